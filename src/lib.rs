@@ -1,0 +1,2 @@
+//! attache: a gRPC mesh for AI agents.
+pub mod pb;
