@@ -1,2 +1,11 @@
-//! attache: a gRPC mesh for AI agents.
+//! attache: a gRPC mesh for AI agents with mutual TLS.
+//!
+//! Every agent gets an attaché: a sidecar that carries its credentials, finds its peers by what
+//! they can do, and delivers tasks between them that survive crashes.
+//!
+//! Modules look down only; `tests/layers.rs` holds the level table.
+
+pub mod domain;
 pub mod pb;
+pub mod runtime;
+pub mod wire;

@@ -1,0 +1,10 @@
+//! The only place that spawns. Every task has a nursery, every nursery ends.
+
+pub mod backoff;
+pub mod clock;
+pub mod nursery;
+pub mod threads;
+
+pub use backoff::Backoff;
+pub use nursery::{Nursery, Stop};
+pub use threads::DataThreads;

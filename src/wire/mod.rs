@@ -1,0 +1,3 @@
+//! Where generated messages and our own types meet: the only place that knows both.
+
+pub mod status;

@@ -1,0 +1,124 @@
+//! Faults to gRPC statuses and back: the one place that knows which reason has which code.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::domain::{Fault, Reason};
+
+/// `ErrorInfo.domain` of every status that we make.
+pub const ERROR_DOMAIN: &str = "attache";
+
+/// The gRPC code of a reason.
+pub fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::InvalidField
+        | Reason::PayloadTooLarge
+        | Reason::SequenceAhead
+        | Reason::ParentTokenInvalid
+        | Reason::PageTokenInvalid
+        | Reason::ProtocolViolation
+        | Reason::InvalidCsr => Code::InvalidArgument,
+        Reason::Unimplemented => Code::Unimplemented,
+        Reason::PermissionDenied
+        | Reason::IdentityMismatch
+        | Reason::OperatorsOnly
+        | Reason::TokenRefused
+        | Reason::RejoinRefused
+        | Reason::GenerationStale => Code::PermissionDenied,
+        Reason::Unauthenticated => Code::Unauthenticated,
+        Reason::TaskNotFound
+        | Reason::ArtifactNotFound
+        | Reason::AgentNotFound
+        | Reason::LeaseUnknown => Code::NotFound,
+        Reason::TaskNotCancelable
+        | Reason::HomeElsewhere
+        | Reason::NotOwnAgent
+        | Reason::AttemptStale => Code::FailedPrecondition,
+        Reason::SequenceGone => Code::OutOfRange,
+        Reason::HomeUnavailable
+        | Reason::NoRoute
+        | Reason::AgentLost
+        | Reason::Draining
+        | Reason::PeerUnreachable
+        | Reason::PeerMismatch => Code::Unavailable,
+        Reason::DeadlineExceeded => Code::DeadlineExceeded,
+        Reason::RetriesExhausted => Code::Aborted,
+        Reason::QueueFull | Reason::SlotsFull => Code::ResourceExhausted,
+        Reason::AgentError => Code::Unknown,
+        Reason::StorageFailed | Reason::Internal => Code::Internal,
+    }
+}
+
+/// The status of a fault, with its `google.rpc` details.
+pub fn to_status(fault: Fault) -> Status {
+    let facts: HashMap<String, String> = fault
+        .metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    let mut details = ErrorDetails::new();
+    details.set_error_info(fault.reason.label(), ERROR_DOMAIN, facts);
+    if let Some(field) = fault.field {
+        details.add_bad_request_violation(field, fault.text.clone());
+    }
+    if let Some(wait) = fault.retry_after {
+        details.set_retry_info(Some(wait));
+    }
+    Status::with_error_details(code(fault.reason), fault.text, details)
+}
+
+/// The reason label in a status, if it is one of ours.
+pub fn reason_of(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == ERROR_DOMAIN).then_some(info.reason)
+}
+
+/// How long a status asks to wait before another try.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        to_status(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_carries_reason_field_and_wait() {
+        let fault = Fault {
+            retry_after: Some(Duration::from_secs(2)),
+            ..Fault::field("a.b", "no")
+        };
+        let status = to_status(fault.with("k", "v"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(reason_of(&status).as_deref(), Some("INVALID_FIELD"));
+        assert_eq!(retry_after(&status), Some(Duration::from_secs(2)));
+        let field = status
+            .get_details_bad_request()
+            .unwrap()
+            .field_violations
+            .remove(0);
+        assert_eq!(
+            (field.field.as_str(), field.description.as_str()),
+            ("a.b", "no")
+        );
+        assert_eq!(status.get_details_error_info().unwrap().metadata["k"], "v");
+    }
+
+    #[test]
+    fn no_reason_is_ok_or_cancelled() {
+        for reason in Reason::ALL {
+            assert!(
+                !matches!(code(*reason), Code::Ok | Code::Cancelled),
+                "{reason}"
+            );
+        }
+    }
+}
