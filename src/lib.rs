@@ -5,6 +5,8 @@
 //!
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
+pub mod app;
+pub mod config;
 pub mod domain;
 pub mod pb;
 pub mod runtime;
