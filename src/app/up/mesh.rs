@@ -238,12 +238,6 @@ type Wrong = (&'static str, String);
 
 fn check_agent(agent: AgentToml, values: &BTreeMap<String, String>) -> Result<MeshAgent, Wrong> {
     let name: AgentName = agent.name.parse().map_err(|e| ("name", format!("{e}")))?;
-    let fill = |key: &'static str, texts: Vec<String>| -> Result<Vec<String>, Wrong> {
-        texts
-            .iter()
-            .map(|text| substitute(text, values).map_err(|e| (key, e)))
-            .collect()
-    };
     for skill in &agent.skills {
         skill
             .name
