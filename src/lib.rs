@@ -6,6 +6,7 @@
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod pb;

@@ -1,0 +1,3 @@
+//! The command line: parse, act, print, exit.
+
+pub mod args;
