@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod identity;
 pub mod pb;
 pub mod runtime;
 pub mod wire;
