@@ -80,7 +80,7 @@ impl From<Status> for Failed {
             | Code::DataLoss => Exit::Fault,
         };
         let reason = crate::wire::status::reason_of(&status);
-        let reason = reason.map_or_else(|| format!("{:?}", status.code()), |reason| reason);
+        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
         Self::new(exit, format!("{} ({reason})", status.message()))
     }
 }
