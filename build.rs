@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut contract = protox::Compiler::new(["proto"])?;
     contract.include_source_info(true).include_imports(true);
     contract.open_files(CONTRACT)?;
-    fs::write(out.join("attache.bin"), contract.encode_file_descriptor_set())?;
+    fs::write(
+        out.join("attache.bin"),
+        contract.encode_file_descriptor_set(),
+    )?;
 
     tonic_prost_build::configure()
         .build_transport(false)
