@@ -208,10 +208,11 @@ impl<'a> Frames<'a> {
     /// was synced; a frame of the same batch proves nothing, pages reach the disk in any order.
     pub(super) fn written_later(&self) -> Option<usize> {
         let rest = self.segment.get(self.at..)?;
-        let places = rest.chunks_exact(ALIGN).enumerate();
-        let mut filled = places.filter(|(_, word)| *word != [0; ALIGN]);
-        filled.find_map(|(index, _)| {
-            let offset = index * ALIGN;
+        let words = rest.chunks_exact(ALIGN).enumerate();
+        // A frame's second word is its number, which is never 0: most of the tail is skipped.
+        let mut numbers = words.skip(1).filter(|(_, word)| *word != [0; ALIGN]);
+        numbers.find_map(|(index, _)| {
+            let offset = (index - 1) * ALIGN;
             let head = Head::read(&rest[offset..], self.salt)?;
             (head.batch > self.next).then_some(self.at + offset)
         })

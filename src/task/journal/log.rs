@@ -197,7 +197,10 @@ impl Log {
             _ => reserve(self.disk.as_ref(), bytes)?,
         };
         self.active = Active::start(self.disk.as_ref(), spare, self.active.next)?;
-        self.firsts.push_back(self.active.next);
+        // A segment without records was replaced by one of the same name.
+        if self.firsts.back() != Some(&self.active.next) {
+            self.firsts.push_back(self.active.next);
+        }
         Ok(())
     }
 }

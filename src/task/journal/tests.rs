@@ -113,7 +113,6 @@ fn what_was_acknowledged_is_replayed_whenever_the_machine_stops() {
 }
 
 /// One life of a process with random work; the last number that it was told to be on disk.
-#[expect(clippy::too_many_arguments, reason = "the state of one test")]
 fn live(
     journal: &Journal,
     writer: &mut Writer,
