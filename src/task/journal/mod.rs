@@ -3,7 +3,9 @@
 //! - `frame`: bytes of a segment's header and of a record; pure.
 //! - `log`: segments in a directory: recover, append, rotate, delete; single threaded, over a
 //!   [`Disk`].
+//! - `queue`: records that wait, in the buffer that is written; shared by the handles and:
 //! - `writer`: what came in during the last sync goes into the next one; no timer.
+//! - `handle`: the public [`Journal`].
 //! - `disk`: the few operations that the log needs of a file system, and the real one.
 //!
 //! # What a crash leaves
@@ -26,7 +28,9 @@
 mod disk;
 mod error;
 mod frame;
+mod handle;
 mod log;
+mod queue;
 mod writer;
 
 #[cfg(test)]
@@ -37,8 +41,10 @@ mod tests;
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::JournalError;
 pub use frame::MAX_RECORD_BYTES;
+pub use handle::{Journal, JournalConfig};
 pub use log::Cut;
-pub use writer::{Journal, JournalConfig, JournalStats, Step, Synced, Writer};
+pub use queue::{JournalStats, Synced};
+pub use writer::{Step, Writer};
 
 /// Number of a record, from 1, contiguous over the life of the directory; 0 is before the first.
 pub type Lsn = u64;
