@@ -145,6 +145,19 @@ pub(super) fn salt(frames: &mut [u8], salt_of: u32) {
     }
 }
 
+/// Length of `bytes` without the zeros at the end. By blocks: a new segment is nothing but zeros.
+pub(super) fn used(bytes: &[u8]) -> usize {
+    const BLOCK: [u8; 4096] = [0; 4096];
+    let mut end = bytes.len();
+    while let Some(start) = end.checked_sub(BLOCK.len())
+        && bytes[start..end] == BLOCK
+    {
+        end = start;
+    }
+    let last = bytes[..end].iter().rposition(|byte| *byte != 0);
+    last.map_or(0, |last| last + 1)
+}
+
 /// Walks over the whole frames of a segment, in order, up to the first that is not one.
 #[derive(Debug)]
 pub(super) struct Frames<'a> {
@@ -208,8 +221,9 @@ impl<'a> Frames<'a> {
     /// was synced; a frame of the same batch proves nothing, pages reach the disk in any order.
     pub(super) fn written_later(&self) -> Option<usize> {
         let rest = self.segment.get(self.at..)?;
-        let words = rest.chunks_exact(ALIGN).enumerate();
-        // A frame's second word is its number, which is never 0: most of the tail is skipped.
+        let used = used(rest).next_multiple_of(ALIGN).min(rest.len());
+        let words = rest[..used].chunks_exact(ALIGN).enumerate();
+        // A frame's second word is its number, which is never 0.
         let mut numbers = words.skip(1).filter(|(_, word)| *word != [0; ALIGN]);
         numbers.find_map(|(index, _)| {
             let offset = (index - 1) * ALIGN;
@@ -371,6 +385,15 @@ mod tests {
         let (count, frames) = whole(&bytes);
         assert_eq!((count, frames.marked()), (1, false));
         assert_eq!(frames.written_later(), Some(ends[1]));
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_not_used() {
+        for (length, used_bytes) in [(0, 0), (10_000, 0), (10_000, 1), (8192, 4096), (8192, 4097)] {
+            let mut bytes = vec![0; length];
+            bytes[..used_bytes].fill(1);
+            assert_eq!(used(&bytes), used_bytes, "{length}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::frame::{
 };
 
 /// A longer file is no segment of ours, and is not read into memory.
-const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+const MAX_FILE_BYTES: u64 = 1 << 30;
 /// A segment that has no records yet.
 const SPARE: &str = "spare.tmp";
 /// Zeros written ahead of the batch now and then, so that most syncs overwrite written blocks:
@@ -301,7 +301,7 @@ fn load(
     let size = file.size().map_err(JournalError::io("read", name))?;
     let Some(size) = usize::try_from(size)
         .ok()
-        .filter(|_| size <= MAX_SEGMENT_BYTES)
+        .filter(|_| size <= MAX_FILE_BYTES)
     else {
         return Err(damaged(
             name,
@@ -389,10 +389,7 @@ fn recover(
     }
     let (end, next, marked) = (frames.at, frames.next, frames.marked());
     let behind = end + if marked { FRAME_HEADER } else { 0 };
-    let dirty = buffer[behind..]
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map(|at| behind + at + 1);
+    let dirty = Some(frame::used(buffer)).filter(|used| *used > behind);
 
     let capacity = (buffer.len() as u64)
         .max(segment_bytes)

@@ -47,7 +47,8 @@ pub struct JournalStats {
     /// Segments on disk.
     pub segments: usize,
     /// The disk has no room for the next segment: what is in work may be written on, new work
-    /// should be refused until this clears, which it does by itself.
+    /// should be refused until this clears, which it does by itself. If the active segment fills
+    /// up first, the journal fails.
     pub low_space: bool,
 }
 
