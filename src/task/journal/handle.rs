@@ -129,7 +129,7 @@ impl Journal {
     ///
     /// # Errors
     /// Nothing was taken then. `Full`: too many bytes wait. `TooLarge`: a record is over
-    /// [`MAX_RECORD_BYTES`], or all together over `pending_bytes`. `Failed`, `Closed`.
+    /// [`MAX_RECORD_BYTES`](super::MAX_RECORD_BYTES), or all together over `pending_bytes`. `Failed`, `Closed`.
     pub fn append(&self, records: &[Record]) -> Result<Lsn, JournalError> {
         self.inner.queue.append(records)
     }
