@@ -13,3 +13,4 @@ pub mod identity;
 pub mod pb;
 pub mod runtime;
 pub mod wire;
+pub mod task;

@@ -1,0 +1,3 @@
+//! Tasks at their home: what is kept, what happens next, and who is told.
+
+pub mod journal;
