@@ -7,5 +7,6 @@
 
 pub mod domain;
 pub mod pb;
+pub mod registry;
 pub mod runtime;
 pub mod wire;
