@@ -9,6 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Reason;
+use crate::identity::Action;
+use crate::identity::authorize;
 use crate::pb;
 use crate::registry::card::Door;
 use crate::registry::card::Who;
@@ -48,6 +50,7 @@ impl Engine {
         who: Who<'_>,
         request: pb::RegisterRequest,
     ) -> Result<pb::RegisterResponse, Fault> {
+        authorize(who.id, Action::Register, who.id.member.namespace())?;
         let entry = self.door.admit(who, request).inspect_err(|fault| {
             if fault.reason == Reason::IdentityMismatch {
                 tracing::warn!(caller = %who.id, %fault, "a registration under a foreign name");

@@ -1,5 +1,7 @@
 //! Entries and queries for the tests of this component.
 
+use std::sync::Arc;
+
 use crate::domain::AgentName;
 use crate::domain::InstanceId;
 use crate::domain::SpiffeId;
@@ -65,4 +67,9 @@ pub(crate) fn entry_of(
 /// All instances with a skill.
 pub(crate) fn query(skill: &str) -> Query {
     Query::for_skill(skill.parse().unwrap(), None)
+}
+
+/// A shared entry.
+pub(crate) fn shared(instance: &str, agent: &str, skills: &[&str]) -> Arc<Entry> {
+    Arc::new(entry(instance, agent, skills))
 }

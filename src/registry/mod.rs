@@ -5,6 +5,7 @@
 
 pub mod card;
 pub mod catalog;
+pub mod client;
 mod digest;
 mod endpoint;
 pub mod engine;
@@ -12,7 +13,11 @@ pub mod lease;
 pub mod live;
 pub mod page;
 pub mod query;
+pub mod reads;
+pub mod service;
+pub mod sight;
 pub mod storage;
+pub mod watch;
 
 #[cfg(test)]
 mod fixture;
@@ -21,3 +26,5 @@ pub use card::{Door, Who};
 pub use catalog::{Catalog, Entry, Revision};
 pub use engine::Engine;
 pub use query::Query;
+pub use service::RegistryService;
+pub use sight::Sight;

@@ -20,7 +20,7 @@ use crate::registry::page::PageKey;
 #[derive(Debug)]
 pub struct MemoryStore {
     shelf: Shelf,
-    page_key: PageKey,
+    page_key: Arc<PageKey>,
 }
 
 impl MemoryStore {
@@ -28,7 +28,7 @@ impl MemoryStore {
     pub fn new(now: Instant) -> Self {
         Self {
             shelf: Shelf::new(now),
-            page_key: PageKey::new(&rand::random()),
+            page_key: Arc::new(PageKey::new(&rand::random())),
         }
     }
 }
@@ -39,7 +39,7 @@ impl Store for MemoryStore {
         self.shelf.live()
     }
 
-    fn page_key(&self) -> &PageKey {
+    fn page_key(&self) -> &Arc<PageKey> {
         &self.page_key
     }
 

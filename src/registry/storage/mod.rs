@@ -96,7 +96,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn live(&self) -> &Arc<Live>;
 
     /// The key of this store's page tokens; the same after a restart.
-    fn page_key(&self) -> &PageKey;
+    fn page_key(&self) -> &Arc<PageKey>;
 
     /// Puts an entry in, over an older one of the same instance, whose lease ends.
     ///
