@@ -11,6 +11,7 @@ pub mod config;
 pub mod domain;
 pub mod identity;
 pub mod pb;
+pub mod registry;
 pub mod runtime;
 pub mod wire;
 pub mod task;

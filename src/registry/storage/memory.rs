@@ -1,0 +1,78 @@
+//! A store without a disk: for tests, and for a mesh that may forget.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Beat;
+use super::Granted;
+use super::Store;
+use super::StoreError;
+use super::shelf::Shelf;
+use crate::domain::InstanceId;
+use crate::registry::catalog::Entry;
+use crate::registry::lease::LeaseId;
+use crate::registry::lease::Terms;
+use crate::registry::live::Live;
+use crate::registry::page::PageKey;
+
+/// Everything in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shelf: Shelf,
+    page_key: Arc<PageKey>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            shelf: Shelf::new(now),
+            page_key: Arc::new(PageKey::new(&rand::random())),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Store for MemoryStore {
+    fn live(&self) -> &Arc<Live> {
+        self.shelf.live()
+    }
+
+    fn page_key(&self) -> &Arc<PageKey> {
+        &self.page_key
+    }
+
+    async fn grant(&self, entry: Entry, now: Instant) -> Result<Granted, StoreError> {
+        if !self.shelf.has_room(&entry.instance_id) {
+            return Err(StoreError::Full);
+        }
+        let lease = LeaseId::from_random(rand::random());
+        Ok(self.shelf.grant(lease, Arc::new(entry), now))
+    }
+
+    async fn renew(
+        &self,
+        lease: &LeaseId,
+        owner: &InstanceId,
+        beat: Beat,
+        now: Instant,
+    ) -> Result<Terms, StoreError> {
+        self.shelf
+            .renew(lease, owner, beat, now)
+            .map(|(terms, _)| terms)
+    }
+
+    async fn end(&self, lease: &LeaseId, owner: &InstanceId) -> Result<(), StoreError> {
+        self.shelf.end(lease, owner)
+    }
+
+    async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError> {
+        let mut gone = Vec::new();
+        for (lease, owner) in self.shelf.expired(now) {
+            self.shelf.end(&lease, &owner)?;
+            gone.push(owner);
+        }
+        Ok(gone)
+    }
+}
