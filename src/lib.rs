@@ -8,4 +8,5 @@
 pub mod domain;
 pub mod pb;
 pub mod runtime;
+pub mod task;
 pub mod wire;
