@@ -5,5 +5,7 @@
 //! tested without the other, and without sockets.
 
 pub mod doors;
+pub mod home;
+pub mod spec;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
