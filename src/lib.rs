@@ -13,5 +13,6 @@ pub mod identity;
 pub mod pb;
 pub mod registry;
 pub mod runtime;
+pub mod task;
 pub mod wire;
 pub mod task;
