@@ -4,7 +4,7 @@
 use std::env;
 use std::fs;
 use std::future::Future;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -83,6 +83,7 @@ pub fn log() {
     let wanted = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     tracing_subscriber::registry()
         .with(lines)

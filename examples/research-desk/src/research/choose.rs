@@ -24,7 +24,7 @@ const MIN_ANSWERED: f64 = 0.4;
 const MAX_OVERLAP: f64 = 0.6;
 
 /// Below this share of the best sentence's score the rest is noise.
-const MIN_OF_BEST: f64 = 0.5;
+const MIN_OF_BEST: f64 = 0.6;
 
 /// What the passage around a sentence, its rank, and its density count beside its coverage.
 const WEIGHT_AROUND: f64 = 0.35;

@@ -58,10 +58,12 @@ fn prose_ends(text: &str) -> Vec<usize> {
 
 /// A full stop ends a sentence where a space follows, and then no lower-case letter ("e.g. this").
 fn ends_sentence(before: &str, rest: &str) -> bool {
-    let numbered = last_line(before)
-        .trim()
-        .chars()
-        .all(|character| character.is_ascii_digit());
+    let line = last_line(before).trim();
+    if line.starts_with('|') {
+        // A row of a table is one piece.
+        return false;
+    }
+    let numbered = line.chars().all(|character| character.is_ascii_digit());
     let after = rest.trim_start();
     rest.len() > after.len() && !numbered && !after.starts_with(char::is_lowercase)
 }
@@ -135,7 +137,7 @@ mod tests {
     fn prose_is_cut_into_sentences_and_items() {
         let text = "# Title of it all\n\nThe home owns the task, e.g. its journal\nand events. \
                     Nobody else does!\n- a first item\n  of a list\n- a second item of a list\n\
-                    1. a numbered item stays whole\n| a cell | another cell here |";
+                    1. a numbered item stays whole\n| a cell. | Another cell here |";
         let passage = passage("a.md", text);
         let pieces = pieces(&passage);
         let quotes: Vec<_> = pieces.iter().map(|piece| &text[piece.clone()]).collect();
@@ -146,7 +148,7 @@ mod tests {
                 "a first item\n  of a list",
                 "a second item of a list",
                 "1. a numbered item stays whole",
-                "| a cell | another cell here |",
+                "| a cell. | Another cell here |",
             ]
         );
         let lines: Vec<_> = pieces.iter().map(|piece| lines(&passage, piece)).collect();
