@@ -15,4 +15,3 @@ pub mod registry;
 pub mod runtime;
 pub mod task;
 pub mod wire;
-pub mod task;

@@ -28,7 +28,10 @@ const ROOTS: &[&str] = &["lib"];
 const MAX_CODE_LINES: usize = 400;
 
 fn level(module: &str) -> Option<u8> {
-    LEVELS.iter().find(|(name, _)| *name == module).map(|(_, level)| *level)
+    LEVELS
+        .iter()
+        .find(|(name, _)| *name == module)
+        .map(|(_, level)| *level)
 }
 
 /// Every `crate::a::b` of the text as ("a", "b"), grouped imports taken apart.
@@ -64,15 +67,23 @@ fn top_items(group: &str) -> Vec<&str> {
             _ => {}
         }
     }
-    items.into_iter().map(str::trim).filter(|item| !item.is_empty()).collect()
+    items
+        .into_iter()
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .collect()
 }
 
 fn first_two(path: &str) -> (String, String) {
     let name = |text: &str| -> String {
-        text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect()
     };
     let first = name(path.trim_start());
-    let second = path.trim_start()[first.len()..].strip_prefix("::").map(name);
+    let second = path.trim_start()[first.len()..]
+        .strip_prefix("::")
+        .map(name);
     (first, second.unwrap_or_default())
 }
 
@@ -98,7 +109,9 @@ fn faults_of(inside: &str, text: &str) -> Vec<String> {
         let Some(other) = level(&there) else { continue };
         let own = level(here).unwrap_or(0);
         if there != here && other >= own {
-            faults.push(format!("{inside}: looks up or sideways at `crate::{there}::{door}`"));
+            faults.push(format!(
+                "{inside}: looks up or sideways at `crate::{there}::{door}`"
+            ));
         }
         for (user, used, doors) in DOORS {
             if *user == here && *used == there && !doors.contains(&door.as_str()) {
@@ -134,8 +147,16 @@ fn the_check_itself_bites() {
     for (inside, text, faults) in [
         ("domain/x.rs", "use crate::wire::status;", 1),
         ("domain/x.rs", "use crate::pb::Task;", 1),
-        ("wire/x.rs", "use crate::{domain::Fault, pb::{self, Task}};", 0),
-        ("wire/x.rs", "use crate::{domain::Fault, task::{Home, doors}};", 1),
+        (
+            "wire/x.rs",
+            "use crate::{domain::Fault, pb::{self, Task}};",
+            0,
+        ),
+        (
+            "wire/x.rs",
+            "use crate::{domain::Fault, task::{Home, doors}};",
+            1,
+        ),
         ("sidecar/x.rs", "use crate::registry::client::Mirror;", 0),
         ("sidecar/x.rs", "use crate::registry::engine::Engine;", 1),
         ("sidecar/x.rs", "fn f() { crate::app::run() }", 1),
