@@ -9,4 +9,5 @@ pub mod domain;
 pub mod identity;
 pub mod pb;
 pub mod runtime;
+pub mod transport;
 pub mod wire;
