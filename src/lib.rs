@@ -8,10 +8,12 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod admin;
 pub mod domain;
 pub mod identity;
 pub mod pb;
 pub mod registry;
 pub mod runtime;
 pub mod task;
+pub mod transport;
 pub mod wire;

@@ -94,6 +94,8 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not who it was expected to be.
     PeerMismatch = "PEER_MISMATCH",
+    /// The connection broke after the call was sent: it may have been processed.
+    ConnectionLost = "CONNECTION_LOST",
     /// The journal could not be written; nothing more is acknowledged.
     StorageFailed = "STORAGE_FAILED",
     /// A fault of ours.

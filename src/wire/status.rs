@@ -42,7 +42,8 @@ pub fn code(reason: Reason) -> Code {
         | Reason::AgentLost
         | Reason::Draining
         | Reason::PeerUnreachable
-        | Reason::PeerMismatch => Code::Unavailable,
+        | Reason::PeerMismatch
+        | Reason::ConnectionLost => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::RetriesExhausted => Code::Aborted,
         Reason::QueueFull | Reason::SlotsFull => Code::ResourceExhausted,
