@@ -5,5 +5,6 @@
 //! tested without the other, and without sockets.
 
 pub mod doors;
+pub mod executor;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
