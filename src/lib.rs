@@ -6,6 +6,7 @@
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
 pub mod domain;
+pub mod identity;
 pub mod pb;
 pub mod runtime;
 pub mod task;

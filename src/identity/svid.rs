@@ -1,0 +1,234 @@
+//! A certificate with its key and the roots to trust, whole and consistent, in memory and on disk.
+//!
+//! `svid.json` is the truth, replaced in one rename; the PEM files beside it are copies for
+//! clients in other languages. Shows nobody the key: neither `Debug` nor an error has it.
+
+use std::{fmt, path::Path, sync::Arc, time::SystemTime};
+
+use rustls::{
+    pki_types::{
+        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+        pem::{PemObject, SectionKind},
+    },
+    sign::CertifiedKey,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::certificate::{self, CertificateError};
+use crate::identity::files::{self, FileError};
+use crate::identity::peer::Peer;
+use crate::identity::verify::{Trust, provider, unix};
+
+/// Leaf, key and whole state of a member.
+const STATE_FILE: &str = "svid.json";
+/// Chain for other clients, leaf first.
+const CHAIN_FILE: &str = "cert.pem";
+/// Key for other clients.
+const KEY_FILE: &str = "key.pem";
+/// Roots for other clients.
+const BUNDLE_FILE: &str = "ca.pem";
+
+/// Most certificates in a chain or bundle: leaf, issuing CA and roots of two rotations.
+const CERTIFICATES_MAX: usize = 16;
+
+/// Why these parts make no usable certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum SvidError {
+    /// A file could not be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file cannot be read as what it should be.
+    #[error("{0} cannot be read: remove it and join again")]
+    Malformed(String),
+    /// The leaf names no member.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// Chain, key and bundle do not belong together.
+    #[error("the certificate, its key and the bundle do not fit: {0}")]
+    Unfit(#[from] rustls::Error),
+    /// No certificate, or more than any CA of ours sends.
+    #[error("1 to {CERTIFICATES_MAX} certificates are expected, not {0}")]
+    Count(usize),
+}
+
+/// A member's certificate, ready to be shown.
+pub struct Svid {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivatePkcs8KeyDer<'static>,
+    bundle: Vec<CertificateDer<'static>>,
+    generation: u64,
+    peer: Arc<Peer>,
+    trust: Trust,
+    shown: Arc<CertifiedKey>,
+    shown_with_root: Arc<CertifiedKey>,
+}
+
+impl Svid {
+    /// Puts a chain (leaf first), its PKCS#8 key and the roots together. Dates are not judged:
+    /// an expired certificate is still what a rejoin is made from.
+    ///
+    /// # Errors
+    /// When the leaf is not a member's, the key is another's, or the chain leads to no root given.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivatePkcs8KeyDer<'static>,
+        bundle: Vec<CertificateDer<'static>>,
+        generation: u64,
+    ) -> Result<Self, SvidError> {
+        for count in [chain.len(), bundle.len()] {
+            if !(1..=CERTIFICATES_MAX).contains(&count) {
+                return Err(SvidError::Count(count));
+            }
+        }
+        let peer = certificate::peer_of(&chain[0])?;
+        let trust = Trust::new(peer.id.trust_domain.clone(), &bundle)?;
+        trust.client(&chain[0], &chain[1..], unix(peer.not_before))?;
+        let certified = |chain: Vec<_>| {
+            let key = PrivateKeyDer::Pkcs8(key.clone_key());
+            CertifiedKey::from_der(chain, key, &provider()).map(Arc::new)
+        };
+        Ok(Self {
+            shown: certified(chain.clone())?,
+            shown_with_root: certified([&chain[..], &bundle[..]].concat())?,
+            chain,
+            key,
+            bundle,
+            generation,
+            peer: Arc::new(peer),
+            trust,
+        })
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// When a file is missing, broken, or holds a key that others may read.
+    pub fn load(dir: &Path) -> Result<Self, SvidError> {
+        let path = dir.join(STATE_FILE);
+        let malformed = || SvidError::Malformed(path.display().to_string());
+        let text = files::read_secret(&path)?;
+        let state: State = serde_json::from_str(&text).map_err(|_| malformed())?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(state.key.as_bytes());
+        Self::new(
+            certificates(&state.chain).ok_or_else(malformed)?,
+            key.map_err(|_| malformed())?,
+            certificates(&state.bundle).ok_or_else(malformed)?,
+            state.generation,
+        )
+    }
+
+    /// Whether a directory holds a certificate that [`Self::load`] would read.
+    pub fn is_saved(dir: &Path) -> bool {
+        dir.join(STATE_FILE).exists()
+    }
+
+    /// Writes `svid.json`, `cert.pem`, `key.pem` and `ca.pem`; a crash leaves the old state or
+    /// the new one.
+    ///
+    /// # Errors
+    /// When the system refuses to write.
+    pub fn save(&self, dir: &Path) -> Result<(), SvidError> {
+        files::private_dir(dir)?;
+        let state = State {
+            spiffe_id: self.peer.id.to_string(),
+            instance_id: self.peer.instance.as_ref().map(ToString::to_string),
+            generation: self.generation,
+            chain: pems(&self.chain),
+            key: files::pem("PRIVATE KEY", self.key.secret_pkcs8_der()),
+            bundle: pems(&self.bundle),
+        };
+        let text = serde_json::to_vec_pretty(&state)
+            .map_err(|_| SvidError::Malformed(STATE_FILE.into()))?;
+        files::replace(&dir.join(STATE_FILE), &text, files::SECRET)?;
+        files::replace(&dir.join(KEY_FILE), state.key.as_bytes(), files::SECRET)?;
+        files::replace(&dir.join(CHAIN_FILE), state.chain.as_bytes(), files::PUBLIC)?;
+        let bundle = state.bundle.as_bytes();
+        files::replace(&dir.join(BUNDLE_FILE), bundle, files::PUBLIC)?;
+        Ok(())
+    }
+
+    /// The member that the certificate names.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    /// The chain, leaf first, without root.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The roots to trust.
+    pub fn bundle(&self) -> &[CertificateDer<'static>] {
+        &self.bundle
+    }
+
+    /// What the next renewal has to state; 0 for members without an instance.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether `now` is within the certificate's life.
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
+        (self.peer.not_before..=self.peer.not_after).contains(&now)
+    }
+
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// What handshakes show: the chain, with the root too where the other end has only its pin.
+    pub(super) fn shown(&self, with_root: bool) -> &Arc<CertifiedKey> {
+        if with_root {
+            &self.shown_with_root
+        } else {
+            &self.shown
+        }
+    }
+
+    /// Signs with the certificate's key.
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let schemes = [
+            rustls::SignatureScheme::ECDSA_NISTP256_SHA256,
+            rustls::SignatureScheme::ED25519,
+        ];
+        let signer = self.shown.key.choose_scheme(&schemes);
+        let signer = signer.ok_or_else(|| rustls::Error::General("key of another kind".into()))?;
+        signer.sign(message)
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("peer", &self.peer)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `svid.json`. No `Debug`: it holds the key.
+#[derive(Serialize, Deserialize)]
+struct State {
+    spiffe_id: String,
+    instance_id: Option<String>,
+    generation: u64,
+    chain: String,
+    key: String,
+    bundle: String,
+}
+
+/// The certificates of a PEM text; `None` if it holds anything else or none.
+pub(super) fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let found: Result<Vec<_>, _> = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes())
+        .map(|section| match section {
+            Ok((SectionKind::Certificate, der)) => Ok(CertificateDer::from(der)),
+            Ok(_) | Err(_) => Err(()),
+        })
+        .collect();
+    found.ok().filter(|list| !list.is_empty())
+}
+
+fn pems(chain: &[CertificateDer<'_>]) -> String {
+    let blocks = chain.iter().map(|der| files::pem("CERTIFICATE", der));
+    blocks.collect()
+}
