@@ -8,5 +8,6 @@ pub mod doors;
 pub mod home;
 pub mod journal;
 pub mod spec;
+pub mod executor;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
