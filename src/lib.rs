@@ -5,10 +5,10 @@
 //!
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod admin;
 pub mod domain;
 pub mod identity;
 pub mod pb;

@@ -21,7 +21,11 @@ use crate::{
 /// What the registry answers, in words.
 pub async fn run(verb: AgentsVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
     match verb {
-        AgentsVerb::List { mesh, namespace, skill } => {
+        AgentsVerb::List {
+            mesh,
+            namespace,
+            skill,
+        } => {
             let mesh = Mesh::find(&mesh, nursery)?;
             list(&mesh, namespace.as_deref(), skill.as_deref(), output).await
         }
@@ -53,13 +57,21 @@ async fn list(
         return Ok(Exit::Done);
     }
     let rows = found.iter().map(row).collect();
-    output.table(&["agent", "version", "instance", "health", "load", "skills"], rows);
+    output.table(
+        &["agent", "version", "instance", "health", "load", "skills"],
+        rows,
+    );
     Ok(Exit::Done)
 }
 
 fn row(found: &Found) -> Vec<String> {
     let load = found.instance.load.unwrap_or_default();
-    let skills: Vec<&str> = found.card.skills.iter().map(|skill| skill.name.as_str()).collect();
+    let skills: Vec<&str> = found
+        .card
+        .skills
+        .iter()
+        .map(|skill| skill.name.as_str())
+        .collect();
     vec![
         format!("{}/{}", found.card.namespace, found.card.name),
         found.card.version.clone(),
@@ -78,10 +90,17 @@ fn as_json(found: &Found) -> serde_json::Value {
 }
 
 async fn show_one(mesh: &Mesh, agent: &str, output: &Output) -> Result<Exit, Failed> {
-    let mut request = pb::GetAgentRequest { agent: qualified(agent), ..Default::default() };
+    let mut request = pb::GetAgentRequest {
+        agent: qualified(agent),
+        ..Default::default()
+    };
     let mut all = pb::GetAgentResponse::default();
     loop {
-        let page = mesh.registry().get_agent(request.clone()).await?.into_inner();
+        let page = mesh
+            .registry()
+            .get_agent(request.clone())
+            .await?
+            .into_inner();
         all.cards.extend(page.cards);
         all.instances.extend(page.instances);
         if page.next_page_token.is_empty() {
@@ -94,10 +113,17 @@ async fn show_one(mesh: &Mesh, agent: &str, output: &Output) -> Result<Exit, Fai
         return Ok(Exit::Done);
     }
     for card in &all.cards {
-        output.line(&format!("{}/{} {}", card.namespace, card.name, card.version));
+        output.line(&format!(
+            "{}/{} {}",
+            card.namespace, card.name, card.version
+        ));
         output.line(&format!("  {}", super::output::clean(&card.description)));
         for skill in &card.skills {
-            let again = if skill.idempotent { ", may run twice" } else { "" };
+            let again = if skill.idempotent {
+                ", may run twice"
+            } else {
+                ""
+            };
             output.line(&format!("  {} {}{again}", skill.name, skill.version));
             output.line(&format!("    {}", super::output::clean(&skill.description)));
         }
@@ -111,7 +137,10 @@ async fn show_one(mesh: &Mesh, agent: &str, output: &Output) -> Result<Exit, Fai
             show::time(instance.started_at.as_ref()),
         ]
     });
-    output.table(&["instance", "health", "endpoints", "server name", "started"], rows.collect());
+    output.table(
+        &["instance", "health", "endpoints", "server name", "started"],
+        rows.collect(),
+    );
     Ok(Exit::Done)
 }
 
@@ -124,14 +153,20 @@ pub(super) fn qualified(agent: &str) -> String {
 }
 
 async fn watch(mesh: &Mesh, output: &Output) -> Result<Exit, Failed> {
-    let mut changes = mesh.registry().watch(pb::WatchRequest::default()).await?.into_inner();
+    let mut changes = mesh
+        .registry()
+        .watch(pb::WatchRequest::default())
+        .await?
+        .into_inner();
     output.note("changes as they happen; Ctrl-C ends");
     loop {
         let next = tokio::select! {
             next = changes.message() => next?,
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
         };
-        let Some(response) = next else { return Ok(Exit::Done) };
+        let Some(response) = next else {
+            return Ok(Exit::Done);
+        };
         if output.is_json() {
             output.json(&wire_json::message("WatchResponse", &response));
             continue;

@@ -69,8 +69,21 @@ pub async fn watch(
     mesh: Option<&Path>,
     output: &Output,
 ) -> Result<Exit, Failed> {
-    let task = pb::Task { id: id.to_owned(), ..Default::default() };
-    follow(home, Seen { task, last_seq: after, result: None }, mesh, output).await
+    let task = pb::Task {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    follow(
+        home,
+        Seen {
+            task,
+            last_seq: after,
+            result: None,
+        },
+        mesh,
+        output,
+    )
+    .await
 }
 
 /// How to go on with a task from the shell.
@@ -109,7 +122,10 @@ async fn follow(
         if !may_come_back(&broken) || tries > TRIES {
             return Err(broken.into());
         }
-        output.progress(None, &format!("lost the task's home, trying again: {}", broken.message()));
+        output.progress(
+            None,
+            &format!("lost the task's home, trying again: {}", broken.message()),
+        );
         tokio::select! {
             () = tokio::time::sleep(backoff.next(rand::random())) => {}
             _ = tokio::signal::ctrl_c() => return Ok(left_running(&seen, mesh, output)),
@@ -142,7 +158,10 @@ async fn drain(
 }
 
 fn may_come_back(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal)
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+    )
 }
 
 fn left_running(seen: &Seen, mesh: Option<&Path>, output: &Output) -> Exit {
@@ -197,8 +216,15 @@ impl Seen {
         }
         let exit = exit::of_task(&self.task);
         if exit != Exit::Done && !output.is_json() {
-            let why = self.task.failure.as_ref().map_or(String::new(), show::failure);
-            output.error(&format!("the task is {}: {why}", show::state(self.task.state())));
+            let why = self
+                .task
+                .failure
+                .as_ref()
+                .map_or(String::new(), show::failure);
+            output.error(&format!(
+                "the task is {}: {why}",
+                show::state(self.task.state())
+            ));
         }
         exit
     }

@@ -53,7 +53,10 @@ impl Mesh {
             }
         };
         let svid = Svid::load(&identity).map_err(|error| {
-            let text = format!("no certificate to speak with in {}: {error}", identity.display());
+            let text = format!(
+                "no certificate to speak with in {}: {error}",
+                identity.display()
+            );
             Failed::new(Exit::Refused, text)
         })?;
         if !svid.is_valid_at(crate::runtime::clock::wall()) {
@@ -64,8 +67,14 @@ impl Mesh {
             return Err(Failed::new(Exit::Refused, text));
         }
         let pool = Pool::new(Credentials::new(svid), nursery.clone());
-        let target = Target { endpoints: vec![registry], expect: Some(Expect::AnyRegistry) };
-        Ok(Self { registry: pool.channel(target), pool })
+        let target = Target {
+            endpoints: vec![registry],
+            expect: Some(Expect::AnyRegistry),
+        };
+        Ok(Self {
+            registry: pool.channel(target),
+            pool,
+        })
     }
 
     /// The catalog's API.
@@ -86,7 +95,10 @@ impl Mesh {
         let id: SpiffeId = instance.spiffe_id.parse().map_err(Failed::fault)?;
         let place: InstanceId = instance.id.parse().map_err(Failed::fault)?;
         let expect = Some(Expect::Instance(id, place));
-        let target = Target { endpoints: instance.endpoints.clone(), expect };
+        let target = Target {
+            endpoints: instance.endpoints.clone(),
+            expect,
+        };
         Ok(AgentClient::new(self.pool.channel(target)))
     }
 
@@ -97,14 +109,21 @@ impl Mesh {
     pub async fn everybody(&self) -> Result<Vec<Found>, Status> {
         let mut cards = std::collections::HashMap::new();
         let mut found = Vec::new();
-        let mut changes = self.registry().watch(pb::WatchRequest::default()).await?.into_inner();
+        let mut changes = self
+            .registry()
+            .watch(pb::WatchRequest::default())
+            .await?
+            .into_inner();
         while let Some(response) = changes.message().await? {
             match response.change {
                 Some(Change::Card(card)) => {
                     cards.insert(card.digest.clone(), Arc::new(card));
                 }
                 Some(Change::Instance(instance)) => {
-                    let card = cards.get(&instance.card_digest).cloned().unwrap_or_default();
+                    let card = cards
+                        .get(&instance.card_digest)
+                        .cloned()
+                        .unwrap_or_default();
                     found.push(Found { instance, card });
                 }
                 Some(Change::SnapshotEnd(_)) => break,
@@ -114,7 +133,11 @@ impl Mesh {
         found.sort_by(|a, b| {
             let key = |found: &Found| {
                 let card = &found.card;
-                (card.namespace.clone(), card.name.clone(), found.instance.id.clone())
+                (
+                    card.namespace.clone(),
+                    card.name.clone(),
+                    found.instance.id.clone(),
+                )
             };
             key(a).cmp(&key(b))
         });
@@ -128,7 +151,9 @@ impl Mesh {
     pub async fn home_of(&self, id: &str) -> Result<AgentClient<Channel>, Failed> {
         let task: TaskId = id.parse().map_err(Failed::usage)?;
         let everybody = self.everybody().await?;
-        let home = everybody.iter().find(|found| found.instance.id == task.home.as_str());
+        let home = everybody
+            .iter()
+            .find(|found| found.instance.id == task.home.as_str());
         let Some(home) = home else {
             let text = format!(
                 "the home of this task, instance {}, is not in the mesh now; the task is safe on its disk: start it and ask again (HOME_UNAVAILABLE)",
@@ -148,14 +173,22 @@ pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
     let holds = |dir: &Path| dir.join("endpoints.json").is_file();
     if let Some(named) = named {
         let inner = named.join(STATE_DIR);
-        let found = [named.to_path_buf(), inner].into_iter().find(|dir| holds(dir));
+        let found = [named.to_path_buf(), inner]
+            .into_iter()
+            .find(|dir| holds(dir));
         return found.ok_or_else(|| {
-            let text = format!("no mesh in {}: is `attache up` running there?", named.display());
+            let text = format!(
+                "no mesh in {}: is `attache up` running there?",
+                named.display()
+            );
             Failed::new(Exit::NotFound, text)
         });
     }
     let here = std::env::current_dir().map_err(Failed::fault)?;
-    let found = here.ancestors().map(|dir| dir.join(STATE_DIR)).find(|dir| holds(dir));
+    let found = here
+        .ancestors()
+        .map(|dir| dir.join(STATE_DIR))
+        .find(|dir| holds(dir));
     found.ok_or_else(|| {
         let text = "no mesh here: run `attache up DIR` in another terminal, then name it with --mesh DIR, ATTACHE_MESH, or work in its directory";
         Failed::new(Exit::NotFound, text)

@@ -39,7 +39,12 @@ pub async fn run(verb: TaskVerb, output: &Output, nursery: &Nursery) -> Result<E
             follow::run(&mut at, spec, named, output).await
         }
         TaskVerb::Get { mesh, id } => get(mesh, &id, output, nursery).await,
-        TaskVerb::List { mesh, skill, state, limit } => {
+        TaskVerb::List {
+            mesh,
+            skill,
+            state,
+            limit,
+        } => {
             let mesh = Mesh::find(&mesh, nursery)?;
             list(&mesh, skill.unwrap_or_default(), &state, limit, output).await
         }
@@ -50,8 +55,16 @@ pub async fn run(verb: TaskVerb, output: &Output, nursery: &Nursery) -> Result<E
         }
         TaskVerb::Cancel { mesh, id, reason } => {
             let mut home = Mesh::find(&mesh, nursery)?.home_of(&id).await?;
-            let request = pb::CancelTaskRequest { task_id: id, reason };
-            let task = home.cancel_task(request).await?.into_inner().task.unwrap_or_default();
+            let request = pb::CancelTaskRequest {
+                task_id: id,
+                reason,
+            };
+            let task = home
+                .cancel_task(request)
+                .await?
+                .into_inner()
+                .task
+                .unwrap_or_default();
             print_task(&task, output);
             Ok(Exit::Done)
         }
@@ -65,8 +78,16 @@ async fn choose(mesh: &Mesh, args: &TaskArgs) -> Result<AgentClient<Channel>, Fa
         agent: qualified(args.agent.as_deref().unwrap_or_default()),
         ..Default::default()
     };
-    let request = pb::DiscoverRequest { selector: Some(selector), limit: 0 };
-    let found = mesh.registry().discover(request).await?.into_inner().instances;
+    let request = pb::DiscoverRequest {
+        selector: Some(selector),
+        limit: 0,
+    };
+    let found = mesh
+        .registry()
+        .discover(request)
+        .await?
+        .into_inner()
+        .instances;
     let least = found.iter().min_by_key(|instance| {
         let load = instance.load.unwrap_or_default();
         u64::from(load.running) * 1000 / u64::from(load.slots.max(1))
@@ -86,15 +107,26 @@ async fn nobody(mesh: &Mesh, skill: &str) -> Failed {
     let offered: Vec<&str> = offered.into_iter().collect();
     let text = format!(
         "no live agent offers {skill} (NO_ROUTE); offered now: {}. `attache agents list` shows their health",
-        if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") }
+        if offered.is_empty() {
+            "nothing".to_owned()
+        } else {
+            offered.join(", ")
+        }
     );
     Failed::new(Exit::NotFound, text)
 }
 
 async fn submit(mesh: &Mesh, args: &TaskArgs, output: &Output) -> Result<Exit, Failed> {
     let mut at = choose(mesh, args).await?;
-    let request = pb::SubmitTaskRequest { spec: Some(spec(args)?) };
-    let task = at.submit_task(request).await?.into_inner().task.unwrap_or_default();
+    let request = pb::SubmitTaskRequest {
+        spec: Some(spec(args)?),
+    };
+    let task = at
+        .submit_task(request)
+        .await?
+        .into_inner()
+        .task
+        .unwrap_or_default();
     if output.is_json() {
         output.json(&json::message("Task", &task));
     } else {
@@ -114,7 +146,11 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
             .map_err(|error| Failed::usage(format!("--data is no JSON: {error}")))?;
         let content = Some(Content::Data(json::to_value(value)));
         let media_type = "application/json".to_owned();
-        input.push(pb::Part { content, media_type, ..Default::default() });
+        input.push(pb::Part {
+            content,
+            media_type,
+            ..Default::default()
+        });
     }
     for path in &args.file {
         input.push(file_part(path)?);
@@ -142,14 +178,22 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
 
 fn text_part(text: String) -> pb::Part {
     let content = Some(Content::Text(text));
-    pb::Part { content, media_type: "text/plain".to_owned(), ..Default::default() }
+    pb::Part {
+        content,
+        media_type: "text/plain".to_owned(),
+        ..Default::default()
+    }
 }
 
 fn file_part(path: &Path) -> Result<pb::Part, Failed> {
     let wrong = |text: String| Failed::usage(format!("--file {}: {text}", path.display()));
-    let size = fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+    let size = fs::metadata(path)
+        .map_err(|error| wrong(error.to_string()))?
+        .len();
     if size > INPUT_MAX {
-        return Err(wrong(format!("{size} bytes; a task takes {INPUT_MAX}: pass where it is")));
+        return Err(wrong(format!(
+            "{size} bytes; a task takes {INPUT_MAX}: pass where it is"
+        )));
     }
     let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let part = match String::from_utf8(bytes) {
@@ -160,19 +204,22 @@ fn file_part(path: &Path) -> Result<pb::Part, Failed> {
             ..Default::default()
         },
     };
-    let filename = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    Ok(pb::Part { filename: filename.unwrap_or_default(), ..part })
+    let filename = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    Ok(pb::Part {
+        filename: filename.unwrap_or_default(),
+        ..part
+    })
 }
 
-async fn get(
-    args: MeshArgs,
-    id: &str,
-    output: &Output,
-    nursery: &Nursery,
-) -> Result<Exit, Failed> {
+async fn get(args: MeshArgs, id: &str, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
     let mut home = Mesh::find(&args, nursery)?.home_of(id).await?;
     let view = pb::TaskView::Full.into();
-    let request = pb::GetTaskRequest { task_id: id.to_owned(), view };
+    let request = pb::GetTaskRequest {
+        task_id: id.to_owned(),
+        view,
+    };
     let answer = home.get_task(request).await?.into_inner();
     print_task(&answer.task.unwrap_or_default(), output);
     if answer.truncated {
@@ -192,13 +239,19 @@ fn print_task(task: &pb::Task, output: &Output) {
         ("state", show::state(task.state()).to_owned()),
         ("attempt", task.attempt.to_string()),
         ("caller", task.caller.clone()),
-        ("executor", task.executor.clone().map_or(String::new(), |on| on.agent)),
+        (
+            "executor",
+            task.executor.clone().map_or(String::new(), |on| on.agent),
+        ),
         ("instance", task.executor_instance.clone()),
         ("parent", task.parent_task_id.clone()),
         ("correlation", task.correlation_id.clone()),
         ("created", show::time(task.created_at.as_ref())),
         ("ended", show::time(task.ended_at.as_ref())),
-        ("failure", task.failure.as_ref().map_or(String::new(), show::failure)),
+        (
+            "failure",
+            task.failure.as_ref().map_or(String::new(), show::failure),
+        ),
     ];
     if task.cancel_requested {
         let seen = if task.cancel_confirmed { "yes" } else { "no" };
@@ -231,7 +284,10 @@ async fn list(
         match home.list_tasks(request).await {
             Ok(page) => tasks.extend(page.into_inner().tasks),
             Err(status) if reason_of(&status).as_deref() == Some("PEER_UNREACHABLE") => {
-                output.note(&format!("{}: not reached, its tasks are not shown", found.instance.id));
+                output.note(&format!(
+                    "{}: not reached, its tasks are not shown",
+                    found.instance.id
+                ));
             }
             Err(status) => return Err(status.into()),
         }
@@ -240,7 +296,12 @@ async fn list(
     tasks.sort_by_key(|task| std::cmp::Reverse(created(task)));
     tasks.truncate(limit);
     if output.is_json() {
-        output.json(&tasks.iter().map(|task| json::message("Task", task)).collect());
+        output.json(
+            &tasks
+                .iter()
+                .map(|task| json::message("Task", task))
+                .collect(),
+        );
         return Ok(Exit::Done);
     }
     let rows = tasks.iter().map(|task| {
@@ -248,11 +309,16 @@ async fn list(
             task.id.clone(),
             task.skill.clone(),
             show::state(task.state()).to_owned(),
-            task.failure.as_ref().map_or(String::new(), |failure| failure.reason.clone()),
+            task.failure
+                .as_ref()
+                .map_or(String::new(), |failure| failure.reason.clone()),
             show::time(task.created_at.as_ref()),
         ]
     });
-    output.table(&["task", "skill", "state", "reason", "created"], rows.collect());
+    output.table(
+        &["task", "skill", "state", "reason", "created"],
+        rows.collect(),
+    );
     Ok(Exit::Done)
 }
 
@@ -266,4 +332,3 @@ fn pb_state(state: StateArg) -> pb::TaskState {
         StateArg::Rejected => pb::TaskState::Rejected,
     }
 }
-
