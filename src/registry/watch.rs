@@ -120,6 +120,8 @@ pub struct Watcher {
     at: At,
     /// All up to here was sent, or comes with the snapshot under way.
     cursor: Revision,
+    /// All up to here is sent without waiting for quiet again: who is behind must catch up.
+    settled: u64,
     cards: HashSet<Vec<u8>>,
     out: VecDeque<pb::WatchResponse>,
 }
@@ -138,6 +140,7 @@ impl Watcher {
             stop,
             at: At::Following,
             cursor,
+            settled: 0,
             cards: HashSet::new(),
             out: VecDeque::new(),
         };
@@ -165,8 +168,10 @@ impl Watcher {
                     let after = after.clone();
                     self.piece(after.as_ref());
                 }
+                At::Following if self.cursor.number < self.settled => self.follow(false),
                 At::Following => {
                     let quiet = self.wait().await?;
+                    self.settled = self.live.revision().number;
                     self.follow(quiet);
                 }
             }
@@ -274,5 +279,241 @@ impl Watcher {
             generation: self.cursor.generation.to_string(),
             change: Some(change),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registry::fixture::entry;
+    use crate::registry::fixture::member;
+    use crate::registry::live::CHANGES_KEPT;
+
+    /// What a client has after the messages so far: digests by instance.
+    #[derive(Debug, Default)]
+    struct Client {
+        has: BTreeMap<String, Vec<u8>>,
+        cards: HashSet<Vec<u8>>,
+        revision: u64,
+        generation: String,
+        snapshots: usize,
+    }
+
+    impl Client {
+        fn take(&mut self, word: pb::WatchResponse) {
+            assert!(word.revision >= self.revision || self.generation != word.generation);
+            let change = word.change.unwrap();
+            // A card and its instance share a number: only with both is it reached.
+            if !matches!(change, Word::Card(_)) {
+                (self.revision, self.generation) = (word.revision, word.generation);
+            }
+            match change {
+                Word::SnapshotBegin(_) => {
+                    self.snapshots += 1;
+                    self.has.clear();
+                }
+                Word::Card(card) => assert!(self.cards.insert(card.digest), "a card twice"),
+                Word::Instance(instance) => {
+                    assert!(self.cards.contains(&instance.card_digest), "no card");
+                    self.has.insert(instance.id, instance.card_digest);
+                }
+                Word::Gone(gone) => drop(self.has.remove(&gone.id)),
+                Word::SnapshotEnd(_) | Word::Keepalive(_) => {}
+            }
+        }
+
+        fn request(&self) -> pb::WatchRequest {
+            pb::WatchRequest {
+                after_revision: self.revision,
+                generation: self.generation.clone(),
+                ..Default::default()
+            }
+        }
+    }
+
+    fn put(name: &str, agent: &str, skill: &str) -> Change {
+        Change::Put(Arc::new(entry(name, agent, &[skill])))
+    }
+
+    fn gone(name: &str) -> Change {
+        Change::Gone(Arc::new(entry(name, "default/x", &[])))
+    }
+
+    fn watcher(live: &Arc<Live>, request: &pb::WatchRequest) -> Watcher {
+        let sight = Sight::of(member("default/web"));
+        let filter = Filter::parse(sight, request).unwrap();
+        Watcher::new(Arc::clone(live), filter, request, Stop::new())
+    }
+
+    /// Takes what comes until nothing does for a second.
+    async fn settle(watcher: &mut Watcher, client: &mut Client) {
+        while let Ok(word) = timeout(Duration::from_secs(2), watcher.next()).await {
+            client.take(word.unwrap());
+        }
+    }
+
+    fn visible(live: &Live, fits: impl Fn(&Entry) -> bool) -> BTreeMap<String, Vec<u8>> {
+        live.read(|catalog| {
+            let all = catalog.entries_after(None).filter(|e| fits(e));
+            all.map(|e| (e.instance.id.clone(), e.card.digest.clone()))
+                .collect()
+        })
+    }
+
+    fn own(entry: &Entry) -> bool {
+        entry.agent.namespace.as_str() == "default"
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_in_pieces_and_whatever_changes_meanwhile() {
+        let live = Arc::new(Live::new(1));
+        live.apply((100..400).map(|n| put(&format!("i{n}"), "default/x", "s")));
+        live.apply([put("z", "prod/x", "s")]);
+        let (mut client, request) = (Client::default(), pb::WatchRequest::default());
+        let mut watcher = watcher(&live, &request);
+        for _ in 0..100 {
+            client.take(watcher.next().await.unwrap());
+        }
+        live.apply([gone("i101"), gone("i399"), put("i102", "default/x", "t")]);
+        live.apply([put("i000", "default/x", "s")]);
+        settle(&mut watcher, &mut client).await;
+        assert_eq!(client.has, visible(&live, own));
+        assert_eq!((client.has.len(), client.snapshots), (299, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fell_behind_starts_again_and_who_did_not_goes_on() {
+        let live = Arc::new(Live::new(1));
+        live.apply([put("a", "default/x", "s"), put("b", "default/x", "s")]);
+        let mut client = Client::default();
+        settle(&mut watcher(&live, &client.request()), &mut client).await;
+        live.apply([gone("a")]);
+        client.cards.clear();
+        settle(&mut watcher(&live, &client.request()), &mut client).await;
+        assert_eq!((client.has.len(), client.snapshots), (1, 1));
+        let mut slow = watcher(&live, &client.request());
+        live.apply((0..=CHANGES_KEPT).map(|n| put("c", "default/x", &format!("s{}", n % 2))));
+        live.apply([gone("b")]);
+        client.cards.clear();
+        settle(&mut slow, &mut client).await;
+        assert_eq!(client.has, visible(&live, own));
+        assert_eq!(client.snapshots, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_longer_fits_a_selector_is_gone() {
+        let live = Arc::new(Live::new(1));
+        live.apply([put("a", "default/x", "s"), put("b", "default/x", "t")]);
+        let request = pb::WatchRequest {
+            selectors: vec![pb::Selector {
+                skill: "s".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let (mut client, mut watcher) = (Client::default(), watcher(&live, &request));
+        settle(&mut watcher, &mut client).await;
+        assert_eq!(client.has.keys().collect::<Vec<_>>(), ["a"]);
+        live.apply([put("a", "default/x", "t"), put("b", "default/x", "s")]);
+        settle(&mut watcher, &mut client).await;
+        assert_eq!(client.has.keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_one_batch_and_silence_has_signs_of_life() {
+        let live = Arc::new(Live::new(1));
+        let mut watcher = watcher(&live, &pb::WatchRequest::default());
+        let mut client = Client::default();
+        settle(&mut watcher, &mut client).await;
+        let start = Instant::now();
+        live.apply((0..20).map(|n| put("a", "default/x", &format!("s{n}"))));
+        let card = watcher.next().await.unwrap();
+        assert_eq!(start.elapsed(), DEBOUNCE);
+        let instance = watcher.next().now_or_never().unwrap().unwrap();
+        assert!(watcher.next().now_or_never().is_none());
+        assert_eq!((card.revision, instance.revision), (20, 20));
+        let start = Instant::now();
+        let word = watcher.next().await.unwrap();
+        assert!(matches!(word.change, Some(Word::Keepalive(_))));
+        assert_eq!(start.elapsed(), KEEPALIVE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_behind_catches_up_without_waiting_for_quiet() {
+        let live = Arc::new(Live::new(1));
+        let mut watcher = watcher(&live, &pb::WatchRequest::default());
+        let mut client = Client::default();
+        settle(&mut watcher, &mut client).await;
+        live.apply((0..1_000).map(|n| put(&format!("i{n}"), "default/x", "s")));
+        let start = Instant::now();
+        while client.has.len() < 1_000 {
+            client.take(watcher.next().await.unwrap());
+        }
+        assert_eq!(start.elapsed(), DEBOUNCE);
+    }
+
+    #[test]
+    fn only_visible_namespaces_may_be_asked_for() {
+        let asked = |namespace: &str, count: usize| {
+            let request = pb::WatchRequest {
+                namespaces: vec![namespace.into(); count],
+                ..Default::default()
+            };
+            Filter::parse(Sight::of(member("default/web")), &request).map(drop)
+        };
+        assert_eq!(asked("default", FILTERS_MAX), Ok(()));
+        assert_eq!(
+            asked("prod", 1).unwrap_err().reason,
+            Reason::PermissionDenied
+        );
+        let many = asked("default", FILTERS_MAX + 1).unwrap_err();
+        assert_eq!(many.field.as_deref(), Some("namespaces"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Wherever a watch breaks and is taken up again, the client ends with the catalog.
+        #[test]
+        fn deltas_from_any_revision_lead_to_the_snapshot(
+            steps in prop::collection::vec((0_u8..6, 0_u8..4, any::<bool>()), 1..60),
+            read in 0_usize..12,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let live = Arc::new(Live::new(1));
+                let mut client = Client::default();
+                live.apply([put("i0", "default/x", "s0")]);
+                settle(&mut watcher(&live, &client.request()), &mut client).await;
+                for (name, what, broken) in steps {
+                    let agent = if name == 5 { "prod/x" } else { "default/x" };
+                    let name = format!("i{name}");
+                    let skill = format!("s{what}");
+                    let change = if what == 0 { gone(&name) } else { put(&name, agent, &skill) };
+                    live.apply([change]);
+                    if broken {
+                        client.cards.clear();
+                        let mut watcher = watcher(&live, &client.request());
+                        for _ in 0..read {
+                            if let Ok(word) = timeout(DEBOUNCE * 2, watcher.next()).await {
+                                client.take(word.unwrap());
+                            }
+                        }
+                    }
+                }
+                client.cards.clear();
+                settle(&mut watcher(&live, &client.request()), &mut client).await;
+                assert_eq!(client.has, visible(&live, own));
+                assert_eq!(client.snapshots, 1, "every break was taken up by deltas");
+            });
+        }
     }
 }

@@ -1,21 +1,35 @@
 //! What every store must do, run on each of them.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
 
 use tokio::time::Instant;
 
 use super::Beat;
 use super::MemoryStore;
+use super::RedbStore;
 use super::Store;
 use super::StoreError;
+use crate::identity::LedgerError;
+use crate::identity::ledger::Redemption;
+use crate::identity::ledger::TokenEntry;
 use crate::pb;
 use crate::registry::fixture::entry;
+use crate::registry::fixture::member;
 use crate::registry::lease::LeaseId;
 use crate::registry::live::Since;
 
 async fn on_each<F: Future<Output = ()>>(check: impl Fn(Arc<dyn Store>, Instant) -> F) {
     let now = Instant::now();
     check(Arc::new(MemoryStore::new(now)), now).await;
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = RedbStore::open(&dir.path().join("registry.redb"), now).unwrap();
+    check(Arc::new(embedded), now).await;
 }
 
 fn beat(health: pb::Health) -> Beat {
@@ -123,6 +137,75 @@ async fn the_silent_expire_and_those_who_beat_stay() {
             .renew(&never, &a, beat(pb::Health::Serving), start)
             .await;
         assert_eq!(unknown, Err(StoreError::LeaseUnknown));
+    })
+    .await;
+}
+
+fn redemption(now: SystemTime, key: u8, instance: &str) -> Redemption {
+    Redemption {
+        now,
+        key: [key; 32],
+        nonce: vec![key],
+        instance: Some(instance.parse().unwrap()),
+        chain: vec![vec![key]],
+    }
+}
+
+fn token(now: SystemTime) -> TokenEntry {
+    TokenEntry {
+        id: member("default/x"),
+        instance: None,
+        expires_at: now + Duration::from_secs(600),
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_redeem_a_token_exactly_one_gets_it() {
+    let now = SystemTime::UNIX_EPOCH;
+    on_each(|store, _| async move {
+        let hash = [1; 32];
+        store.put_token(hash, token(now), now).await.unwrap();
+        let tries = (0..100).map(|key| {
+            let store = Arc::clone(&store);
+            let ask = redemption(now, key, &format!("i{key}"));
+            async move { store.redeem(&hash, ask).await }
+        });
+        let answers = join_all(tries).await;
+        let got: Vec<_> = answers.iter().filter_map(|a| a.as_ref().ok()).collect();
+        assert_eq!(got.len(), 1);
+        let refused = answers.iter().filter_map(|a| a.as_ref().err());
+        assert!(refused.into_iter().all(|e| *e == LedgerError::TokenUsed));
+        let instance = got[0].instance.clone().unwrap();
+        let known = store.instance(&instance).await.unwrap().unwrap();
+        assert_eq!((known.generation, known.id), (1, member("default/x")));
+        assert!(store.token(&hash).await.unwrap().unwrap().used.is_some());
+        assert_eq!(store.token(&[2; 32]).await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_same_answer_and_generations_only_grow() {
+    let now = SystemTime::UNIX_EPOCH;
+    on_each(|store, _| async move {
+        let hash = [1; 32];
+        let none = store.redeem(&hash, redemption(now, 1, "i1")).await;
+        assert_eq!(none, Err(LedgerError::TokenUnknown));
+        store.put_token(hash, token(now), now).await.unwrap();
+        let first = store.redeem(&hash, redemption(now, 1, "i1")).await.unwrap();
+        let again = store.redeem(&hash, redemption(now, 1, "i2")).await.unwrap();
+        assert_eq!(first, again);
+        let i1 = "i1".parse().unwrap();
+        assert_eq!(store.advance_generation(&i1, 1, [2; 32]).await, Ok(2));
+        let stale = store.advance_generation(&i1, 1, [3; 32]).await;
+        let expected = LedgerError::GenerationStale {
+            from: 1,
+            current: 2,
+        };
+        assert_eq!(stale, Err(expected));
+        let stranger = "i2".parse().unwrap();
+        let unknown = store.advance_generation(&stranger, 1, [3; 32]).await;
+        assert_eq!(unknown, Err(LedgerError::InstanceUnknown));
     })
     .await;
 }

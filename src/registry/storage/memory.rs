@@ -1,6 +1,6 @@
 //! A store without a disk: for tests, and for a mesh that may forget.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::time::Instant;
 
@@ -10,6 +10,15 @@ use super::Store;
 use super::StoreError;
 use super::shelf::Shelf;
 use crate::domain::InstanceId;
+use crate::identity::Ledger;
+use crate::identity::LedgerError;
+use crate::identity::MemoryLedger;
+use crate::identity::ledger::InstanceEntry;
+use crate::identity::ledger::Redeemed;
+use crate::identity::ledger::Redemption;
+use crate::identity::ledger::TokenEntry;
+use crate::identity::ledger::TokenHash;
+use crate::identity::ledger::TokenRecord;
 use crate::registry::catalog::Entry;
 use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
@@ -21,6 +30,7 @@ use crate::registry::page::PageKey;
 pub struct MemoryStore {
     shelf: Shelf,
     page_key: Arc<PageKey>,
+    ledger: MemoryLedger,
 }
 
 impl MemoryStore {
@@ -29,6 +39,7 @@ impl MemoryStore {
         Self {
             shelf: Shelf::new(now),
             page_key: Arc::new(PageKey::new(&rand::random())),
+            ledger: MemoryLedger::default(),
         }
     }
 }
@@ -74,5 +85,42 @@ impl Store for MemoryStore {
             gone.push(owner);
         }
         Ok(gone)
+    }
+}
+
+#[tonic::async_trait]
+impl Ledger for MemoryStore {
+    async fn put_token(
+        &self,
+        hash: TokenHash,
+        entry: TokenEntry,
+        now: SystemTime,
+    ) -> Result<(), LedgerError> {
+        self.ledger.put_token(hash, entry, now).await
+    }
+
+    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, LedgerError> {
+        self.ledger.token(hash).await
+    }
+
+    async fn redeem(
+        &self,
+        hash: &TokenHash,
+        redemption: Redemption,
+    ) -> Result<Redeemed, LedgerError> {
+        self.ledger.redeem(hash, redemption).await
+    }
+
+    async fn instance(&self, id: &InstanceId) -> Result<Option<InstanceEntry>, LedgerError> {
+        self.ledger.instance(id).await
+    }
+
+    async fn advance_generation(
+        &self,
+        id: &InstanceId,
+        from: u64,
+        key: [u8; 32],
+    ) -> Result<u64, LedgerError> {
+        self.ledger.advance_generation(id, from, key).await
     }
 }

@@ -3,8 +3,11 @@
 //! A store owns leases, revisions and the change feed. What it answers as done is durable, save
 //! for heartbeats: they are never written, and nobody expires right after a restart instead.
 
+mod embedded;
 mod memory;
 mod shelf;
+mod tokens;
+mod writer;
 
 #[cfg(test)]
 mod contract;
@@ -16,6 +19,7 @@ use tokio::time::Instant;
 use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Reason;
+use crate::identity::Ledger;
 use crate::pb;
 use crate::registry::catalog::Entry;
 use crate::registry::catalog::Revision;
@@ -25,6 +29,7 @@ use crate::registry::lease::Unknown;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
 
+pub use embedded::RedbStore;
 pub use memory::MemoryStore;
 
 /// Most instances of one registry, each a few KiB: five times the size this was laid out for.
@@ -89,9 +94,10 @@ pub struct Beat {
     pub load: Option<pb::Load>,
 }
 
-/// Keeps the catalog and its leases. Time is monotonic and passed in.
+/// Keeps the catalog and its leases, and the ledger of identities beside them. Time is monotonic
+/// and passed in.
 #[tonic::async_trait]
-pub trait Store: fmt::Debug + Send + Sync + 'static {
+pub trait Store: Ledger + fmt::Debug {
     /// The catalog as it stands, to be read at any time.
     fn live(&self) -> &Arc<Live>;
 
