@@ -7,6 +7,7 @@
 pub mod doors;
 pub mod home;
 pub mod journal;
+pub mod service;
 pub mod spec;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
