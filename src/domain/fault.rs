@@ -62,6 +62,8 @@ reasons! {
     AgentLost = "AGENT_LOST",
     /// The agent failed, or broke the handler contract.
     AgentError = "AGENT_ERROR",
+    /// The agent's process cannot be reached by its sidecar; nothing was started.
+    AgentUnavailable = "AGENT_UNAVAILABLE",
     /// The task's deadline has passed.
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The task was tried as often as is allowed.
@@ -96,6 +98,8 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not who it was expected to be.
     PeerMismatch = "PEER_MISMATCH",
+    /// The connection broke after the call was sent: it may have been processed.
+    ConnectionLost = "CONNECTION_LOST",
     /// The journal could not be written; nothing more is acknowledged.
     StorageFailed = "STORAGE_FAILED",
     /// A fault of ours.

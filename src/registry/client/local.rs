@@ -1,0 +1,172 @@
+//! `attache.v1.Registry` for the sidecar's own agent: reads, from the mirror.
+//!
+//! The agent sees what its sidecar's member may see. Writes are refused: the sidecar registers.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use super::mirror::Mirror;
+use super::source::Source;
+use crate::domain::Fault;
+use crate::domain::Reason;
+use crate::domain::SpiffeId;
+use crate::pb;
+use crate::registry::page::PageKey;
+use crate::registry::service::Desk;
+use crate::registry::service::Watching;
+use crate::registry::sight::Sight;
+use crate::runtime::Stop;
+
+/// How long the registry is waited for before the mirror answers instead of it.
+const SCHEMAS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The reads of the registry's service, over a mirror.
+#[derive(Clone)]
+pub struct LocalRegistryService {
+    own: SpiffeId,
+    desk: Desk,
+    source: Arc<dyn Source>,
+}
+
+impl LocalRegistryService {
+    /// Reads of `mirror` as `own` may see it; schemas come from `source` while it is reached.
+    /// Watches end at `stop`.
+    pub fn new(own: SpiffeId, mirror: &Mirror, source: Arc<dyn Source>, stop: Stop) -> Self {
+        let key = Arc::new(PageKey::new(&rand::random()));
+        let desk = Desk::new(Arc::clone(mirror.live()), key, stop);
+        Self { own, desk, source }
+    }
+
+    fn sight(&self) -> Sight {
+        Sight::of(self.own.clone())
+    }
+}
+
+impl std::fmt::Debug for LocalRegistryService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalRegistryService")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
+    }
+}
+
+fn refused<R>() -> Result<R, Status> {
+    let text = "the sidecar registers its agent itself; describe the agent in the sidecar's configuration or by Handler.Describe";
+    Err(Fault::new(Reason::PermissionDenied, text).into())
+}
+
+#[tonic::async_trait]
+impl pb::registry_server::Registry for LocalRegistryService {
+    async fn register(
+        &self,
+        _: Request<pb::RegisterRequest>,
+    ) -> Result<Response<pb::RegisterResponse>, Status> {
+        refused()
+    }
+
+    async fn heartbeat(
+        &self,
+        _: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        refused()
+    }
+
+    async fn deregister(
+        &self,
+        _: Request<pb::DeregisterRequest>,
+    ) -> Result<Response<pb::DeregisterResponse>, Status> {
+        refused()
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<pb::GetAgentRequest>,
+    ) -> Result<Response<pb::GetAgentResponse>, Status> {
+        let ask = request.into_inner();
+        let sight = self.sight();
+        let own = self.desk.read(&sight, |reads| reads.agent(&ask));
+        if !ask.page_token.is_empty() {
+            // A listing goes on where its token was made: a token that is not the mirror's is the
+            // registry's, or nobody's.
+            return match own {
+                Ok(page) => Ok(page),
+                Err(_) => self.source.agent(ask).await.map(Response::new),
+            };
+        }
+        match timeout(SCHEMAS_WITHIN, self.source.agent(ask)).await {
+            Ok(Ok(whole)) => Ok(Response::new(whole)),
+            Ok(Err(_)) | Err(_) => own,
+        }
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<pb::ListAgentsRequest>,
+    ) -> Result<Response<pb::ListAgentsResponse>, Status> {
+        let sight = self.sight();
+        self.desk
+            .read(&sight, |reads| reads.list(request.get_ref()))
+    }
+
+    async fn discover(
+        &self,
+        request: Request<pb::DiscoverRequest>,
+    ) -> Result<Response<pb::DiscoverResponse>, Status> {
+        let sight = self.sight();
+        self.desk
+            .read(&sight, |reads| reads.discover(request.get_ref()))
+    }
+
+    type WatchStream = Watching;
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.desk.watch(self.sight(), request.get_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::pb::registry_server::Registry;
+    use crate::registry::client::mirror::MirrorConfig;
+    use crate::registry::client::source::fake::Fake;
+    use crate::registry::fixture::member;
+    use crate::registry::fixture::shared;
+    use crate::registry::live::Change;
+    use crate::runtime::Nursery;
+
+    #[tokio::test(start_paused = true)]
+    async fn schemas_come_from_the_registry_and_the_rest_from_the_mirror() {
+        let fake = Fake::new();
+        fake.live()
+            .apply([Change::Put(shared("a", "default/x", &["s"]))]);
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+        mirror.fresh().wait_for(|fresh| *fresh).await.unwrap();
+        let own = member("default/x");
+        let service = LocalRegistryService::new(own, &mirror, fake.source(), Stop::new());
+        let schema = async || {
+            let ask = pb::GetAgentRequest {
+                agent: "x".into(),
+                ..Default::default()
+            };
+            let found = service.get_agent(Request::new(ask)).await.unwrap();
+            found.into_inner().cards[0].skills[0].input_schema.clone()
+        };
+        assert_eq!(schema().await, r#"{"type":"object"}"#);
+        fake.away(true);
+        assert_eq!(schema().await, "");
+        let write = service
+            .register(Request::new(pb::RegisterRequest::default()))
+            .await;
+        assert_eq!(write.unwrap_err().code(), Code::PermissionDenied);
+        nursery.close(SCHEMAS_WITHIN).await;
+    }
+}

@@ -1,0 +1,16 @@
+//! What a sidecar uses of the registry: its mirror of the catalog, its own registration, and the
+//! reads that it serves to its agent.
+//!
+//! Nothing here opens a socket: channels are handed in, through a [`Source`].
+
+mod copy;
+mod follow;
+pub mod local;
+pub mod mirror;
+pub mod registration;
+pub mod source;
+
+pub use local::LocalRegistryService;
+pub use mirror::{Mirror, MirrorConfig};
+pub use registration::{Described, Registration, Report, Standing};
+pub use source::{Dialed, Source};

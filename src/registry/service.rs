@@ -1,0 +1,338 @@
+//! `attache.v1.Registry` over gRPC: who asks, then the engine or a read. No decisions here.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status};
+
+use crate::domain::Fault;
+use crate::domain::Reason;
+use crate::identity::Connection;
+use crate::identity::Peer;
+use crate::pb;
+use crate::registry::card::Who;
+use crate::registry::engine::Engine;
+use crate::registry::live::Live;
+use crate::registry::page::PageKey;
+use crate::registry::reads::Reads;
+use crate::registry::sight::Sight;
+use crate::registry::watch::Filter;
+use crate::registry::watch::Watcher;
+use crate::runtime::Stop;
+
+/// Most watches at once: one for each sidecar and as many for operators' tools.
+const WATCHES_MAX: usize = 20_000;
+
+/// A stream of catalog changes.
+pub type Watching = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
+
+/// What answers reads: the registry over its store, a sidecar over its mirror.
+#[derive(Clone, Debug)]
+pub(super) struct Desk {
+    live: Arc<Live>,
+    key: Arc<PageKey>,
+    watches: Arc<Semaphore>,
+    stop: Stop,
+}
+
+impl Desk {
+    pub(super) fn new(live: Arc<Live>, key: Arc<PageKey>, stop: Stop) -> Self {
+        Self {
+            live,
+            key,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            stop,
+        }
+    }
+
+    pub(super) fn read<R>(
+        &self,
+        sight: &Sight,
+        answer: impl FnOnce(Reads<'_>) -> Result<R, Fault>,
+    ) -> Result<Response<R>, Status> {
+        let read = self.live.read(|catalog| {
+            answer(Reads {
+                catalog,
+                sight,
+                key: &self.key,
+            })
+        });
+        Ok(Response::new(read?))
+    }
+
+    pub(super) fn watch(
+        &self,
+        sight: Sight,
+        request: &pb::WatchRequest,
+    ) -> Result<Response<Watching>, Status> {
+        let permit = Arc::clone(&self.watches).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            Fault::new(
+                Reason::QueueFull,
+                "the registry serves as many watches as it can: try another one",
+            )
+        })?;
+        let filter = Filter::parse(sight, request)?;
+        let live = Arc::clone(&self.live);
+        let watcher = Watcher::new(live, filter, request, self.stop.clone());
+        Ok(Response::new(Box::pin(stream::unfold(
+            Some((watcher, permit)),
+            step,
+        ))))
+    }
+}
+
+type Step = (Watcher, OwnedSemaphorePermit);
+
+/// One message of a watch; after a fault the stream ends.
+async fn step(state: Option<Step>) -> Option<(Result<pb::WatchResponse, Status>, Option<Step>)> {
+    let (mut watcher, permit) = state?;
+    match watcher.next().await {
+        Ok(word) => Some((Ok(word), Some((watcher, permit)))),
+        Err(fault) => Some((Err(fault.into()), None)),
+    }
+}
+
+/// The registry's service, for the mutual TLS listener.
+#[derive(Clone, Debug)]
+pub struct RegistryService {
+    engine: Engine,
+    desk: Desk,
+}
+
+impl RegistryService {
+    /// A service over an engine; its watches end at `stop`.
+    pub fn new(engine: Engine, stop: Stop) -> Self {
+        let store = engine.store();
+        let desk = Desk::new(Arc::clone(store.live()), Arc::clone(store.page_key()), stop);
+        Self { engine, desk }
+    }
+}
+
+/// The member that calls.
+fn peer<T>(request: &Request<T>) -> Result<Arc<Peer>, Fault> {
+    Ok(Arc::clone(Connection::of(request)?.member()?))
+}
+
+/// Whom the member may write about: itself.
+fn who(peer: &Peer) -> Who<'_> {
+    Who {
+        id: &peer.id,
+        instance: peer.instance.as_ref(),
+    }
+}
+
+/// What the member may see.
+fn sight<T>(request: &Request<T>) -> Result<Sight, Fault> {
+    Ok(Sight::of(peer(request)?.id.clone()))
+}
+
+#[tonic::async_trait]
+impl pb::registry_server::Registry for RegistryService {
+    async fn register(
+        &self,
+        request: Request<pb::RegisterRequest>,
+    ) -> Result<Response<pb::RegisterResponse>, Status> {
+        let peer = peer(&request)?;
+        let granted = self.engine.register(who(&peer), request.into_inner());
+        Ok(Response::new(granted.await?))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
+        let peer = peer(&request)?;
+        let kept = self.engine.heartbeat(who(&peer), request.into_inner());
+        Ok(Response::new(kept.await?))
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<pb::DeregisterRequest>,
+    ) -> Result<Response<pb::DeregisterResponse>, Status> {
+        let peer = peer(&request)?;
+        let left = self.engine.deregister(who(&peer), request.into_inner());
+        Ok(Response::new(left.await?))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<pb::GetAgentRequest>,
+    ) -> Result<Response<pb::GetAgentResponse>, Status> {
+        let sight = sight(&request)?;
+        self.desk
+            .read(&sight, |reads| reads.agent(request.get_ref()))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<pb::ListAgentsRequest>,
+    ) -> Result<Response<pb::ListAgentsResponse>, Status> {
+        let sight = sight(&request)?;
+        self.desk
+            .read(&sight, |reads| reads.list(request.get_ref()))
+    }
+
+    async fn discover(
+        &self,
+        request: Request<pb::DiscoverRequest>,
+    ) -> Result<Response<pb::DiscoverResponse>, Status> {
+        let sight = sight(&request)?;
+        self.desk
+            .read(&sight, |reads| reads.discover(request.get_ref()))
+    }
+
+    type WatchStream = Watching;
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let sight = sight(&request)?;
+        self.desk.watch(sight, request.get_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use futures_util::StreamExt;
+    use tonic::Code;
+    use tower::{ServiceExt, util::MapRequest};
+
+    use super::*;
+    use crate::domain::SpiffeId;
+    use crate::identity::Caller;
+    use crate::pb::registry_server::RegistryServer;
+    use crate::pb::watch_response::Change as Word;
+    use crate::registry::card::Door;
+    use crate::registry::client::Dialed;
+    use crate::registry::client::Source;
+    use crate::registry::fixture::member;
+    use crate::registry::fixture::request;
+    use crate::registry::storage::MemoryStore;
+    use crate::wire::status::reason_of;
+
+    fn service(stop: &Stop) -> RegistryService {
+        let store = MemoryStore::new(tokio::time::Instant::now());
+        let engine = Engine::new(Arc::new(store), Door::default());
+        RegistryService::new(engine, stop.clone())
+    }
+
+    fn caller(id: SpiffeId, instance: Option<&str>) -> Caller {
+        Caller::Member(Arc::new(Peer {
+            id,
+            instance: instance.map(|text| text.parse().unwrap()),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            serial: String::new(),
+            key: [0; 32],
+        }))
+    }
+
+    /// A client whose calls come from `caller`; `None`: from no connection at all.
+    fn dial(service: &RegistryService, caller: Option<Caller>) -> impl Source + use<> {
+        let server = RegistryServer::new(service.clone());
+        let connection = caller.map(|caller| {
+            Arc::new(Connection {
+                caller,
+                remote: None,
+                local: None,
+                exporter: None,
+            })
+        });
+        Dialed(move || -> MapRequest<_, _> {
+            let connection = connection.clone();
+            server
+                .clone()
+                .map_request(move |mut request: http::Request<tonic::body::Body>| {
+                    if let Some(connection) = connection.clone() {
+                        request.extensions_mut().insert(connection);
+                    }
+                    request
+                })
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_write_about_themselves_and_watchers_see_it() {
+        let stop = Stop::new();
+        let service = service(&stop);
+        let x = dial(&service, Some(caller(member("default/x"), Some("i1"))));
+        let y = dial(&service, Some(caller(member("default/y"), Some("i2"))));
+        let granted = x.register(request(&["s"])).await.unwrap();
+        let mut spoof = request(&["s"]);
+        spoof.instance.as_mut().unwrap().id = "i1".into();
+        let refused = y.register(spoof).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert_eq!(reason_of(&refused).as_deref(), Some("IDENTITY_MISMATCH"));
+        let foreign = pb::HeartbeatRequest {
+            lease_id: granted.lease_id,
+            ..Default::default()
+        };
+        let refused = y.heartbeat(foreign).await.unwrap_err();
+        assert_eq!(reason_of(&refused).as_deref(), Some("LEASE_UNKNOWN"));
+        let ask = pb::GetAgentRequest {
+            agent: "x".into(),
+            ..Default::default()
+        };
+        assert_eq!(y.agent(ask).await.unwrap().instances.len(), 1);
+        let mut words = y.watch(pb::WatchRequest::default()).await.unwrap();
+        let mut kinds = Vec::new();
+        for _ in 0..4 {
+            let word = words.next().await.unwrap().unwrap().change.unwrap();
+            kinds.push(match word {
+                Word::SnapshotBegin(_) => "begin",
+                Word::Card(_) => "card",
+                Word::Instance(_) => "instance",
+                Word::SnapshotEnd(_) => "end",
+                Word::Gone(_) | Word::Keepalive(_) => "other",
+            });
+        }
+        assert_eq!(kinds, ["begin", "card", "instance", "end"]);
+        stop.cancel();
+        let ended = words.next().await.unwrap().unwrap_err();
+        assert_eq!(reason_of(&ended).as_deref(), Some("DRAINING"));
+        assert!(words.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_shows_no_certificate_gets_nothing() {
+        let service = service(&Stop::new());
+        for nobody in [None, Some(Caller::Local), Some(Caller::Anonymous)] {
+            let nobody = dial(&service, nobody);
+            let statuses = [
+                nobody.register(request(&["s"])).await.map(drop),
+                nobody
+                    .heartbeat(pb::HeartbeatRequest::default())
+                    .await
+                    .map(drop),
+                nobody
+                    .deregister(pb::DeregisterRequest::default())
+                    .await
+                    .map(drop),
+                nobody.agent(pb::GetAgentRequest::default()).await.map(drop),
+                nobody.watch(pb::WatchRequest::default()).await.map(drop),
+            ];
+            for status in statuses {
+                assert_eq!(status.unwrap_err().code(), Code::Unauthenticated);
+            }
+        }
+        assert_eq!(service.engine.store().live().revision().number, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_dropped_gives_its_place_back() {
+        let service = service(&Stop::new());
+        let x = dial(&service, Some(caller(member("default/x"), Some("i1"))));
+        let mut words = x.watch(pb::WatchRequest::default()).await.unwrap();
+        words.next().await.unwrap().unwrap();
+        assert_eq!(service.desk.watches.available_permits(), WATCHES_MAX - 1);
+        drop(words);
+        tokio::time::sleep(Duration::ZERO).await;
+        assert_eq!(service.desk.watches.available_permits(), WATCHES_MAX);
+    }
+}

@@ -1,0 +1,379 @@
+//! A store in one redb file: what a registry without a cluster keeps.
+//!
+//! Cards, instances, leases and the ledger are on disk before they are answered; heartbeats never
+//! are. The file holds the key of page tokens, so only its owner may read it.
+
+use std::{fs::OpenOptions, path::Path, sync::Arc};
+
+use prost::Message;
+use redb::{
+    Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    backends::FileBackend,
+};
+use tokio::time::Instant;
+
+use super::Beat;
+use super::Granted;
+use super::Store;
+use super::StoreError;
+use super::shelf::Shelf;
+use super::writer::Writer;
+use crate::domain::InstanceId;
+use crate::pb;
+use crate::registry::catalog::Entry;
+use crate::registry::lease::LeaseId;
+use crate::registry::lease::Terms;
+use crate::registry::live::Live;
+use crate::registry::page::PageKey;
+
+/// Version of the tables; another one is refused by name.
+const FORMAT: u32 = 1;
+/// Memory of redb's page cache in bytes: the catalog is in memory already.
+const CACHE: usize = 16 * 1024 * 1024;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Instance id to (lease id, [`Row`]).
+const ENTRIES: TableDefinition<'_, &str, (&str, &[u8])> = TableDefinition::new("entries");
+
+#[derive(Clone, PartialEq, Message)]
+struct Row {
+    #[prost(message, optional, tag = "1")]
+    card: Option<pb::AgentCard>,
+    #[prost(message, optional, tag = "2")]
+    instance: Option<pb::Instance>,
+}
+
+/// A store in one file.
+#[derive(Debug)]
+pub struct RedbStore {
+    shelf: Arc<Shelf>,
+    page_key: Arc<PageKey>,
+    pub(super) writer: Writer,
+    pub(super) database: Arc<Database>,
+}
+
+impl RedbStore {
+    /// Opens the file, or makes it. Who was registered is in the catalog at once, and has until
+    /// one TTL and one heartbeat after `now` to be heard from. Blocks for the time of some reads
+    /// and two syncs.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is held by another process, is damaged, or was written by
+    /// another version; the text names the file.
+    pub fn open(path: &Path, now: Instant) -> Result<Self, StoreError> {
+        Self::open_at(path, now).map_err(|error| match error {
+            StoreError::Failed(text) => StoreError::Failed(format!("{}: {text}", path.display())),
+            other @ (StoreError::LeaseUnknown | StoreError::Full | StoreError::Closed) => other,
+        })
+    }
+
+    fn open_at(path: &Path, now: Instant) -> Result<Self, StoreError> {
+        let file = private(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false),
+        )
+        .open(path)
+        .map_err(failed)?;
+        let database = Database::builder()
+            .set_cache_size(CACHE)
+            .create_with_backend(FileBackend::new(file)?)?;
+        let page_key = prepare(&database)?;
+        let shelf = Shelf::new(now);
+        let restored = restore(&database, &shelf, now)?;
+        tracing::info!(path = %path.display(), instances = restored, "the store is open");
+        let database = Arc::new(database);
+        Ok(Self {
+            shelf: Arc::new(shelf),
+            page_key: Arc::new(PageKey::new(&page_key)),
+            writer: Writer::start(Arc::clone(&database)).map_err(failed)?,
+            database,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Store for RedbStore {
+    fn live(&self) -> &Arc<Live> {
+        self.shelf.live()
+    }
+
+    fn page_key(&self) -> &Arc<PageKey> {
+        &self.page_key
+    }
+
+    async fn grant(&self, entry: Entry, now: Instant) -> Result<Granted, StoreError> {
+        if !self.shelf.has_room(&entry.instance_id) {
+            return Err(StoreError::Full);
+        }
+        let lease = LeaseId::from_random(rand::random());
+        let (entry, shelf) = (Arc::new(entry), Arc::clone(&self.shelf));
+        let (kept, id) = (Arc::clone(&entry), lease.clone());
+        self.writer
+            .write(
+                move |tx| put_row(tx, &id, &kept),
+                move |()| shelf.grant(lease, entry, now),
+            )
+            .await
+    }
+
+    async fn renew(
+        &self,
+        lease: &LeaseId,
+        owner: &InstanceId,
+        beat: Beat,
+        now: Instant,
+    ) -> Result<Terms, StoreError> {
+        let (terms, changed) = self.shelf.renew(lease, owner, beat, now)?;
+        if changed && let Some(entry) = self.live().read(|all| all.entry(owner).cloned()) {
+            let lease = lease.clone();
+            // Kept so that a restart does not show it as it was registered; should this be lost,
+            // the next beat tells it again.
+            self.writer.write_later(move |tx| {
+                if holds_row(tx, &lease, &entry.instance_id)? {
+                    put_row(tx, &lease, &entry)?;
+                }
+                Ok(())
+            });
+        }
+        Ok(terms)
+    }
+
+    async fn end(&self, lease: &LeaseId, owner: &InstanceId) -> Result<(), StoreError> {
+        if !self.shelf.holds(lease, owner) {
+            return Err(StoreError::LeaseUnknown);
+        }
+        let shelf = Arc::clone(&self.shelf);
+        let (id, instance) = (lease.clone(), owner.clone());
+        let (lease, owner) = (lease.clone(), owner.clone());
+        self.writer
+            .write(
+                move |tx| drop_row(tx, &id, &instance),
+                move |()| shelf.end(&lease, &owner),
+            )
+            .await?
+    }
+
+    async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError> {
+        let silent = self.shelf.expired(now);
+        if silent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (looking, ending) = (Arc::clone(&self.shelf), Arc::clone(&self.shelf));
+        self.writer
+            .write(
+                move |tx| {
+                    let mut over = silent;
+                    // A beat may have come in while this waited.
+                    over.retain(|(lease, _)| looking.is_over(lease, now));
+                    for (lease, owner) in &over {
+                        drop_row(tx, lease, owner)?;
+                    }
+                    Ok(over)
+                },
+                move |over| {
+                    let ended = over
+                        .into_iter()
+                        .filter(|(lease, owner)| ending.end(lease, owner).is_ok());
+                    ended.map(|(_, owner)| owner).collect()
+                },
+            )
+            .await
+    }
+}
+
+/// Makes the tables where they are missing, and checks whose they are; the page key.
+fn prepare(database: &Database) -> Result<[u8; 32], StoreError> {
+    let tx = database.begin_write()?;
+    tx.open_table(ENTRIES)?;
+    super::tokens::prepare(&tx)?;
+    let key = {
+        let mut meta = tx.open_table(META)?;
+        let format = meta.get("format")?.map(|value| value.value().to_vec());
+        match format {
+            None => drop(meta.insert("format", FORMAT.to_be_bytes().as_slice())?),
+            Some(found) if found == FORMAT.to_be_bytes() => {}
+            Some(found) => {
+                let text = format!("format {found:?} was written by another version of attache");
+                return Err(StoreError::Failed(text));
+            }
+        }
+        let known = meta.get("page_key")?.map(|value| value.value().to_vec());
+        match known {
+            Some(known) => known
+                .try_into()
+                .map_err(|_| failed("the page key is damaged"))?,
+            None => {
+                let made: [u8; 32] = rand::random();
+                meta.insert("page_key", made.as_slice())?;
+                made
+            }
+        }
+    };
+    tx.commit()?;
+    Ok(key)
+}
+
+fn restore(database: &Database, shelf: &Shelf, now: Instant) -> Result<usize, StoreError> {
+    let tx = database.begin_read()?;
+    let mut count = 0;
+    for row in tx.open_table(ENTRIES)?.iter()? {
+        let (id, value) = row?;
+        let (lease, bytes) = value.value();
+        let row = Row::decode(bytes).map_err(failed)?;
+        let entry = Entry::new(
+            row.instance.unwrap_or_default(),
+            Arc::new(row.card.unwrap_or_default()),
+        );
+        match entry {
+            Ok(entry) => drop(shelf.grant(LeaseId::from_text(lease), Arc::new(entry), now)),
+            Err(fault) => return Err(failed(format!("instance {}: {fault}", id.value()))),
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn put_row(tx: &WriteTransaction, lease: &LeaseId, entry: &Entry) -> Result<(), StoreError> {
+    let row = Row {
+        card: Some((*entry.card).clone()),
+        instance: Some(entry.instance.clone()),
+    };
+    let mut entries = tx.open_table(ENTRIES)?;
+    let value = (lease.as_str(), &*row.encode_to_vec());
+    entries.insert(entry.instance_id.as_str(), value)?;
+    Ok(())
+}
+
+fn holds_row(
+    tx: &WriteTransaction,
+    lease: &LeaseId,
+    owner: &InstanceId,
+) -> Result<bool, StoreError> {
+    let entries = tx.open_table(ENTRIES)?;
+    let row = entries.get(owner.as_str())?;
+    Ok(row.is_some_and(|row| row.value().0 == lease.as_str()))
+}
+
+/// Takes a row out, unless a newer lease has it.
+fn drop_row(tx: &WriteTransaction, lease: &LeaseId, owner: &InstanceId) -> Result<(), StoreError> {
+    if holds_row(tx, lease, owner)? {
+        tx.open_table(ENTRIES)?.remove(owner.as_str())?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(0o600)
+}
+
+#[cfg(not(unix))]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}
+
+pub(super) fn failed(error: impl ToString) -> StoreError {
+    StoreError::Failed(error.to_string())
+}
+
+macro_rules! from_redb {
+    ($($error:ty)*) => {
+        $(impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                failed(error)
+            }
+        })*
+    };
+}
+
+from_redb!(
+    redb::DatabaseError redb::TransactionError redb::TableError redb::StorageError
+    redb::CommitError
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fixture::entry;
+
+    fn beat(health: pb::Health) -> Beat {
+        Beat { health, load: None }
+    }
+
+    #[tokio::test]
+    async fn a_restart_keeps_entries_leases_and_page_tokens_and_gives_grace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.redb");
+        let start = Instant::now();
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let store = RedbStore::open(&path, start).unwrap();
+        let kept = store
+            .grant(entry("a", "default/x", &["s"]), start)
+            .await
+            .unwrap();
+        let left = store
+            .grant(entry("b", "default/x", &["s"]), start)
+            .await
+            .unwrap();
+        store.end(&left.lease, &b).await.unwrap();
+        let draining = beat(pb::Health::Draining);
+        store.renew(&kept.lease, &a, draining, start).await.unwrap();
+        let token = store.page_key().token("c", "f", "cursor");
+        let generation = store.live().revision().generation;
+        drop(store);
+
+        let later = start + std::time::Duration::from_secs(3_600);
+        let store = RedbStore::open(&path, later).unwrap();
+        assert_ne!(store.live().revision().generation, generation);
+        assert_eq!(store.live().read(|all| all.len()), 1);
+        let health = store
+            .live()
+            .read(|all| all.entry(&a).unwrap().instance.health());
+        assert_eq!(health, pb::Health::Draining);
+        assert!(store.page_key().cursor("c", "f", &token).is_ok());
+        for second in 0..20 {
+            let now = later + std::time::Duration::from_secs(second);
+            assert!(store.expire(now).await.unwrap().is_empty());
+        }
+        store.renew(&kept.lease, &a, draining, later).await.unwrap();
+        let over = later + std::time::Duration::from_secs(20);
+        assert_eq!(store.expire(over).await.unwrap(), [a]);
+        drop(store);
+        let store = RedbStore::open(&path, later).unwrap();
+        assert!(store.live().read(|all| all.is_empty()));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_reads_the_file_and_one_process_at_a_time() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.redb");
+        let _store = RedbStore::open(&path, Instant::now()).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let second = RedbStore::open(&path, Instant::now()).unwrap_err();
+        assert!(second.to_string().contains("registry.redb"), "{second}");
+    }
+
+    #[test]
+    fn another_format_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.redb");
+        let store = RedbStore::open(&path, Instant::now()).unwrap();
+        let tx = store.database.begin_write().unwrap();
+        let newer = 2_u32.to_be_bytes();
+        tx.open_table(META)
+            .unwrap()
+            .insert("format", newer.as_slice())
+            .unwrap();
+        tx.commit().unwrap();
+        drop(store);
+        let refused = RedbStore::open(&path, Instant::now()).unwrap_err();
+        assert!(refused.to_string().contains("another version"), "{refused}");
+    }
+}

@@ -1,0 +1,136 @@
+//! What a registry keeps, and the contract that every way of keeping it fulfils.
+//!
+//! A store owns leases, revisions and the change feed. What it answers as done is durable, save
+//! for heartbeats: they are never written, and nobody expires right after a restart instead.
+
+mod embedded;
+mod memory;
+mod shelf;
+mod tokens;
+mod writer;
+
+#[cfg(test)]
+mod contract;
+
+use std::{fmt, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::domain::Fault;
+use crate::domain::InstanceId;
+use crate::domain::Reason;
+use crate::identity::Ledger;
+use crate::pb;
+use crate::registry::catalog::Entry;
+use crate::registry::catalog::Revision;
+use crate::registry::lease::LeaseId;
+use crate::registry::lease::Terms;
+use crate::registry::lease::Unknown;
+use crate::registry::live::Live;
+use crate::registry::page::PageKey;
+
+pub use embedded::RedbStore;
+pub use memory::MemoryStore;
+
+/// Most instances of one registry, each a few KiB: five times the size this was laid out for.
+pub const INSTANCES_MAX: usize = 50_000;
+
+/// Why a store did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The lease is unknown, has run out, or is somebody else's.
+    #[error("the lease is unknown or has run out: register again")]
+    LeaseUnknown,
+    /// The catalog has no room for one more instance.
+    #[error("the catalog is full: stop instances that are not needed")]
+    Full,
+    /// The store could not be written or read.
+    #[error("the registry's store failed: {0}")]
+    Failed(String),
+    /// The store was closed.
+    #[error("the registry is about to stop: try another one, or again in a moment")]
+    Closed,
+}
+
+impl From<Unknown> for StoreError {
+    fn from(_: Unknown) -> Self {
+        Self::LeaseUnknown
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let reason = match &error {
+            StoreError::LeaseUnknown => Reason::LeaseUnknown,
+            StoreError::Full => Reason::QueueFull,
+            StoreError::Failed(inside) => {
+                tracing::error!(error = inside, "the registry's store failed");
+                let text = "the registry could not write its store; nothing was changed";
+                return Self::new(Reason::StorageFailed, text);
+            }
+            StoreError::Closed => Reason::Draining,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+/// A lease with the revision that its entry made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// To be named in every heartbeat.
+    pub lease: LeaseId,
+    /// How long it holds and how often to beat.
+    pub terms: Terms,
+    /// The catalog with this entry.
+    pub revision: Revision,
+}
+
+/// What a heartbeat reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beat {
+    /// Whether the instance takes work.
+    pub health: pb::Health,
+    /// How much it does.
+    pub load: Option<pb::Load>,
+}
+
+/// Keeps the catalog and its leases, and the ledger of identities beside them. Time is monotonic
+/// and passed in.
+#[tonic::async_trait]
+pub trait Store: Ledger + fmt::Debug {
+    /// The catalog as it stands, to be read at any time.
+    fn live(&self) -> &Arc<Live>;
+
+    /// The key of this store's page tokens; the same after a restart.
+    fn page_key(&self) -> &Arc<PageKey>;
+
+    /// Puts an entry in, over an older one of the same instance, whose lease ends.
+    ///
+    /// # Errors
+    /// When the catalog is full or the store fails; nothing is changed then.
+    async fn grant(&self, entry: Entry, now: Instant) -> Result<Granted, StoreError>;
+
+    /// Keeps a lease. Another health makes a revision, another load does not.
+    ///
+    /// # Errors
+    /// `LeaseUnknown` when it is not `owner`'s.
+    async fn renew(
+        &self,
+        lease: &LeaseId,
+        owner: &InstanceId,
+        beat: Beat,
+        now: Instant,
+    ) -> Result<Terms, StoreError>;
+
+    /// Ends a lease and takes its entry out.
+    ///
+    /// # Errors
+    /// `LeaseUnknown` when it is not `owner`'s; or the store fails.
+    async fn end(&self, lease: &LeaseId, owner: &InstanceId) -> Result<(), StoreError>;
+
+    /// Takes out whoever was not heard from in time; to be called once a second.
+    ///
+    /// # Errors
+    /// When the store fails; those that stay are tried again.
+    async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError>;
+}
