@@ -5,9 +5,15 @@
 //!
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod domain;
 pub mod identity;
 pub mod pb;
 pub mod registry;
 pub mod runtime;
+pub mod task;
+pub mod transport;
 pub mod wire;

@@ -62,6 +62,8 @@ reasons! {
     AgentLost = "AGENT_LOST",
     /// The agent failed, or broke the handler contract.
     AgentError = "AGENT_ERROR",
+    /// The agent's process cannot be reached by its sidecar; nothing was started.
+    AgentUnavailable = "AGENT_UNAVAILABLE",
     /// The task's deadline has passed.
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The task was tried as often as is allowed.
@@ -84,6 +86,8 @@ reasons! {
     PageTokenInvalid = "PAGE_TOKEN_INVALID",
     /// The join token was used, has expired, or is for another id.
     TokenRefused = "TOKEN_REFUSED",
+    /// Too many attempts failed lately.
+    RateLimited = "RATE_LIMITED",
     /// The certificate to rejoin with, or the proof of its key, does not hold.
     RejoinRefused = "REJOIN_REFUSED",
     /// The certificate request cannot be used.
@@ -94,6 +98,8 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not who it was expected to be.
     PeerMismatch = "PEER_MISMATCH",
+    /// The connection broke after the call was sent: it may have been processed.
+    ConnectionLost = "CONNECTION_LOST",
     /// The journal could not be written; nothing more is acknowledged.
     StorageFailed = "STORAGE_FAILED",
     /// A fault of ours.

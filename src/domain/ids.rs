@@ -277,7 +277,7 @@ mod tests {
         #[test]
         fn random_instances_are_labels(bits: [u8; 10]) {
             let id = InstanceId::from_random(bits);
-            prop_assert_eq!(id.as_str().parse::<InstanceId>().unwrap(), id.clone());
+            prop_assert_eq!(id.as_str().parse::<InstanceId>().unwrap(), id);
         }
 
         #[test]

@@ -1,3 +1,4 @@
 //! Where generated messages and our own types meet: the only place that knows both.
 
+pub mod json;
 pub mod status;

@@ -40,12 +40,14 @@ pub fn code(reason: Reason) -> Code {
         Reason::HomeUnavailable
         | Reason::NoRoute
         | Reason::AgentLost
+        | Reason::AgentUnavailable
         | Reason::Draining
         | Reason::PeerUnreachable
-        | Reason::PeerMismatch => Code::Unavailable,
+        | Reason::PeerMismatch
+        | Reason::ConnectionLost => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::RetriesExhausted => Code::Aborted,
-        Reason::QueueFull | Reason::SlotsFull => Code::ResourceExhausted,
+        Reason::QueueFull | Reason::SlotsFull | Reason::RateLimited => Code::ResourceExhausted,
         Reason::AgentError => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,
     }

@@ -1,0 +1,7 @@
+//! What an operator's machine may ask a process: is it alive, is it ready, what is it.
+//!
+//! HTTP/1 on loopback only, since it asks for no identity. Changes nothing.
+
+mod server;
+
+pub use server::{AdminError, Inspect, Server};

@@ -1,0 +1,261 @@
+//! The listener, its bounds and its three pages.
+
+use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+
+use crate::runtime::{Nursery, Stop};
+
+/// Connections at a time: a browser, a probe, a scraper, and room.
+const CONNECTIONS: usize = 64;
+/// Time to send a request's head.
+const HEAD: Duration = Duration::from_secs(5);
+/// Life of a connection: nothing here takes long, and a forgotten browser tab holds no slot.
+const LIFE: Duration = Duration::from_secs(60);
+/// Bytes of a request's head.
+const HEAD_BYTES: usize = 16 * 1024;
+/// Pause after the system ran out of descriptors.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// What a process tells about itself. Called on the control thread: it must not block.
+pub trait Inspect: Send + Sync + 'static {
+    /// Whether the process can serve.
+    ///
+    /// # Errors
+    /// With what is missing, one sentence each.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// Who it is and how it does: name, version, listeners, counts. Never a secret.
+    fn info(&self) -> Value;
+}
+
+/// Why the admin listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// It would be open to the network.
+    #[error(
+        "{0} is not a loopback address; the admin listener asks for no identity, so it is for this machine only"
+    )]
+    NotLoopback(SocketAddr),
+    /// The system refuses the address.
+    #[error("cannot listen on {address} for admin: {source}; set another `admin` address")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// The system's word.
+        source: std::io::Error,
+    },
+}
+
+/// A running admin listener; it ends with its nursery.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Opens `address` (port 0 takes any) and serves it in `nursery`.
+    ///
+    /// # Errors
+    /// When the address is not this machine's alone, or is taken.
+    pub async fn start(
+        address: SocketAddr,
+        inspect: Arc<dyn Inspect>,
+        nursery: &Nursery,
+    ) -> Result<Self, AdminError> {
+        if !address.ip().is_loopback() {
+            return Err(AdminError::NotLoopback(address));
+        }
+        let failed = |source| AdminError::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let owner = nursery.clone();
+        nursery.start("admin", move |stop| accept(listener, inspect, owner, stop));
+        Ok(Self { address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl fmt::Debug for dyn Inspect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Inspect")
+    }
+}
+
+async fn accept(listener: TcpListener, inspect: Arc<dyn Inspect>, nursery: Nursery, stop: Stop) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let accepting = async {
+        while let Ok(slot) = Arc::clone(&slots).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let inspect = Arc::clone(&inspect);
+                    nursery.start("admin connection", |stop| {
+                        connection(stream, inspect, slot, stop)
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the admin listener");
+                    sleep(EXHAUSTED).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = accepting => {}
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    inspect: Arc<dyn Inspect>,
+    slot: OwnedSemaphorePermit,
+    stop: Stop,
+) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES);
+    let service = service_fn(move |request| {
+        let answer = answer(&request, inspect.as_ref());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        ended = timeout(LIFE, serving) => {
+            if let Ok(Err(error)) = ended {
+                tracing::debug!(%error, "admin connection ended");
+            }
+        }
+        () = stop.cancelled() => {}
+    }
+    drop(slot);
+}
+
+fn answer(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+    page(request.method(), request.uri().path(), inspect)
+}
+
+fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+    if method != Method::GET && method != Method::HEAD {
+        let text = json!({"error": "only GET: nothing can be changed here"});
+        return written(StatusCode::METHOD_NOT_ALLOWED, &text);
+    }
+    match path {
+        "/livez" => written(StatusCode::OK, &json!({"live": true})),
+        "/readyz" => match inspect.ready() {
+            Ok(()) => written(StatusCode::OK, &json!({"ready": true, "reasons": []})),
+            Err(reasons) => written(
+                StatusCode::SERVICE_UNAVAILABLE,
+                &json!({"ready": false, "reasons": reasons}),
+            ),
+        },
+        "/" => written(StatusCode::OK, &inspect.info()),
+        _ => written(
+            StatusCode::NOT_FOUND,
+            &json!({"error": "no such page", "pages": ["/", "/livez", "/readyz"]}),
+        ),
+    }
+}
+
+fn written(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let json = header::HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
+    let fresh = header::HeaderValue::from_static("no-store");
+    headers.insert(header::CACHE_CONTROL, fresh);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    struct Process(Vec<String>);
+
+    impl Inspect for Process {
+        fn ready(&self) -> Result<(), Vec<String>> {
+            if self.0.is_empty() {
+                Ok(())
+            } else {
+                Err(self.0.clone())
+            }
+        }
+
+        fn info(&self) -> Value {
+            json!({"name": "billing"})
+        }
+    }
+
+    async fn ask(address: SocketAddr, line: &str) -> (String, Value) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().to_owned();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn pages_say_what_the_process_says() {
+        let nursery = Nursery::here();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let fine = Server::start(any, Arc::new(Process(Vec::new())), &nursery);
+        let fine = fine.await.unwrap().address();
+        let missing = vec!["the registry is away".to_owned()];
+        let lame = Server::start(any, Arc::new(Process(missing)), &nursery);
+        let lame = lame.await.unwrap().address();
+
+        assert_eq!(ask(fine, "GET /livez").await.0, "200");
+        assert_eq!(ask(fine, "GET /readyz").await.0, "200");
+        assert_eq!(ask(fine, "GET /").await.1, json!({"name": "billing"}));
+        assert_eq!(ask(fine, "GET /secret").await.0, "404");
+        assert_eq!(ask(fine, "POST /livez").await.0, "405");
+        assert_eq!(ask(lame, "GET /livez").await.0, "200");
+        let (status, body) = ask(lame, "GET /readyz").await;
+        assert_eq!(status, "503");
+        assert_eq!(body["reasons"], json!(["the registry is away"]));
+        nursery.close(Duration::from_secs(1)).await;
+        assert!(TcpStream::connect(fine).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn other_machines_are_kept_out_and_a_taken_port_is_named() {
+        let nursery = Nursery::here();
+        let process = || Arc::new(Process(Vec::new()));
+        for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+            let refused = Server::start(address.parse().unwrap(), process(), &nursery).await;
+            assert!(
+                matches!(refused, Err(AdminError::NotLoopback(_))),
+                "{address}"
+            );
+        }
+        let any = "127.0.0.1:0".parse().unwrap();
+        let first = Server::start(any, process(), &nursery).await.unwrap();
+        let second = Server::start(first.address(), process(), &nursery).await;
+        let text = second.unwrap_err().to_string();
+        assert!(text.contains(&first.address().to_string()), "{text}");
+        nursery.abort().await;
+    }
+}

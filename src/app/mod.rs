@@ -1,0 +1,4 @@
+//! The processes: the only place that knows every service.
+
+pub mod settings;
+pub mod up;

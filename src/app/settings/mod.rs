@@ -1,0 +1,9 @@
+//! What the processes are told: the shapes of their configuration files.
+
+pub mod card;
+pub mod registry;
+pub mod sidecar;
+
+pub use card::{CardSettings, SkillSettings};
+pub use registry::RegistrySettings;
+pub use sidecar::SidecarSettings;

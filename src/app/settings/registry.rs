@@ -1,0 +1,46 @@
+//! Configuration of a registry: file, environment, flags, in rising order.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Port of the registry's mutual TLS listener.
+pub const REGISTRY_PORT: u16 = 7443;
+/// Port of the enrolment listener.
+pub const ENROLLMENT_PORT: u16 = 7444;
+/// Port of the registry's admin listener, on loopback.
+pub const REGISTRY_ADMIN_PORT: u16 = 7480;
+
+/// What a registry needs to run. Every key has a default.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrySettings {
+    /// Name in its SPIFFE id; a DNS label.
+    pub name: String,
+    /// Directory of the root and issuing CA, as `attache ca init` made it.
+    pub ca: PathBuf,
+    /// Directory of the catalog's database.
+    pub state: PathBuf,
+    /// Mutual TLS listener: members.
+    pub listen: String,
+    /// Enrolment listener: whoever holds a join token.
+    pub enrollment: String,
+    /// HTTP admin listener; loopback only.
+    pub admin: String,
+    /// Data threads; 0: one per core.
+    pub threads: usize,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self {
+            name: "main".into(),
+            ca: "attache/ca".into(),
+            state: "attache/registry".into(),
+            listen: format!("[::]:{REGISTRY_PORT}"),
+            enrollment: format!("[::]:{ENROLLMENT_PORT}"),
+            admin: format!("127.0.0.1:{REGISTRY_ADMIN_PORT}"),
+            threads: 0,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Configuration of a sidecar: file, environment, flags, in rising order.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::card::CardSettings;
+
+/// Port of the sidecar's mutual TLS listener.
+pub const SIDECAR_PORT: u16 = 7643;
+/// Port of the sidecar's admin listener, on loopback.
+pub const SIDECAR_ADMIN_PORT: u16 = 7680;
+
+/// What a sidecar needs to run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SidecarSettings {
+    /// Directory of its certificate, journal and catalog copy. Losing it loses the home's tasks.
+    pub state: PathBuf,
+    /// `host:port` of the registries' mutual TLS listeners.
+    pub registry: Vec<String>,
+    /// `host:port` of the registries' enrolment listeners.
+    pub enrollment: Vec<String>,
+    /// File that holds the join string; read on the first start only. `ATTACHE_JOIN` holds the
+    /// string itself. Never a flag: command lines are seen by everybody on the machine.
+    pub join_file: Option<PathBuf>,
+    /// Mutual TLS listener: members of the mesh.
+    pub listen: String,
+    /// Plaintext listener for its own agent: `unix:/path`, a loopback `host:port`, or `tcp` for
+    /// 127.0.0.1:7600.
+    pub local: String,
+    /// HTTP admin listener; loopback only.
+    pub admin: String,
+    /// `host:port` where peers reach `listen`; empty: the local address of its connection to the
+    /// registry, with the port of `listen`.
+    pub advertise: Vec<String>,
+    /// Zone label.
+    pub zone: String,
+    /// Data threads; 0: one per core.
+    pub threads: usize,
+    /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
+    pub agent: Option<String>,
+    /// What the agent publishes about itself.
+    pub card: CardSettings,
+}
+
+impl Default for SidecarSettings {
+    fn default() -> Self {
+        Self {
+            state: "attache/sidecar".into(),
+            registry: vec!["127.0.0.1:7443".into()],
+            enrollment: vec!["127.0.0.1:7444".into()],
+            join_file: None,
+            listen: format!("[::]:{SIDECAR_PORT}"),
+            local: "tcp".into(),
+            admin: format!("127.0.0.1:{SIDECAR_ADMIN_PORT}"),
+            advertise: Vec::new(),
+            zone: String::new(),
+            threads: 0,
+            agent: None,
+            card: CardSettings::default(),
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Child processes: each in a process group of its own with a log file of its own, started again
+//! with backoff when it dies, ended with its whole group.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+use tokio::{
+    process::{Child, Command},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::runtime::{Backoff, Nursery, Stop};
+
+/// A log is kept up to this size and started anew above it, in bytes.
+const LOG_MAX: u64 = 16 << 20;
+/// Lines of the log that are shown when a process dies.
+const LAST_LINES: usize = 12;
+/// A process that lived this long starts its backoff anew.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+/// First and longest wait before a process is started again.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// How often a group is looked at while it ends; there is no event for the end of a group.
+const GROUP_POLL: Duration = Duration::from_millis(20);
+
+/// What to run and how it is called.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Name in messages and of the log file.
+    pub name: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Environment beside our own.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub dir: PathBuf,
+    /// Log file.
+    pub log: PathBuf,
+}
+
+/// What happened to a child.
+#[derive(Debug)]
+pub enum ChildEvent {
+    /// It runs; the process group is its pid.
+    Started {
+        /// Its name.
+        name: String,
+        /// Its pid.
+        pid: u32,
+    },
+    /// It ended though nobody asked it to.
+    Died {
+        /// Its name.
+        name: String,
+        /// How, in words.
+        how: String,
+        /// The last lines of its log.
+        last_lines: String,
+        /// When it is started again.
+        again_in: Duration,
+    },
+}
+
+/// A process that is kept running until it is stopped.
+#[derive(Debug)]
+pub struct Supervised {
+    stop: Stop,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Supervised {
+    /// Starts the job in `nursery` and tells `events` what happens to it.
+    pub fn start(nursery: &Nursery, job: Job, events: mpsc::Sender<ChildEvent>) -> Self {
+        let stop = Stop::new();
+        let (done, ended) = mpsc::channel(1);
+        let stopped = stop.clone();
+        nursery.adopt("child", async move {
+            supervise(job, events, stopped).await;
+            drop(done);
+        });
+        Self { stop, ended }
+    }
+
+    /// Asks the process group to end, and cuts it after `grace`.
+    pub async fn end(mut self, grace: Duration) {
+        self.stop.cancel();
+        if timeout(grace + Duration::from_secs(5), self.ended.recv())
+            .await
+            .is_err()
+        {
+            tracing::error!("a child did not end though it was killed");
+        }
+    }
+}
+
+async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
+    let mut backoff = RESTART;
+    loop {
+        let started = Instant::now();
+        let how = match spawn(&job) {
+            Ok(mut child) => {
+                let pid = child.id().unwrap_or(0);
+                tell(
+                    &events,
+                    ChildEvent::Started {
+                        name: job.name.clone(),
+                        pid,
+                    },
+                )
+                .await;
+                tokio::select! {
+                    status = child.wait() => {
+                        end_group(pid, Duration::ZERO).await;
+                        match status {
+                            Ok(status) => in_words(status),
+                            Err(error) => format!("cannot be waited for: {error}"),
+                        }
+                    }
+                    () = stop.cancelled() => {
+                        // An attache child drains when its standard input closes or at SIGTERM.
+                        drop(child.stdin.take());
+                        end_child(child, pid).await;
+                        return;
+                    }
+                }
+            }
+            Err(error) => format!("cannot start {}: {error}", job.command.join(" ")),
+        };
+        if started.elapsed() > HEALTHY_AFTER {
+            backoff.reset();
+        }
+        let again_in = backoff.next(1.0);
+        let last_lines = last_lines(&job.log);
+        let died = ChildEvent::Died {
+            name: job.name.clone(),
+            how,
+            last_lines,
+            again_in,
+        };
+        tell(&events, died).await;
+        tokio::select! {
+            () = sleep(again_in) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// How long a child may take to end after SIGTERM: a sidecar's whole drain, and a little.
+pub const END_GRACE: Duration = Duration::from_secs(35);
+
+async fn end_child(mut child: Child, pid: u32) {
+    signal_group(pid, Signal::TERM);
+    if timeout(END_GRACE, child.wait()).await.is_err() {
+        signal_group(pid, Signal::KILL);
+        drop(child.wait().await);
+    }
+    end_group(pid, Duration::from_secs(2)).await;
+}
+
+/// Waits up to `grace` for what is left of a group whose leader has ended, then kills it.
+async fn end_group(pid: u32, grace: Duration) {
+    let until = Instant::now() + grace;
+    while group_lives(pid) && Instant::now() < until {
+        sleep(GROUP_POLL).await;
+    }
+    signal_group(pid, Signal::KILL);
+    let gone = Instant::now() + Duration::from_secs(1);
+    while group_lives(pid) && Instant::now() < gone {
+        sleep_until(Instant::now() + GROUP_POLL).await;
+    }
+}
+
+/// Sends a signal to every process of a group; one that is gone is no error.
+pub fn signal_group(pid: u32, signal: Signal) {
+    if let Some(group) = group(pid)
+        && let Err(error) = kill_process_group(group, signal)
+        && error != rustix::io::Errno::SRCH
+    {
+        tracing::debug!(pid, %error, "cannot signal the group");
+    }
+}
+
+/// Whether any process of a group lives.
+pub fn group_lives(pid: u32) -> bool {
+    group(pid).is_some_and(|group| test_kill_process_group(group).is_ok())
+}
+
+fn group(pid: u32) -> Option<Pid> {
+    // Group 0 and 1 would be our own and init's.
+    i32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid > 1)
+        .and_then(Pid::from_raw)
+}
+
+fn spawn(job: &Job) -> io::Result<Child> {
+    if fs::metadata(&job.log).is_ok_and(|log| log.len() > LOG_MAX) {
+        fs::remove_file(&job.log)?;
+    }
+    let log = File::options().create(true).append(true).open(&job.log)?;
+    let [program, arguments @ ..] = &job.command[..] else {
+        return Err(io::Error::other("the command is empty"));
+    };
+    Command::new(program)
+        .args(arguments)
+        .envs(&job.env)
+        .current_dir(&job.dir)
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+fn in_words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with exit code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => format!("ended: {status}"),
+    }
+}
+
+/// The end of a log, for people: at most some lines and 8 KiB.
+pub fn last_lines(log: &Path) -> String {
+    const TAIL: u64 = 8 << 10;
+    let read = || -> io::Result<String> {
+        let mut file = File::open(log)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+}
+
+async fn tell(events: &mpsc::Sender<ChildEvent>, event: ChildEvent) {
+    if events.send(event).await.is_err() {
+        tracing::debug!("nobody listens to the children any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(dir: &Path, script: &str) -> Job {
+        Job {
+            name: "x".into(),
+            command: ["sh", "-c", script].map(String::from).to_vec(),
+            env: BTreeMap::new(),
+            dir: dir.to_path_buf(),
+            log: dir.join("x.log"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_shown_and_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let nursery = Nursery::here();
+        let (tell, mut told) = mpsc::channel(8);
+        let child = Supervised::start(&nursery, job(dir.path(), "echo oh no; exit 3"), tell);
+        let mut starts = 0;
+        while starts < 2 {
+            match told.recv().await.unwrap() {
+                ChildEvent::Started { .. } => starts += 1,
+                ChildEvent::Died {
+                    how, last_lines, ..
+                } => {
+                    assert_eq!(how, "ended with exit code 3");
+                    assert!(last_lines.ends_with("oh no"), "{last_lines}");
+                }
+            }
+        }
+        child.end(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test]
+    async fn the_whole_group_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let nursery = Nursery::here();
+        let (tell, mut told) = mpsc::channel(8);
+        let script = "trap 'exit 0' TERM; sh -c 'trap \"\" TERM; sleep 100' & wait";
+        let child = Supervised::start(&nursery, job(dir.path(), script), tell);
+        let Some(ChildEvent::Started { pid, .. }) = told.recv().await else {
+            panic!("no start")
+        };
+        assert!(group_lives(pid));
+        child.end(Duration::from_secs(10)).await;
+        assert!(!group_lives(pid), "a grandchild is left");
+    }
+}

@@ -1,0 +1,461 @@
+//! The command line: verbs, flags, environment, and the help that teaches them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Span;
+
+/// Shown under `attache --help`.
+const EXAMPLES: &str = "\
+The first minute:
+  attache up examples/research-desk          a whole mesh with mutual TLS from one file
+  attache agents list                        who is here, and what they can do
+  attache task run research.answer --text \"What survives a crash?\"
+
+By hand:
+  attache ca init --dir attache/ca           root and issuing CA
+  attache registry                           catalog, CA and enrolment
+  attache ca token default/billing           a join string for one member
+  attache sidecar --config billing.toml      carries one agent
+
+Exit codes: 0 done · 1 fault · 2 wrong arguments or configuration · 3 task failed or rejected ·
+4 task canceled · 5 not found · 6 refused · 7 mesh not reachable · 8 deadline passed · 130 Ctrl-C";
+
+/// A gRPC mesh for AI agents with mutual TLS.
+#[derive(Debug, Parser)]
+#[command(name = "attache", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What is logged, to standard error: a level, or `target=level` pairs
+    #[arg(long, global = true, env = "ATTACHE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How logs are written
+    #[arg(
+        long,
+        global = true,
+        env = "ATTACHE_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    pub log_format: LogFormat,
+    /// Tables for people, or JSON for programs
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables and sentences
+    #[default]
+    Human,
+    /// One JSON value, or one per line where results stream
+    Json,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    #[default]
+    Human,
+    /// One JSON object per line
+    Json,
+}
+
+/// What `attache` can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start a whole mesh on this machine from DIR/mesh.toml
+    Up(UpArgs),
+    /// Stop the mesh that `attache up` runs in DIR
+    Down(DownArgs),
+    /// Check DIR/mesh.toml and say what `up` would start
+    Check(CheckArgs),
+    /// Run a registry: catalog, certificate authority and enrolment
+    Registry(RegistryArgs),
+    /// Run a sidecar: carries one agent, or a service that only calls
+    Sidecar(SidecarArgs),
+    /// The certificate authority: make it, invite members, issue certificates
+    #[command(subcommand)]
+    Ca(CaVerb),
+    /// Who is in the mesh, and what they can do
+    #[command(subcommand)]
+    Agents(AgentsVerb),
+    /// Tasks: submit, follow, read and cancel them
+    #[command(subcommand)]
+    Task(TaskVerb),
+}
+
+/// `attache up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Directory with mesh.toml
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Where state is kept [default: DIR/.attache]
+    #[arg(long, value_name = "PATH")]
+    pub state: Option<PathBuf>,
+    /// Replace a value of mesh.toml's [set] table
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// End after the listed tasks, with their outcome as exit code
+    #[arg(long, conflicts_with = "detach")]
+    pub once: bool,
+    /// Go on in the background once all is healthy
+    #[arg(long)]
+    pub detach: bool,
+    /// Forget certificates, tasks and ports of earlier runs first
+    #[arg(long)]
+    pub clean: bool,
+    /// Run this command against the mesh (with ATTACHE_MESH set), then end with its exit code
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["once", "detach"])]
+    pub command: Vec<String>,
+}
+
+/// `attache down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Directory with mesh.toml
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Where state is kept [default: DIR/.attache]
+    #[arg(long, value_name = "PATH")]
+    pub state: Option<PathBuf>,
+}
+
+/// `attache check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Directory with mesh.toml
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Replace a value of mesh.toml's [set] table
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+}
+
+/// `attache registry`. Flags win over environment, environment over the file.
+#[derive(Debug, Default, Args)]
+pub struct RegistryArgs {
+    /// TOML file
+    #[arg(long, env = "ATTACHE_REGISTRY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of the CA, as `attache ca init` made it
+    #[arg(long, env = "ATTACHE_CA", value_name = "DIR")]
+    pub ca: Option<PathBuf>,
+    /// Directory of the catalog's database
+    #[arg(long, env = "ATTACHE_REGISTRY_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Mutual TLS listener
+    #[arg(long, env = "ATTACHE_REGISTRY_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Enrolment listener
+    #[arg(long, env = "ATTACHE_REGISTRY_ENROLLMENT", value_name = "ADDR")]
+    pub enrollment: Option<String>,
+    /// HTTP admin listener, loopback only
+    #[arg(long, env = "ATTACHE_REGISTRY_ADMIN", value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// Print the configuration in force and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// Drain when standard input closes: for a parent that may die
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+/// `attache sidecar`. Flags win over environment, environment over the file.
+#[derive(Debug, Default, Args)]
+pub struct SidecarArgs {
+    /// TOML file
+    #[arg(long, env = "ATTACHE_SIDECAR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of certificate, journal and catalog copy
+    #[arg(long, env = "ATTACHE_SIDECAR_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Registries' mutual TLS listeners, comma separated
+    #[arg(
+        long,
+        env = "ATTACHE_REGISTRY",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub registry: Option<Vec<String>>,
+    /// Registries' enrolment listeners, comma separated
+    #[arg(
+        long,
+        env = "ATTACHE_ENROLLMENT",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub enrollment: Option<Vec<String>>,
+    /// File that holds the join string (or set ATTACHE_JOIN to the string itself)
+    #[arg(long, env = "ATTACHE_JOIN_FILE", value_name = "FILE")]
+    pub join_file: Option<PathBuf>,
+    /// Mutual TLS listener
+    #[arg(long, env = "ATTACHE_SIDECAR_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Plaintext listener for the own agent: unix:/path, a loopback host:port, or tcp
+    #[arg(long, env = "ATTACHE_SIDECAR_LOCAL", value_name = "ADDR")]
+    pub local: Option<String>,
+    /// HTTP admin listener, loopback only
+    #[arg(long, env = "ATTACHE_SIDECAR_ADMIN", value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// Where peers reach the mutual TLS listener, comma separated
+    #[arg(
+        long,
+        env = "ATTACHE_ADVERTISE",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub advertise: Option<Vec<String>>,
+    /// Address of the agent's Handler
+    #[arg(long, env = "ATTACHE_AGENT", value_name = "ADDR")]
+    pub agent: Option<String>,
+    /// Print the configuration in force and end
+    #[arg(long)]
+    pub print_config: bool,
+    /// Drain when standard input closes: for a parent that may die
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+/// `attache ca ...`.
+#[derive(Debug, Subcommand)]
+pub enum CaVerb {
+    /// Make a root and an issuing CA in a directory
+    Init {
+        /// Where
+        #[arg(long, default_value = "attache/ca", value_name = "DIR")]
+        dir: PathBuf,
+        /// Name of the mesh in every SPIFFE id
+        #[arg(long, default_value = "attache.local")]
+        trust_domain: String,
+        /// Put localhost into every certificate, for clients on this machine that verify DNS names
+        #[arg(long)]
+        development: bool,
+    },
+    /// Ask the registry for a single-use join string for one member
+    Token {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Who may join: namespace/name
+        member: String,
+        /// A service that only calls, instead of an agent
+        #[arg(long)]
+        service: bool,
+        /// How long it may be used: at most 24h
+        #[arg(long, default_value = "10m")]
+        ttl: Span,
+        /// Existing instance to join as again
+        #[arg(long, value_name = "ID")]
+        instance: Option<String>,
+        /// Write it to this file (mode 0600) instead of standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Issue a certificate from the CA's directory: for operators and services without a sidecar
+    Issue {
+        /// For whom
+        #[arg(value_enum)]
+        kind: IssueKind,
+        /// Name; of a service: namespace/name
+        name: String,
+        /// The CA's directory
+        #[arg(
+            long,
+            env = "ATTACHE_CA",
+            default_value = "attache/ca",
+            value_name = "DIR"
+        )]
+        dir: PathBuf,
+        /// Where ca.pem, cert.pem and key.pem go
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long it lives: at most the issuing CA's life
+        #[arg(long, default_value = "24h")]
+        ttl: Span,
+    },
+}
+
+/// Whom `attache ca issue` makes a certificate for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IssueKind {
+    /// May call everybody
+    Operator,
+    /// Calls within its namespace
+    Service,
+}
+
+/// How a mesh is found.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MeshArgs {
+    /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
+    #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
+    /// Registry of a mesh that was started by hand; goes with --identity
+    #[arg(long, value_name = "HOST:PORT", requires = "identity")]
+    pub registry: Option<String>,
+    /// Directory with ca.pem, cert.pem and key.pem, as `attache ca issue` made it
+    #[arg(long, value_name = "DIR", requires = "registry")]
+    pub identity: Option<PathBuf>,
+}
+
+/// `attache agents ...`.
+#[derive(Debug, Subcommand)]
+pub enum AgentsVerb {
+    /// Everybody in the mesh, with skills and health
+    List {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Only this namespace
+        #[arg(long)]
+        namespace: Option<String>,
+        /// Only who offers this skill
+        #[arg(long)]
+        skill: Option<String>,
+    },
+    /// One agent: its card and its instances
+    Show {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// namespace/name, or a name in `default`
+        agent: String,
+    },
+    /// Changes as they happen, until Ctrl-C
+    Watch {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+    },
+}
+
+/// What a task is made of.
+#[derive(Debug, Args)]
+pub struct TaskArgs {
+    /// How to find the mesh.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
+    /// What to do, such as research.answer
+    pub skill: String,
+    /// Input as text
+    #[arg(long, short)]
+    pub text: Option<String>,
+    /// Input as JSON
+    #[arg(long, short, value_name = "JSON")]
+    pub data: Option<String>,
+    /// Input from a file
+    #[arg(long, short, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// Only this agent: namespace/name
+    #[arg(long)]
+    pub agent: Option<String>,
+    /// Bound of the whole task
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Span>,
+    /// Fail at once when nobody offers the skill
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Ties together what belongs together, in logs and lists
+    #[arg(long, value_name = "ID")]
+    pub correlation: Option<String>,
+}
+
+/// `attache task ...`.
+#[derive(Debug, Subcommand)]
+pub enum TaskVerb {
+    /// Hand a task over and print its id
+    Submit(TaskArgs),
+    /// Hand a task over and follow it to its end; Ctrl-C leaves it running
+    Run(TaskArgs),
+    /// One task as it stands
+    Get {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Id, as submit printed it
+        id: String,
+    },
+    /// Tasks, newest first
+    List {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Only this skill
+        #[arg(long)]
+        skill: Option<String>,
+        /// Only this state
+        #[arg(long, value_enum)]
+        state: Vec<StateArg>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Events of a task, from any number on
+    Watch {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Id, as submit printed it
+        id: String,
+        /// Only events after this number
+        #[arg(long, default_value_t = 0, value_name = "SEQ")]
+        after: u64,
+    },
+    /// Ask a task to stop
+    Cancel {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Id, as submit printed it
+        id: String,
+        /// Why, for the record
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+/// States to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum StateArg {
+    Submitted,
+    Working,
+    Completed,
+    Failed,
+    Canceled,
+    Rejected,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_follows_two_dashes() {
+        let cli = Cli::parse_from(["attache", "up", "x", "--set", "a=b=c", "--", "sh", "-c"]);
+        let Verb::Up(up) = cli.verb else {
+            panic!("not up")
+        };
+        assert_eq!(up.set, [("a".to_owned(), "b=c".to_owned())]);
+        assert_eq!(up.command, ["sh", "-c"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! Following a task to its end: over broken streams by its cursor, and never cancelling it.
+
+use std::path::Path;
+
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    cli::{
+        exit::{self, Exit, Failed},
+        output::Output,
+        show::{self, Shown},
+    },
+    pb::{self, agent_client::AgentClient, task_event::Kind, task_update::Update},
+    runtime::Backoff,
+    transport::Channel,
+    wire::json,
+};
+
+/// Tries to come back to a task's home before the reader is told to do it.
+const TRIES: u32 = 8;
+
+/// What is known of the task while it is followed.
+#[derive(Debug, Default)]
+struct Seen {
+    task: pb::Task,
+    last_seq: u64,
+    result: Option<pb::TaskResult>,
+}
+
+/// Submits a task and follows it to its end.
+///
+/// # Errors
+/// When it is not accepted, or its home stays away.
+pub async fn run(
+    at: &mut AgentClient<Channel>,
+    spec: pb::TaskSpec,
+    mesh: Option<&Path>,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let request = pb::RunTaskRequest { spec: Some(spec) };
+    let mut stream = at.run_task(request).await?.into_inner();
+    let mut seen = Seen::default();
+    let broken = loop {
+        let next = tokio::select! {
+            next = stream.message() => next,
+            _ = tokio::signal::ctrl_c() => return Ok(left_running(&seen, mesh, output)),
+        };
+        match next {
+            Ok(Some(response)) => seen.take(response.update, output),
+            Ok(None) => return Ok(seen.end(output)),
+            Err(status) => break status,
+        }
+    };
+    if seen.task.id.is_empty() || !may_come_back(&broken) {
+        return Err(broken.into());
+    }
+    let home = at.clone();
+    follow(home, seen, mesh, output).await
+}
+
+/// Follows a task from an event on.
+///
+/// # Errors
+/// What its home answers, or when it stays away.
+pub async fn watch(
+    home: AgentClient<Channel>,
+    id: &str,
+    after: u64,
+    mesh: Option<&Path>,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let task = pb::Task {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    follow(
+        home,
+        Seen {
+            task,
+            last_seq: after,
+            result: None,
+        },
+        mesh,
+        output,
+    )
+    .await
+}
+
+/// How to go on with a task from the shell.
+pub fn commands(id: &str, mesh: Option<&Path>) -> String {
+    let mesh = mesh.map_or(String::new(), |dir| format!(" --mesh {}", dir.display()));
+    format!("  attache task watch{mesh} {id}\n  attache task cancel{mesh} {id}")
+}
+
+async fn follow(
+    mut home: AgentClient<Channel>,
+    mut seen: Seen,
+    mesh: Option<&Path>,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let mut backoff = Backoff::RECONNECT;
+    let mut tries = 0;
+    loop {
+        let request = pb::WatchTaskRequest {
+            task_id: seen.task.id.clone(),
+            after_seq: seen.last_seq,
+            transients: false,
+        };
+        let broken = match home.watch_task(request).await {
+            Ok(stream) => match drain(stream.into_inner(), &mut seen, mesh, output).await {
+                Ok(exit) => return Ok(exit),
+                Err((status, moved)) => {
+                    if moved {
+                        (tries, backoff) = (0, Backoff::RECONNECT);
+                    }
+                    status
+                }
+            },
+            Err(status) => status,
+        };
+        tries += 1;
+        if !may_come_back(&broken) || tries > TRIES {
+            return Err(broken.into());
+        }
+        output.progress(
+            None,
+            &format!("lost the task's home, trying again: {}", broken.message()),
+        );
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next(rand::random())) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(left_running(&seen, mesh, output)),
+        }
+    }
+}
+
+/// Reads a watch to its end; on a break, says whether anything came.
+async fn drain(
+    mut stream: Streaming<pb::WatchTaskResponse>,
+    seen: &mut Seen,
+    mesh: Option<&Path>,
+    output: &Output,
+) -> Result<Exit, (Status, bool)> {
+    let mut moved = false;
+    loop {
+        let next = tokio::select! {
+            next = stream.message() => next,
+            _ = tokio::signal::ctrl_c() => return Ok(left_running(seen, mesh, output)),
+        };
+        match next {
+            Ok(Some(response)) => {
+                moved = true;
+                seen.take(response.update, output);
+            }
+            Ok(None) => return Ok(seen.end(output)),
+            Err(status) => return Err((status, moved)),
+        }
+    }
+}
+
+fn may_come_back(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+    )
+}
+
+fn left_running(seen: &Seen, mesh: Option<&Path>, output: &Output) -> Exit {
+    if seen.task.id.is_empty() {
+        return Exit::Interrupted;
+    }
+    output.note("\nthe task goes on; to follow or cancel it:");
+    output.note(&commands(&seen.task.id, mesh));
+    Exit::Interrupted
+}
+
+impl Seen {
+    fn take(&mut self, update: Option<pb::TaskUpdate>, output: &Output) {
+        let Some(update) = update else { return };
+        if output.is_json() {
+            output.json(&json::message("TaskUpdate", &update));
+        }
+        match update.update {
+            Some(Update::Task(task)) => {
+                if self.task.skill.is_empty() {
+                    output.note(&format!("task {}", task.id));
+                }
+                self.task = task;
+            }
+            Some(Update::Event(event)) => self.event(&event, output),
+            Some(Update::Transient(_) | Update::Keepalive(_)) | None => {}
+        }
+    }
+
+    fn event(&mut self, event: &pb::TaskEvent, output: &Output) {
+        self.last_seq = event.seq;
+        self.task.state = event.state;
+        match &event.kind {
+            Some(Kind::Failure(failure)) => self.task.failure = Some(failure.clone()),
+            Some(Kind::Result(result)) => self.result = Some(result.clone()),
+            _ => {}
+        }
+        match show::event(event) {
+            Shown::Progress(share, text) => output.progress(share, &text),
+            Shown::Line(text) => output.note(&format!("  {text}")),
+            Shown::Nothing => {}
+        }
+    }
+
+    /// The stream ended after the last event: print what came out.
+    fn end(&mut self, output: &Output) -> Exit {
+        output.wipe();
+        if let Some(result) = self.result.as_ref().or(self.task.result.as_ref())
+            && !output.is_json()
+        {
+            output.line(&show::result(result));
+        }
+        let exit = exit::of_task(&self.task);
+        if exit != Exit::Done && !output.is_json() {
+            let why = self
+                .task
+                .failure
+                .as_ref()
+                .map_or(String::new(), show::failure);
+            output.error(&format!(
+                "the task is {}: {why}",
+                show::state(self.task.state())
+            ));
+        }
+        exit
+    }
+}

@@ -1,0 +1,334 @@
+//! `attache task`: submit, follow, read and cancel tasks.
+
+use std::{fs, path::Path};
+
+use crate::{
+    cli::{
+        agents::qualified,
+        args::{MeshArgs, StateArg, TaskArgs, TaskVerb},
+        exit::{Exit, Failed},
+        follow,
+        mesh::Mesh,
+        output::Output,
+        show,
+    },
+    pb::{self, agent_client::AgentClient, part::Content},
+    runtime::Nursery,
+    transport::Channel,
+    wire::{json, status::reason_of},
+};
+
+/// Largest input that is read from files: what a task may carry, in bytes.
+const INPUT_MAX: u64 = 1 << 20;
+
+/// Carries out one verb.
+///
+/// # Errors
+/// What the mesh answers, in words.
+pub async fn run(verb: TaskVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+    match verb {
+        TaskVerb::Submit(args) => {
+            let mesh = Mesh::find(&args.mesh, nursery)?;
+            submit(&mesh, &args, output).await
+        }
+        TaskVerb::Run(args) => {
+            let mesh = Mesh::find(&args.mesh, nursery)?;
+            let mut at = choose(&mesh, &args).await?;
+            let spec = spec(&args)?;
+            let named = args.mesh.mesh.as_deref();
+            follow::run(&mut at, spec, named, output).await
+        }
+        TaskVerb::Get { mesh, id } => get(mesh, &id, output, nursery).await,
+        TaskVerb::List {
+            mesh,
+            skill,
+            state,
+            limit,
+        } => {
+            let mesh = Mesh::find(&mesh, nursery)?;
+            list(&mesh, skill.unwrap_or_default(), &state, limit, output).await
+        }
+        TaskVerb::Watch { mesh, id, after } => {
+            let found = Mesh::find(&mesh, nursery)?;
+            let home = found.home_of(&id).await?;
+            follow::watch(home, &id, after, mesh.mesh.as_deref(), output).await
+        }
+        TaskVerb::Cancel { mesh, id, reason } => {
+            let mut home = Mesh::find(&mesh, nursery)?.home_of(&id).await?;
+            let request = pb::CancelTaskRequest {
+                task_id: id,
+                reason,
+            };
+            let task = home
+                .cancel_task(request)
+                .await?
+                .into_inner()
+                .task
+                .unwrap_or_default();
+            print_task(&task, output);
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// The sidecar to hand the task to: of the agents that offer the skill, the least busy.
+async fn choose(mesh: &Mesh, args: &TaskArgs) -> Result<AgentClient<Channel>, Failed> {
+    let selector = pb::Selector {
+        skill: args.skill.clone(),
+        agent: qualified(args.agent.as_deref().unwrap_or_default()),
+        ..Default::default()
+    };
+    let request = pb::DiscoverRequest {
+        selector: Some(selector),
+        limit: 0,
+    };
+    let found = mesh
+        .registry()
+        .discover(request)
+        .await?
+        .into_inner()
+        .instances;
+    let least = found.iter().min_by_key(|instance| {
+        let load = instance.load.unwrap_or_default();
+        u64::from(load.running) * 1000 / u64::from(load.slots.max(1))
+    });
+    match least {
+        Some(instance) => mesh.agent(instance),
+        None => Err(nobody(mesh, &args.skill).await),
+    }
+}
+
+async fn nobody(mesh: &Mesh, skill: &str) -> Failed {
+    let everybody = mesh.everybody().await.unwrap_or_default();
+    let offered: std::collections::BTreeSet<&str> = everybody
+        .iter()
+        .flat_map(|found| found.card.skills.iter().map(|skill| skill.name.as_str()))
+        .collect();
+    let offered: Vec<&str> = offered.into_iter().collect();
+    let text = format!(
+        "no live agent offers {skill} (NO_ROUTE); offered now: {}. `attache agents list` shows their health",
+        if offered.is_empty() {
+            "nothing".to_owned()
+        } else {
+            offered.join(", ")
+        }
+    );
+    Failed::new(Exit::NotFound, text)
+}
+
+async fn submit(mesh: &Mesh, args: &TaskArgs, output: &Output) -> Result<Exit, Failed> {
+    let mut at = choose(mesh, args).await?;
+    let request = pb::SubmitTaskRequest {
+        spec: Some(spec(args)?),
+    };
+    let task = at
+        .submit_task(request)
+        .await?
+        .into_inner()
+        .task
+        .unwrap_or_default();
+    if output.is_json() {
+        output.json(&json::message("Task", &task));
+    } else {
+        output.line(&task.id);
+        output.note(&follow::commands(&task.id, args.mesh.mesh.as_deref()));
+    }
+    Ok(Exit::Done)
+}
+
+fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
+    let mut input = Vec::new();
+    if let Some(text) = &args.text {
+        input.push(text_part(text.clone()));
+    }
+    if let Some(data) = &args.data {
+        let value: serde_json::Value = serde_json::from_str(data)
+            .map_err(|error| Failed::usage(format!("--data is no JSON: {error}")))?;
+        let content = Some(Content::Data(json::to_value(value)));
+        let media_type = "application/json".to_owned();
+        input.push(pb::Part {
+            content,
+            media_type,
+            ..Default::default()
+        });
+    }
+    for path in &args.file {
+        input.push(file_part(path)?);
+    }
+    let timeout = args.timeout.map(|span| {
+        prost_types::Duration::try_from(span.0)
+            .map_err(|error| Failed::usage(format!("--timeout: {error}")))
+    });
+    Ok(pb::TaskSpec {
+        selector: Some(pb::Selector {
+            skill: args.skill.clone(),
+            agent: qualified(args.agent.as_deref().unwrap_or_default()),
+            ..Default::default()
+        }),
+        input,
+        options: Some(pb::TaskOptions {
+            timeout: timeout.transpose()?,
+            fail_fast: args.fail_fast,
+            ..Default::default()
+        }),
+        correlation_id: args.correlation.clone().unwrap_or_default(),
+        ..Default::default()
+    })
+}
+
+fn text_part(text: String) -> pb::Part {
+    let content = Some(Content::Text(text));
+    pb::Part {
+        content,
+        media_type: "text/plain".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn file_part(path: &Path) -> Result<pb::Part, Failed> {
+    let wrong = |text: String| Failed::usage(format!("--file {}: {text}", path.display()));
+    let size = fs::metadata(path)
+        .map_err(|error| wrong(error.to_string()))?
+        .len();
+    if size > INPUT_MAX {
+        return Err(wrong(format!(
+            "{size} bytes; a task takes {INPUT_MAX}: pass where it is"
+        )));
+    }
+    let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let part = match String::from_utf8(bytes) {
+        Ok(text) => text_part(text),
+        Err(raw) => pb::Part {
+            content: Some(Content::Raw(raw.into_bytes().into())),
+            media_type: "application/octet-stream".to_owned(),
+            ..Default::default()
+        },
+    };
+    let filename = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    Ok(pb::Part {
+        filename: filename.unwrap_or_default(),
+        ..part
+    })
+}
+
+async fn get(args: MeshArgs, id: &str, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+    let mut home = Mesh::find(&args, nursery)?.home_of(id).await?;
+    let view = pb::TaskView::Full.into();
+    let request = pb::GetTaskRequest {
+        task_id: id.to_owned(),
+        view,
+    };
+    let answer = home.get_task(request).await?.into_inner();
+    print_task(&answer.task.unwrap_or_default(), output);
+    if answer.truncated {
+        output.note("parts were left out: they do not fit in one answer");
+    }
+    Ok(Exit::Done)
+}
+
+fn print_task(task: &pb::Task, output: &Output) {
+    if output.is_json() {
+        output.json(&json::message("Task", task));
+        return;
+    }
+    let mut rows: Vec<(&str, String)> = vec![
+        ("id", task.id.clone()),
+        ("skill", task.skill.clone()),
+        ("state", show::state(task.state()).to_owned()),
+        ("attempt", task.attempt.to_string()),
+        ("caller", task.caller.clone()),
+        (
+            "executor",
+            task.executor.clone().map_or(String::new(), |on| on.agent),
+        ),
+        ("instance", task.executor_instance.clone()),
+        ("parent", task.parent_task_id.clone()),
+        ("correlation", task.correlation_id.clone()),
+        ("created", show::time(task.created_at.as_ref())),
+        ("ended", show::time(task.ended_at.as_ref())),
+        (
+            "failure",
+            task.failure.as_ref().map_or(String::new(), show::failure),
+        ),
+    ];
+    if task.cancel_requested {
+        let seen = if task.cancel_confirmed { "yes" } else { "no" };
+        rows.push(("cancel confirmed", seen.to_owned()));
+    }
+    for (key, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
+        output.line(&format!("{key:<12} {}", super::output::clean(&value)));
+    }
+    if let Some(result) = &task.result {
+        output.line(&format!("\n{}", show::result(result)));
+    }
+}
+
+async fn list(
+    mesh: &Mesh,
+    skill: String,
+    states: &[StateArg],
+    limit: usize,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let mut tasks: Vec<pb::Task> = Vec::new();
+    for found in mesh.everybody().await? {
+        let mut home = mesh.agent(&found.instance)?;
+        let request = pb::ListTasksRequest {
+            page_size: i32::try_from(limit.min(1000)).unwrap_or(1000),
+            skill: skill.clone(),
+            states: states.iter().map(|state| pb_state(*state).into()).collect(),
+            ..Default::default()
+        };
+        match home.list_tasks(request).await {
+            Ok(page) => tasks.extend(page.into_inner().tasks),
+            Err(status) if reason_of(&status).as_deref() == Some("PEER_UNREACHABLE") => {
+                output.note(&format!(
+                    "{}: not reached, its tasks are not shown",
+                    found.instance.id
+                ));
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
+    let created = |task: &pb::Task| task.created_at.map(|at| (at.seconds, at.nanos));
+    tasks.sort_by_key(|task| std::cmp::Reverse(created(task)));
+    tasks.truncate(limit);
+    if output.is_json() {
+        output.json(
+            &tasks
+                .iter()
+                .map(|task| json::message("Task", task))
+                .collect(),
+        );
+        return Ok(Exit::Done);
+    }
+    let rows = tasks.iter().map(|task| {
+        vec![
+            task.id.clone(),
+            task.skill.clone(),
+            show::state(task.state()).to_owned(),
+            task.failure
+                .as_ref()
+                .map_or(String::new(), |failure| failure.reason.clone()),
+            show::time(task.created_at.as_ref()),
+        ]
+    });
+    output.table(
+        &["task", "skill", "state", "reason", "created"],
+        rows.collect(),
+    );
+    Ok(Exit::Done)
+}
+
+fn pb_state(state: StateArg) -> pb::TaskState {
+    match state {
+        StateArg::Submitted => pb::TaskState::Submitted,
+        StateArg::Working => pb::TaskState::Working,
+        StateArg::Completed => pb::TaskState::Completed,
+        StateArg::Failed => pb::TaskState::Failed,
+        StateArg::Canceled => pb::TaskState::Canceled,
+        StateArg::Rejected => pb::TaskState::Rejected,
+    }
+}

@@ -1,0 +1,189 @@
+//! How many attempts an instance gets at once, learnt from what it accepts and refuses.
+//!
+//! Without it a home with many waiting tasks would send them all to an executor with four slots and
+//! journal every refusal. Pure; one per shard.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::domain::InstanceId;
+
+/// Attempts that an instance gets before it accepted any.
+const FIRST_CAP: u32 = 64;
+/// Most attempts of one shard at one instance; HTTP/2 allows 1,024 streams per connection.
+const MOST_CAP: u32 = 1024;
+/// A refusal this soon after an end may only mean that the slot was not free yet.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Shortest waits after a refusal that says nothing of its own; they double.
+const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Waits after an instance could not be reached; they double.
+const AWAY_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Waits while a slot settles; they double.
+const SETTLE_WAIT: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+/// More gates than this are swept of those that say nothing.
+const SWEEP_AT: usize = 1024;
+
+/// What is known of one instance.
+#[derive(Debug)]
+struct Gate {
+    in_flight: u32,
+    cap: u32,
+    /// One attempt above `cap` is under way to see whether there is more room.
+    probing: bool,
+    /// It refused once: from then on room is looked for one by one.
+    refused: bool,
+    refusals: u32,
+    closed_until: Option<Instant>,
+    last_end: Option<Instant>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            in_flight: 0,
+            cap: FIRST_CAP,
+            probing: false,
+            refused: false,
+            refusals: 0,
+            closed_until: None,
+            last_end: None,
+        }
+    }
+}
+
+/// The gates of all instances that matter now.
+#[derive(Debug, Default)]
+pub(super) struct Gates {
+    by: HashMap<InstanceId, Gate>,
+}
+
+impl Gates {
+    /// Whether one more attempt may go there now.
+    pub(super) fn allows(&self, instance: &InstanceId, now: Instant) -> bool {
+        self.by.get(instance).is_none_or(|gate| {
+            gate.closed_until.is_none_or(|until| until <= now)
+                && (gate.in_flight < gate.cap || !gate.probing)
+        })
+    }
+
+    /// An attempt goes there.
+    pub(super) fn sent(&mut self, instance: &InstanceId) {
+        if self.by.len() > SWEEP_AT {
+            self.by
+                .retain(|_, gate| gate.in_flight > 0 || gate.closed_until.is_some());
+        }
+        let gate = self.by.entry(instance.clone()).or_default();
+        gate.probing |= gate.in_flight >= gate.cap;
+        gate.in_flight += 1;
+    }
+
+    /// It took the attempt.
+    pub(super) fn accepted(&mut self, instance: &InstanceId) {
+        let Some(gate) = self.by.get_mut(instance) else {
+            return;
+        };
+        gate.refusals = 0;
+        gate.closed_until = None;
+        if gate.probing {
+            gate.probing = false;
+            gate.cap = if gate.refused {
+                gate.cap + 1
+            } else {
+                gate.cap * 2
+            }
+            .min(MOST_CAP);
+        }
+    }
+
+    /// An attempt there is over.
+    pub(super) fn ended(&mut self, instance: &InstanceId, now: Instant) {
+        let Some(gate) = self.by.get_mut(instance) else {
+            return;
+        };
+        gate.in_flight = gate.in_flight.saturating_sub(1);
+        gate.closed_until = None;
+        gate.last_end = Some(now);
+    }
+
+    /// It had no room.
+    pub(super) fn refused(&mut self, instance: &InstanceId, wait: Option<Duration>, now: Instant) {
+        let Some(gate) = self.by.get_mut(instance) else {
+            return;
+        };
+        gate.in_flight = gate.in_flight.saturating_sub(1);
+        let settles = gate.last_end.is_some_and(|end| now < end + SETTLE);
+        let least = if settles {
+            doubled(SETTLE_WAIT, gate.refusals)
+        } else {
+            gate.cap = gate.in_flight;
+            doubled(BUSY_WAIT, gate.refusals).max(wait.unwrap_or_default().min(BUSY_WAIT.1))
+        };
+        gate.probing = false;
+        gate.refused = true;
+        gate.refusals += 1;
+        gate.closed_until = Some(now + least);
+    }
+
+    /// It could not be reached, or was somebody else.
+    pub(super) fn away(&mut self, instance: &InstanceId, now: Instant) {
+        let Some(gate) = self.by.get_mut(instance) else {
+            return;
+        };
+        gate.in_flight = gate.in_flight.saturating_sub(1);
+        gate.probing = false;
+        gate.closed_until = Some(now + doubled(AWAY_WAIT, gate.refusals));
+        gate.refusals += 1;
+    }
+
+    /// When the next closed gate opens.
+    pub(super) fn opens(&self, now: Instant) -> Option<Instant> {
+        let closed = self.by.values().filter_map(|gate| gate.closed_until);
+        closed.filter(|until| *until > now).min()
+    }
+}
+
+fn doubled((first, most): (Duration, Duration), times: u32) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_found_and_respected() {
+        let (mut gates, now) = (Gates::default(), Instant::now());
+        let there: InstanceId = "i1".parse().unwrap();
+        let mut sent = 0;
+        while gates.allows(&there, now) {
+            gates.sent(&there);
+            sent += 1;
+        }
+        assert_eq!(sent, FIRST_CAP + 1, "one above the cap looks for more room");
+        for _ in 4..sent {
+            gates.refused(&there, Some(Duration::from_millis(80)), now);
+        }
+        assert!(!gates.allows(&there, now));
+        let opens = gates.opens(now).unwrap();
+        assert!(opens >= now + Duration::from_millis(80) && gates.allows(&there, opens));
+        gates.sent(&there);
+        assert!(!gates.allows(&there, opens), "one probe at a time");
+        gates.accepted(&there);
+        gates.ended(&there, opens);
+        assert!(gates.allows(&there, opens), "a slot came free");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_is_away_is_left_alone_for_longer_and_longer() {
+        let (mut gates, mut now) = (Gates::default(), Instant::now());
+        let there: InstanceId = "i1".parse().unwrap();
+        for wait in [500, 1000, 2000, 4000] {
+            assert!(gates.allows(&there, now));
+            gates.sent(&there);
+            gates.away(&there, now);
+            assert_eq!(gates.opens(now), Some(now + Duration::from_millis(wait)));
+            now += Duration::from_millis(wait);
+        }
+    }
+}

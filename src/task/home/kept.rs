@@ -1,0 +1,404 @@
+//! One task as its records make it: what is on disk, and what a replay gives back.
+//!
+//! [`Kept::apply`] is the only way to change it, live and in replay alike, so the two cannot differ.
+
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
+
+use prost::Message;
+use tokio::time::Instant;
+
+use crate::domain::{AgentName, InstanceId, Member, SpiffeId, TaskId};
+use crate::pb;
+use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::task_event::Kind;
+use crate::task::spec::Moment;
+
+/// Most events that are kept for watchers; older ones are gone, what they said is in the task.
+pub(super) const EVENTS_MAX: usize = 10_000;
+/// What a chunk or message counts beside its content, so that empty ones are bounded too.
+pub(super) const CHUNK_BYTES: usize = 256;
+/// What a task takes in memory beside its payload, about.
+const ENTRY_BYTES: usize = 2048;
+/// Reason of a cancellation that the handler did not confirm.
+pub(super) const UNCONFIRMED: &str = "CANCEL_UNCONFIRMED";
+
+/// Who may see a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parties {
+    /// Who submitted it.
+    pub caller: SpiffeId,
+    /// Who submitted the root of its tree.
+    pub origin: SpiffeId,
+    /// Who runs or ran it.
+    pub executor: Option<SpiffeId>,
+}
+
+/// The current attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Running {
+    pub(super) attempt: u32,
+    pub(super) instance: InstanceId,
+    /// By the card at the time of the dispatch.
+    pub(super) idempotent: bool,
+    /// Number of the executor's last update that was taken in.
+    pub(super) after_update: u64,
+}
+
+/// An artifact: what it is called, and the events that its content came in.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KeptArtifact {
+    /// Without parts.
+    pub(super) summary: pb::Artifact,
+    pub(super) chunks: Vec<Arc<pb::TaskEvent>>,
+}
+
+/// Why a record cannot follow the ones before it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// A field that was checked before it was written does not parse.
+    #[error("task {0}: the record holds a name that does not parse")]
+    Name(String),
+    /// An event does not continue the numbering.
+    #[error("task {0}: event {1} after event {2}")]
+    Gap(String, u64, u64),
+    /// A record without content.
+    #[error("task {0}: an empty record")]
+    Empty(String),
+}
+
+/// A task's durable state.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kept {
+    pub(super) id: TaskId,
+    /// BASIC view and chain; no messages, artifacts or result.
+    pub(super) task: pb::Task,
+    pub(super) spec: pb::TaskSpec,
+    pub(super) parties: Parties,
+    pub(super) running: Option<Running>,
+    /// Instances on which a started attempt was lost.
+    pub(super) tried: Vec<InstanceId>,
+    /// Attempts that were started.
+    pub(super) started: u32,
+    pub(super) checkpoint: Vec<u8>,
+    pub(super) events: VecDeque<Arc<pb::TaskEvent>>,
+    pub(super) messages: Vec<Arc<pb::TaskEvent>>,
+    pub(super) artifacts: Vec<KeptArtifact>,
+    pub(super) result: Option<Arc<pb::TaskEvent>>,
+    /// Bytes of artifacts and messages so far.
+    pub(super) content: usize,
+    /// About what it takes in memory.
+    pub(super) bytes: usize,
+    working_since: Option<SystemTime>,
+}
+
+impl Kept {
+    /// The task of a submission's record.
+    pub(super) fn submitted(
+        record: &pb::journal::Submitted,
+        id: &str,
+    ) -> Result<Self, RecordError> {
+        let task = record.task.clone().unwrap_or_default();
+        let wrong = || RecordError::Name(id.to_owned());
+        let parties = Parties {
+            caller: task.caller.parse().map_err(|_| wrong())?,
+            origin: task.origin.parse().map_err(|_| wrong())?,
+            executor: None,
+        };
+        let spec = record.spec.clone().unwrap_or_default();
+        Ok(Self {
+            id: id.parse().map_err(|_| wrong())?,
+            bytes: ENTRY_BYTES + task.encoded_len() + spec.encoded_len(),
+            task,
+            spec,
+            parties,
+            running: None,
+            tried: Vec::new(),
+            started: 0,
+            checkpoint: Vec::new(),
+            events: VecDeque::new(),
+            messages: Vec::new(),
+            artifacts: Vec::new(),
+            result: None,
+            content: 0,
+            working_since: None,
+        })
+    }
+
+    /// Takes one more record in.
+    pub(super) fn apply(&mut self, record: &Record) -> Result<(), RecordError> {
+        match &record.kind {
+            Some(Recorded::Dispatched(sent)) => self.dispatched(sent)?,
+            Some(Recorded::Event(event)) => self.event(event)?,
+            Some(Recorded::Checkpoint(saved)) => {
+                self.bytes = self.bytes - self.checkpoint.len() + saved.data.len();
+                self.checkpoint.clone_from(&saved.data);
+            }
+            Some(Recorded::NotStarted(_)) => {
+                self.running = None;
+                self.started = self.started.saturating_sub(1);
+            }
+            Some(Recorded::Submitted(_) | Recorded::Forgotten(_)) | None => {
+                return Err(RecordError::Empty(record.task_id.clone()));
+            }
+        }
+        if let Some(running) = &mut self.running {
+            running.after_update = running.after_update.max(record.after_update);
+        }
+        Ok(())
+    }
+
+    /// The state, as the type that it is.
+    pub(super) fn state(&self) -> pb::TaskState {
+        self.task.state()
+    }
+
+    /// Whether nothing can happen to it any more.
+    pub(super) fn ended(&self) -> bool {
+        ended(self.state())
+    }
+
+    /// Number of the oldest event that is still kept; one beyond the last where there is none.
+    pub(super) fn first_seq(&self) -> u64 {
+        self.events
+            .front()
+            .map_or(self.task.last_seq + 1, |event| event.seq)
+    }
+
+    /// The artifact that goes by this id now.
+    pub(super) fn artifact(&self, id: &str) -> Option<&KeptArtifact> {
+        let named = |kept: &&KeptArtifact| kept.summary.artifact_id == id;
+        self.artifacts.iter().rev().find(named)
+    }
+
+    /// When the task ends at the latest.
+    pub(super) fn deadline(&self, at: &Moment) -> Instant {
+        let options = self.task.options.as_ref();
+        let due = options.and_then(|options| SystemTime::try_from(options.deadline?).ok());
+        due.map_or(at.now, |due| at.instant_of(due))
+    }
+
+    /// Whether it ended before this time.
+    pub(super) fn ended_before(&self, limit: Option<SystemTime>) -> bool {
+        let ended = self
+            .task
+            .ended_at
+            .and_then(|at| SystemTime::try_from(at).ok());
+        matches!((ended, limit), (Some(ended), Some(limit)) if ended < limit)
+    }
+
+    /// What the caller chose for the loss of an executor.
+    pub(super) fn on_agent_loss(&self) -> pb::OnAgentLoss {
+        self.task
+            .options
+            .as_ref()
+            .map_or_else(Default::default, pb::TaskOptions::on_agent_loss)
+    }
+
+    /// What the executor of the running attempt is sent; `remaining` is set when it goes out.
+    pub(super) fn start(&self, home: &InstanceId) -> pb::Start {
+        let chain = self.task.chain.clone();
+        pb::Start {
+            handle: Some(pb::HandleRequest {
+                task: Some(self.basic()),
+                attempt: self.task.attempt,
+                inputs: vec![self.input()],
+                checkpoint: self.checkpoint.clone(),
+                parent_token: String::new(),
+                context: self.spec.context.clone(),
+            }),
+            home: home.to_string(),
+            chain,
+            ..pb::Start::default()
+        }
+    }
+
+    /// The caller's first message.
+    pub(super) fn input(&self) -> pb::Message {
+        pb::Message {
+            message_id: "input".into(),
+            parts: self.spec.input.clone(),
+            role: pb::Role::User.into(),
+            at: self.task.created_at,
+        }
+    }
+
+    /// BASIC view: artifacts without parts, and no messages, chain, context or result.
+    pub(super) fn basic(&self) -> pb::Task {
+        let mut task = self.task.clone();
+        task.chain.clear();
+        task.artifacts = self
+            .artifacts
+            .iter()
+            .map(|kept| kept.summary.clone())
+            .collect();
+        task
+    }
+
+    fn dispatched(&mut self, sent: &pb::journal::Dispatched) -> Result<(), RecordError> {
+        let wrong = || RecordError::Name(self.task.id.clone());
+        let agent: AgentName = sent.agent.parse().map_err(|_| wrong())?;
+        let instance: InstanceId = sent.instance.parse().map_err(|_| wrong())?;
+        self.task.attempt = sent.attempt;
+        self.task.executor = Some(pb::AgentSkill {
+            agent: sent.agent.clone(),
+            skill: self.task.skill.clone(),
+        });
+        self.task.executor_instance = sent.instance.clone();
+        self.task.updated_at = sent.at;
+        self.parties.executor = Some(SpiffeId {
+            trust_domain: self.parties.caller.trust_domain.clone(),
+            member: Member::Agent(agent),
+        });
+        self.started += 1;
+        self.running = Some(Running {
+            attempt: sent.attempt,
+            instance,
+            idempotent: sent.idempotent,
+            after_update: 0,
+        });
+        Ok(())
+    }
+
+    fn event(&mut self, event: &pb::TaskEvent) -> Result<(), RecordError> {
+        if event.seq != self.task.last_seq + 1 {
+            let (id, last) = (self.task.id.clone(), self.task.last_seq);
+            return Err(RecordError::Gap(id, event.seq, last));
+        }
+        let event = Arc::new(event.clone());
+        self.task.last_seq = event.seq;
+        self.task.updated_at = event.at;
+        self.bytes += event.encoded_len() + size_of::<pb::TaskEvent>();
+        self.enter(&event);
+        match &event.kind {
+            Some(Kind::Message(message)) => {
+                self.content += message.encoded_len() + CHUNK_BYTES;
+                self.messages.push(event.clone());
+            }
+            Some(Kind::Artifact(chunk)) => self.chunk(chunk, &event),
+            Some(Kind::Usage(usage)) => add_usage(self.task.usage.get_or_insert_default(), usage),
+            Some(Kind::Failure(failure)) => self.task.failure = Some(failure.clone()),
+            Some(Kind::CancelRequested(_)) => self.task.cancel_requested = true,
+            Some(Kind::Result(_)) => self.result = Some(event.clone()),
+            Some(Kind::StateChanged(change)) if event.state() == pb::TaskState::Canceled => {
+                self.task.cancel_confirmed = change.reason != UNCONFIRMED;
+            }
+            Some(
+                Kind::StateChanged(_)
+                | Kind::Progress(_)
+                | Kind::Question(_)
+                | Kind::Delegation(_)
+                | Kind::Answer(_),
+            )
+            | None => {}
+        }
+        self.events.push_back(event);
+        if self.events.len() > EVENTS_MAX {
+            self.forget_oldest_event();
+        }
+        Ok(())
+    }
+
+    /// Follows the state that the event says is in force after it.
+    fn enter(&mut self, event: &pb::TaskEvent) {
+        let (from, to) = (self.state(), event.state());
+        if from == to && to != pb::TaskState::Submitted {
+            return;
+        }
+        let at = event.at.and_then(|at| SystemTime::try_from(at).ok());
+        if to == pb::TaskState::Working {
+            self.working_since = at;
+        } else if let (Some(since), Some(at)) = (self.working_since.take(), at) {
+            let worked = at.duration_since(since).unwrap_or_default().as_millis();
+            self.task.execution_ms += i64::try_from(worked).unwrap_or(i64::MAX);
+        }
+        self.task.state = to.into();
+        let lost =
+            to == pb::TaskState::Submitted && matches!(event.kind, Some(Kind::StateChanged(_)));
+        if lost && let Some(running) = self.running.take() {
+            self.tried.push(running.instance);
+            for artifact in &mut self.artifacts {
+                artifact.summary.superseded = true;
+            }
+        }
+        if ended(to) {
+            self.running = None;
+            self.task.ended_at = event.at;
+            self.bytes -= self.checkpoint.len();
+            self.checkpoint = Vec::new();
+        }
+    }
+
+    fn chunk(&mut self, chunk: &pb::ArtifactChunk, event: &Arc<pb::TaskEvent>) {
+        let size = part_bytes(chunk.part.as_ref());
+        self.content += size + CHUNK_BYTES;
+        let open = |kept: &KeptArtifact| {
+            kept.summary.artifact_id == chunk.artifact_id && !kept.summary.superseded
+        };
+        let place = self.artifacts.iter().position(open).unwrap_or_else(|| {
+            self.artifacts.push(KeptArtifact {
+                summary: pb::Artifact {
+                    artifact_id: chunk.artifact_id.clone(),
+                    name: chunk.name.clone(),
+                    description: chunk.description.clone(),
+                    attempt: event.attempt,
+                    ..pb::Artifact::default()
+                },
+                chunks: Vec::new(),
+            });
+            self.artifacts.len() - 1
+        });
+        let artifact = &mut self.artifacts[place];
+        artifact.summary.size += size as u64;
+        artifact.summary.complete |= chunk.last_chunk;
+        artifact.chunks.push(event.clone());
+    }
+
+    fn forget_oldest_event(&mut self) {
+        let Some(oldest) = self.events.pop_front() else {
+            return;
+        };
+        // What messages, artifacts and the result hold on to stays in memory.
+        if Arc::strong_count(&oldest) == 1 {
+            self.bytes -= oldest.encoded_len() + size_of::<pb::TaskEvent>();
+        }
+    }
+}
+
+/// Whether nothing follows this state.
+pub(super) fn ended(state: pb::TaskState) -> bool {
+    match state {
+        pb::TaskState::Completed
+        | pb::TaskState::Failed
+        | pb::TaskState::Canceled
+        | pb::TaskState::Rejected => true,
+        pb::TaskState::Unspecified
+        | pb::TaskState::Submitted
+        | pb::TaskState::Working
+        | pb::TaskState::InputRequired
+        | pb::TaskState::AuthRequired => false,
+    }
+}
+
+/// Bytes of a part's content, without its frame.
+pub(super) fn part_bytes(part: Option<&pb::Part>) -> usize {
+    match part.and_then(|part| part.content.as_ref()) {
+        Some(pb::part::Content::Text(text)) => text.len(),
+        Some(pb::part::Content::Raw(raw)) => raw.len(),
+        Some(pb::part::Content::Url(url)) => url.len(),
+        Some(pb::part::Content::Data(value)) => value.encoded_len(),
+        Some(pb::part::Content::Blob(_)) | None => 0,
+    }
+}
+
+/// Each report is what was used since the one before; the task shows the sum.
+fn add_usage(total: &mut pb::Usage, more: &pb::Usage) {
+    total.input_tokens = total.input_tokens.saturating_add(more.input_tokens);
+    total.output_tokens = total.output_tokens.saturating_add(more.output_tokens);
+    total.cost_micros = total.cost_micros.saturating_add(more.cost_micros);
+    if !more.currency.is_empty() {
+        total.currency.clone_from(&more.currency);
+    }
+    if !more.model.is_empty() {
+        total.model.clone_from(&more.model);
+    }
+}

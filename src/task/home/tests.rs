@@ -1,0 +1,620 @@
+//! The machine under tables and under any order of inputs.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use proptest::prelude::*;
+use tokio::{sync::watch, time::Instant};
+use uuid::Uuid;
+
+use crate::domain::{Reason, SpiffeId, TaskId};
+use crate::pb;
+use crate::pb::handle_response::Update;
+use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::task::doors::{Candidate, Route, Want};
+use crate::task::spec::{Asked, Moment, NewTask};
+
+use super::attempt::Heard;
+use super::kept::ended;
+use super::machine::{Effect, Limits, Tasks, World};
+
+/// Instances to route to; all offer everything.
+#[derive(Debug, Default)]
+pub(super) struct FakeRoute {
+    pub(super) all: Mutex<Vec<Candidate>>,
+    pub(super) changed: watch::Sender<u64>,
+}
+
+impl FakeRoute {
+    pub(super) fn of(names: &[&str], idempotent: bool) -> Self {
+        let route = Self::default();
+        route.set(names, idempotent);
+        route
+    }
+
+    pub(super) fn set(&self, names: &[&str], idempotent: bool) {
+        let candidate = |name: &&str| Candidate {
+            instance: name.parse().unwrap(),
+            agent: "default/worker".parse().unwrap(),
+            idempotent,
+        };
+        *self.all.lock().unwrap() = names.iter().map(candidate).collect();
+        self.changed.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl Route for FakeRoute {
+    fn candidates(&self, want: &Want) -> Vec<Candidate> {
+        let mut all = self.all.lock().unwrap().clone();
+        all.retain(|candidate| !want.exclude.contains(&candidate.instance));
+        all
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+pub(super) fn own() -> SpiffeId {
+    "spiffe://attache.local/ns/default/agent/caller"
+        .parse()
+        .unwrap()
+}
+
+pub(super) fn spec(options: pb::TaskOptions) -> pb::TaskSpec {
+    pb::TaskSpec {
+        selector: Some(pb::Selector {
+            skill: "work.do".into(),
+            ..pb::Selector::default()
+        }),
+        input: vec![text("go")],
+        options: Some(options),
+        ..pb::TaskSpec::default()
+    }
+}
+
+pub(super) fn text(text: &str) -> pb::Part {
+    pb::Part {
+        content: Some(pb::part::Content::Text(text.into())),
+        ..pb::Part::default()
+    }
+}
+
+const LIMITS: Limits = Limits {
+    live: 50,
+    live_bytes: 1 << 20,
+    ended: 5,
+    ended_bytes: 1 << 20,
+};
+
+/// A machine, its world, and everything that it ever recorded.
+struct Bench {
+    tasks: Tasks,
+    route: FakeRoute,
+    at: Moment,
+    log: Vec<(u64, Record)>,
+    effects: Vec<Effect>,
+    next: u128,
+}
+
+impl Bench {
+    fn new(names: &[&str], idempotent: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            tasks: Tasks::new("home".parse().unwrap(), LIMITS, now),
+            route: FakeRoute::of(names, idempotent),
+            at: Moment {
+                now,
+                wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000),
+            },
+            log: Vec::new(),
+            effects: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn step<R>(&mut self, act: impl FnOnce(&mut Tasks, World<'_>) -> R) -> R {
+        let world = World {
+            at: self.at,
+            route: &self.route,
+        };
+        let answer = act(&mut self.tasks, world);
+        for record in std::mem::take(&mut self.tasks.records) {
+            self.log.push((self.log.len() as u64 + 1, record));
+        }
+        self.effects.append(&mut self.tasks.effects);
+        answer
+    }
+
+    fn submit_with(&mut self, options: pb::TaskOptions) -> Uuid {
+        self.next += 1;
+        let asked = Asked {
+            id: TaskId {
+                home: "home".parse().unwrap(),
+                uuid: Uuid::from_u128(self.next),
+            },
+            spec: spec(options),
+            caller: own(),
+            namespace: "default".parse().unwrap(),
+            own: own(),
+            parent: None,
+        };
+        let at = self.at;
+        let new = NewTask::check(asked, &at).unwrap();
+        self.step(|tasks, world| tasks.submit(new, world)).unwrap()
+    }
+
+    fn submit(&mut self) -> Uuid {
+        self.submit_with(pb::TaskOptions::default())
+    }
+
+    fn hear(&mut self, task: Uuid, heard: Heard) {
+        let attempt = self.task(task).attempt;
+        self.step(|tasks, world| tasks.heard(task, attempt, heard, world));
+    }
+
+    fn update(&mut self, task: Uuid, number: u64, update: Update) {
+        let update = Some(pb::HandleResponse {
+            update: Some(update),
+        });
+        self.hear(task, Heard::Update(pb::NumberedUpdate { number, update }));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.at = Moment {
+            now: self.at.now + time,
+            wall: self.at.wall + time,
+        };
+        self.step(Tasks::tick);
+    }
+
+    fn task(&self, task: Uuid) -> pb::Task {
+        self.tasks.tasks[&task].kept.basic()
+    }
+
+    fn state(&self, task: Uuid) -> pb::TaskState {
+        self.task(task).state()
+    }
+
+    fn started(&self) -> Vec<(String, u32)> {
+        let start = |effect: &Effect| match effect {
+            Effect::Start { to, .. } => Some((to.instance.to_string(), to.attempt)),
+            _ => None,
+        };
+        self.effects.iter().filter_map(start).collect()
+    }
+
+    fn failure(&self, task: Uuid) -> String {
+        self.task(task)
+            .failure
+            .map(|failure| failure.reason)
+            .unwrap_or_default()
+    }
+
+    fn replayed(&self) -> Tasks {
+        let mut tasks = Tasks::new("home".parse().unwrap(), LIMITS, self.at.now);
+        for (lsn, record) in &self.log {
+            let id: TaskId = record.task_id.parse().unwrap();
+            tasks.replay(id.uuid, *lsn, record).unwrap();
+        }
+        tasks
+    }
+}
+
+fn done() -> Update {
+    Update::Result(pb::TaskResult {
+        parts: vec![text("done")],
+        artifact_ids: vec![],
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_runs_to_its_result() {
+    let mut bench = Bench::new(&["i1"], false);
+    let task = bench.submit();
+    assert_eq!(
+        bench.log.len(),
+        2,
+        "submission and dispatch go to disk together"
+    );
+    assert_eq!(bench.started(), [("i1".to_owned(), 1)]);
+    bench.hear(task, Heard::Accepted);
+    assert_eq!(bench.state(task), pb::TaskState::Working);
+    bench.update(task, 1, done());
+    let shown = bench.task(task);
+    assert_eq!(
+        (shown.state(), shown.last_seq),
+        (pb::TaskState::Completed, 2)
+    );
+    assert!(shown.ended_at.is_some());
+    assert_eq!(bench.log.last().unwrap().1.after_update, 1);
+    assert!(
+        bench.tasks.next_wake().is_none(),
+        "nothing is left to wait for"
+    );
+    bench.update(task, 2, done());
+    assert_eq!(bench.task(task).last_seq, 2, "one terminal state, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may() {
+    for (idempotent, loss, end) in [
+        (false, pb::OnAgentLoss::Unspecified, pb::TaskState::Failed),
+        (true, pb::OnAgentLoss::Fail, pb::TaskState::Failed),
+        (true, pb::OnAgentLoss::Unspecified, pb::TaskState::Submitted),
+    ] {
+        let mut bench = Bench::new(&["i1", "i2", "i3"], idempotent);
+        let task = bench.submit_with(pb::TaskOptions {
+            on_agent_loss: loss.into(),
+            ..pb::TaskOptions::default()
+        });
+        bench.hear(task, Heard::NotSent);
+        assert_eq!(bench.started().last().unwrap(), &("i2".to_owned(), 2));
+        bench.hear(
+            task,
+            Heard::Refused {
+                reason: "SLOTS_FULL".into(),
+                wait: None,
+            },
+        );
+        assert_eq!(bench.started().last().unwrap(), &("i3".to_owned(), 3));
+        bench.hear(task, Heard::Accepted);
+        bench.hear(task, Heard::Unknown);
+        assert_eq!(bench.state(task), end);
+        if end == pb::TaskState::Failed {
+            assert_eq!(bench.failure(task), "AGENT_LOST");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idempotent_task_is_tried_three_times_and_never_where_it_was_lost() {
+    let mut bench = Bench::new(&["i1", "i2", "i3", "i4"], true);
+    let task = bench.submit();
+    for _ in 0..3 {
+        bench.hear(task, Heard::Accepted);
+        bench.hear(task, Heard::Unknown);
+    }
+    assert_eq!(bench.failure(task), "RETRIES_EXHAUSTED");
+    let where_to: Vec<String> = bench.started().into_iter().map(|(to, _)| to).collect();
+    assert_eq!(where_to, ["i1", "i2", "i3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_stream_alone_is_no_loss() {
+    let mut bench = Bench::new(&["i1"], false);
+    let task = bench.submit();
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, Heard::Broken(bench.at.now));
+    bench.pass(Duration::from_secs(44));
+    assert_eq!(bench.state(task), pb::TaskState::Working);
+    bench.hear(task, Heard::Alive);
+    bench.pass(Duration::from_secs(600));
+    assert_eq!(bench.state(task), pb::TaskState::Working);
+    bench.hear(task, Heard::Broken(bench.at.now));
+    bench.pass(Duration::from_secs(45));
+    assert_eq!(bench.failure(task), "AGENT_LOST");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_agent_a_task_waits_or_fails_fast() {
+    let mut bench = Bench::new(&[], false);
+    let hasty = bench.submit_with(pb::TaskOptions {
+        fail_fast: true,
+        ..Default::default()
+    });
+    assert_eq!(bench.failure(hasty), "NO_ROUTE");
+    let (first, second) = (bench.submit(), bench.submit());
+    let hasty = bench.submit_with(pb::TaskOptions {
+        fail_fast: true,
+        ..Default::default()
+    });
+    assert_eq!(bench.failure(hasty), "NO_ROUTE");
+    bench.pass(Duration::from_secs(10));
+    bench.route.set(&["i1"], false);
+    bench.step(Tasks::pump);
+    assert_eq!(bench.started().len(), 2);
+    bench.hear(first, Heard::Accepted);
+    bench.pass(Duration::from_secs(3600));
+    for task in [first, second] {
+        assert_eq!(bench.failure(task), "DEADLINE_EXCEEDED");
+    }
+    assert!(bench.effects.iter().any(
+        |effect| matches!(effect, Effect::Release { abort: Some(why), .. } if why == "DEADLINE_EXCEEDED")
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_is_confirmed_or_ends_by_itself() {
+    let mut bench = Bench::new(&["i1"], false);
+    let cancel = |bench: &mut Bench, task| {
+        let at = bench.at;
+        bench.step(|tasks, _| tasks.cancel(task, "me", "why", at))
+    };
+    let confirmed = bench.submit();
+    bench.hear(confirmed, Heard::Accepted);
+    cancel(&mut bench, confirmed).unwrap();
+    cancel(&mut bench, confirmed).unwrap();
+    assert_eq!(bench.task(confirmed).last_seq, 2, "asked once");
+    bench.update(confirmed, 1, Update::Canceled(pb::Canceled::default()));
+    let shown = bench.task(confirmed);
+    assert!(shown.state() == pb::TaskState::Canceled && shown.cancel_confirmed);
+    cancel(&mut bench, confirmed).unwrap();
+
+    let silent = bench.submit();
+    bench.hear(silent, Heard::Accepted);
+    cancel(&mut bench, silent).unwrap();
+    bench.pass(Duration::from_secs(10));
+    let shown = bench.task(silent);
+    assert!(shown.state() == pb::TaskState::Canceled && !shown.cancel_confirmed);
+
+    let finished = bench.submit();
+    bench.update(finished, 1, done());
+    assert_eq!(
+        cancel(&mut bench, finished).unwrap_err().reason,
+        Reason::TaskNotCancelable
+    );
+    bench.route.set(&[], false);
+    let waiting = bench.submit();
+    cancel(&mut bench, waiting).unwrap();
+    assert_eq!(bench.state(waiting), pb::TaskState::Canceled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bounds_hold() {
+    let mut bench = Bench::new(&["i1"], false);
+    let chunk = |append, size| {
+        Update::Artifact(pb::ArtifactChunk {
+            artifact_id: "a".into(),
+            part: Some(text(&"x".repeat(size))),
+            append,
+            ..Default::default()
+        })
+    };
+    for (update, reason) in [
+        (chunk(true, 1), "AGENT_ERROR"),
+        (chunk(false, (128 << 10) + 1), "AGENT_ERROR"),
+        (
+            Update::Checkpoint(pb::Checkpoint {
+                data: vec![0; (1 << 20) + 1],
+            }),
+            "AGENT_ERROR",
+        ),
+        (Update::Question(pb::Question::default()), "UNIMPLEMENTED"),
+        (Update::Rejection(pb::Failure::default()), "AGENT_ERROR"),
+    ] {
+        let task = bench.submit();
+        bench.update(task, 1, update);
+        assert_eq!(bench.failure(task), reason);
+    }
+    for _ in 0..10 {
+        let task = bench.submit();
+        bench.update(task, 1, done());
+        bench.pass(Duration::from_secs(1));
+    }
+    assert_eq!(
+        bench.tasks.tasks.len(),
+        5,
+        "the oldest finished ones are forgotten"
+    );
+    bench.route.set(&[], false);
+    for _ in 0..50 {
+        bench.submit();
+    }
+    let asked = Asked {
+        id: TaskId {
+            home: "home".parse().unwrap(),
+            uuid: Uuid::from_u128(999),
+        },
+        spec: spec(pb::TaskOptions::default()),
+        caller: own(),
+        namespace: "default".parse().unwrap(),
+        own: own(),
+        parent: None,
+    };
+    let new = NewTask::check(asked, &bench.at).unwrap();
+    let refused = bench
+        .step(|tasks, world| tasks.submit(new, world))
+        .unwrap_err();
+    assert_eq!(refused.reason, Reason::QueueFull);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_goes_on_with_what_ran_and_what_waited() {
+    let mut bench = Bench::new(&["i1"], false);
+    let runs = bench.submit();
+    bench.update(runs, 1, Update::Progress(pb::Progress::default()));
+    bench.update(runs, 2, Update::Progress(pb::Progress::default()));
+    bench.route.set(&[], false);
+    let waits = bench.submit();
+    bench.tasks = bench.replayed();
+    bench.effects.clear();
+    bench.step(Tasks::recovered);
+    let resumed = bench.effects.iter().any(|effect| {
+        matches!(effect, Effect::Resume { to, after_update: 2 } if to.task == runs && to.attempt == 1)
+    });
+    assert!(resumed);
+    bench.route.set(&["i2"], false);
+    bench.step(Tasks::pump);
+    assert_eq!(bench.started(), [("i2".to_owned(), 1)]);
+    bench.update(waits, 1, done());
+    bench.pass(Duration::from_secs(45));
+    assert_eq!(bench.failure(runs), "AGENT_LOST");
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Submit { fail_fast: bool },
+    Cancel(usize),
+    Hear(usize, u8, u32),
+    Update(usize, u8, u64),
+    Pass(u64),
+    Route(u8),
+    Restart,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => any::<bool>().prop_map(|fail_fast| Act::Submit { fail_fast }),
+        1 => any::<usize>().prop_map(Act::Cancel),
+        4 => (any::<usize>(), 0..6_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
+        6 => (any::<usize>(), 0..10_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
+        2 => (0..4000_u64).prop_map(Act::Pass),
+        2 => (0..4_u8).prop_map(Act::Route),
+        1 => Just(Act::Restart),
+    ]
+}
+
+fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
+    let pick =
+        |place: usize, known: &[Uuid]| (!known.is_empty()).then(|| known[place % known.len()]);
+    let attempt_of = |bench: &Bench, task: Uuid, back: u32| {
+        let entry = bench.tasks.tasks.get(&task);
+        entry.map_or(1, |entry| entry.kept.task.attempt.saturating_sub(back))
+    };
+    match act {
+        Act::Submit { fail_fast } => {
+            known.push(bench.submit_with(pb::TaskOptions {
+                fail_fast: *fail_fast,
+                ..Default::default()
+            }));
+        }
+        Act::Cancel(place) => {
+            let Some(task) = pick(*place, known) else {
+                return;
+            };
+            let at = bench.at;
+            let _ = bench
+                .step(|tasks, _| tasks.cancel(task, "me", "", at))
+                .is_ok();
+        }
+        Act::Hear(place, what, back) => {
+            let Some(task) = pick(*place, known) else {
+                return;
+            };
+            let heard = match what {
+                0 => Heard::Alive,
+                1 | 2 => Heard::Accepted,
+                3 => Heard::Refused {
+                    reason: "SLOTS_FULL".into(),
+                    wait: None,
+                },
+                4 => Heard::NotSent,
+                5 => Heard::Unknown,
+                _ => Heard::Broken(bench.at.now),
+            };
+            let attempt = attempt_of(bench, task, *back);
+            bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
+        }
+        Act::Update(place, what, number) => {
+            let Some(task) = pick(*place, known) else {
+                return;
+            };
+            let update = match what {
+                0 => done(),
+                1 => Update::Failure(pb::Failure::default()),
+                2 => Update::Canceled(pb::Canceled::default()),
+                3 => Update::Checkpoint(pb::Checkpoint {
+                    data: vec![1, 2, 3],
+                }),
+                4 => Update::Usage(pb::Usage {
+                    input_tokens: 5,
+                    ..Default::default()
+                }),
+                5 => Update::Message(pb::Message {
+                    parts: vec![text("hi")],
+                    ..Default::default()
+                }),
+                6 => Update::Artifact(pb::ArtifactChunk {
+                    artifact_id: "a".into(),
+                    part: Some(text("x")),
+                    ..Default::default()
+                }),
+                7 => Update::Transient(text("t")),
+                _ => Update::Progress(pb::Progress::default()),
+            };
+            let attempt = attempt_of(bench, task, 0);
+            let update = Some(pb::HandleResponse {
+                update: Some(update),
+            });
+            let heard = Heard::Update(pb::NumberedUpdate {
+                number: *number,
+                update,
+            });
+            bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
+        }
+        Act::Pass(seconds) => bench.pass(Duration::from_secs(*seconds)),
+        Act::Route(count) => {
+            bench
+                .route
+                .set(&["i1", "i2", "i3"][..usize::from(*count)], count % 2 == 0);
+            bench.step(Tasks::pump);
+        }
+        Act::Restart => {
+            bench.tasks = bench.replayed();
+            bench.step(Tasks::recovered);
+        }
+    }
+}
+
+/// What any log must hold, whatever led to it.
+fn check_log(log: &[(u64, Record)]) {
+    let mut last: std::collections::HashMap<&str, (u64, u32, bool)> = Default::default();
+    for (_, record) in log {
+        let id = record.task_id.as_str();
+        match record.kind.as_ref().unwrap() {
+            Recorded::Submitted(_) => assert!(last.insert(id, (0, 0, false)).is_none()),
+            Recorded::Event(event) => {
+                let known = last.get_mut(id).unwrap();
+                assert!(!known.2, "an event after the end");
+                assert_eq!(event.seq, known.0 + 1);
+                assert_eq!(event.attempt, known.1);
+                *known = (event.seq, known.1, ended(event.state()));
+            }
+            Recorded::Dispatched(sent) => {
+                let known = last.get_mut(id).unwrap();
+                assert!(!known.2, "a dispatch after the end");
+                assert_eq!(sent.attempt, known.1 + 1);
+                known.1 = sent.attempt;
+            }
+            Recorded::Checkpoint(_) | Recorded::NotStarted(_) => assert!(!last[id].2),
+            Recorded::Forgotten(_) => assert!(last.remove(id).unwrap().2),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn any_order_of_inputs_keeps_the_promises(acts in prop::collection::vec(act(), 1..45)) {
+        let mut bench = Bench::new(&["i1", "i2"], true);
+        let mut known = Vec::new();
+        for act in &acts {
+            let (mark, seen) = (bench.log.len(), bench.effects.len());
+            play(&mut bench, act, &mut known);
+            for effect in &bench.effects[seen..] {
+                let fresh = &bench.log[mark..];
+                if let Effect::Start { to, .. } = effect {
+                    let named = |(_, record): &&(u64, Record)| {
+                        matches!(&record.kind, Some(Recorded::Dispatched(sent))
+                            if sent.attempt == to.attempt && record.task_id == to.task_id)
+                    };
+                    prop_assert!(fresh.iter().any(|entry| named(&entry)), "a start without its record");
+                }
+            }
+            let live = bench.tasks.tasks.iter();
+            let live: Vec<_> = live.map(|(id, entry)| (*id, entry.kept.clone())).collect();
+            let again = bench.replayed();
+            let again: Vec<_> = again.tasks.iter().map(|(id, entry)| (*id, entry.kept.clone())).collect();
+            prop_assert_eq!(live, again, "a replay gives the same tasks");
+        }
+        check_log(&bench.log);
+        // Whatever happened, every task ends.
+        bench.pass(Duration::from_secs(8000));
+        for task in bench.tasks.tasks.values() {
+            prop_assert!(task.kept.ended());
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What a handler said, checked against its bounds and turned into what the home does about it.
+//!
+//! Pure. A handler that breaks a bound has broken its contract: its attempt ends as AGENT_ERROR.
+
+use prost::Message;
+
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::handle_response::Update;
+use crate::pb::part::Content;
+use crate::pb::task_event::Kind;
+use crate::task::spec::check_part;
+
+use super::kept::{Kept, part_bytes};
+
+/// Most bytes of an event without a result, encoded.
+pub(super) const EVENT_MAX: usize = 256 << 10;
+/// Most bytes of a result and of a checkpoint.
+pub(super) const RESULT_MAX: usize = 1 << 20;
+/// What a message may add to its payload.
+const ENVELOPE: usize = 16 << 10;
+/// Most bytes of an artifact chunk's content; a `ReadArtifact` answer is no larger.
+pub(super) const CHUNK_MAX: usize = 128 << 10;
+/// Most bytes of all artifacts and messages of a task.
+pub(super) const CONTENT_MAX: usize = 64 << 20;
+/// Most artifacts of a task: BASIC views list them all.
+const ARTIFACTS_MAX: usize = 1000;
+/// Most bytes of an artifact's id, and of its name.
+const NAME_MAX: usize = 256;
+/// Most bytes of an artifact's description.
+const DESCRIPTION_MAX: usize = 1024;
+
+/// What to do about an update.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Number it; the task is in this state after it.
+    Event(Kind, pb::TaskState),
+    /// Keep it for the next attempt.
+    Checkpoint(Vec<u8>),
+    /// Show it to whoever watches now.
+    Transient(pb::Part),
+}
+
+impl Taken {
+    /// What the update of the task's running attempt means; a breach is a failure of the agent.
+    pub(super) fn from_update(kept: &Kept, update: Option<Update>) -> Self {
+        let event = |kind| Ok(Self::Event(kind, pb::TaskState::Working));
+        let taken = match update {
+            None => Err("an update without content".to_owned()),
+            Some(Update::Progress(progress)) => {
+                progress_fits(&progress).and_then(|()| event(Kind::Progress(progress)))
+            }
+            Some(Update::Message(message)) => {
+                message_fits(kept, &message).and_then(|()| event(Kind::Message(message)))
+            }
+            Some(Update::Artifact(chunk)) => {
+                chunk_fits(kept, &chunk).and_then(|()| event(Kind::Artifact(chunk)))
+            }
+            Some(Update::Usage(usage)) => event(Kind::Usage(usage)),
+            Some(Update::Checkpoint(saved)) => fits("a checkpoint", saved.data.len(), RESULT_MAX)
+                .map(|()| Self::Checkpoint(saved.data)),
+            Some(Update::Transient(part)) => fits("a transient", part.encoded_len(), EVENT_MAX)
+                .and_then(|()| parts_fit(std::slice::from_ref(&part)))
+                .map(|()| Self::Transient(part)),
+            Some(Update::Result(result)) => result_fits(kept, &result)
+                .map(|()| Self::Event(Kind::Result(result), pb::TaskState::Completed)),
+            Some(Update::Failure(failure)) => Ok(Self::Event(
+                Kind::Failure(told(failure)),
+                pb::TaskState::Failed,
+            )),
+            Some(Update::Rejection(failure)) => Ok(Self::Event(
+                Kind::Failure(told(failure)),
+                pb::TaskState::Rejected,
+            )),
+            Some(Update::Canceled(canceled)) => Ok(Self::Event(
+                Kind::StateChanged(pb::StateChanged {
+                    from: kept.task.state,
+                    reason: if canceled.message.len() <= EVENT_MAX / 2
+                        && !canceled.message.is_empty()
+                    {
+                        canceled.message
+                    } else {
+                        "CANCELED".into()
+                    },
+                    executor_instance: String::new(),
+                }),
+                pb::TaskState::Canceled,
+            )),
+            Some(Update::Question(_)) => Ok(unserved("a question")),
+            Some(Update::Delegation(_)) => Ok(unserved("a delegation")),
+        };
+        taken.unwrap_or_else(|breach| {
+            let text = format!("the agent broke the handler contract: {breach}");
+            Self::Event(
+                Kind::Failure(failure(Reason::AgentError, &text, false)),
+                pb::TaskState::Failed,
+            )
+        })
+    }
+}
+
+/// A failure of our own making.
+pub(super) fn failure(reason: Reason, text: &str, retryable: bool) -> pb::Failure {
+    pb::Failure {
+        reason: reason.label().into(),
+        message: text.into(),
+        code: crate::wire::status::code(reason).into(),
+        retryable,
+        details: None,
+    }
+}
+
+fn unserved(what: &str) -> Taken {
+    let text = format!("the agent answered with {what}, which this version does not serve");
+    let failure = failure(Reason::Unimplemented, &text, false);
+    Taken::Event(Kind::Failure(failure), pb::TaskState::Failed)
+}
+
+/// The handler's own failure, with a reason and a code where it gave none, within an event's bound.
+fn told(mut told: pb::Failure) -> pb::Failure {
+    if told.encoded_len() > EVENT_MAX {
+        told = failure(
+            Reason::AgentError,
+            "the agent failed with a report over 256 KiB",
+            told.retryable,
+        );
+    }
+    if told.reason.is_empty() {
+        told.reason = Reason::AgentError.label().into();
+    }
+    if told.code == 0 {
+        told.code = crate::wire::status::code(Reason::AgentError).into();
+    }
+    told
+}
+
+fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
+    if size <= most {
+        Ok(())
+    } else {
+        Err(format!("{what} of {size} bytes, at most {most} are taken"))
+    }
+}
+
+fn parts_fit(parts: &[pb::Part]) -> Result<(), String> {
+    for (place, part) in parts.iter().enumerate() {
+        check_part(part, &format!("parts[{place}]")).map_err(|wrong| wrong.text)?;
+    }
+    Ok(())
+}
+
+fn progress_fits(progress: &pb::Progress) -> Result<(), String> {
+    fits("progress", progress.encoded_len(), EVENT_MAX)?;
+    match progress.fraction {
+        Some(fraction) if !(0.0..=1.0).contains(&fraction) => {
+            Err(format!("a progress of {fraction}, it goes from 0 to 1"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn message_fits(kept: &Kept, message: &pb::Message) -> Result<(), String> {
+    let size = message.encoded_len();
+    fits("a message", size, EVENT_MAX)?;
+    parts_fit(&message.parts)?;
+    fits("artifacts and messages", kept.content + size, CONTENT_MAX)
+}
+
+fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
+    let Some(part) = &chunk.part else {
+        return Err("an artifact chunk without a part".into());
+    };
+    let size = part_bytes(Some(part));
+    fits("an artifact chunk", size, CHUNK_MAX)?;
+    fits(
+        "an artifact chunk with its names",
+        chunk.encoded_len(),
+        EVENT_MAX,
+    )?;
+    fits("artifacts and messages", kept.content + size, CONTENT_MAX)?;
+    fits(
+        "an artifact's name",
+        chunk.artifact_id.len().max(chunk.name.len()),
+        NAME_MAX,
+    )?;
+    parts_fit(std::slice::from_ref(part))?;
+    fits(
+        "an artifact's description",
+        chunk.description.len(),
+        DESCRIPTION_MAX,
+    )?;
+    if chunk.artifact_id.is_empty() {
+        return Err("an artifact chunk without an artifact id".into());
+    }
+    let before = kept
+        .artifact(&chunk.artifact_id)
+        .filter(|kept| !kept.summary.superseded);
+    match before {
+        None if chunk.append => Err("the first chunk of an artifact cannot append".into()),
+        None => fits("artifacts", kept.artifacts.len() + 1, ARTIFACTS_MAX),
+        Some(before) if before.summary.complete => Err(format!(
+            "a chunk after the last one of {:?}",
+            chunk.artifact_id
+        )),
+        Some(before) if chunk.append => joins(before.chunks.last().and_then(|e| part_of(e)), part),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The part that an event's chunk carries.
+pub(super) fn part_of(event: &pb::TaskEvent) -> Option<&pb::Part> {
+    match &event.kind {
+        Some(Kind::Artifact(chunk)) => chunk.part.as_ref(),
+        _ => None,
+    }
+}
+
+/// Only text joins text, and bytes bytes.
+fn joins(last: Option<&pb::Part>, next: &pb::Part) -> Result<(), String> {
+    match (last.and_then(|part| part.content.as_ref()), &next.content) {
+        (Some(Content::Text(_)), Some(Content::Text(_)))
+        | (Some(Content::Raw(_)), Some(Content::Raw(_))) => Ok(()),
+        _ => Err("a chunk can append text to text and bytes to bytes only".into()),
+    }
+}
+
+fn result_fits(kept: &Kept, result: &pb::TaskResult) -> Result<(), String> {
+    let size: usize = result.parts.iter().map(Message::encoded_len).sum();
+    fits("a result", size, RESULT_MAX)?;
+    fits(
+        "a result with its artifact ids",
+        result.encoded_len(),
+        RESULT_MAX + ENVELOPE,
+    )?;
+    parts_fit(&result.parts)?;
+    match result
+        .artifact_ids
+        .iter()
+        .find(|id| kept.artifact(id).is_none())
+    {
+        Some(unknown) => Err(format!(
+            "a result with artifact {unknown:?}, which was never sent"
+        )),
+        None => Ok(()),
+    }
+}

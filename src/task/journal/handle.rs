@@ -1,0 +1,204 @@
+//! The public handle: open, append, follow, close. It never waits for the disk but to close.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::pb::journal::Record;
+
+use super::Lsn;
+use super::disk::{Disk, RealDisk};
+use super::error::JournalError;
+use super::log::{Cut, Log};
+use super::queue::{JournalStats, Kind, Queue, Synced};
+use super::writer::Writer;
+
+/// Smallest segment: below it, rotation would be all the work.
+const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+/// Largest segment: one is read into memory at start.
+const MAX_SEGMENT_BYTES: u64 = 256 << 20;
+
+/// Sizes of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// Length that a segment's file gets ahead of need, in bytes; 4 KiB to 256 MiB, 64 MiB by
+    /// default. The directory takes two segments at least.
+    pub segment_bytes: u64,
+    /// Most bytes that may wait for a sync, in memory; 8 MiB (and a little) to 256 MiB, 64 MiB by
+    /// default. Twice as much memory may be in use, since buffers grow by doubling.
+    pub pending_bytes: usize,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            pending_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Handle of the journal; clones are the same journal. The last one to go closes it.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+impl Journal {
+    /// Opens or creates `dir`, gives every whole record in order to `replay`, and starts the
+    /// writer's thread. After an error `replay` may have seen the first records.
+    ///
+    /// # Errors
+    /// `Locked`, `NewerFormat`, `Damaged`, `Io`.
+    pub fn open(
+        dir: &Path,
+        config: JournalConfig,
+        replay: impl FnMut(Lsn, Record),
+    ) -> Result<Self, JournalError> {
+        let disk = Box::new(RealDisk::open(dir)?);
+        let (journal, writer) = Self::on_disk(disk, config, replay)?;
+        if let Some(Cut {
+            file,
+            offset,
+            bytes,
+        }) = journal.cut()
+        {
+            tracing::warn!(
+                file,
+                offset,
+                bytes,
+                "cut a torn tail that was never acknowledged"
+            );
+        }
+        let thread = std::thread::Builder::new().name("journal".to_owned());
+        let thread = thread.spawn(move || writer.run());
+        let thread = thread.map_err(JournalError::io("start the writer of", "the journal"))?;
+        *journal.inner.thread.lock() = Some(thread);
+        Ok(journal)
+    }
+
+    /// The same on any [`Disk`], and without the thread: the caller drives the writer.
+    ///
+    /// # Errors
+    /// `NewerFormat`, `Damaged`, `Io`.
+    pub fn on_disk(
+        disk: Box<dyn Disk>,
+        config: JournalConfig,
+        mut replay: impl FnMut(Lsn, Record),
+    ) -> Result<(Self, Writer), JournalError> {
+        let segment_bytes = config
+            .segment_bytes
+            .clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        let log = Log::open(disk, segment_bytes, &mut replay)?;
+        let queue = Arc::new(Queue::new(Kind::Disk, config.pending_bytes, log.next()));
+        let inner = Inner {
+            queue: Arc::clone(&queue),
+            cut: log.cut().cloned(),
+            thread: Mutex::default(),
+        };
+        let writer = Writer::new(log, queue);
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            writer,
+        ))
+    }
+
+    /// A journal without a disk: it encodes, numbers, and acknowledges at once.
+    #[must_use]
+    pub fn memory() -> Self {
+        let pending_bytes = JournalConfig::default().pending_bytes;
+        let queue = Arc::new(Queue::new(Kind::Memory, pending_bytes, 1));
+        Self {
+            inner: Arc::new(Inner {
+                queue,
+                cut: None,
+                thread: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Encodes and queues `records` in one piece; the number of the last one (of the last one
+    /// before, if there are none). Never waits for the disk. After a crash a first part of them
+    /// may be there without the rest.
+    ///
+    /// # Errors
+    /// Nothing was taken then. `Full`: too many bytes wait. `TooLarge`: a record is over
+    /// [`MAX_RECORD_BYTES`](super::MAX_RECORD_BYTES), or all together over `pending_bytes`. `Failed`, `Closed`.
+    pub fn append(&self, records: &[Record]) -> Result<Lsn, JournalError> {
+        self.inner.queue.append(records)
+    }
+
+    /// Up to where everything is on disk. Changes once per sync, and at a failure.
+    #[must_use]
+    pub fn synced(&self) -> watch::Receiver<Synced> {
+        self.inner.queue.synced.subscribe()
+    }
+
+    /// Whether a write or a sync failed: the process must end.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.inner.queue.synced.borrow().failed
+    }
+
+    /// No record below `first_needed` is needed any more: segments with only such records are
+    /// deleted soon. It never moves back.
+    pub fn release(&self, first_needed: Lsn) {
+        self.inner.queue.release(first_needed);
+    }
+
+    /// Syncs what is queued, ends the thread (waiting for it), and gives the directory free.
+    /// Nothing is taken any more. May be called again.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    /// The torn tail that opening cut off, if there was one.
+    #[must_use]
+    pub fn cut(&self) -> Option<&Cut> {
+        self.inner.cut.as_ref()
+    }
+
+    /// Counters as of now.
+    #[must_use]
+    pub fn stats(&self) -> JournalStats {
+        self.inner.queue.stats()
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the handles own together.
+struct Inner {
+    queue: Arc<Queue>,
+    cut: Option<Cut>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Inner {
+    fn close(&self) {
+        self.queue.close();
+        // Held while joining, so that a second caller returns after the sync too.
+        if let Some(thread) = self.thread.lock().take() {
+            // A panic of the writer has set `failed` already.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,302 @@
+//! The journal as a whole, over a disk in memory and over a real one.
+
+mod crash;
+
+use tokio::time::Instant;
+
+use crate::pb::journal::Record;
+use crate::pb::journal::record::Kind;
+
+use super::faulty::FaultyDisk;
+use super::*;
+
+const SMALL: JournalConfig = JournalConfig {
+    segment_bytes: 4096,
+    pending_bytes: 0,
+};
+
+fn record(text: impl Into<String>) -> Record {
+    Record {
+        task_id: text.into(),
+        ..Record::default()
+    }
+}
+
+fn large(bytes: usize) -> Record {
+    let kind = crate::pb::journal::Checkpoint {
+        attempt: 1,
+        data: vec![7; bytes],
+    };
+    Record {
+        kind: Some(Kind::Checkpoint(kind)),
+        ..Record::default()
+    }
+}
+
+type Opened = (Journal, Writer, Vec<(Lsn, Record)>);
+
+fn open(disk: &FaultyDisk) -> Result<Opened, JournalError> {
+    let mut seen = Vec::new();
+    let replay = |lsn, record| seen.push((lsn, record));
+    let (journal, writer) = Journal::on_disk(Box::new(disk.clone()), SMALL, replay)?;
+    Ok((journal, writer, seen))
+}
+
+/// Steps until nothing is left to do.
+fn settle(writer: &mut Writer) {
+    while writer.step(Instant::now()) == Step::Worked {}
+}
+
+fn synced(journal: &Journal) -> Lsn {
+    journal.synced().borrow().lsn
+}
+
+/// Appends and syncs `count` records of about 100 bytes, each in a batch of its own.
+fn fill(journal: &Journal, writer: &mut Writer, count: u64) {
+    for _ in 0..count {
+        let next = synced(journal) + 1;
+        assert_eq!(
+            journal.append(&[record(format!("{next:0100}"))]).unwrap(),
+            next
+        );
+        settle(writer);
+        assert_eq!(synced(journal), next);
+    }
+}
+
+fn segments(disk: &FaultyDisk) -> Vec<String> {
+    let mut names = disk.list().unwrap();
+    names.retain(|name| name.ends_with(".log"));
+    names
+}
+
+#[test]
+fn segments_rotate_and_go_when_they_are_not_needed() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    fill(&journal, &mut writer, 100);
+    let names = segments(&disk);
+    assert_eq!(names.len(), 4);
+    let second: Lsn = names[1].trim_end_matches(".log").parse().unwrap();
+    for (needed, left) in [(0, 4), (second - 1, 4), (second, 3), (1, 3), (Lsn::MAX, 1)] {
+        journal.release(needed);
+        settle(&mut writer);
+        assert_eq!(
+            (segments(&disk).len(), journal.stats().segments),
+            (left, left)
+        );
+    }
+    drop(writer);
+    let (journal, mut writer, seen) = open(&disk).unwrap();
+    assert_eq!((synced(&journal), seen.last().unwrap().0), (100, 100));
+    fill(&journal, &mut writer, 1);
+}
+
+#[test]
+fn a_missing_segment_is_refused() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    fill(&journal, &mut writer, 100);
+    let names = segments(&disk);
+    disk.remove(&names[1]).unwrap();
+    let refused = open(&disk).unwrap_err();
+    assert!(
+        matches!(&refused, JournalError::Damaged { file, .. } if *file == names[0]),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    fill(&journal, &mut writer, 1);
+    disk.damage(&segments(&disk)[0], |bytes| {
+        bytes[8] = 2;
+        bytes[12..16].fill(0);
+        let crc = crc32fast::hash(&bytes[..64]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    });
+    let refused = open(&disk).unwrap_err().to_string();
+    assert!(refused.contains("00000000000000000001.log"), "{refused}");
+    assert!(
+        refused.contains("journal format 2, this version reads up to 1"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn after_an_error_nothing_is_acknowledged_and_no_sync_is_tried() {
+    // A batch is a write, zeros ahead, a sync and a mark.
+    for operation in 0..4 {
+        let disk = FaultyDisk::default();
+        let (journal, mut writer, _) = open(&disk).unwrap();
+        settle(&mut writer);
+        journal.append(&[record("a")]).unwrap();
+        disk.fail_in(operation);
+        assert_eq!(writer.step(Instant::now()), Step::Stopped);
+        let (told, syncs) = (synced(&journal), disk.syncs());
+        assert_eq!(
+            told,
+            u64::from(operation == 3),
+            "only the mark comes after the sync"
+        );
+        assert!(journal.failed());
+        let refused = journal.append(&[record("b")]).unwrap_err();
+        assert!(
+            refused.to_string().contains("the disk gave up"),
+            "{refused}"
+        );
+        assert_eq!(writer.step(Instant::now()), Step::Stopped);
+        journal.close();
+        assert_eq!(writer.step(Instant::now()), Step::Stopped);
+        assert_eq!((synced(&journal), disk.syncs()), (told, syncs));
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_it_hurts_and_passes() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    disk.set_room(Some(100));
+    let now = Instant::now();
+    let Step::Idle { until: Some(retry) } = writer.step(now) else {
+        panic!("asks again later")
+    };
+    assert!(journal.stats().low_space && !journal.failed());
+    assert!(!segments(&disk).is_empty() && disk.list().unwrap().len() == 1);
+    journal
+        .append(&[record("what is in work goes on")])
+        .unwrap();
+    assert_eq!(writer.step(now), Step::Worked);
+    assert_eq!(synced(&journal), 1);
+    disk.set_room(None);
+    assert_eq!(writer.step(retry), Step::Worked);
+    assert!(!journal.stats().low_space);
+
+    disk.set_room(Some(100));
+    let big = vec![record("x".repeat(2000)); 10];
+    assert!((0..2).all(|_| journal.append(&big).is_ok()));
+    assert_eq!(writer.step(now), Step::Stopped);
+    assert!(journal.failed());
+}
+
+#[test]
+fn records_of_any_legal_size_are_taken_and_others_refused() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    let legal = large(MAX_RECORD_BYTES - 16);
+    journal
+        .append(&[Record::default(), legal.clone()])
+        .unwrap_err();
+    assert_eq!(journal.append(std::slice::from_ref(&legal)).unwrap(), 1);
+    let refused = journal.append(&[large(1 << 20)]).unwrap_err();
+    assert!(matches!(refused, JournalError::Full { .. }), "{refused}");
+    let refused = journal.append(&[large(MAX_RECORD_BYTES)]).unwrap_err();
+    assert!(
+        matches!(refused, JournalError::TooLarge { .. }),
+        "{refused}"
+    );
+    settle(&mut writer);
+    assert_eq!(
+        journal
+            .append(&[Record::default(), record("small")])
+            .unwrap(),
+        3
+    );
+    settle(&mut writer);
+    assert_eq!(journal.append(&[]).unwrap(), 3);
+    let (_, _, seen) = open(&disk).unwrap();
+    assert_eq!(
+        seen,
+        [(1, legal), (2, Record::default()), (3, record("small"))]
+    );
+}
+
+#[test]
+fn what_came_in_together_is_synced_once() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    let append = || (0..200).map(|n| journal.append(&[record(format!("{n}"))]).unwrap());
+    let mut numbers: Vec<Lsn> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| append().collect::<Vec<_>>()))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=800).collect::<Vec<_>>());
+    settle(&mut writer);
+    let stats = journal.stats();
+    assert_eq!(
+        (synced(&journal), stats.records, stats.syncs),
+        (800, 800, 1)
+    );
+    assert_eq!((stats.mean_batch, stats.pending_bytes), (800.0, 0));
+}
+
+#[tokio::test]
+async fn a_real_directory_is_opened_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..20 {
+        let mut seen = 0;
+        let journal = Journal::open(dir.path(), SMALL, |lsn, replayed| {
+            seen += 1;
+            assert_eq!((lsn, replayed), (seen, record(format!("{seen:0200}"))));
+        });
+        let journal = journal.unwrap();
+        assert_eq!((seen, journal.cut()), (life * 10, None));
+        let refused = Journal::open(dir.path(), SMALL, |_, _| ()).unwrap_err();
+        assert!(matches!(refused, JournalError::Locked { .. }), "{refused}");
+        for _ in 0..10 {
+            seen += 1;
+            assert_eq!(
+                journal.append(&[record(format!("{seen:0200}"))]).unwrap(),
+                seen
+            );
+        }
+        if life % 2 == 0 {
+            let mut synced = journal.synced();
+            assert!(
+                !synced
+                    .wait_for(|synced| synced.lsn == seen)
+                    .await
+                    .unwrap()
+                    .failed
+            );
+            drop(journal);
+        } else {
+            journal.close();
+            journal.close();
+            assert_eq!(synced(&journal), seen);
+            assert!(matches!(journal.append(&[]), Err(JournalError::Closed)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_goes_away_fails_the_journal() {
+    let (journal, writer, _) = open(&FaultyDisk::default()).unwrap();
+    let mut watched = journal.synced();
+    drop(writer);
+    assert!(watched.wait_for(|synced| synced.failed).await.is_ok());
+    assert!(matches!(
+        journal.append(&[record("a")]),
+        Err(JournalError::Failed { .. })
+    ));
+}
+
+#[test]
+fn memory_acknowledges_at_once() {
+    let journal = Journal::memory();
+    assert_eq!(journal.append(&[record("a"), record("b")]).unwrap(), 2);
+    assert_eq!((synced(&journal), journal.stats().records), (2, 2));
+    journal.close();
+    assert!(matches!(
+        journal.append(&[record("c")]),
+        Err(JournalError::Closed)
+    ));
+}

@@ -1,0 +1,14 @@
+//! Tasks: who owns them, who runs them, and what is kept of them.
+//!
+//! The home journals a task before it is acknowledged and every event before it is shown; the
+//! executor runs one attempt and forgets it. They meet at the doors in [`doors`], so that either is
+//! tested without the other, and without sockets.
+
+pub mod doors;
+pub mod executor;
+pub mod home;
+pub mod journal;
+pub mod service;
+pub mod spec;
+
+pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};

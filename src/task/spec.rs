@@ -1,0 +1,377 @@
+//! What a caller asked for, checked at the door and turned into a task that cannot be wrong.
+//!
+//! Pure: the clock's readings, the new id and the parent are passed in. Refused here: everything
+//! that breaks a bound, and what the contract has but this version does not serve.
+
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+use prost_types::value::Kind;
+use tokio::time::Instant;
+
+use crate::domain::{AgentName, Fault, Label, Reason, SkillName, SpiffeId, TaskId};
+use crate::pb;
+
+use super::doors::Parent;
+
+/// Most bytes of all input parts together, encoded.
+pub const INPUT_MAX: usize = 1 << 20;
+/// Most bytes of the context object, encoded; it goes into every child and every attempt.
+pub const CONTEXT_MAX: usize = 64 << 10;
+/// Most bytes of the correlation id and of the context id.
+pub const ID_MAX: usize = 128;
+/// Most tags, and most labels, of a selector; each at most [`LABEL_BYTES_MAX`] long.
+pub const LABELS_MAX: usize = 64;
+/// Most bytes of a tag, of a label's key and of its value.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// Deepest nesting of a JSON value; well under the 100 at which decoders give up.
+pub const DEPTH_MAX: usize = 32;
+/// Most hops above a task: a circle of agents ends here.
+pub const CHAIN_MAX: usize = 8;
+/// Deadline of a task that names none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(3600);
+/// Longest deadline.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a child's deadline leaves of its parent's, for the answer's way back.
+pub const HOP_MARGIN: Duration = Duration::from_millis(50);
+
+/// Readings of both clocks, taken once per decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// What deadlines and waits count on.
+    pub now: Instant,
+    /// What is shown and stored.
+    pub wall: SystemTime,
+}
+
+impl Moment {
+    /// When on the steady clock the wall clock will show `at`; past times are now.
+    pub fn instant_of(&self, at: SystemTime) -> Instant {
+        let ahead = at.duration_since(self.wall).unwrap_or_default();
+        self.now + ahead.min(DEADLINE_MAX)
+    }
+}
+
+/// What a caller hands over, and what the home knows about the call.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Id of the task to be.
+    pub id: TaskId,
+    /// As it came.
+    pub spec: pb::TaskSpec,
+    /// Who asks, by certificate or as the own agent.
+    pub caller: SpiffeId,
+    /// Namespace in which bare names are looked up.
+    pub namespace: Label,
+    /// This sidecar's member: what the chain names as the parent's executor.
+    pub own: SpiffeId,
+    /// The attempt that asks, where the spec's `parent_token` names one.
+    pub parent: Option<Parent>,
+}
+
+/// A task that passed every check and is not on disk yet.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// Ids, parties and options in force; SUBMITTED, without events.
+    pub task: pb::Task,
+    /// What was asked for; its `parent_token` is gone, it is a secret of the running attempt.
+    pub spec: pb::TaskSpec,
+}
+
+impl NewTask {
+    /// Checks what was asked for.
+    ///
+    /// # Errors
+    /// INVALID_FIELD with the field's path, PAYLOAD_TOO_LARGE, DEADLINE_EXCEEDED, and UNIMPLEMENTED
+    /// for what is not served yet.
+    pub fn check(asked: Asked, at: &Moment) -> Result<Self, Fault> {
+        let Asked {
+            id,
+            mut spec,
+            caller,
+            namespace,
+            own,
+            parent,
+        } = asked;
+        unserved(&spec)?;
+        let selector = check_selector(&mut spec, &namespace)?;
+        check_payload(&spec)?;
+        let options =
+            options_in_force(spec.options.take().unwrap_or_default(), at, parent.as_ref())?;
+        spec.parent_token.clear();
+        let id = id.to_string();
+        let mut task = pb::Task {
+            skill: selector.skill,
+            agent: selector.agent,
+            state: pb::TaskState::Submitted.into(),
+            caller: caller.to_string(),
+            origin: caller.to_string(),
+            namespace: namespace.to_string(),
+            options: Some(options),
+            correlation_id: spec.correlation_id.clone(),
+            context_id: spec.context_id.clone(),
+            root_task_id: id.clone(),
+            created_at: Some(at.wall.into()),
+            updated_at: Some(at.wall.into()),
+            id,
+            ..pb::Task::default()
+        };
+        if let Some(parent) = parent {
+            inherit(&mut task, parent, &own)?;
+        }
+        if task.correlation_id.is_empty() {
+            task.correlation_id = uuid::Uuid::now_v7().to_string();
+        }
+        Ok(Self { task, spec })
+    }
+}
+
+/// What the contract has and this version does not serve: refused, never ignored.
+fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
+    let refuse = |given: bool, path: &str| {
+        let fault = Fault {
+            field: Some(path.to_owned()),
+            ..Fault::unimplemented(path)
+        };
+        if given { Err(fault) } else { Ok(()) }
+    };
+    refuse(!spec.idempotency_key.is_empty(), "spec.idempotency_key")?;
+    refuse(!spec.scope.is_empty(), "spec.scope")?;
+    let Some(options) = &spec.options else {
+        return Ok(());
+    };
+    refuse(!matches!(options.priority, 0 | 5), "spec.options.priority")?;
+    refuse(options.callback.is_some(), "spec.options.callback")?;
+    refuse(options.budget.is_some(), "spec.options.budget")?;
+    refuse(
+        options.durability() == pb::Durability::Ephemeral,
+        "spec.options.durability",
+    )?;
+    refuse(
+        options.on_agent_loss() == pb::OnAgentLoss::Restart,
+        "spec.options.on_agent_loss",
+    )
+}
+
+fn check_selector(spec: &mut pb::TaskSpec, namespace: &Label) -> Result<pb::Selector, Fault> {
+    let Some(selector) = &mut spec.selector else {
+        return Err(Fault::field(
+            "spec.selector",
+            "name a skill in spec.selector.skill",
+        ));
+    };
+    if let Err(wrong) = selector.skill.parse::<SkillName>() {
+        return Err(Fault::field("spec.selector.skill", wrong.to_string()));
+    }
+    if !selector.agent.is_empty() {
+        selector.agent = AgentName::parse_in(&selector.agent, namespace)
+            .map_err(|wrong| Fault::field("spec.selector.agent", wrong.to_string()))?
+            .to_string();
+    }
+    let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
+    let bound = format!("at most {LABELS_MAX}, each at most {LABEL_BYTES_MAX} bytes long");
+    if selector.tags.len() > LABELS_MAX || selector.tags.iter().any(too_long) {
+        return Err(Fault::field("spec.selector.tags", bound));
+    }
+    let long_label = selector
+        .labels
+        .iter()
+        .any(|(key, value)| too_long(key) || too_long(value));
+    if selector.labels.len() > LABELS_MAX || long_label {
+        return Err(Fault::field("spec.selector.labels", bound));
+    }
+    for (path, version) in [
+        ("spec.selector.version", &selector.version),
+        ("spec.selector.agent_version", &selector.agent_version),
+    ] {
+        if version.len() > LABEL_BYTES_MAX
+            || !version.is_empty() && semver::VersionReq::parse(version).is_err()
+        {
+            return Err(Fault::field(path, "not a SemVer requirement, such as ^1.2"));
+        }
+    }
+    Ok(selector.clone())
+}
+
+fn check_payload(spec: &pb::TaskSpec) -> Result<(), Fault> {
+    let input: usize = spec.input.iter().map(Message::encoded_len).sum();
+    if input > INPUT_MAX {
+        return Err(too_large("spec.input", input, INPUT_MAX));
+    }
+    for (place, part) in spec.input.iter().enumerate() {
+        check_part(part, &format!("spec.input[{place}]"))?;
+    }
+    if let Some(context) = &spec.context {
+        let size = context.encoded_len();
+        if size > CONTEXT_MAX {
+            return Err(too_large("spec.context", size, CONTEXT_MAX));
+        }
+        if context
+            .fields
+            .values()
+            .any(|value| deeper_than(value, DEPTH_MAX - 1))
+        {
+            return Err(too_deep("spec.context".into()));
+        }
+    }
+    for (path, id) in [
+        ("spec.correlation_id", &spec.correlation_id),
+        ("spec.context_id", &spec.context_id),
+    ] {
+        if id.len() > ID_MAX || id.chars().any(char::is_control) {
+            let text = format!("at most {ID_MAX} bytes without control characters");
+            return Err(Fault::field(path, text));
+        }
+    }
+    Ok(())
+}
+
+/// Checks one part of a payload: something in it, no blob, no nesting that a decoder gives up on.
+///
+/// # Errors
+/// INVALID_FIELD or UNIMPLEMENTED under `path`.
+pub fn check_part(part: &pb::Part, path: &str) -> Result<(), Fault> {
+    match &part.content {
+        None => return Err(Fault::field(path, "empty: set text, raw, url or data")),
+        Some(pb::part::Content::Blob(_)) => {
+            let path = format!("{path}.blob");
+            return Err(Fault {
+                field: Some(path.clone()),
+                ..Fault::unimplemented(&path)
+            });
+        }
+        Some(pb::part::Content::Data(value)) if deeper_than(value, DEPTH_MAX) => {
+            return Err(too_deep(format!("{path}.data")));
+        }
+        Some(_) => {}
+    }
+    let metadata = part
+        .metadata
+        .iter()
+        .flat_map(|object| object.fields.values());
+    for value in metadata {
+        if deeper_than(value, DEPTH_MAX - 1) {
+            return Err(too_deep(format!("{path}.metadata")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `value` nests deeper than `most`; a plain value is one deep.
+fn deeper_than(value: &prost_types::Value, most: usize) -> bool {
+    if most == 0 {
+        return true;
+    }
+    match &value.kind {
+        Some(Kind::ListValue(list)) => list.values.iter().any(|v| deeper_than(v, most - 1)),
+        Some(Kind::StructValue(object)) => object.fields.values().any(|v| deeper_than(v, most - 1)),
+        Some(
+            Kind::NullValue(_) | Kind::NumberValue(_) | Kind::StringValue(_) | Kind::BoolValue(_),
+        )
+        | None => false,
+    }
+}
+
+/// The options with every default filled in; the deadline is a wall time from here on.
+fn options_in_force(
+    asked: pb::TaskOptions,
+    at: &Moment,
+    parent: Option<&Parent>,
+) -> Result<pb::TaskOptions, Fault> {
+    let own = match (&asked.timeout, &asked.deadline) {
+        (Some(_), Some(_)) => {
+            let text = "set the deadline or the timeout, not both";
+            return Err(Fault::field("spec.options.timeout", text));
+        }
+        (Some(timeout), None) => Duration::try_from(*timeout)
+            .map_err(|_| Fault::field("spec.options.timeout", "must not be negative"))?,
+        (None, Some(deadline)) => {
+            let due = SystemTime::try_from(*deadline)
+                .map_err(|_| Fault::field("spec.options.deadline", "not a time"))?;
+            due.duration_since(at.wall).unwrap_or_default()
+        }
+        (None, None) => DEADLINE_DEFAULT,
+    };
+    if own > DEADLINE_MAX {
+        let path = if asked.timeout.is_some() {
+            "spec.options.timeout"
+        } else {
+            "spec.options.deadline"
+        };
+        return Err(Fault::field(path, "at most seven days ahead"));
+    }
+    let left = parent.map_or(own, |parent| {
+        let above = parent.deadline.saturating_duration_since(at.now);
+        own.min(above.saturating_sub(HOP_MARGIN))
+    });
+    if left.is_zero() {
+        return Err(Fault::new(
+            Reason::DeadlineExceeded,
+            "the deadline has passed already; if the clocks differ, send a timeout instead",
+        ));
+    }
+    let on_agent_loss = pb::OnAgentLoss::try_from(asked.on_agent_loss)
+        .map_err(|_| Fault::field("spec.options.on_agent_loss", "not one of the choices"))?;
+    pb::Durability::try_from(asked.durability)
+        .map_err(|_| Fault::field("spec.options.durability", "not one of the choices"))?;
+    Ok(pb::TaskOptions {
+        priority: 5,
+        deadline: Some((at.wall + left).into()),
+        timeout: None,
+        durability: pb::Durability::Durable.into(),
+        on_agent_loss: on_agent_loss.into(),
+        detached: asked.detached,
+        fail_fast: asked.fail_fast,
+        callback: None,
+        budget: None,
+    })
+}
+
+/// What a child takes over from the attempt that made it.
+fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fault> {
+    let above = parent.task;
+    let mut chain = parent.chain;
+    let named = |link: &pb::ChainLink| link.task_id == above.id && link.attempt == parent.attempt;
+    if !chain.last().is_some_and(named) {
+        chain.push(pb::ChainLink {
+            spiffe_id: own.to_string(),
+            skill: above.skill,
+            task_id: above.id.clone(),
+            attempt: parent.attempt,
+            ..pb::ChainLink::default()
+        });
+    }
+    if chain.len() > CHAIN_MAX {
+        return Err(Fault::field(
+            "spec.parent_token",
+            format!("more than {CHAIN_MAX} tasks deep: do agents call each other in a circle?"),
+        ));
+    }
+    task.chain = chain;
+    task.origin = above.origin;
+    task.root_task_id = if above.root_task_id.is_empty() {
+        above.id.clone()
+    } else {
+        above.root_task_id
+    };
+    task.parent_attempt = parent.attempt;
+    task.parent_task_id = above.id;
+    if task.correlation_id.is_empty() {
+        task.correlation_id = above.correlation_id;
+    }
+    Ok(())
+}
+
+fn too_large(path: &str, size: usize, most: usize) -> Fault {
+    Fault {
+        field: Some(path.to_owned()),
+        ..Fault::new(
+            Reason::PayloadTooLarge,
+            format!("{path} is {size} bytes encoded, at most {most} are taken: send a url instead"),
+        )
+    }
+}
+
+fn too_deep(path: String) -> Fault {
+    Fault::field(path, format!("nested deeper than {DEPTH_MAX}"))
+}

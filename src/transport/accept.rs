@@ -1,0 +1,274 @@
+//! From a listening socket to a proven peer: accept, TLS, limits; one task per connection.
+//!
+//! One loop accepts for all threads and gives each connection to the thread that has the fewest:
+//! several loops on one socket do not balance, least of all on macOS.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::Semaphore,
+    time::{sleep, timeout_at},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::domain::SpiffeId;
+use crate::identity::Caller;
+use crate::identity::Connection;
+use crate::identity::certificate::peer_of;
+use crate::identity::exporter;
+use crate::runtime::Stop;
+use crate::runtime::clock::wall;
+use crate::transport::limits::{Counted, Limits, Tally};
+use crate::transport::listen::Bound;
+use crate::transport::serve::{Context, serve};
+use crate::transport::server::Security;
+
+/// Pause after the system ran out of something: descriptors come back as connections end.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// What all connections of a listener share.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) security: Security,
+    pub(super) limits: Arc<Limits>,
+    pub(super) threads: Vec<Context>,
+    /// Connections by thread.
+    pub(super) load: Arc<Tally<usize>>,
+    addresses: Arc<Tally<std::net::IpAddr>>,
+    members: Arc<Tally<SpiffeId>>,
+    handshakes: Semaphore,
+}
+
+/// A connection's places in the counts, given back when it ends.
+type Places = (Counted<usize>, Option<Counted<std::net::IpAddr>>);
+
+impl Gate {
+    pub(super) fn new(security: Security, limits: Arc<Limits>, threads: Vec<Context>) -> Self {
+        Self {
+            handshakes: Semaphore::new(limits.handshakes),
+            security,
+            limits,
+            threads,
+            load: Tally::new(),
+            addresses: Tally::new(),
+            members: Tally::new(),
+        }
+    }
+
+    /// Open connections.
+    pub(super) fn connections(&self) -> usize {
+        (0..self.threads.len())
+            .map(|thread| self.load.count(&thread))
+            .sum()
+    }
+
+    /// Accepts until told to stop; the socket is closed then.
+    pub(super) async fn accept(self: Arc<Self>, socket: Bound, stop: Stop) {
+        let accepting = async {
+            match socket {
+                Bound::Tcp(socket) => match TcpListener::from_std(socket) {
+                    Ok(listener) => self.accept_tcp(listener).await,
+                    Err(error) => tracing::error!(%error, "cannot listen"),
+                },
+                Bound::Unix(socket, file) => {
+                    match UnixListener::from_std(socket) {
+                        Ok(listener) => self.accept_unix(listener).await,
+                        Err(error) => tracing::error!(%error, "cannot listen"),
+                    }
+                    drop(file);
+                }
+            }
+        };
+        // Dropping the loop closes the socket and removes its file.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = accepting => {}
+        }
+    }
+
+    async fn accept_tcp(self: &Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, remote)) => {
+                    if let Some((thread, places)) = self.admit(Some(remote)) {
+                        self.hand_over_tcp(thread, places, stream, remote);
+                    }
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    async fn accept_unix(self: &Arc<Self>, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    if let Some((thread, places)) = self.admit(None) {
+                        self.hand_over_unix(thread, places, stream);
+                    }
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    fn admit(&self, remote: Option<SocketAddr>) -> Option<(usize, Places)> {
+        if self.connections() >= self.limits.connections {
+            tracing::warn!(?remote, "too many connections");
+            return None;
+        }
+        let ip = remote.map(|remote| remote.ip().to_canonical());
+        let address = match ip.filter(|ip| !ip.is_loopback()) {
+            None => None,
+            Some(ip) => match self.addresses.enter(ip, self.limits.per_address) {
+                None => {
+                    tracing::warn!(%ip, "too many connections of one address");
+                    return None;
+                }
+                counted => counted,
+            },
+        };
+        let thread = (0..self.threads.len()).min_by_key(|thread| self.load.count(thread))?;
+        let counted = self.load.enter(thread, usize::MAX)?;
+        Some((thread, (counted, address)))
+    }
+
+    fn hand_over_tcp(
+        self: &Arc<Self>,
+        thread: usize,
+        places: Places,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) {
+        let gate = Arc::clone(self);
+        let nursery = &self.threads[thread].nursery;
+        // Deregistered here, registered again on the thread that serves it.
+        let Ok(stream) = stream.into_std() else {
+            return;
+        };
+        nursery.start("connection", move |stop| async move {
+            let _places = places;
+            let local = stream.local_addr().ok();
+            let opened = stream
+                .set_nodelay(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            match opened {
+                Ok(stream) => {
+                    gate.greet(thread, stream, (Some(remote), local), stop)
+                        .await;
+                }
+                Err(error) => tracing::debug!(%remote, %error, "connection lost"),
+            }
+        });
+    }
+
+    fn hand_over_unix(self: &Arc<Self>, thread: usize, places: Places, stream: UnixStream) {
+        let gate = Arc::clone(self);
+        let Ok(stream) = stream.into_std() else {
+            return;
+        };
+        let nursery = &self.threads[thread].nursery;
+        nursery.start("connection", move |stop| async move {
+            let _places = places;
+            match UnixStream::from_std(stream) {
+                Ok(stream) => gate.greet(thread, stream, (None, None), stop).await,
+                Err(error) => tracing::debug!(%error, "connection lost"),
+            }
+        });
+    }
+
+    async fn greet<I>(
+        &self,
+        thread: usize,
+        io: I,
+        (remote, local): (Option<SocketAddr>, Option<SocketAddr>),
+        stop: Stop,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let context = self.threads[thread].clone();
+        let mut connection = Connection {
+            caller: Caller::Local,
+            remote,
+            local,
+            exporter: None,
+        };
+        let config = match &self.security {
+            Security::Plaintext => {
+                return Box::pin(serve(io, connection, context, stop)).await;
+            }
+            Security::MutualTls(credentials) => credentials.server_config(),
+            Security::Enrollment(credentials) => credentials.enrollment_config(),
+        };
+        let shaken = tokio::select! {
+            shaken = self.handshake(TlsAcceptor::from(config), io) => shaken,
+            () = stop.cancelled() => return,
+        };
+        let tls = match shaken {
+            Ok(tls) => tls,
+            Err(error) => {
+                tracing::info!(?remote, %error, "handshake failed");
+                return;
+            }
+        };
+        connection.exporter = exporter(tls.get_ref().1);
+        let Ok((caller, _member)) = self.recognize(&tls) else {
+            tracing::info!(
+                ?remote,
+                "a peer without a usable certificate, or too many of one"
+            );
+            return;
+        };
+        connection.caller = caller;
+        Box::pin(serve(tls, connection, context, stop)).await;
+    }
+
+    async fn handshake<I>(&self, acceptor: TlsAcceptor, io: I) -> io::Result<TlsStream<I>>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let limit = tokio::time::Instant::now() + self.limits.handshake_time;
+        let shaking = async {
+            let _turn = self.handshakes.acquire().await;
+            acceptor.accept(io).await
+        };
+        timeout_at(limit, shaking)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Who the handshake has proven, and its place in the member's count.
+    fn recognize<I>(
+        &self,
+        tls: &TlsStream<I>,
+    ) -> Result<(Caller, Option<Counted<SpiffeId>>), &'static str> {
+        if let Security::Enrollment(_) = self.security {
+            return Ok((Caller::Anonymous, None));
+        }
+        let chain = tls.get_ref().1.peer_certificates();
+        let leaf = chain.and_then(|chain| chain.first()).ok_or("none")?;
+        let peer = peer_of(leaf).map_err(|_| "unreadable")?;
+        let counted = self.members.enter(peer.id.clone(), self.limits.per_member);
+        let counted = counted.ok_or("too many")?;
+        if let Some(context) = self.threads.first() {
+            context.sightings.saw(&peer, wall());
+        }
+        Ok((Caller::Member(Arc::new(peer)), Some(counted)))
+    }
+}
+
+/// A peer that left before it was accepted is nothing; a lack of descriptors needs time.
+async fn pause(error: &io::Error) {
+    let gone = [
+        io::ErrorKind::ConnectionAborted,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::ConnectionRefused,
+        io::ErrorKind::Interrupted,
+    ];
+    if !gone.contains(&error.kind()) {
+        tracing::warn!(%error, "cannot accept; trying again soon");
+        sleep(EXHAUSTED).await;
+    }
+}

@@ -1,0 +1,213 @@
+//! Makes one connection to a peer: TCP or Unix socket, TLS with a pin, HTTP/2 spoken.
+//!
+//! Done only when the peer's SETTINGS have come: in TLS 1.3 a refusal of our certificate shows no
+//! earlier, and no stream should be opened before.
+
+use std::{io, sync::Arc, time::Duration};
+
+use http::uri::Authority;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::identity::Mismatch;
+use crate::identity::Peer;
+use crate::identity::certificate::peer_of;
+use crate::identity::exporter;
+use crate::runtime::Nursery;
+use crate::transport::error::DialError;
+use crate::transport::opening::{FRAME_HEAD, Opening};
+use crate::transport::replay::Replay;
+use crate::transport::serve::{
+    CONNECTION_WINDOW, HEADER_LIST, PING_AFTER, PING_WAIT, STREAM_WINDOW,
+};
+
+/// For name resolution and TCP's handshake: a peer in reach answers in one round trip.
+const CONNECT: Duration = Duration::from_secs(2);
+/// For TLS and the first words of HTTP/2.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// What TLS wants as a name; the SPIFFE id is what is verified.
+const NAME: &str = "mesh.internal";
+
+/// A connection that was made.
+#[derive(Debug)]
+pub(super) struct Dialed {
+    pub(super) sender: SendRequest<Replay>,
+    /// What requests without an authority get.
+    pub(super) authority: Authority,
+    /// Who proved to be there; nobody without TLS.
+    pub(super) peer: Option<Peer>,
+    /// Keying material of the TLS connection.
+    pub(super) exporter: Option<[u8; 32]>,
+}
+
+/// How to secure a connection.
+#[derive(Clone, Debug)]
+pub(super) enum Wrap {
+    /// Not at all: the own agent on this machine.
+    Plain,
+    /// Mutual TLS, or enrolment's.
+    Tls(Arc<ClientConfig>),
+}
+
+/// Tries the endpoints in their order until one is right.
+///
+/// # Errors
+/// What was wrong with each of them.
+pub(super) async fn dial(
+    endpoints: &[String],
+    wrap: &Wrap,
+    nursery: &Nursery,
+    alive: &Arc<()>,
+) -> Result<Dialed, Vec<DialError>> {
+    let mut tried = Vec::new();
+    for endpoint in endpoints {
+        match Box::pin(dial_one(endpoint, wrap, nursery, alive)).await {
+            Ok(dialed) => return Ok(dialed),
+            Err(error) => tried.push(error),
+        }
+    }
+    if tried.is_empty() {
+        tried.push(DialError::NoEndpoint);
+    }
+    Err(tried)
+}
+
+async fn dial_one(
+    endpoint: &str,
+    wrap: &Wrap,
+    nursery: &Nursery,
+    alive: &Arc<()>,
+) -> Result<Dialed, DialError> {
+    let failed = |error: io::Error| explain(endpoint, &error);
+    if let Some(path) = endpoint.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let connecting = UnixStream::connect(path);
+        let io = within(CONNECT, connecting).await.map_err(failed)?;
+        // Servers refuse a path as authority, see the architecture's page on listeners.
+        let authority = Authority::from_static("localhost");
+        return Box::pin(secure(io, authority, wrap, (nursery, alive)))
+            .await
+            .map_err(failed);
+    }
+    let authority: Authority = endpoint.parse().map_err(|_| DialError::Unreachable {
+        endpoint: endpoint.to_owned(),
+        why: "this is no endpoint; it should be host:port or unix:/path".into(),
+    })?;
+    let io = within(CONNECT, TcpStream::connect(endpoint))
+        .await
+        .map_err(failed)?;
+    io.set_nodelay(true).map_err(failed)?;
+    Box::pin(secure(io, authority, wrap, (nursery, alive)))
+        .await
+        .map_err(failed)
+}
+
+async fn secure<I>(
+    io: I,
+    authority: Authority,
+    wrap: &Wrap,
+    owners: (&Nursery, &Arc<()>),
+) -> io::Result<Dialed>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Wrap::Tls(config) = wrap else {
+        let sender = within(HANDSHAKE, speak(io, false, owners)).await?;
+        return Ok(Dialed {
+            sender,
+            authority,
+            peer: None,
+            exporter: None,
+        });
+    };
+    let connector = TlsConnector::from(Arc::clone(config));
+    let shaking = async {
+        let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+        let tls = connector.connect(name, io).await?;
+        let peer = peer_behind(&tls);
+        let exporter = exporter(tls.get_ref().1);
+        let sender = speak(tls, true, owners).await?;
+        Ok(Dialed {
+            sender,
+            authority,
+            peer,
+            exporter,
+        })
+    };
+    within(HANDSHAKE, shaking).await
+}
+
+fn peer_behind<I>(tls: &TlsStream<I>) -> Option<Peer> {
+    let chain = tls.get_ref().1.peer_certificates()?;
+    peer_of(chain.first()?).ok()
+}
+
+async fn speak<I>(
+    io: I,
+    mesh: bool,
+    (nursery, alive): (&Nursery, &Arc<()>),
+) -> io::Result<SendRequest<Replay>>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(alive)));
+    let mut builder = http2::Builder::new(nursery.clone());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST);
+    if mesh {
+        // Foreign servers take pings for an attack by default; a local one needs none.
+        builder
+            .keep_alive_interval(PING_AFTER)
+            .keep_alive_timeout(PING_WAIT);
+    }
+    let handshake = builder.handshake(TokioIo::new(io));
+    let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    nursery.adopt("dispatch", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+    opened
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::UnexpectedEof.into()))?;
+    Ok(sender)
+}
+
+async fn within<T>(limit: Duration, wait: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, wait)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn explain(endpoint: &str, error: &io::Error) -> DialError {
+    let endpoint = endpoint.to_owned();
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if let Some(mismatch) = tls.and_then(Mismatch::of) {
+        let why = mismatch.to_string();
+        return DialError::Mismatch { endpoint, why };
+    }
+    if let Some(rustls::Error::AlertReceived(alert)) = tls {
+        let why = format!("{alert:?}");
+        return DialError::Refused { endpoint, why };
+    }
+    let why = if error.kind() == io::ErrorKind::TimedOut {
+        "no answer in time".into()
+    } else if error.kind() == io::ErrorKind::UnexpectedEof {
+        "the connection was closed during the handshake".into()
+    } else {
+        error.to_string()
+    };
+    DialError::Unreachable { endpoint, why }
+}

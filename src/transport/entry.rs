@@ -1,0 +1,286 @@
+//! One target's connection: dialled once for all who wait, replaced before it is too old.
+//!
+//! ```text
+//! empty --dial--> linked --old, outdated--> linked and dialling --> linked (the old one drains)
+//!   ^                |
+//!   '---- idle, closed, spent
+//! ```
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::uri::Authority;
+use hyper::client::conn::http2::SendRequest;
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+
+use crate::domain::Fault;
+use crate::domain::Reason;
+use crate::runtime::Backoff;
+use crate::runtime::clock::wall;
+use crate::transport::dial::{Dialed, Wrap, dial};
+use crate::transport::error::{DialError, fault_of};
+use crate::transport::lifetime::around;
+use crate::transport::pool::{Inner, Target};
+use crate::transport::replay::Replay;
+
+/// Waits after failed dials, up to 5 s: callers have a backoff of their own on top, and a peer
+/// that is back should not stay out for long.
+const REDIAL: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
+/// A connection that lived this long ends the streak of failures.
+const HEALTHY: Duration = Duration::from_secs(10);
+/// Age of replacement: below a server's 27 minutes, so that we move before we are told to go.
+const AGE: Duration = Duration::from_secs(22 * 60);
+/// A connection without calls for this long is closed.
+const IDLE: Duration = Duration::from_secs(15 * 60);
+/// A server's certificate that ends this soon calls for a new connection.
+const EXPIRY: Duration = Duration::from_secs(60);
+/// Rounds of waiting for somebody's dial before giving up.
+const ROUNDS: usize = 3;
+
+/// One target and its connection.
+#[derive(Debug)]
+pub(super) struct Entry {
+    target: Arc<Target>,
+    state: Mutex<State>,
+}
+
+/// A connection to send on. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) sender: SendRequest<Replay>,
+    pub(super) authority: Authority,
+    pub(super) secure: bool,
+    spent: Arc<AtomicBool>,
+    retire: Instant,
+    credentials: u64,
+}
+
+type Outcome = Option<Result<(), Fault>>;
+
+#[derive(Debug)]
+struct State {
+    link: Option<Link>,
+    dialing: Option<watch::Receiver<Outcome>>,
+    backoff: Backoff,
+    failed: Option<(Instant, Fault)>,
+    /// When the last dial succeeded.
+    linked: Option<Instant>,
+    last_used: Instant,
+    /// Connections whose sockets are open, the draining ones too.
+    alive: Vec<Weak<()>>,
+}
+
+impl Link {
+    /// Whether new calls can go on it.
+    pub(super) fn usable(&self) -> bool {
+        !self.spent.load(Ordering::Relaxed) && !self.sender.is_closed()
+    }
+
+    /// The peer takes no more calls on it.
+    pub(super) fn spend(&self) {
+        self.spent.store(true, Ordering::Relaxed);
+    }
+
+    /// A connection that belongs to no pool.
+    pub(super) fn alone(dialed: Dialed, now: Instant) -> Self {
+        Self::new(dialed, true, now + AGE, 0)
+    }
+
+    fn new(dialed: Dialed, secure: bool, retire: Instant, credentials: u64) -> Self {
+        Self {
+            sender: dialed.sender,
+            authority: dialed.authority,
+            secure,
+            spent: Arc::default(),
+            retire,
+            credentials,
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn new(target: Arc<Target>, now: Instant) -> Self {
+        Self {
+            target,
+            state: Mutex::new(State {
+                link: None,
+                dialing: None,
+                backoff: REDIAL,
+                failed: None,
+                linked: None,
+                last_used: now,
+                alive: Vec::new(),
+            }),
+        }
+    }
+
+    pub(super) fn last_used(&self) -> Instant {
+        self.state.lock().last_used
+    }
+
+    /// The connection, after a dial if there is none.
+    pub(super) async fn link(self: &Arc<Self>, pool: &Arc<Inner>) -> Result<Link, Fault> {
+        for _ in 0..ROUNDS {
+            let mut waiting = match self.look(pool, Instant::now())? {
+                Found::Link(link) => return Ok(link),
+                Found::Dialing(waiting) => waiting,
+            };
+            let outcome = waiting.wait_for(Option::is_some).await;
+            match outcome.map(|outcome| outcome.clone()) {
+                Ok(Some(Err(fault))) => return Err(fault),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        let text = "the peer closes every connection at once; nothing was sent";
+        Err(Fault::new(Reason::PeerUnreachable, text))
+    }
+
+    /// Replaces or closes the connection where it is time to; whether a dial was started.
+    pub(super) fn tend(self: &Arc<Self>, pool: &Arc<Inner>, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        state.alive.retain(|alive| alive.strong_count() > 0);
+        if state.link.as_ref().is_some_and(|link| !link.usable()) {
+            state.link = None;
+        }
+        let idle = now >= state.last_used + IDLE;
+        let outdated = match &state.link {
+            Some(link) => link.outdated(pool, now),
+            // Calls still run on connections that drain: their peer must see our new certificate.
+            None => !state.alive.is_empty() && pool.credentials.is_some(),
+        };
+        if idle && !outdated {
+            state.link = None;
+        }
+        let wanted = outdated && (!idle || state.alive.len() > 1 || state.link.is_none());
+        if idle && outdated && !wanted {
+            state.link = None;
+        }
+        wanted && self.redial(&mut state, pool, now)
+    }
+
+    /// Whether nothing is left to look after.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        state.link.is_none()
+            && state.dialing.is_none()
+            && state.alive.iter().all(|alive| alive.strong_count() == 0)
+            && state.failed.as_ref().is_none_or(|(until, _)| *until <= now)
+    }
+
+    fn look(self: &Arc<Self>, pool: &Arc<Inner>, now: Instant) -> Result<Found, Fault> {
+        let mut state = self.state.lock();
+        state.last_used = now;
+        if let Some(link) = state.link.clone().filter(Link::usable) {
+            if link.outdated(pool, now) {
+                self.redial(&mut state, pool, now);
+            }
+            return Ok(Found::Link(link));
+        }
+        state.link = None;
+        if let Some((until, fault)) = state.failed.clone().filter(|(until, _)| *until > now) {
+            return Err(fault.retry_after(until - now));
+        }
+        self.redial(&mut state, pool, now);
+        let waiting = state.dialing.clone();
+        waiting.map(Found::Dialing).ok_or_else(|| {
+            let text = "this process has no certificate to show to that peer";
+            Fault::new(Reason::PeerUnreachable, text)
+        })
+    }
+
+    /// Starts a dial unless one runs, or the last one failed just now.
+    fn redial(self: &Arc<Self>, state: &mut State, pool: &Arc<Inner>, now: Instant) -> bool {
+        let resting = state.failed.as_ref().is_some_and(|(until, _)| *until > now);
+        if state.dialing.is_some() || resting {
+            return false;
+        }
+        let Some(wrap) = wrap(&self.target, pool) else {
+            return false;
+        };
+        let (tell, told) = watch::channel(None);
+        state.dialing = Some(told);
+        let (entry, pool_of) = (Arc::clone(self), Arc::clone(pool));
+        pool.nursery.start("dial", move |stop| async move {
+            let outcome = tokio::select! {
+                outcome = entry.dial(&pool_of, wrap) => outcome,
+                () = stop.cancelled() => Err(vec![DialError::Unreachable {
+                    endpoint: entry.target.endpoints.join(", "),
+                    why: "this process is stopping".into(),
+                }]),
+            };
+            let outcome = entry.finish(outcome, Instant::now());
+            drop(tell.send(Some(outcome)));
+        });
+        true
+    }
+
+    async fn dial(&self, pool: &Arc<Inner>, wrap: Wrap) -> Result<Link, Vec<DialError>> {
+        let credentials = pool.credentials_now();
+        let alive = Arc::new(());
+        let watched = Arc::downgrade(&alive);
+        let dialed = dial(&self.target.endpoints, &wrap, &pool.nursery, &alive);
+        let dialed = Box::pin(dialed).await?;
+        self.state.lock().alive.push(watched);
+        let now = Instant::now();
+        let mut life = around(AGE, rand::random());
+        if let Some(peer) = &dialed.peer {
+            let seen = wall();
+            pool.sightings.saw(peer, seen);
+            let left = peer.not_after.duration_since(seen).unwrap_or_default();
+            // A life shorter than two margins (tests, a clock that is off) is used to its half.
+            life = life.min(left.saturating_sub(EXPIRY).max(left / 2));
+        }
+        let secure = self.target.expect.is_some();
+        Ok(Link::new(dialed, secure, now + life, credentials))
+    }
+
+    fn finish(&self, outcome: Result<Link, Vec<DialError>>, now: Instant) -> Result<(), Fault> {
+        let mut state = self.state.lock();
+        state.dialing = None;
+        match outcome {
+            Ok(link) => {
+                state.failed = None;
+                state.linked = Some(now);
+                // The old one drains: without a sender it closes after its last call.
+                state.link = Some(link);
+                Ok(())
+            }
+            Err(tried) => {
+                let fault = fault_of(&tried);
+                if state.linked.take().is_some_and(|at| now >= at + HEALTHY) {
+                    state.backoff.reset();
+                }
+                let wait = state.backoff.next(rand::random());
+                state.failed = Some((now + wait, fault.clone()));
+                tracing::info!(%fault, "dial failed");
+                Err(fault)
+            }
+        }
+    }
+}
+
+impl Link {
+    fn outdated(&self, pool: &Inner, now: Instant) -> bool {
+        now >= self.retire || (self.secure && self.credentials != pool.credentials_now())
+    }
+}
+
+enum Found {
+    Link(Link),
+    Dialing(watch::Receiver<Outcome>),
+}
+
+fn wrap(target: &Target, pool: &Inner) -> Option<Wrap> {
+    match (&target.expect, &pool.credentials) {
+        (None, _) => Some(Wrap::Plain),
+        (Some(_), None) => None,
+        (Some(expect), Some(own)) => Some(Wrap::Tls(own.client_config(expect.clone()))),
+    }
+}

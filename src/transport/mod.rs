@@ -1,0 +1,29 @@
+//! Sockets, TLS handshakes and HTTP/2 connections, both ways.
+//!
+//! A listener proves who calls before any handler runs; a pool proves who answers before any byte
+//! of a request is sent. Knows no service and no policy.
+
+pub mod channel;
+pub mod error;
+pub mod limits;
+pub mod listen;
+pub mod pool;
+pub mod server;
+
+mod accept;
+mod dial;
+mod entry;
+mod lifetime;
+mod opening;
+mod replay;
+mod serve;
+
+pub use channel::{Channel, dial_enrollment};
+pub use error::{DialError, TransportError};
+pub use limits::Limits;
+pub use listen::Listener;
+pub use pool::{Pool, Target};
+pub use server::{Security, Server};
+
+#[cfg(test)]
+mod tests;

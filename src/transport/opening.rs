@@ -1,0 +1,181 @@
+//! Watches a byte stream until the other end has said its first words of HTTP/2.
+//!
+//! TLS 1.3 clients learn only here that their certificate was refused, and a listener that waits
+//! for these words without a limit can be held open for nothing.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::oneshot,
+};
+
+/// Bytes of the client's preface (RFC 9113 section 3.4).
+pub(super) const PREFACE: usize = 24;
+/// Bytes of a frame's header: the server's SETTINGS begin with one.
+pub(super) const FRAME_HEAD: usize = 9;
+const SETTINGS: u8 = 4;
+
+/// Tells how the first words went; an error of the receiver means that the stream was dropped.
+pub(super) type Opened = oneshot::Receiver<io::Result<()>>;
+
+/// A byte stream that tells its first words. Costs one comparison per read from then on.
+#[derive(Debug)]
+pub(super) struct Opening<I> {
+    io: I,
+    wait: Option<Wait>,
+    _alive: Option<Arc<()>>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    seen: usize,
+    need: usize,
+    tell: oneshot::Sender<io::Result<()>>,
+}
+
+impl<I> Opening<I> {
+    /// Tells when `need` bytes were read, or why they were not. Holds `alive` as long as it lives.
+    pub(super) fn watch(io: I, need: usize, alive: Option<Arc<()>>) -> (Self, Opened) {
+        let (tell, told) = oneshot::channel();
+        let wait = Wait {
+            seen: 0,
+            need,
+            tell,
+        };
+        let opening = Self {
+            io,
+            wait: Some(wait),
+            _alive: alive,
+        };
+        (opening, told)
+    }
+
+    fn note(&mut self, read: &io::Result<()>, new: &[u8]) {
+        let Some(mut wait) = self.wait.take() else {
+            return;
+        };
+        let verdict = match read {
+            Err(error) => Err(twin(error)),
+            Ok(()) if new.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(()) if wait.need == FRAME_HEAD && no_settings(wait.seen, new) => Err(
+                io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP/2"),
+            ),
+            Ok(()) => {
+                wait.seen += new.len();
+                if wait.seen < wait.need {
+                    self.wait = Some(wait);
+                    return;
+                }
+                Ok(())
+            }
+        };
+        // Nobody listens any more where the caller has given up.
+        drop(wait.tell.send(verdict));
+    }
+}
+
+/// The type stands in the fourth byte of a frame's header.
+fn no_settings(before: usize, new: &[u8]) -> bool {
+    3_usize
+        .checked_sub(before)
+        .and_then(|place| new.get(place))
+        .is_some_and(|kind| *kind != SETTINGS)
+}
+
+/// An `io::Error` cannot be cloned; the TLS error in it can, and is what is asked for later.
+fn twin(error: &io::Error) -> io::Error {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(tls) => io::Error::new(error.kind(), tls.clone()),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Opening<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if self.wait.is_some()
+            && let Poll::Ready(read) = &polled
+        {
+            self.note(read, &buf.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Opening<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    async fn heard(parts: &'static [&'static [u8]], need: usize) -> io::Result<()> {
+        let source = parts.iter().fold(
+            Box::new(tokio::io::empty()) as Box<dyn AsyncRead + Unpin + Send>,
+            |before, part| Box::new(AsyncReadExt::chain(before, *part)),
+        );
+        let (mut opening, told) =
+            Opening::watch(tokio::io::join(source, tokio::io::sink()), need, None);
+        let mut all = Vec::new();
+        opening.read_to_end(&mut all).await.unwrap();
+        told.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_first_words_are_settings_or_the_peer_speaks_something_else() {
+        heard(&[&[0, 0], &[0, 4, 0, 0, 0], &[0, 0, 9]], FRAME_HEAD)
+            .await
+            .unwrap();
+        let others: [&'static [&'static [u8]]; 2] =
+            [&[b"HTTP/1.1 400 Bad Request"], &[b"HT", b"TP/1.1"]];
+        for other in others {
+            let error = heard(other, FRAME_HEAD).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        let cut = heard(&[&[0, 0, 0, 4]], FRAME_HEAD).await.unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,215 @@
+//! The seam between a connection and what answers on it: HTTP/2 with explicit limits.
+//!
+//! Refuses nobody by itself: who the peer is was proven before, what it may do is the handlers'.
+
+use std::{convert::Infallible, future::Future, pin::Pin, pin::pin, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Request, Response};
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{sleep, timeout},
+};
+use tonic::{body::Body, service::Routes};
+use tower::ServiceExt;
+
+use crate::domain::Fault;
+use crate::domain::Reason;
+use crate::identity::Caller;
+use crate::identity::Connection;
+use crate::runtime::Nursery;
+use crate::runtime::Stop;
+use crate::transport::lifetime::{Sightings, around};
+use crate::transport::limits::Limits;
+use crate::transport::opening::{Opening, PREFACE};
+use crate::wire::status;
+
+/// Window of one stream. 64 KiB cost half as much CPU again for payloads of 16 KiB.
+pub(super) const STREAM_WINDOW: u32 = 1 << 20;
+/// Window of a connection: several full streams.
+pub(super) const CONNECTION_WINDOW: u32 = 4 << 20;
+/// All headers of a request or response together.
+pub(super) const HEADER_LIST: u32 = 16 * 1024;
+/// Streams reset before we looked at them (rapid reset, CVE-2023-44487).
+const PENDING_RESETS: usize = 20;
+/// Streams that we had to reset (MadeYouReset, CVE-2025-8671).
+const LOCAL_RESETS: usize = 256;
+/// A silent peer is asked whether it is there.
+pub(super) const PING_AFTER: Duration = Duration::from_secs(30);
+/// And taken for dead without an answer.
+pub(super) const PING_WAIT: Duration = Duration::from_secs(20);
+
+/// What a connection is served with.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) routes: Routes,
+    pub(super) limits: Arc<Limits>,
+    pub(super) nursery: Nursery,
+    pub(super) sightings: Sightings,
+}
+
+/// Serves one connection to its end: until the peer leaves, the drain or the age is over and the
+/// last stream is done, or the peer's certificate ends.
+pub(super) async fn serve<I>(io: I, connection: Connection, context: Context, stop: Stop)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = Arc::new(connection);
+    let (io, opened) = Opening::watch(io, PREFACE, None);
+    let calls = Calls {
+        routes: context.routes.clone(),
+        connection: Arc::clone(&connection),
+    };
+    let mut serving = pin!(builder(&connection.caller, &context).serve_connection(
+        TokioIo::new(io),
+        hyper::service::service_fn(move |request| calls.answer(request)),
+    ));
+    let age = around(context.limits.connection_age, rand::random());
+    let mut leave = pin!(async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(age) => {}
+        }
+    });
+    let mut cut = pin!(cut(&connection.caller, &context, opened));
+    let mut leaving = false;
+    let ended = loop {
+        tokio::select! {
+            ended = serving.as_mut() => break ended,
+            why = cut.as_mut() => {
+                tracing::info!(remote = ?connection.remote, why, "connection cut");
+                return;
+            }
+            () = leave.as_mut(), if !leaving => {
+                leaving = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(remote = ?connection.remote, %error, "connection ended");
+    }
+}
+
+fn builder(caller: &Caller, context: &Context) -> http2::Builder<Nursery> {
+    let streams = match caller {
+        Caller::Member(_) => context.limits.member_streams,
+        Caller::Local | Caller::Anonymous => context.limits.other_streams,
+    };
+    let mut builder = http2::Builder::new(context.nursery.clone());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_WAIT);
+    builder
+}
+
+/// Waits for a reason to cut the connection with all its streams.
+async fn cut(
+    caller: &Caller,
+    context: &Context,
+    opened: crate::transport::opening::Opened,
+) -> &'static str {
+    if timeout(context.limits.handshake_time, opened)
+        .await
+        .is_err()
+    {
+        return "no HTTP/2 within the time for a handshake";
+    }
+    match caller {
+        Caller::Member(peer) => context.sightings.end_of(peer).await,
+        Caller::Local | Caller::Anonymous => std::future::pending().await,
+    }
+    "the peer's certificate has ended"
+}
+
+/// Answers the calls of one connection.
+#[derive(Clone)]
+struct Calls {
+    routes: Routes,
+    connection: Arc<Connection>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Calls {
+    fn answer(&self, mut request: Request<Incoming>) -> Answer {
+        request
+            .extensions_mut()
+            .insert(Arc::clone(&self.connection));
+        let limit = deadline(request.headers());
+        let answer = self.routes.clone().oneshot(request.map(Body::new));
+        Box::pin(async move {
+            match limit {
+                None => answer.await,
+                Some(limit) => match timeout(limit, answer).await {
+                    Ok(answered) => answered,
+                    Err(_) => Ok(late()),
+                },
+            }
+        })
+    }
+}
+
+fn late() -> Response<Body> {
+    let text = "the call's deadline passed before the answer began";
+    status::to_status(Fault::new(Reason::DeadlineExceeded, text)).into_http()
+}
+
+/// The caller's `grpc-timeout`: at most eight digits and a unit.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let table = [
+            ("2H", Some(7200 * 1000)),
+            ("1M", Some(60 * 1000)),
+            ("99999999S", Some(99_999_999_000)),
+            ("250m", Some(250)),
+            ("5000u", Some(5)),
+            ("7000000n", Some(7)),
+            ("123456789m", None),
+            ("m", None),
+            ("", None),
+            ("+1m", None),
+            ("1d", None),
+            ("1é", None),
+        ];
+        for (text, millis) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(
+                deadline(&headers),
+                millis.map(Duration::from_millis),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A listener that is served on all data threads, and its drain.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tonic::service::Routes;
+
+use crate::identity::Credentials;
+use crate::runtime::DataThreads;
+use crate::runtime::Nursery;
+use crate::transport::accept::Gate;
+use crate::transport::lifetime::Sightings;
+use crate::transport::limits::Limits;
+use crate::transport::listen::Listener;
+use crate::transport::serve::Context;
+
+/// How a listener knows who calls.
+#[derive(Clone)]
+pub enum Security {
+    /// Members only: the handshake demands a certificate of the mesh.
+    MutualTls(Credentials),
+    /// Nobody is known yet: only the server shows a certificate, with its chain up to the root.
+    Enrollment(Credentials),
+    /// The own agent, on a Unix socket or loopback.
+    Plaintext,
+}
+
+/// A running listener. Dropping it does not stop it: [`Server::drain`] does.
+#[derive(Debug)]
+pub struct Server {
+    gate: Arc<Gate>,
+    address: String,
+}
+
+impl Server {
+    /// Serves `routes(thread)` on every thread; returns at once.
+    pub fn start(
+        listener: Listener,
+        security: Security,
+        threads: &DataThreads,
+        limits: Limits,
+        routes: impl Fn(usize) -> Routes,
+    ) -> Self {
+        let limits = Arc::new(limits);
+        let sightings = Sightings::default();
+        let contexts: Vec<Context> = threads
+            .handles()
+            .enumerate()
+            .map(|(thread, handle)| Context {
+                routes: routes(thread).prepare(),
+                limits: Arc::clone(&limits),
+                nursery: Nursery::on(handle.clone()),
+                sightings: sightings.clone(),
+            })
+            .collect();
+        let first = contexts[0].nursery.clone();
+        let gate = Arc::new(Gate::new(security, limits, contexts));
+        let address = listener.address().to_owned();
+        let accepting = Arc::clone(&gate);
+        first.start("accept", move |stop| {
+            accepting.accept(listener.socket, stop)
+        });
+        Self { gate, address }
+    }
+
+    /// Where it listens, in gRPC's naming syntax.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Open connections, with those in their handshake.
+    pub fn connections(&self) -> usize {
+        self.gate.connections()
+    }
+
+    /// Stops accepting, tells every peer to go (GOAWAY), lets running calls finish within `grace`,
+    /// then cuts what is left.
+    pub async fn drain(&self, grace: Duration) {
+        let closing = self.gate.threads.iter();
+        join_all(closing.map(|context| context.nursery.close(grace))).await;
+    }
+}
+
+impl fmt::Debug for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MutualTls(_) => "MutualTls",
+            Self::Enrollment(_) => "Enrollment",
+            Self::Plaintext => "Plaintext",
+        })
+    }
+}

@@ -1,0 +1,176 @@
+//! Whole connections, from a channel to a handler and back.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Incoming;
+use tokio::{sync::Semaphore, sync::mpsc, time::Instant};
+use tonic::{Status, body::Body, service::Routes};
+use tower::ServiceExt;
+
+use crate::identity::{Caller, Connection};
+use crate::runtime::{DataThreads, Nursery};
+use crate::transport::{Channel, Limits, Listener, Pool, Security, Server, Target};
+use crate::wire::status::reason_of;
+
+/// What the handlers of a test have seen, and the gate that `/wait` waits at.
+#[derive(Clone)]
+struct Seen {
+    calls: Arc<AtomicUsize>,
+    threads: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
+    callers: Arc<parking_lot::Mutex<Vec<Caller>>>,
+    gate: Arc<Semaphore>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self {
+            calls: Arc::default(),
+            threads: Arc::default(),
+            callers: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    /// `/echo` answers with the body; `/wait` after the gate; `/flow` streams the body back.
+    fn routes(&self) -> Routes {
+        let seen = self.clone();
+        let answer = move |request: axum::extract::Request| {
+            let seen = seen.clone();
+            async move {
+                seen.calls.fetch_add(1, SeqCst);
+                let thread = std::thread::current().name().unwrap_or("?").to_owned();
+                seen.threads.lock().insert(thread);
+                let connection = request.extensions().get::<Arc<Connection>>().unwrap();
+                seen.callers.lock().push(connection.caller.clone());
+                let wait = request.uri().path() == "/wait";
+                if request.uri().path() == "/flow" {
+                    return Ok::<_, Infallible>(Response::new(request.into_body()));
+                }
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                if wait {
+                    seen.gate.acquire().await.unwrap().forget();
+                }
+                Ok(Response::new(axum::body::Body::from(body)))
+            }
+        };
+        Router::new()
+            .fallback_service(tower::service_fn(answer))
+            .into()
+    }
+}
+
+fn serve(address: &str, threads: &DataThreads, limits: Limits, seen: &Seen) -> (Server, Target) {
+    let listener = Listener::parse(address).unwrap();
+    let endpoint = listener.address().to_owned();
+    let server = Server::start(listener, Security::Plaintext, threads, limits, |_| {
+        seen.routes()
+    });
+    let target = Target {
+        endpoints: vec![endpoint],
+        expect: None,
+    };
+    (server, target)
+}
+
+fn request(path: &str, body: &'static [u8]) -> Request<Body> {
+    let body = Full::new(Bytes::from_static(body)).map_err(|never| match never {});
+    Request::post(path).body(Body::new(body)).unwrap()
+}
+
+async fn call(channel: &Channel, path: &str, body: &'static [u8]) -> Result<Bytes, Status> {
+    let response = channel.clone().oneshot(request(path, body)).await?;
+    whole(response).await
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Status> {
+    let body = response.into_body().collect().await;
+    body.map(|body| body.to_bytes())
+        .map_err(|error| Status::unknown(error.to_string()))
+}
+
+/// A request body that is fed by hand.
+fn flow() -> (mpsc::Sender<Result<Frame<Bytes>, Status>>, Request<Body>) {
+    let (feed, fed) = mpsc::channel(4);
+    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(fed));
+    let request = Request::post("/flow").body(Body::new(body)).unwrap();
+    (feed, request)
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < limit, "never: {what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+const GRACE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn calls_go_to_every_thread_and_say_where_they_came_from() {
+    let seen = Seen::new();
+    let threads = DataThreads::start(2).unwrap();
+    let (server, target) = serve("127.0.0.1:0", &threads, Limits::default(), &seen);
+    let pools: Vec<Pool> = (0..2).map(|_| Pool::plaintext(Nursery::here())).collect();
+    for pool in &pools {
+        let channel = pool.channel(target.clone());
+        assert_eq!(call(&channel, "/echo", b"hello").await.unwrap(), "hello");
+        assert_eq!(call(&channel, "/echo", b"again").await.unwrap(), "again");
+        assert_eq!(pool.len(), 1);
+    }
+    assert_eq!(
+        server.connections(),
+        2,
+        "one connection per pool and target"
+    );
+    assert_eq!(seen.threads.lock().len(), 2, "{:?}", seen.threads.lock());
+    assert!(
+        seen.callers
+            .lock()
+            .iter()
+            .all(|caller| *caller == Caller::Local)
+    );
+    server.drain(GRACE).await;
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn concurrent_calls_wait_for_one_dial() {
+    let seen = Seen::new();
+    let threads = DataThreads::start(1).unwrap();
+    let (server, target) = serve("127.0.0.1:0", &threads, Limits::default(), &seen);
+    let pool = Pool::plaintext(Nursery::here());
+    let channel = pool.channel(target);
+    let calls = (0..50).map(|_| call(&channel, "/echo", b"x"));
+    for answer in futures_util::future::join_all(calls).await {
+        answer.unwrap();
+    }
+    assert_eq!(server.connections(), 1);
+    server.drain(GRACE).await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", dir.path().join("s").display());
+    let seen = Seen::new();
+    let threads = DataThreads::start(1).unwrap();
+    let (server, target) = serve(&address, &threads, Limits::default(), &seen);
+    assert_eq!(server.address(), address);
+    let channel = Pool::plaintext(Nursery::here()).channel(target);
+    assert_eq!(call(&channel, "/echo", b"hello").await.unwrap(), "hello");
+    server.drain(GRACE).await;
+    assert!(!dir.path().join("s").exists());
+}
