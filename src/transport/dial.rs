@@ -96,7 +96,9 @@ async fn dial_one(
             .await
             .map_err(failed);
     }
-    let authority: Authority = endpoint.parse().map_err(|_| DialError::Unreachable {
+    let authority: Option<Authority> = endpoint.parse().ok();
+    let authority = authority.filter(|authority| authority.port_u16().is_some());
+    let authority = authority.ok_or_else(|| DialError::Unreachable {
         endpoint: endpoint.to_owned(),
         why: "this is no endpoint; it should be host:port or unix:/path".into(),
     })?;
@@ -157,7 +159,10 @@ async fn speak<I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(alive)));
+    let (mut io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(alive)));
+    if mesh {
+        io.listen_first().await?;
+    }
     let mut builder = http2::Builder::new(nursery.clone());
     builder
         .timer(TokioTimer::new())

@@ -19,10 +19,12 @@ use tokio::{sync::Semaphore, sync::mpsc, time::Instant};
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
 
+mod lifecycle;
+mod mutual;
+
 use crate::identity::{Caller, Connection};
 use crate::runtime::{DataThreads, Nursery};
 use crate::transport::{Channel, Limits, Listener, Pool, Security, Server, Target};
-use crate::wire::status::reason_of;
 
 /// What the handlers of a test have seen, and the gate that `/wait` waits at.
 #[derive(Clone)]
@@ -30,6 +32,7 @@ struct Seen {
     calls: Arc<AtomicUsize>,
     threads: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
     callers: Arc<parking_lot::Mutex<Vec<Caller>>>,
+    exporters: Arc<parking_lot::Mutex<Vec<Option<[u8; 32]>>>>,
     gate: Arc<Semaphore>,
 }
 
@@ -39,6 +42,7 @@ impl Seen {
             calls: Arc::default(),
             threads: Arc::default(),
             callers: Arc::default(),
+            exporters: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
         }
     }
@@ -54,6 +58,7 @@ impl Seen {
                 seen.threads.lock().insert(thread);
                 let connection = request.extensions().get::<Arc<Connection>>().unwrap();
                 seen.callers.lock().push(connection.caller.clone());
+                seen.exporters.lock().push(connection.exporter);
                 let wait = request.uri().path() == "/wait";
                 if request.uri().path() == "/flow" {
                     return Ok::<_, Infallible>(Response::new(request.into_body()));
