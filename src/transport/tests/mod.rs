@@ -179,3 +179,37 @@ async fn a_unix_socket_serves_too() {
     server.drain(GRACE).await;
     assert!(!dir.path().join("s").exists());
 }
+
+#[tokio::test]
+async fn generated_clients_and_servers_fit() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("billing", serving).await;
+    let threads = DataThreads::start(1).unwrap();
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let target = Target {
+        endpoints: vec![listener.address().to_owned()],
+        expect: None,
+    };
+    let routes = Routes::new(health);
+    let limits = Limits::default();
+    let server = Server::start(listener, Security::Plaintext, &threads, limits, |_| {
+        routes.clone()
+    });
+    let channel = Pool::plaintext(Nursery::here()).channel(target);
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+    let ask = |service: &str| tonic_health::pb::HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let answer = client.check(ask("billing")).await.unwrap().into_inner();
+    assert_eq!(answer.status, 1);
+    let unknown = client.check(ask("nobody")).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+    let mut watch = client.watch(ask("billing")).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
+    drop(watch);
+    server.drain(GRACE).await;
+    let gone = client.check(ask("billing")).await.unwrap_err();
+    let reason = crate::wire::status::reason_of(&gone);
+    assert_eq!(reason.as_deref(), Some("PEER_UNREACHABLE"), "{gone}");
+}

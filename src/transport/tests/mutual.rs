@@ -197,6 +197,31 @@ async fn a_connection_ends_with_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_server_whose_certificate_ends_is_left() {
+    let (mesh, seen) = (Mesh::new(), Seen::new());
+    let threads = DataThreads::start(1).unwrap();
+    let own = mesh.agent("server", Duration::from_secs(2));
+    let (server, target) = serve_as(&own, &threads, &seen);
+    let pool = Pool::new(mesh.agent("client", HOUR), Nursery::here());
+    let (feed, request) = flow();
+    let response = pool.channel(target.clone()).oneshot(request).await.unwrap();
+    assert!(
+        response.into_body().collect().await.is_err(),
+        "cut, not ended"
+    );
+    drop(feed);
+    let fault = call(&pool.channel(target), "/echo", b"x")
+        .await
+        .unwrap_err();
+    assert_eq!(
+        reason_of(&fault).as_deref(),
+        Some("PEER_UNREACHABLE"),
+        "{fault}"
+    );
+    server.drain(GRACE).await;
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_keeps_old_streams_and_moves_new_calls() {
     let (mesh, seen) = (Mesh::new(), Seen::new());
     let threads = DataThreads::start(1).unwrap();
