@@ -455,82 +455,89 @@ mod tests {
         assert!(!task.correlation_id.is_empty());
     }
 
-    type Change = fn(&mut pb::TaskSpec);
+    type Row = (&'static str, Reason, fn(&mut pb::TaskSpec));
+
+    fn selector(spec: &mut pb::TaskSpec) -> &mut pb::Selector {
+        spec.selector.get_or_insert_default()
+    }
+
+    fn holding(content: pb::part::Content) -> Vec<pb::Part> {
+        vec![pb::Part {
+            content: Some(content),
+            ..Default::default()
+        }]
+    }
+
+    const BREACHES: &[Row] = &[
+        ("spec.selector", Reason::InvalidField, |s| {
+            s.selector = None;
+        }),
+        ("spec.selector.skill", Reason::InvalidField, |s| {
+            selector(s).skill.clear();
+        }),
+        ("spec.selector.agent", Reason::InvalidField, |s| {
+            selector(s).agent.push('A');
+        }),
+        ("spec.selector.version", Reason::InvalidField, |s| {
+            selector(s).version.push('x');
+        }),
+        ("spec.selector.tags", Reason::InvalidField, |s| {
+            selector(s).tags.resize(65, "".into());
+        }),
+        ("spec.input[0]", Reason::InvalidField, |s| {
+            s.input.push(pb::Part::default());
+        }),
+        ("spec.input[0].data", Reason::InvalidField, |s| {
+            s.input.push(data(33));
+        }),
+        ("spec.input", Reason::PayloadTooLarge, |s| {
+            s.input = holding(pb::part::Content::Text("x".repeat(INPUT_MAX)));
+        }),
+        ("spec.correlation_id", Reason::InvalidField, |s| {
+            s.correlation_id = "x".repeat(129);
+        }),
+        ("spec.options.timeout", Reason::InvalidField, |s| {
+            options(s).timeout = seconds(700_000);
+        }),
+        ("spec.options.timeout", Reason::InvalidField, |s| {
+            options(s).timeout = seconds(-1);
+        }),
+    ];
+
+    const UNSERVED: &[Row] = &[
+        ("spec.input[0].blob", Reason::Unimplemented, |s| {
+            s.input = holding(pb::part::Content::Blob(pb::BlobRef::default()));
+        }),
+        ("spec.idempotency_key", Reason::Unimplemented, |s| {
+            s.idempotency_key.push('k');
+        }),
+        ("spec.scope", Reason::Unimplemented, |s| {
+            s.scope.push(pb::AgentSkill::default());
+        }),
+        ("spec.options.priority", Reason::Unimplemented, |s| {
+            options(s).priority = 9;
+        }),
+        ("spec.options.callback", Reason::Unimplemented, |s| {
+            options(s).callback = Some(pb::Callback::default());
+        }),
+        ("spec.options.budget", Reason::Unimplemented, |s| {
+            options(s).budget = Some(pb::Usage::default());
+        }),
+        ("spec.options.durability", Reason::Unimplemented, |s| {
+            options(s).set_durability(pb::Durability::Ephemeral);
+        }),
+        ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
+            options(s).set_on_agent_loss(pb::OnAgentLoss::Restart);
+        }),
+    ];
+
+    fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos: 0 })
+    }
 
     #[test]
     fn what_breaks_a_bound_or_is_not_served_is_named() {
-        let table: &[(&str, Reason, Change)] = &[
-            ("spec.selector", Reason::InvalidField, |s| s.selector = None),
-            ("spec.selector.skill", Reason::InvalidField, |s| {
-                s.selector = Some(pb::Selector::default())
-            }),
-            ("spec.selector.agent", Reason::InvalidField, |s| {
-                s.selector.as_mut().unwrap().agent = "A".into()
-            }),
-            ("spec.selector.version", Reason::InvalidField, |s| {
-                s.selector.as_mut().unwrap().version = "one".into()
-            }),
-            ("spec.selector.tags", Reason::InvalidField, |s| {
-                s.selector.as_mut().unwrap().tags = vec![String::new(); 65]
-            }),
-            ("spec.input[0]", Reason::InvalidField, |s| {
-                s.input = vec![pb::Part::default()]
-            }),
-            ("spec.input[0].data", Reason::InvalidField, |s| {
-                s.input = vec![data(33)]
-            }),
-            ("spec.input", Reason::PayloadTooLarge, |s| {
-                let content = Some(pb::part::Content::Text("x".repeat(INPUT_MAX)));
-                s.input = vec![pb::Part {
-                    content,
-                    ..Default::default()
-                }];
-            }),
-            ("spec.input[0].blob", Reason::Unimplemented, |s| {
-                let content = Some(pb::part::Content::Blob(pb::BlobRef::default()));
-                s.input = vec![pb::Part {
-                    content,
-                    ..Default::default()
-                }];
-            }),
-            ("spec.correlation_id", Reason::InvalidField, |s| {
-                s.correlation_id = "x".repeat(129)
-            }),
-            ("spec.idempotency_key", Reason::Unimplemented, |s| {
-                s.idempotency_key = "k".into()
-            }),
-            ("spec.scope", Reason::Unimplemented, |s| {
-                s.scope = vec![pb::AgentSkill::default()]
-            }),
-            ("spec.options.priority", Reason::Unimplemented, |s| {
-                options(s).priority = 9
-            }),
-            ("spec.options.callback", Reason::Unimplemented, |s| {
-                options(s).callback = Some(pb::Callback::default())
-            }),
-            ("spec.options.budget", Reason::Unimplemented, |s| {
-                options(s).budget = Some(pb::Usage::default())
-            }),
-            ("spec.options.durability", Reason::Unimplemented, |s| {
-                options(s).set_durability(pb::Durability::Ephemeral)
-            }),
-            ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
-                options(s).set_on_agent_loss(pb::OnAgentLoss::Restart)
-            }),
-            ("spec.options.timeout", Reason::InvalidField, |s| {
-                options(s).timeout = Some(prost_types::Duration {
-                    seconds: 8 * 24 * 3600,
-                    nanos: 0,
-                })
-            }),
-            ("spec.options.timeout", Reason::InvalidField, |s| {
-                options(s).timeout = Some(prost_types::Duration {
-                    seconds: -1,
-                    nanos: 0,
-                })
-            }),
-        ];
-        for (field, reason, change) in table {
+        for (field, reason, change) in BREACHES.iter().chain(UNSERVED) {
             let fault = NewTask::check(asked(change), &moment()).unwrap_err();
             assert_eq!(
                 (fault.field.as_deref(), fault.reason),

@@ -244,6 +244,8 @@ const REFUSED: &[Reason] = &[
     Reason::Unauthenticated,
     Reason::InvalidField,
     Reason::PayloadTooLarge,
+    Reason::ProtocolViolation,
+    Reason::NotOwnAgent,
     Reason::Unimplemented,
     Reason::SlotsFull,
     Reason::QueueFull,

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 use futures_util::StreamExt;
 use tonic::{Request, Response, Status};
 
-use crate::domain::{AgentName, Fault, InstanceId, Label, Member, Reason, SpiffeId, TaskId};
+use crate::domain::{AgentName, Fault, Label, Member, Reason, SpiffeId, TaskId};
 use crate::identity::{Action, Caller, Connection, authorize};
 use crate::pb;
 use crate::pb::agent_client::AgentClient;
