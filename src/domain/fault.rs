@@ -62,6 +62,8 @@ reasons! {
     AgentLost = "AGENT_LOST",
     /// The agent failed, or broke the handler contract.
     AgentError = "AGENT_ERROR",
+    /// The agent's process cannot be reached by its sidecar; nothing was started.
+    AgentUnavailable = "AGENT_UNAVAILABLE",
     /// The task's deadline has passed.
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The task was tried as often as is allowed.

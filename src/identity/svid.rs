@@ -7,7 +7,7 @@ use std::{fmt, path::Path, sync::Arc, time::SystemTime};
 
 use rustls::{
     pki_types::{
-        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime,
+        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer,
         pem::{PemObject, SectionKind},
     },
     sign::CertifiedKey,
@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::certificate::{self, CertificateError};
 use crate::identity::files::{self, FileError};
 use crate::identity::peer::Peer;
-use crate::identity::verify::{Trust, provider};
-use crate::runtime::clock;
+use crate::identity::verify::{Trust, provider, unix};
 
 /// Leaf, key and whole state of a member.
 const STATE_FILE: &str = "svid.json";
@@ -216,11 +215,6 @@ struct State {
     chain: String,
     key: String,
     bundle: String,
-}
-
-/// A wall time as rustls takes it.
-pub(super) fn unix(at: SystemTime) -> UnixTime {
-    UnixTime::since_unix_epoch(std::time::Duration::from_secs(clock::unix_seconds(at)))
 }
 
 /// The certificates of a PEM text; `None` if it holds anything else or none.

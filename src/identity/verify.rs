@@ -6,6 +6,7 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -23,6 +24,7 @@ use crate::domain::Member;
 use crate::domain::TrustDomain;
 use crate::identity::certificate;
 use crate::identity::peer::Peer;
+use crate::runtime::clock;
 
 /// TLS 1.3 signatures by the provider; TLS 1.2 is not spoken.
 macro_rules! tls13_signatures {
@@ -214,4 +216,19 @@ fn signed(
     let parsed = ParsedCertificate::try_from(leaf)?;
     let algorithms = provider().signature_verification_algorithms.all;
     verify_server_cert_signed_by_trust_anchor(&parsed, roots, rest, now, algorithms)
+}
+
+/// Whether the roots vouched for a leaf when its life began, be it over by now.
+pub(super) fn member_signed(
+    leaf: &CertificateDer<'_>,
+    roots: &RootCertStore,
+    rest: &[CertificateDer<'_>],
+    not_before: SystemTime,
+) -> Result<(), Error> {
+    signed(leaf, roots, rest, unix(not_before))
+}
+
+/// A wall time as rustls takes it.
+pub(super) fn unix(at: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_seconds(at)))
 }

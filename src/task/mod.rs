@@ -9,5 +9,6 @@ pub mod home;
 pub mod journal;
 pub mod service;
 pub mod spec;
+pub mod executor;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};

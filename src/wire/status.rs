@@ -40,6 +40,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::HomeUnavailable
         | Reason::NoRoute
         | Reason::AgentLost
+        | Reason::AgentUnavailable
         | Reason::Draining
         | Reason::PeerUnreachable
         | Reason::PeerMismatch => Code::Unavailable,

@@ -1,0 +1,201 @@
+//! What the CA writes into certificates, and how it keeps its keys.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use super::*;
+
+fn id(path: &str) -> SpiffeId {
+    format!("spiffe://attache.local/{path}").parse().unwrap()
+}
+
+fn fresh(names: Names) -> (tempfile::TempDir, Authority) {
+    let dir = tempfile::tempdir().unwrap();
+    let domain = "attache.local".parse().unwrap();
+    let authority = Authority::create(&dir.path().join("ca"), &domain, names).unwrap();
+    (dir, authority)
+}
+
+fn names_of(der: &[u8]) -> Vec<String> {
+    let (_, certificate) = X509Certificate::from_der(der).unwrap();
+    let san = certificate.subject_alternative_name().unwrap().unwrap();
+    let shown = san.value.general_names.iter().map(|name| match name {
+        GeneralName::URI(text) | GeneralName::DNSName(text) => (*text).to_owned(),
+        other => format!("{other:?}"),
+    });
+    shown.collect()
+}
+
+#[test]
+fn a_leaf_is_shaped_as_other_stacks_want_it() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let billing = id("ns/default/agent/billing");
+    let instance = "i1".parse().unwrap();
+    let before = clock::wall();
+    let svid = authority
+        .svid(&billing, Some(&instance), LEAF_LIFE)
+        .unwrap();
+    assert_eq!(
+        names_of(&svid.chain()[0]),
+        [
+            "spiffe://attache.local/ns/default/agent/billing",
+            "i1.billing.default.agent.attache",
+            "billing.default.agent.attache",
+        ]
+    );
+    let peer = svid.peer();
+    let since = before.duration_since(peer.not_before).unwrap();
+    assert!((59..=61).contains(&since.as_secs()), "{since:?}");
+    let left = peer.not_after.duration_since(before).unwrap();
+    assert!((3598..=3601).contains(&left.as_secs()), "{left:?}");
+    let (_, leaf) = X509Certificate::from_der(&svid.chain()[0]).unwrap();
+    let usage = leaf.key_usage().unwrap().unwrap();
+    assert!(usage.critical && usage.value.digital_signature() && !usage.value.key_cert_sign());
+    let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.server_auth && extended.client_auth && !extended.any);
+    assert!(
+        !leaf
+            .basic_constraints()
+            .unwrap()
+            .expect("explicit")
+            .value
+            .ca
+    );
+    let has = |found: fn(&ParsedExtension<'_>) -> bool| {
+        leaf.extensions()
+            .iter()
+            .any(|one| found(one.parsed_extension()))
+    };
+    assert!(has(|one| matches!(
+        one,
+        ParsedExtension::AuthorityKeyIdentifier(_)
+    )));
+    assert!(has(|one| matches!(
+        one,
+        ParsedExtension::SubjectKeyIdentifier(_)
+    )));
+    for der in [&svid.chain()[1], &svid.bundle()[0]] {
+        let (_, ca) = X509Certificate::from_der(der).unwrap();
+        let usage = ca.key_usage().unwrap().unwrap();
+        assert!(usage.critical && usage.value.key_cert_sign());
+        let constraints = ca.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+    }
+}
+
+#[test]
+fn only_a_development_ca_names_this_machine() {
+    let (_dir, authority) = fresh(Names::Development);
+    let svid = authority
+        .svid(&id("operator/ops"), None, ISSUED_LIFE)
+        .unwrap();
+    let names = names_of(&svid.chain()[0]);
+    assert_eq!(
+        names[..3],
+        [
+            "spiffe://attache.local/operator/ops",
+            "ops.operator.attache",
+            "localhost"
+        ]
+    );
+    assert_eq!(names.len(), 5);
+    assert_eq!(svid.peer().instance, None);
+    let reopened = Authority::open(&authority.dir).unwrap();
+    assert_eq!(reopened.names(), Names::Development);
+}
+
+#[test]
+fn nothing_of_a_request_is_used_but_its_key() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let mut params = CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.subject_alt_names = vec![
+        SanType::URI("spiffe://attache.local/operator/root".try_into().unwrap()),
+        SanType::DnsName("bank.example".try_into().unwrap()),
+    ];
+    let key = KeyPair::generate().unwrap();
+    let csr = params.serialize_request(&key).unwrap();
+    let asked = PublicKey::of_request(csr.der()).unwrap();
+    let web = id("ns/default/service/web");
+    let chain = authority.issue(&asked, &web, None, LEAF_LIFE).unwrap();
+    assert_eq!(
+        names_of(&chain[0]),
+        [web.to_string().as_str(), "web.default.service.attache"]
+    );
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+    assert!(!leaf.is_ca());
+    assert!(!leaf.key_usage().unwrap().unwrap().value.key_cert_sign());
+    assert_eq!(leaf.subject().iter().count(), 0);
+    assert_eq!(certificate::peer_of(&chain[0]).unwrap().key, asked.hash());
+}
+
+#[test]
+fn foreign_ids_and_instances_of_operators_are_not_signed() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let foreign = "spiffe://other/ns/default/agent/a".parse().unwrap();
+    let error = authority.svid(&foreign, None, LEAF_LIFE).unwrap_err();
+    assert!(matches!(error, AuthorityError::Foreign { .. }), "{error}");
+    let instance = "i1".parse().unwrap();
+    let error = authority.svid(&id("operator/o"), Some(&instance), LEAF_LIFE);
+    assert!(matches!(error, Err(AuthorityError::NoInstances(_))));
+}
+
+#[test]
+fn no_leaf_outlives_the_issuing_ca() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let svid = authority
+        .svid(&id("operator/o"), None, ISSUING_LIFE * 2)
+        .unwrap();
+    let (_, end) = certificate::validity(&svid.chain()[1]).unwrap();
+    assert_eq!(svid.peer().not_after, end);
+}
+
+#[test]
+fn keys_are_private_or_refused() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    for name in ["root.key.pem", "issuing.pem"] {
+        let path = authority.dir.join(name);
+        let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+        let found = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, 0o600, "{name}");
+        mode(0o640);
+        let error = Authority::open(&authority.dir).unwrap_err();
+        assert!(matches!(
+            error,
+            AuthorityError::File(FileError::Exposed { .. })
+        ));
+        mode(0o600);
+    }
+    let again = Authority::create(&authority.dir, authority.trust_domain(), Names::Mesh);
+    assert!(matches!(again, Err(AuthorityError::Exists(_))));
+    let shown = format!("{authority:?}");
+    assert!(!shown.contains("PRIVATE"), "{shown}");
+}
+
+#[test]
+fn an_ageing_issuing_ca_is_replaced_if_the_root_key_is_here() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let signer = |authority: &Authority| {
+        let svid = authority.svid(&id("operator/o"), None, LEAF_LIFE).unwrap();
+        svid.chain()[1].clone()
+    };
+    let first = signer(&authority);
+    let now = clock::wall();
+    assert!(!authority.roll_over(now + ISSUING_LIFE * 4 / 10).unwrap());
+    let late = now + ISSUING_LIFE * 6 / 10;
+    assert!(authority.roll_over(now + ISSUING_LIFE / 2).unwrap());
+    assert_ne!(authority.issuing.load().certificate, first);
+
+    fs::remove_file(authority.dir.join("root.key.pem")).unwrap();
+    let offline = Authority::open(&authority.dir).unwrap();
+    assert_eq!(
+        offline.issuing.load().certificate,
+        authority.issuing.load().certificate
+    );
+    assert!(!offline.roll_over(late + ISSUING_LIFE / 3).unwrap());
+    let error = offline.roll_over(late + ISSUING_LIFE * 2).unwrap_err();
+    assert!(matches!(error, AuthorityError::Expired(_)));
+}

@@ -1,0 +1,282 @@
+//! Which attempts an executor knows, which it will never run again, and how many run.
+//!
+//! Plain data behind one short lock; it decides who may start. Nothing in it waits.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::run::Command;
+use crate::domain::{Reason, TaskId};
+use crate::task::doors::Parent;
+
+/// Tasks whose newest attempt is remembered, so that a late Start of it is refused. A Start is on
+/// its way for seconds; this is minutes at a thousand tasks a second.
+const REMEMBERED_MAX: usize = 65_536;
+/// Attempts that have ended but whose home has not confirmed it; each keeps 1 MiB and more at most.
+const UNCONFIRMED_MAX: usize = 256;
+/// How long a home waits before it offers work again to an executor whose slots are taken: about
+/// what a short task takes.
+const SLOTS_RETRY: Duration = Duration::from_millis(250);
+/// How long the mean execution time looks back.
+const MEAN_WINDOW: Duration = Duration::from_secs(60);
+/// Samples of that mean; older ones go first.
+const MEAN_SAMPLES: usize = 1024;
+
+/// What becomes of a Start.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// It runs; the older attempt of the same task has to be fenced.
+    Run {
+        /// Inbox of the older attempt.
+        older: Option<mpsc::Sender<Command>>,
+    },
+    /// It runs already: its home asks once more.
+    Known(mpsc::Sender<Command>),
+    /// It is not started here.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// When to ask again; `None`: never.
+        retry_after: Option<Duration>,
+    },
+}
+
+#[derive(Debug)]
+struct Known {
+    attempt: u32,
+    inbox: mpsc::Sender<Command>,
+}
+
+/// What an executor keeps about all its attempts.
+#[derive(Debug)]
+pub(super) struct Book {
+    slots: u32,
+    running: u32,
+    draining: bool,
+    attempts: HashMap<TaskId, Known>,
+    newest: HashMap<TaskId, u32>,
+    remembered: VecDeque<TaskId>,
+    parents: HashMap<String, Parent>,
+    durations: VecDeque<(Instant, Duration)>,
+}
+
+impl Book {
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            slots,
+            running: 0,
+            draining: false,
+            attempts: HashMap::new(),
+            newest: HashMap::new(),
+            remembered: VecDeque::new(),
+            parents: HashMap::new(),
+            durations: VecDeque::new(),
+        }
+    }
+
+    /// Decides about a Start; a slot is taken with [`Admission::Run`].
+    pub(super) fn admit(
+        &mut self,
+        task: &TaskId,
+        attempt: u32,
+        inbox: mpsc::Sender<Command>,
+    ) -> Admission {
+        let refused = |reason, retry_after| Admission::Refused {
+            reason,
+            retry_after,
+        };
+        if let Some(known) = self.attempts.get(task)
+            && known.attempt == attempt
+        {
+            return Admission::Known(known.inbox.clone());
+        }
+        if self
+            .newest
+            .get(task)
+            .is_some_and(|newest| attempt <= *newest)
+        {
+            return refused(Reason::AttemptStale, None);
+        }
+        if self.draining {
+            return refused(Reason::Draining, None);
+        }
+        let ended = self.attempts.len().saturating_sub(self.running as usize);
+        if self.running >= self.slots || ended >= UNCONFIRMED_MAX {
+            return refused(Reason::SlotsFull, Some(SLOTS_RETRY));
+        }
+        self.running += 1;
+        self.remember(task, attempt);
+        let known = Known { attempt, inbox };
+        let older = self.attempts.insert(task.clone(), known);
+        Admission::Run {
+            older: older.map(|older| older.inbox),
+        }
+    }
+
+    /// The inbox of an attempt that is known; otherwise it is lost, and will never start here.
+    pub(super) fn find(&mut self, task: &TaskId, attempt: u32) -> Option<mpsc::Sender<Command>> {
+        match self.attempts.get(task) {
+            Some(known) if known.attempt == attempt => Some(known.inbox.clone()),
+            _ => {
+                self.remember(task, attempt);
+                None
+            }
+        }
+    }
+
+    /// The attempt was never begun: it may come again.
+    pub(super) fn unremember(&mut self, task: &TaskId, attempt: u32) {
+        if self.newest.get(task) == Some(&attempt) {
+            self.newest.remove(task);
+        }
+    }
+
+    /// The home has everything, or is gone.
+    pub(super) fn forget(&mut self, task: &TaskId, attempt: u32) {
+        if self
+            .attempts
+            .get(task)
+            .is_some_and(|known| known.attempt == attempt)
+        {
+            self.attempts.remove(task);
+        }
+    }
+
+    /// The handler has ended or was cut after `took`.
+    pub(super) fn free_slot(&mut self, token: &str, took: Duration, now: Instant) {
+        self.running = self.running.saturating_sub(1);
+        self.parents.remove(token);
+        self.durations.push_back((now, took));
+        if self.durations.len() > MEAN_SAMPLES {
+            self.durations.pop_front();
+        }
+    }
+
+    pub(super) fn add_parent(&mut self, token: String, parent: Parent) {
+        self.parents.insert(token, parent);
+    }
+
+    pub(super) fn parent(&self, token: &str) -> Option<Parent> {
+        self.parents.get(token).cloned()
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Attempts whose handler runs.
+    pub(super) fn running(&self) -> u32 {
+        self.running
+    }
+
+    /// Attempts that are known, running or not.
+    pub(super) fn known(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// Mean execution time over the last minute; `None` without a sample.
+    pub(super) fn execution_mean(&mut self, now: Instant) -> Option<Duration> {
+        while let Some((at, _)) = self.durations.front()
+            && now.saturating_duration_since(*at) > MEAN_WINDOW
+        {
+            self.durations.pop_front();
+        }
+        let count = u32::try_from(self.durations.len()).ok()?;
+        let sum: Duration = self.durations.iter().map(|(_, took)| *took).sum();
+        sum.checked_div(count)
+    }
+
+    fn remember(&mut self, task: &TaskId, attempt: u32) {
+        match self.newest.get_mut(task) {
+            Some(newest) => *newest = (*newest).max(attempt),
+            None => {
+                self.newest.insert(task.clone(), attempt);
+                self.remembered.push_back(task.clone());
+            }
+        }
+        if self.remembered.len() > REMEMBERED_MAX
+            && let Some(oldest) = self.remembered.pop_front()
+        {
+            self.newest.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox() -> mpsc::Sender<Command> {
+        mpsc::channel(1).0
+    }
+
+    fn task(number: u128) -> TaskId {
+        TaskId {
+            home: "i1".parse().unwrap(),
+            uuid: uuid::Uuid::from_u128(number),
+        }
+    }
+
+    fn told(admission: &Admission) -> &'static str {
+        match admission {
+            Admission::Run { older: None } => "run",
+            Admission::Run { older: Some(_) } => "run, fence",
+            Admission::Known(_) => "known",
+            Admission::Refused { reason, .. } => reason.label(),
+        }
+    }
+
+    #[test]
+    fn attempts_only_go_up() {
+        let mut book = Book::new(8);
+        for (attempt, said) in [
+            (2, "run"),
+            (2, "known"),
+            (1, "ATTEMPT_STALE"),
+            (3, "run, fence"),
+            (2, "ATTEMPT_STALE"),
+        ] {
+            assert_eq!(told(&book.admit(&task(1), attempt, inbox())), said);
+        }
+        book.forget(&task(1), 3);
+        assert_eq!(told(&book.admit(&task(1), 3, inbox())), "ATTEMPT_STALE");
+    }
+
+    #[test]
+    fn what_was_declared_lost_never_starts() {
+        let mut book = Book::new(8);
+        assert!(book.find(&task(1), 1).is_none());
+        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "ATTEMPT_STALE");
+        assert_eq!(told(&book.admit(&task(1), 2, inbox())), "run");
+    }
+
+    #[test]
+    fn slots_are_bounded_and_come_back() {
+        let mut book = Book::new(2);
+        let now = Instant::now();
+        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(3), 1, inbox())), "SLOTS_FULL");
+        book.free_slot("", Duration::from_secs(2), now);
+        assert_eq!(told(&book.admit(&task(3), 1, inbox())), "run");
+        book.free_slot("", Duration::from_secs(4), now);
+        assert_eq!(book.execution_mean(now), Some(Duration::from_secs(3)));
+        assert_eq!(book.execution_mean(now + 2 * MEAN_WINDOW), None);
+        book.drain();
+        assert_eq!(told(&book.admit(&task(4), 1, inbox())), "DRAINING");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut book = Book::new(1);
+        for number in 0..REMEMBERED_MAX as u128 + 10 {
+            book.find(&task(number), 1);
+        }
+        assert_eq!(book.newest.len(), REMEMBERED_MAX);
+        assert_eq!(told(&book.admit(&task(20), 1, inbox())), "ATTEMPT_STALE");
+    }
+}

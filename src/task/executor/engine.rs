@@ -1,0 +1,369 @@
+//! The executor: takes streams of homes, starts attempts, finds them again, and drains.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
+use rand::RngCore as _;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+
+use super::book::{Admission, Book};
+use super::door::{self, HomePeer, Work};
+use super::handler::HandlerLink;
+use super::run::{Command, Run, Session};
+use super::{Answer, answer, refused};
+use crate::domain::{Fault, Reason, SpiffeId, TaskId};
+use crate::identity::authorize::{Action, authorize};
+use crate::pb;
+use crate::pb::execute_request::Step;
+use crate::pb::execute_response::Step as Reply;
+use crate::runtime::{Nursery, Stop};
+use crate::task::doors::{Parent, Parents, Steps, Updates};
+
+/// Slots of an agent whose card does not say: enough to keep a process busy that waits for models
+/// and tools, few enough that a newcomer's laptop does not choke.
+pub const SLOTS: u32 = 16;
+/// Messages on their way to a home's stream; behind them the unacknowledged ones wait.
+const OUT_QUEUE: usize = 16;
+/// Commands to an attempt's owner, which are few and rare.
+const INBOX_QUEUE: usize = 4;
+/// How long the first step of a stream may take.
+const FIRST_STEP: Duration = Duration::from_secs(10);
+/// How long cut attempts may take to tell their homes.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// How an executor is set up.
+#[derive(Clone, Debug)]
+pub struct ExecutorConfig {
+    /// The agent whose attempts run here; its namespace decides who may have them run.
+    pub own: SpiffeId,
+    /// Attempts that run at once, at least 1; [`SLOTS`] where the card says nothing.
+    pub slots: u32,
+    /// This incarnation of the process: changes with every start.
+    pub boot_id: String,
+    /// The skills that the agent offers; a Start for any other never reaches it.
+    pub skills: Vec<String>,
+}
+
+/// Runs attempts on one agent. Clones share everything.
+#[derive(Clone)]
+pub struct Executor {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    own: SpiffeId,
+    boot_id: String,
+    slots: u32,
+    skills: Mutex<Arc<HashSet<String>>>,
+    link: Arc<dyn HandlerLink>,
+    nurseries: Vec<Nursery>,
+    turn: AtomicUsize,
+    book: Mutex<Book>,
+    changed: watch::Sender<()>,
+    stop: Stop,
+}
+
+impl Executor {
+    /// An executor whose attempts run in `nurseries`, one per data thread: that of the calling
+    /// thread where there is one.
+    ///
+    /// # Panics
+    /// Without a nursery.
+    pub fn new(
+        config: ExecutorConfig,
+        link: Arc<dyn HandlerLink>,
+        nurseries: Vec<Nursery>,
+    ) -> Self {
+        assert!(!nurseries.is_empty(), "attempts need a runtime to run on");
+        let slots = config.slots.max(1);
+        Self {
+            shared: Arc::new(Shared {
+                own: config.own,
+                boot_id: config.boot_id,
+                slots,
+                skills: Mutex::new(Arc::new(config.skills.into_iter().collect())),
+                link,
+                nurseries,
+                turn: AtomicUsize::new(0),
+                book: Mutex::new(Book::new(slots)),
+                changed: watch::Sender::new(()),
+                stop: Stop::new(),
+            }),
+        }
+    }
+
+    /// The agent offers other skills now.
+    pub fn set_skills(&self, skills: impl IntoIterator<Item = String>) {
+        *self.shared.skills.lock() = Arc::new(skills.into_iter().collect());
+    }
+
+    /// Serves one attempt's stream of `home`. Dropping the answer leaves the attempt alone.
+    pub fn execute(&self, home: HomePeer, steps: Steps) -> Updates {
+        let (out, updates) = mpsc::channel(OUT_QUEUE);
+        let executor = self.clone();
+        self.nursery().start("attempt", |stop| async move {
+            let stops = [stop, executor.shared.stop.clone()];
+            executor.serve(home, steps, out, stops).await;
+        });
+        Box::pin(ReceiverStream::new(updates))
+    }
+
+    /// What the catalog says about how busy the agent is.
+    pub fn load(&self) -> pb::Load {
+        let mut book = self.shared.book.lock();
+        pb::Load {
+            running: book.running(),
+            slots: self.shared.slots,
+            execution_mean: book
+                .execution_mean(Instant::now())
+                .and_then(|mean| mean.try_into().ok()),
+        }
+    }
+
+    /// Moves on whenever [`Executor::load`] may have changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Starts nothing more, waits up to `grace` until every home has every last update, then cuts
+    /// what is left: its streams end with DRAINING.
+    pub async fn drain(&self, grace: Duration) {
+        self.shared.book.lock().drain();
+        if timeout(grace, self.emptied()).await.is_err() {
+            tracing::warn!(left = self.shared.book.lock().known(), "attempts are cut");
+        }
+        self.shared.stop.cancel();
+        if timeout(CUT_GRACE, self.emptied()).await.is_err() {
+            tracing::warn!("attempts did not end though they were cut");
+        }
+    }
+
+    async fn emptied(&self) {
+        let mut changed = self.shared.changed.subscribe();
+        while self.shared.book.lock().known() > 0 {
+            // The sender lives in `self`.
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The nursery of the calling data thread, so that a stream and its attempt share a core.
+    fn nursery(&self) -> &Nursery {
+        let all = &self.shared.nurseries;
+        let own = Handle::try_current().ok().and_then(|here| {
+            all.iter()
+                .find(|nursery| nursery.runtime().id() == here.id())
+        });
+        own.unwrap_or_else(|| &all[self.shared.turn.fetch_add(1, Ordering::Relaxed) % all.len()])
+    }
+
+    async fn serve(
+        self,
+        home: HomePeer,
+        mut steps: Steps,
+        out: mpsc::Sender<Answer>,
+        stops: [Stop; 2],
+    ) {
+        let first = match timeout(FIRST_STEP, steps.next()).await {
+            Ok(Some(request)) => request.step,
+            Ok(None) | Err(_) => None,
+        };
+        let session = Session {
+            cursor: None,
+            steps: Some(steps),
+            out,
+        };
+        match first {
+            Some(Step::Start(start)) => match self.check(&home, start) {
+                Ok(work) => Box::pin(self.start(work, session, stops)).await,
+                Err(fault) => session.end(fault),
+            },
+            Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
+            Some(Step::Ack(_) | Step::Abort(_)) | None => session.end(Fault::new(
+                Reason::ProtocolViolation,
+                "the first step of a stream is Start or Resume",
+            )),
+        }
+    }
+
+    /// Both the home and the caller that it states have to be allowed. The statement is unproved
+    /// until delegation is signed; the proof will be checked here.
+    fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Work, Fault> {
+        let skills = Arc::clone(&self.shared.skills.lock());
+        let namespace = self.shared.own.member.namespace();
+        authorize(&home.id, Action::Execute, namespace)?;
+        let work = door::start(home, start, &skills)?;
+        authorize(&work.caller, Action::Execute, namespace)?;
+        Ok(work)
+    }
+
+    async fn start(&self, work: Work, session: Session, stops: [Stop; 2]) {
+        let (to_owner, inbox) = mpsc::channel(INBOX_QUEUE);
+        let attempt = work.request.attempt;
+        if work.remaining.is_zero() {
+            return give_up(session, refused(Reason::DeadlineExceeded, None));
+        }
+        let admission = self
+            .shared
+            .book
+            .lock()
+            .admit(&work.task_id, attempt, to_owner);
+        let older = match admission {
+            Admission::Run { older } => older,
+            Admission::Known(owner) => return attach(&owner, session).await,
+            Admission::Refused {
+                reason,
+                retry_after,
+            } => return give_up(session, refused(reason, retry_after)),
+        };
+        let entry = Entry {
+            shared: Arc::clone(&self.shared),
+            task: work.task_id.clone(),
+            attempt,
+        };
+        let (slot, request, deadline) = self.take_slot(work);
+        if let Some(older) = older
+            && older.send(Command::Fence).await.is_err()
+        {
+            tracing::debug!("the older attempt had ended");
+        }
+        let run = Run {
+            link: Arc::clone(&self.shared.link),
+            request,
+            deadline,
+            boot_id: self.shared.boot_id.clone(),
+            inbox,
+            session,
+            slot: Box::new(slot),
+            stops,
+        };
+        if !run.carry().await {
+            let mut book = self.shared.book.lock();
+            book.unremember(&entry.task, attempt);
+        }
+    }
+
+    /// The slot that the book has given; with it the attempt's parent token.
+    fn take_slot(&self, work: Work) -> (Slot, pb::HandleRequest, Instant) {
+        let began = Instant::now();
+        let deadline = began + work.remaining;
+        let token = new_token();
+        let mut request = work.request;
+        request.parent_token.clone_from(&token);
+        let parent = Parent {
+            task: work.task,
+            attempt: request.attempt,
+            deadline,
+            chain: work.chain,
+        };
+        self.shared.book.lock().add_parent(token.clone(), parent);
+        self.shared.changed.send_replace(());
+        let slot = Slot {
+            shared: Arc::clone(&self.shared),
+            token,
+            began,
+        };
+        (slot, request, deadline)
+    }
+
+    async fn resume(&self, home: &HomePeer, resume: &pb::Resume, mut session: Session) {
+        let task = match door::named(home, &resume.task_id, resume.attempt) {
+            Ok(task) => task,
+            Err(fault) => return session.end(fault),
+        };
+        let owner = self.shared.book.lock().find(&task, resume.attempt);
+        session.cursor = Some(resume.after_update);
+        match owner {
+            Some(owner) => attach(&owner, session).await,
+            None => give_up(
+                session,
+                answer(Reply::AttemptUnknown(pb::AttemptUnknown {
+                    boot_id: self.shared.boot_id.clone(),
+                })),
+            ),
+        }
+    }
+}
+
+impl Parents for Executor {
+    fn parent(&self, token: &str) -> Option<Parent> {
+        self.shared.book.lock().parent(token)
+    }
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor")
+            .field("boot_id", &self.shared.boot_id)
+            .field("slots", &self.shared.slots)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A taken slot and a live parent token.
+struct Slot {
+    shared: Arc<Shared>,
+    token: String,
+    began: Instant,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        self.shared.book.lock().free_slot(&self.token, took, now);
+        self.shared.changed.send_replace(());
+    }
+}
+
+/// An attempt that homes can find.
+struct Entry {
+    shared: Arc<Shared>,
+    task: TaskId,
+    attempt: u32,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.book.lock().forget(&self.task, self.attempt);
+        self.shared.changed.send_replace(());
+    }
+}
+
+/// 256 random bits: who can guess it may spend a task's rights.
+fn new_token() -> String {
+    let mut bits = [0; 32];
+    rand::rng().fill_bytes(&mut bits);
+    URL_SAFE_NO_PAD.encode(bits)
+}
+
+async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
+    if let Err(mpsc::error::SendError(Command::Attach(session))) =
+        owner.send(Command::Attach(session)).await
+    {
+        // It ended between the look-up and now, so its home has everything, or it was cut.
+        session.end(Fault::new(
+            Reason::AttemptStale,
+            "the attempt has just ended here",
+        ));
+    }
+}
+
+/// The only answer on this stream.
+fn give_up(session: Session, answer: pb::ExecuteResponse) {
+    if session.out.try_send(Ok(answer)).is_err() {
+        tracing::debug!("the home left before it was answered");
+    }
+}

@@ -1,0 +1,48 @@
+//! Runs attempts on the sidecar's own agent, for this and other homes.
+//!
+//! It keeps nothing on disk: an attempt that it does not know is lost, and never starts later.
+
+pub mod attempt;
+mod book;
+mod course;
+mod door;
+mod engine;
+pub mod handler;
+mod run;
+pub mod service;
+#[cfg(test)]
+mod tests;
+mod update;
+
+use tonic::Status;
+
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::execute_response::Step;
+
+pub use course::CANCEL_GRACE;
+pub use door::HomePeer;
+pub use engine::{Executor, ExecutorConfig, SLOTS};
+pub use handler::{GrpcHandler, HandleStream, HandlerError, HandlerLink};
+pub use run::ORPHAN_KEEP;
+pub use service::ExecutorService;
+
+/// One message to a home.
+type Answer = Result<pb::ExecuteResponse, Status>;
+
+fn answer(step: Step) -> pb::ExecuteResponse {
+    pb::ExecuteResponse { step: Some(step) }
+}
+
+fn accepted(boot_id: &str) -> Step {
+    Step::Accepted(pb::Accepted {
+        boot_id: boot_id.to_owned(),
+    })
+}
+
+fn refused(reason: Reason, retry_after: Option<std::time::Duration>) -> pb::ExecuteResponse {
+    answer(Step::Refused(pb::Refused {
+        reason: reason.label().into(),
+        retry_after: retry_after.and_then(|wait| wait.try_into().ok()),
+    }))
+}

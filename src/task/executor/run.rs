@@ -1,0 +1,422 @@
+//! One attempt's owner: carries messages between the handler and whoever is the home's stream.
+//!
+//! The decisions are [`Course`]'s and [`Attempt`]'s; everything here waits, and every wait has an
+//! end: the deadline, the grace, or [`ORPHAN_KEEP`] after the home's stream broke.
+
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Status};
+
+use super::attempt::{Attempt, Phase};
+use super::course::{Course, Said, Verdict};
+use super::handler::{HandleStream, HandlerError, HandlerLink};
+use super::{Answer, accepted, answer, refused};
+use crate::domain::{Fault, Reason};
+use crate::pb;
+use crate::pb::execute_request::Step;
+use crate::pb::execute_response::Step as Reply;
+use crate::runtime::Stop;
+use crate::task::doors::Steps;
+
+/// How long an attempt whose home is gone is kept: a home comes back after a restart within it.
+pub const ORPHAN_KEEP: Duration = Duration::from_secs(60);
+/// How often an idle stream says that the attempt is alive: a home gives up after 45 s.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long a Start is neither accepted nor refused. Dialling the own machine fails at once, and
+/// some gRPC servers send their headers with the first update only.
+const OPENING: Duration = Duration::from_millis(250);
+/// When a home may offer work again to an agent that cannot be reached.
+const UNREACHABLE_RETRY: Duration = Duration::from_secs(1);
+
+/// To an attempt's owner.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The home has another stream for it, which replaces the one before.
+    Attach(Session),
+    /// A newer attempt of the task began.
+    Fence,
+}
+
+/// A home's stream of one attempt.
+pub(super) struct Session {
+    /// Sent up to this number; `None`: from the first that is not acknowledged.
+    pub(super) cursor: Option<u64>,
+    /// From the home; `None` once it has ended.
+    pub(super) steps: Option<Steps>,
+    /// To the home.
+    pub(super) out: mpsc::Sender<Answer>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Ends it with `fault`. A stream that is full ends without: its reader is slow or gone.
+    pub(super) fn end(self, fault: Fault) {
+        if self.out.try_send(Err(fault.into())).is_err() {
+            tracing::debug!("the home's stream was full at its end");
+        }
+    }
+}
+
+/// What goes up comes down when this is dropped.
+pub(super) type Guard = Box<dyn std::any::Any + Send>;
+
+/// All that an attempt's owner needs.
+pub(super) struct Run {
+    pub(super) link: Arc<dyn HandlerLink>,
+    pub(super) request: pb::HandleRequest,
+    pub(super) deadline: Instant,
+    pub(super) boot_id: String,
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) session: Session,
+    /// Slot and parent token; let go when the handler has ended or was cut.
+    pub(super) slot: Guard,
+    /// The runtime's, and the executor's own.
+    pub(super) stops: [Stop; 2],
+}
+
+impl Run {
+    /// Carries the attempt to its end. `false`: refused, the handler never saw it.
+    pub(super) async fn carry(self) -> bool {
+        let (task_id, number) = task_of(&self.request);
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let (link, request) = (Arc::clone(&self.link), self.request);
+        let mut handler =
+            Handler::Opening(Box::pin(
+                async move { link.handle(request, remaining).await },
+            ));
+        let mut first = None;
+        match timeout(OPENING, handler.next()).await {
+            Ok(Heard::Said(Said::Failed(HandlerError::Unreachable(text)))) => {
+                tracing::warn!(
+                    task = task_id,
+                    "not started: the agent cannot be reached: {text}"
+                );
+                let refusal = refused(Reason::AgentUnavailable, Some(UNREACHABLE_RETRY));
+                if self.session.out.send(Ok(refusal)).await.is_err() {
+                    tracing::debug!("the home left before it was refused");
+                }
+                return false;
+            }
+            Ok(Heard::Said(said)) => first = Some(said),
+            Ok(Heard::Opened) | Err(_) => {}
+        }
+        let mut owner = Owner {
+            attempt: Attempt::new(),
+            course: Course::new(self.deadline),
+            handler,
+            link: self.link,
+            asking: None,
+            session: None,
+            orphan_since: Instant::now(),
+            slot: Some(self.slot),
+            task_id,
+            number,
+            boot_id: self.boot_id,
+        };
+        owner.attach(self.session);
+        if let Some(said) = first {
+            owner.heard(Heard::Said(said));
+        }
+        owner.run(self.inbox, &self.stops).await;
+        true
+    }
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<HandleStream, HandlerError>> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+
+enum Handler {
+    Opening(Opening),
+    Open(HandleStream),
+    Closed,
+}
+
+enum Heard {
+    Opened,
+    Said(Said),
+}
+
+impl Handler {
+    /// What it says next; nothing is lost when this is dropped.
+    async fn next(&mut self) -> Heard {
+        match self {
+            Self::Opening(opening) => match opening.await {
+                Ok(stream) => {
+                    *self = Self::Open(stream);
+                    Heard::Opened
+                }
+                Err(error) => {
+                    *self = Self::Closed;
+                    Heard::Said(Said::Failed(error))
+                }
+            },
+            Self::Open(stream) => Heard::Said(match stream.next().await {
+                Some(Ok(update)) => Said::Update(update),
+                Some(Err(error)) => Said::Failed(error),
+                None => Said::Ended,
+            }),
+            Self::Closed => pending().await,
+        }
+    }
+}
+
+struct Owner {
+    attempt: Attempt,
+    course: Course,
+    handler: Handler,
+    link: Arc<dyn HandlerLink>,
+    asking: Option<Asking>,
+    session: Option<Session>,
+    orphan_since: Instant,
+    slot: Option<Guard>,
+    task_id: String,
+    number: u32,
+    boot_id: String,
+}
+
+impl Owner {
+    async fn run(&mut self, mut inbox: mpsc::Receiver<Command>, stops: &[Stop; 2]) {
+        let mut keepalive = Instant::now() + KEEPALIVE;
+        while !self.is_settled() {
+            let orphan_ends = self
+                .session
+                .is_none()
+                .then(|| self.orphan_since + ORPHAN_KEEP);
+            let listens = self.attempt.has_room() && !self.course.is_over();
+            let (steps, out, cursor) = match &mut self.session {
+                Some(session) => (session.steps.as_mut(), Some(&session.out), session.cursor),
+                None => (None, None, None),
+            };
+            let unsent = cursor.and_then(|cursor| self.attempt.after(cursor));
+            tokio::select! {
+                biased;
+                () = stopped(stops) => return self.leave(Reason::Draining, "this sidecar stops"),
+                command = inbox.recv() => match command {
+                    Some(Command::Attach(session)) => self.attach(session),
+                    Some(Command::Fence) => {
+                        return self.leave(Reason::AttemptStale, "a newer attempt has begun here");
+                    }
+                    None => return,
+                },
+                () = at(orphan_ends) => {
+                    tracing::warn!(task = self.task_id, "cut: its home did not come back");
+                    return;
+                }
+                () = at(self.course.wake_at()) => {
+                    let verdict = self.course.tick(Instant::now());
+                    self.follow(verdict);
+                }
+                step = step(steps) => self.step(step),
+                () = gone(out) => self.detach(),
+                sent = send(out, unsent) => {
+                    if let Some(session) = &mut self.session {
+                        session.cursor = Some(sent);
+                    }
+                    keepalive = Instant::now() + KEEPALIVE;
+                }
+                asked = ask(&mut self.asking) => self.asked(&asked),
+                heard = self.handler.next(), if listens => self.heard(heard),
+                () = sleep_until(keepalive) => {
+                    self.tell(Reply::Keepalive(pb::ExecuteKeepalive {}));
+                    keepalive = Instant::now() + KEEPALIVE;
+                }
+            }
+        }
+    }
+
+    /// Whether nothing is left to do; ends a stream on which nothing more can come.
+    fn is_settled(&mut self) -> bool {
+        if let Some(session) = &self.session
+            && match self.attempt.phase() {
+                Phase::Open => false,
+                // The home ended its side and cannot acknowledge any more.
+                Phase::Closed => {
+                    session.steps.is_none() && session.cursor == Some(self.attempt.last())
+                }
+                Phase::Settled => true,
+            }
+        {
+            self.detach();
+        }
+        self.attempt.phase() == Phase::Settled && self.course.is_over()
+    }
+
+    fn attach(&mut self, mut session: Session) {
+        let from = session
+            .cursor
+            .unwrap_or_else(|| self.attempt.acknowledged());
+        if let Err(error) = self.attempt.resume(from) {
+            return session.end(Fault::new(Reason::ProtocolViolation, error.to_string()));
+        }
+        session.cursor = Some(from);
+        if let Some(before) = self.session.replace(session) {
+            let text = "another stream of this attempt took its place";
+            before.end(Fault::new(Reason::AttemptStale, text));
+        }
+        self.tell(accepted(&self.boot_id));
+    }
+
+    fn detach(&mut self) {
+        self.session = None;
+        self.orphan_since = Instant::now();
+    }
+
+    /// What may be left out when the stream is full.
+    fn tell(&self, reply: Reply) {
+        if let Some(session) = &self.session
+            && session.out.try_send(Ok(answer(reply))).is_err()
+        {
+            tracing::trace!(task = self.task_id, "the home's stream is full");
+        }
+    }
+
+    fn step(&mut self, step: Option<pb::ExecuteRequest>) {
+        let step = match step {
+            None => {
+                // Its end may come before the stream's own: `gone` tells whether the home left.
+                if let Some(session) = &mut self.session {
+                    session.steps = None;
+                }
+                return;
+            }
+            Some(request) => request.step,
+        };
+        let wrong = match step {
+            Some(Step::Ack(ack)) => match self.attempt.acknowledge(ack.update) {
+                Ok(()) => return,
+                Err(error) => error.to_string(),
+            },
+            Some(Step::Abort(abort)) => {
+                let verdict = self.course.abort(&abort.reason, Instant::now());
+                return self.follow(verdict);
+            }
+            Some(Step::Start(_) | Step::Resume(_)) => {
+                "Start and Resume are first on their stream only".into()
+            }
+            None => "a step without content, or of a newer version".into(),
+        };
+        if let Some(session) = self.session.take() {
+            session.end(Fault::new(Reason::ProtocolViolation, wrong));
+        }
+        self.detach();
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        if let Heard::Said(said) = heard {
+            let verdict = self.course.hear(said, Instant::now());
+            self.follow(verdict);
+        }
+    }
+
+    fn asked(&mut self, asked: &Result<(), Status>) {
+        self.asking = None;
+        if let Err(status) = asked
+            && status.code() == Code::Unimplemented
+        {
+            let verdict = self.course.deaf();
+            self.follow(verdict);
+        }
+    }
+
+    fn follow(&mut self, verdict: Option<Verdict>) {
+        match verdict {
+            Some(Verdict::Transient(update)) => self.tell(Reply::Update(pb::NumberedUpdate {
+                number: 0,
+                update: Some(update),
+                cut: false,
+            })),
+            Some(Verdict::Update(update)) => {
+                self.attempt.push(update, false, false);
+            }
+            Some(Verdict::Last { update, cut }) => {
+                self.attempt.push(update, true, cut);
+            }
+            Some(Verdict::AskToStop(reason)) => {
+                let link = Arc::clone(&self.link);
+                let request = pb::CancelRequest {
+                    task_id: self.task_id.clone(),
+                    attempt: self.number,
+                    reason,
+                };
+                self.asking = Some(Box::pin(async move { link.cancel(request).await }));
+            }
+            None => {}
+        }
+        if self.course.is_over() {
+            // Dropping the stream resets it; only then is the slot free.
+            self.handler = Handler::Closed;
+            self.asking = None;
+            self.slot = None;
+        }
+    }
+
+    fn leave(&mut self, reason: Reason, text: &str) {
+        if let Some(session) = self.session.take() {
+            session.end(Fault::new(reason, text));
+        }
+    }
+}
+
+fn task_of(request: &pb::HandleRequest) -> (String, u32) {
+    let id = request.task.as_ref().map(|task| task.id.clone());
+    (id.unwrap_or_default(), request.attempt)
+}
+
+async fn stopped([one, other]: &[Stop; 2]) {
+    tokio::select! {
+        () = one.cancelled() => {}
+        () = other.cancelled() => {}
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+async fn ask(asking: &mut Option<Asking>) -> Result<(), Status> {
+    match asking {
+        Some(asking) => asking.await,
+        None => pending().await,
+    }
+}
+
+async fn step(steps: Option<&mut Steps>) -> Option<pb::ExecuteRequest> {
+    match steps {
+        Some(steps) => steps.next().await,
+        None => pending().await,
+    }
+}
+
+async fn gone(out: Option<&mpsc::Sender<Answer>>) {
+    match out {
+        Some(out) => out.closed().await,
+        None => pending().await,
+    }
+}
+
+async fn send(out: Option<&mpsc::Sender<Answer>>, update: Option<&pb::NumberedUpdate>) -> u64 {
+    let (Some(out), Some(update)) = (out, update) else {
+        return pending().await;
+    };
+    let Ok(room) = out.reserve().await else {
+        // The home left: `gone` sees it as well.
+        return pending().await;
+    };
+    room.send(Ok(answer(Reply::Update(update.clone()))));
+    update.number
+}
