@@ -1,7 +1,9 @@
 //! Cuts a document into passages: runs of whole lines that belong together.
 //!
 //! A blank line ends a passage, a heading begins one and keeps the paragraph under it, a `}` at
-//! the margin ends one (so that messages and functions stay whole). No line is in two passages.
+//! the margin ends one (so that a message of a contract stays whole). Of Rust only the documentation
+//! comments are taken: they answer questions, code and its tests only happen to have the same words.
+//! No line is in two passages.
 
 /// Most lines of a passage: what a reader takes in at a glance.
 pub(super) const MAX_LINES: usize = 12;
@@ -18,12 +20,37 @@ pub(super) struct Span {
     pub(super) heading: String,
 }
 
-/// The passages of a document given as its lines. `headings`: lines like `## This` are headings.
-pub(super) fn split(lines: &[&str], headings: bool) -> Vec<Span> {
+/// How a document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Markdown,
+    Rust,
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(file: &str) -> Self {
+        match file.rsplit_once('.') {
+            Some((_, "md")) => Self::Markdown,
+            Some((_, "rs")) => Self::Rust,
+            _ => Self::Other,
+        }
+    }
+
+    /// The line belongs to no passage.
+    fn leaves_out(self, line: &str) -> bool {
+        let line = line.trim_start();
+        line.is_empty()
+            || (self == Self::Rust && !line.starts_with("//!") && !line.starts_with("///"))
+    }
+}
+
+/// The passages of a document given as its lines.
+pub(super) fn split(lines: &[&str], kind: Kind) -> Vec<Span> {
     let mut cutter = Cutter::default();
     for (number, line) in lines.iter().enumerate() {
-        let title = if headings { heading(line) } else { None };
-        if line.trim().is_empty() {
+        let title = (kind == Kind::Markdown).then(|| heading(line)).flatten();
+        if kind.leaves_out(line) {
             if !cutter.only_headings {
                 cutter.cut();
             }
@@ -101,7 +128,7 @@ mod tests {
 
     fn spans(text: &str) -> Vec<(usize, usize, String)> {
         let lines: Vec<_> = text.lines().collect();
-        let spans = split(&lines, true).into_iter();
+        let spans = split(&lines, Kind::Markdown).into_iter();
         spans
             .map(|span| (span.first, span.last, span.heading))
             .collect()
@@ -147,15 +174,30 @@ mod tests {
         assert_eq!(cut, [(0, 0), (2, 2)]);
     }
 
+    #[test]
+    fn of_rust_only_its_documentation_is_taken() {
+        let lines = [
+            "//! The map.",
+            "",
+            "/// Says it",
+            "/// twice.",
+            "fn say() {}",
+            "// Not this.",
+        ];
+        let spans = split(&lines, Kind::of("src/lib.rs"));
+        let spans: Vec<_> = spans.iter().map(|span| (span.first, span.last)).collect();
+        assert_eq!(spans, [(0, 0), (2, 3)]);
+    }
+
     proptest! {
         /// Every line with text is in exactly one passage, and every passage keeps its bounds.
         #[test]
         fn no_line_is_lost_or_taken_twice(
-            lines in prop::collection::vec("(#{1,3} )?[a-z }]{0,30}|x{2000}", 0..60),
-            headings in any::<bool>(),
+            lines in prop::collection::vec("(#{1,3} |/// )?[a-z }]{0,30}|x{2000}", 0..60),
+            kind in prop::sample::select(vec![Kind::Markdown, Kind::Rust, Kind::Other]),
         ) {
             let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-            let spans = split(&lines, headings);
+            let spans = split(&lines, kind);
             let mut taken = vec![0; lines.len()];
             for span in &spans {
                 prop_assert!(span.last - span.first < MAX_LINES);
@@ -167,7 +209,7 @@ mod tests {
                 }
             }
             for (line, taken) in lines.iter().zip(taken) {
-                prop_assert!(taken == 1 || (line.trim().is_empty() && taken <= 1), "{line:?}");
+                prop_assert!(taken <= 1 && (taken == 1 || kind.leaves_out(line)), "{line:?}");
             }
             prop_assert!(spans.windows(2).all(|two| two[0].last < two[1].first));
         }
