@@ -96,9 +96,8 @@ fn begins_block(line: &str) -> bool {
 
 /// A line that the next one never carries on: a heading, a row of a table, a fence.
 fn stands_alone(line: &str) -> bool {
-    ["#", "|", "```"]
-        .iter()
-        .any(|mark| line.trim_start().starts_with(mark))
+    let line = bare(line);
+    ["#", "|", "```"].iter().any(|mark| line.starts_with(mark))
 }
 
 /// Code is cut after each line that is not a comment, so that a comment keeps what it speaks of.
