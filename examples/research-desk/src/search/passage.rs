@@ -51,7 +51,9 @@ pub(super) fn split(lines: &[&str], kind: Kind) -> Vec<Span> {
     for (number, line) in lines.iter().enumerate() {
         let title = (kind == Kind::Markdown).then(|| heading(line)).flatten();
         if kind.leaves_out(line) {
-            if !cutter.only_headings {
+            if cutter.only_headings {
+                cutter.pass(line);
+            } else {
                 cutter.cut();
             }
         } else if line.len() > MAX_BYTES {
@@ -83,7 +85,7 @@ struct Cutter {
 impl Cutter {
     fn take(&mut self, number: usize, line: &str, title: Option<&str>) {
         if let Some((first, last, bytes)) = self.open {
-            // Blank lines between a heading and its paragraph count too; each is one line end.
+            // One line end for each line that was passed since, and one more.
             let grown = bytes + (number - last) + line.len();
             if number - first >= MAX_LINES || grown > MAX_BYTES {
                 self.cut();
@@ -98,6 +100,13 @@ impl Cutter {
         self.only_headings &= title.is_some();
         if let Some(title) = title {
             title.clone_into(&mut self.heading);
+        }
+    }
+
+    /// A blank line between a heading and its paragraph, which may have spaces in it.
+    fn pass(&mut self, line: &str) {
+        if let Some((_, _, bytes)) = &mut self.open {
+            *bytes += line.len();
         }
     }
 
@@ -172,6 +181,19 @@ mod tests {
             .map(|(first, last, _)| (*first, *last))
             .collect();
         assert_eq!(cut, [(0, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn blanks_under_a_heading_count_too() {
+        let text = "x".repeat(MAX_BYTES - "# A\n  \n".len());
+        for (blank, cut) in [("  ", vec![(0, 2)]), ("   ", vec![(0, 0), (2, 2)])] {
+            let spans = spans(&format!("# A\n{blank}\n{text}"));
+            let spans: Vec<_> = spans
+                .iter()
+                .map(|(first, last, _)| (*first, *last))
+                .collect();
+            assert_eq!(spans, cut, "{blank:?}");
+        }
     }
 
     #[test]
