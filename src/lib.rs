@@ -5,6 +5,7 @@
 //!
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
+pub mod agent;
 pub mod domain;
 pub mod identity;
 pub mod pb;
