@@ -479,7 +479,7 @@ mod tests {
             selector(s).agent.push('A');
         }),
         ("spec.selector.version", Reason::InvalidField, |s| {
-            selector(s).version.push('x');
+            selector(s).version.push('!');
         }),
         ("spec.selector.tags", Reason::InvalidField, |s| {
             selector(s).tags.resize(65, "".into());

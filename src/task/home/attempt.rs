@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::Reason;
 use crate::pb;
+use crate::pb::handle_response::Update;
 use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
@@ -269,7 +270,20 @@ impl Tasks {
             });
             return;
         }
+        if update.cut && process_lost(said.as_ref()) {
+            self.effects.push(Effect::Ack {
+                task,
+                attempt,
+                update: number,
+            });
+            return self.lost(task, world);
+        }
         match Taken::from_update(&entry.kept, said) {
+            Taken::Event(Kind::StateChanged(mut change), state) if update.cut => {
+                change.reason = UNCONFIRMED.into();
+                let event = (Kind::StateChanged(change), state);
+                self.take_event(task, (attempt, number), event, world.at);
+            }
             Taken::Event(kind, state) => {
                 self.take_event(task, (attempt, number), (kind, state), world.at);
             }
@@ -344,3 +358,8 @@ const PERMANENT: &[Reason] = &[
     Reason::ProtocolViolation,
     Reason::DeadlineExceeded,
 ];
+
+/// Whether the executor says that the agent's process went away in the middle.
+fn process_lost(said: Option<&Update>) -> bool {
+    matches!(said, Some(Update::Failure(failure)) if failure.reason == Reason::AgentLost.label())
+}
