@@ -545,7 +545,7 @@ mod tests {
             );
         }
         let past = |spec: &mut pb::TaskSpec| {
-            options(spec).deadline = Some(prost_types::Timestamp::default())
+            options(spec).deadline = Some(prost_types::Timestamp::default());
         };
         assert_eq!(
             NewTask::check(asked(past), &moment()).unwrap_err().reason,

@@ -252,14 +252,8 @@ impl Tasks {
         let number = update.number;
         let said = update.update.and_then(|said| said.update);
         if number == 0 {
-            if let Taken::Transient(part) = Taken::from_update(&entry.kept, said) {
-                let transient = pb::Transient {
-                    attempt,
-                    part: Some(part),
-                };
-                self.effects.push(Effect::Transient { task, transient });
-            }
-            return;
+            let taken = Taken::from_update(&entry.kept, said);
+            return self.show_transient(task, attempt, taken);
         }
         if number != last + 1 {
             // Said before: acknowledged again. A gap is the carrier's to close, by a resume.
@@ -289,11 +283,8 @@ impl Tasks {
             }
             Taken::Checkpoint(data) => {
                 let id = entry.kept.task.id.clone();
-                self.log(
-                    id,
-                    Recorded::Checkpoint(Checkpoint { attempt, data }),
-                    number,
-                );
+                let saved = Recorded::Checkpoint(Checkpoint { attempt, data });
+                self.log(id, saved, number);
                 self.follow(task);
             }
             Taken::Transient(_) => {
@@ -310,6 +301,15 @@ impl Tasks {
             attempt,
             update: number,
         });
+    }
+
+    /// Live watchers see it, nobody else.
+    fn show_transient(&mut self, task: Uuid, attempt: u32, taken: Taken) {
+        if let Taken::Transient(part) = taken {
+            let part = Some(part);
+            let transient = pb::Transient { attempt, part };
+            self.effects.push(Effect::Transient { task, transient });
+        }
     }
 
     fn take_event(
