@@ -19,7 +19,11 @@ use crate::{
 ///
 /// # Errors
 /// What the registry answers, in words.
-pub async fn run(verb: AgentsVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+pub(super) async fn run(
+    verb: AgentsVerb,
+    output: &Output,
+    nursery: &Nursery,
+) -> Result<Exit, Failed> {
     match verb {
         AgentsVerb::List {
             mesh,

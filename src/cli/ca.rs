@@ -24,7 +24,7 @@ use crate::{
 ///
 /// # Errors
 /// What the disk or the registry says, in words.
-pub async fn run(verb: CaVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+pub(super) async fn run(verb: CaVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
     match verb {
         CaVerb::Init {
             dir,

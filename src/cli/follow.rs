@@ -31,7 +31,7 @@ struct Seen {
 ///
 /// # Errors
 /// When it is not accepted, or its home stays away.
-pub async fn run(
+pub(super) async fn run(
     at: &mut AgentClient<Channel>,
     spec: pb::TaskSpec,
     mesh: Option<&Path>,
@@ -62,7 +62,7 @@ pub async fn run(
 ///
 /// # Errors
 /// What its home answers, or when it stays away.
-pub async fn watch(
+pub(super) async fn watch(
     home: AgentClient<Channel>,
     id: &str,
     after: u64,
@@ -87,7 +87,7 @@ pub async fn watch(
 }
 
 /// How to go on with a task from the shell.
-pub fn commands(id: &str, mesh: Option<&Path>) -> String {
+pub(super) fn commands(id: &str, mesh: Option<&Path>) -> String {
     let mesh = mesh.map_or(String::new(), |dir| format!(" --mesh {}", dir.display()));
     format!("  attache task watch{mesh} {id}\n  attache task cancel{mesh} {id}")
 }

@@ -8,13 +8,15 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use parking_lot::Mutex;
 
 use super::args::Format;
 
 /// Widest progress bar, in columns.
 const BAR: usize = 24;
+/// Columns that are copied into other commands.
+const COPIED: &[&str] = &["task", "instance", "agent", "mutual TLS", "local"];
 /// Width where the terminal does not tell.
 const WIDTH: u16 = 100;
 
@@ -124,6 +126,14 @@ fn table(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
         .set_header(header.iter().map(|text| text.to_uppercase()));
     for row in rows {
         table.add_row(row.iter().map(|cell| clean(cell)));
+    }
+    // What people copy stays in one piece, whatever the width of the terminal.
+    for (place, name) in header.iter().enumerate() {
+        if COPIED.contains(name)
+            && let Some(column) = table.column_mut(place)
+        {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table
         .to_string()

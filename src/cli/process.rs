@@ -29,7 +29,7 @@ macro_rules! over {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn registry(
+pub(super) async fn registry(
     args: RegistryArgs,
     output: &Output,
     nursery: &Nursery,
@@ -60,7 +60,7 @@ pub async fn registry(
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn sidecar(
+pub(super) async fn sidecar(
     args: SidecarArgs,
     output: &Output,
     nursery: &Nursery,

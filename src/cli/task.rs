@@ -25,7 +25,11 @@ const INPUT_MAX: u64 = 1 << 20;
 ///
 /// # Errors
 /// What the mesh answers, in words.
-pub async fn run(verb: TaskVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+pub(super) async fn run(
+    verb: TaskVerb,
+    output: &Output,
+    nursery: &Nursery,
+) -> Result<Exit, Failed> {
     match verb {
         TaskVerb::Submit(args) => {
             let mesh = Mesh::find(&args.mesh, nursery)?;

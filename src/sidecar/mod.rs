@@ -9,6 +9,7 @@ mod error;
 mod join;
 mod pools;
 mod probe;
+mod register;
 mod route;
 mod run;
 mod standing;
