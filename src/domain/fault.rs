@@ -86,6 +86,8 @@ reasons! {
     PageTokenInvalid = "PAGE_TOKEN_INVALID",
     /// The join token was used, has expired, or is for another id.
     TokenRefused = "TOKEN_REFUSED",
+    /// Too many attempts failed lately.
+    RateLimited = "RATE_LIMITED",
     /// The certificate to rejoin with, or the proof of its key, does not hold.
     RejoinRefused = "REJOIN_REFUSED",
     /// The certificate request cannot be used.

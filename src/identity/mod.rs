@@ -8,17 +8,28 @@ pub mod authorize;
 pub mod certificate;
 pub mod credentials;
 pub mod csr;
+pub mod enrollment;
 mod files;
+#[cfg(test)]
+mod fixture;
+pub mod join;
 pub mod ledger;
 pub mod peer;
+pub mod renewal;
+pub mod service;
 pub mod svid;
+pub mod token;
 mod verify;
 
 pub use authority::{Authority, AuthorityError, Names};
 pub use authorize::{Action, authorize, may_see_task};
 pub use credentials::{Credentials, Expect, joining_config};
 pub use csr::{Draft, PublicKey};
+pub use enrollment::EnrollmentService;
 pub use ledger::{Ledger, LedgerError, MemoryLedger};
 pub use peer::{Caller, Connection, EXPORTER_LABEL, Peer, exporter};
+pub use renewal::{Due, Renewer, keep_renewed, renewal_due};
+pub use service::IdentityService;
 pub use svid::{Svid, SvidError};
+pub use token::{JoinString, Token, create_join_token};
 pub use verify::Mismatch;

@@ -232,3 +232,68 @@ fn pems(chain: &[CertificateDer<'_>]) -> String {
     let blocks = chain.iter().map(|der| files::pem("CERTIFICATE", der));
     blocks.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::identity::fixture::{BILLING, Mesh};
+
+    #[test]
+    fn what_is_saved_loads_the_same() {
+        let mesh = Mesh::new();
+        let dir = mesh.dir.path().join("svid");
+        assert!(!Svid::is_saved(&dir));
+        mesh.svid(BILLING, None).save(&dir).unwrap();
+        let svid = mesh.svid(BILLING, Some("i1"));
+        svid.save(&dir).unwrap();
+        let loaded = Svid::load(&dir).unwrap();
+        assert!(Svid::is_saved(&dir));
+        assert_eq!(loaded.peer(), svid.peer());
+        assert_eq!(loaded.chain(), svid.chain());
+        assert_eq!(loaded.bundle(), svid.bundle());
+        assert_eq!(loaded.generation(), 1);
+        for (name, expected) in [
+            ("svid.json", 0o600),
+            ("key.pem", 0o600),
+            ("cert.pem", 0o644),
+            ("ca.pem", 0o644),
+        ] {
+            let mode = fs::metadata(dir.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, expected, "{name}");
+        }
+        let read = |name: &str| fs::read_to_string(dir.join(name)).unwrap();
+        assert_eq!(certificates(&read("cert.pem")).unwrap(), svid.chain());
+        assert_eq!(certificates(&read("ca.pem")).unwrap(), svid.bundle());
+        let key = PrivatePkcs8KeyDer::from_pem_slice(read("key.pem").as_bytes()).unwrap();
+        assert_eq!(key, svid.key);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused() {
+        let mesh = Mesh::new();
+        let dir = mesh.dir.path().join("svid");
+        mesh.svid(BILLING, None).save(&dir).unwrap();
+        let path = dir.join("svid.json");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Svid::load(&dir).unwrap_err();
+        assert!(matches!(error, SvidError::File(FileError::Exposed { .. })));
+    }
+
+    #[test]
+    fn parts_that_do_not_belong_together_are_refused() {
+        let (mesh, other) = (Mesh::new(), Mesh::new());
+        let (one, two) = (mesh.svid(BILLING, None), mesh.svid(BILLING, None));
+        let key = || one.key.clone_key();
+        let bundle = || one.bundle.clone();
+        let of = |chain: &[_], key, bundle| Svid::new(chain.to_vec(), key, bundle, 0);
+        assert!(of(&one.chain, key(), bundle()).is_ok());
+        assert!(of(&two.chain, key(), bundle()).is_err());
+        assert!(of(&one.chain[..1], key(), bundle()).is_err());
+        assert!(of(&one.chain, key(), other.authority.bundle()).is_err());
+        assert!(of(&[], key(), bundle()).is_err());
+        assert!(of(&one.chain, key(), Vec::new()).is_err());
+        assert!(of(&one.chain[1..], key(), bundle()).is_err());
+    }
+}

@@ -8,6 +8,7 @@ pub mod doors;
 pub mod executor;
 pub mod home;
 pub mod journal;
+pub mod service;
 pub mod spec;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};

@@ -2,8 +2,15 @@
 
 pub mod build;
 pub mod child;
+pub mod error;
 pub mod leftovers;
+pub mod local;
 pub mod mesh;
+pub mod operator;
+mod probe;
 pub mod state;
 
+pub use error::UpError;
+pub use local::LocalMesh;
 pub use mesh::Mesh;
+pub use state::State;

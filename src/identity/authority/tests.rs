@@ -21,9 +21,12 @@ fn fresh(names: Names) -> (tempfile::TempDir, Authority) {
 fn names_of(der: &[u8]) -> Vec<String> {
     let (_, certificate) = X509Certificate::from_der(der).unwrap();
     let san = certificate.subject_alternative_name().unwrap().unwrap();
-    let shown = san.value.general_names.iter().map(|name| match name {
-        GeneralName::URI(text) | GeneralName::DNSName(text) => (*text).to_owned(),
-        other => format!("{other:?}"),
+    let shown = san.value.general_names.iter().map(|name| {
+        if let GeneralName::URI(text) | GeneralName::DNSName(text) = name {
+            (*text).to_owned()
+        } else {
+            format!("{name:?}")
+        }
     });
     shown.collect()
 }

@@ -15,6 +15,8 @@ use crate::task::spec::Moment;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
+/// What a chunk or message counts beside its content, so that empty ones are bounded too.
+pub(super) const CHUNK_BYTES: usize = 256;
 /// What a task takes in memory beside its payload, about.
 const ENTRY_BYTES: usize = 2048;
 /// Reason of a cancellation that the handler did not confirm.
@@ -56,9 +58,6 @@ pub enum RecordError {
     /// A field that was checked before it was written does not parse.
     #[error("task {0}: the record holds a name that does not parse")]
     Name(String),
-    /// The first record of a task is not its submission.
-    #[error("task {0}: a record before the task's submission")]
-    Orphan(String),
     /// An event does not continue the numbering.
     #[error("task {0}: event {1} after event {2}")]
     Gap(String, u64, u64),
@@ -272,7 +271,7 @@ impl Kept {
         self.enter(&event);
         match &event.kind {
             Some(Kind::Message(message)) => {
-                self.content += message.encoded_len();
+                self.content += message.encoded_len() + CHUNK_BYTES;
                 self.messages.push(event.clone());
             }
             Some(Kind::Artifact(chunk)) => self.chunk(chunk, &event),
@@ -331,7 +330,7 @@ impl Kept {
 
     fn chunk(&mut self, chunk: &pb::ArtifactChunk, event: &Arc<pb::TaskEvent>) {
         let size = part_bytes(chunk.part.as_ref());
-        self.content += size;
+        self.content += size + CHUNK_BYTES;
         let open = |kept: &KeptArtifact| {
             kept.summary.artifact_id == chunk.artifact_id && !kept.summary.superseded
         };

@@ -310,8 +310,10 @@ impl Tasks {
                 }
             }
             _ => {
-                let orphan = || RecordError::Orphan(record.task_id.clone());
-                let entry = self.tasks.get_mut(&task).ok_or_else(orphan)?;
+                // The journal let go of a forgotten task's first records: the rest says nothing.
+                let Some(entry) = self.tasks.get_mut(&task) else {
+                    return Ok(());
+                };
                 entry.kept.apply(record)?;
                 entry.shown = entry.kept.task.last_seq;
                 if entry.kept.ended() {

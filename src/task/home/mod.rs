@@ -1,11 +1,43 @@
-//! The home of tasks.
+//! The home of tasks: owns them from the acknowledgement to the end, and answers for them.
+//!
+//! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
+//!
+//! - `machine`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
+//! - `kept`: a task as its records make it; pure.
+//! - `reads`, `view`: what is shown of it; pure.
+//! - `shard`: carries out what `machine` decided, after the sync.
+//! - `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod attempt;
+mod dispatch;
 mod gate;
+mod handle;
 mod kept;
 mod lanes;
 mod machine;
+mod reads;
+mod released;
+mod shard;
 mod update;
+mod view;
+mod watch;
 
 #[cfg(test)]
+mod drive_tests;
+#[cfg(test)]
 mod tests;
+
+pub use handle::{Home, HomeConfig, Replay, Submission};
+pub use kept::RecordError;
+pub use view::{ANSWER_MAX, ListQuery, PAGE};
+pub use watch::TaskUpdates;
+
+use crate::domain::{Fault, Reason};
+
+/// The shard ended: the journal failed, or the process stops.
+fn storage_failed() -> Fault {
+    Fault::new(
+        Reason::StorageFailed,
+        "this sidecar's journal cannot be written, or it is stopping: it acknowledges nothing more",
+    )
+}

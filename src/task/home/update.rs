@@ -25,8 +25,10 @@ pub(super) const CHUNK_MAX: usize = 128 << 10;
 pub(super) const CONTENT_MAX: usize = 64 << 20;
 /// Most artifacts of a task: BASIC views list them all.
 const ARTIFACTS_MAX: usize = 1000;
-/// Most bytes of an artifact's id and name, and of its description.
+/// Most bytes of an artifact's id, and of its name.
 const NAME_MAX: usize = 256;
+/// Most bytes of an artifact's description.
+const DESCRIPTION_MAX: usize = 1024;
 
 /// What to do about an update.
 #[derive(Debug)]
@@ -182,6 +184,11 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
         NAME_MAX,
     )?;
     parts_fit(std::slice::from_ref(part))?;
+    fits(
+        "an artifact's description",
+        chunk.description.len(),
+        DESCRIPTION_MAX,
+    )?;
     if chunk.artifact_id.is_empty() {
         return Err("an artifact chunk without an artifact id".into());
     }

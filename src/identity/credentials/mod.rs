@@ -280,3 +280,6 @@ impl ServerCertVerifier for Servers {
 
     tls13_signatures!();
 }
+
+#[cfg(test)]
+mod tests;

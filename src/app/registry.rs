@@ -1,0 +1,188 @@
+//! The registry's process: catalog, certificate authority and enrolment behind three listeners.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{error::StartError, settings::RegistrySettings};
+use crate::{
+    admin::{self, Inspect, introspection},
+    domain::{Member, SpiffeId},
+    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Svid},
+    pb::{
+        enrollment_server::EnrollmentServer, identity_server::IdentityServer,
+        registry_server::RegistryServer,
+    },
+    registry::{Door, Engine, RedbStore, RegistryService, Store},
+    runtime::{DataThreads, Nursery, Stop, clock},
+    transport::{Limits, Listener, Security, Server},
+};
+
+/// Life of the registry's own certificate, which it signs itself.
+const OWN_LIFE: Duration = Duration::from_secs(60 * 60);
+/// How often the registry looks whether its certificate or its issuing CA is due. By the wall
+/// clock, so that a laptop that slept is right again within this time.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long calls may take to finish when the process ends.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Where a running registry listens.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// Mutual TLS.
+    pub mtls: String,
+    /// Enrolment.
+    pub enrollment: String,
+    /// HTTP admin.
+    pub admin: SocketAddr,
+}
+
+/// Runs a registry until `stop`, then drains. `started` is told once all listeners are open.
+///
+/// # Errors
+/// When anything it needs is missing or taken.
+pub async fn run(
+    settings: &RegistrySettings,
+    stop: Stop,
+    started: impl FnOnce(&Listening),
+) -> Result<(), StartError> {
+    let nursery = Nursery::here();
+    let authority = Arc::new(Authority::open(&settings.ca)?);
+    authority.roll_over(clock::wall())?;
+    let name = settings.name.parse().map_err(|error| StartError::value("name", error))?;
+    let id = SpiffeId {
+        trust_domain: authority.trust_domain().clone(),
+        member: Member::Registry(name),
+    };
+    let credentials = Credentials::new(own_svid(&authority, &id)?);
+    let store = open_store(settings)?;
+
+    // Bind everything first: a taken port is told before anything runs.
+    let mtls = Listener::tcp(&settings.listen)?;
+    let enrollment = Listener::tcp(&settings.enrollment)?;
+    let admin_address: SocketAddr =
+        settings.admin.parse().map_err(|error| StartError::value("admin", error))?;
+    let threads = data_threads(settings.threads)?;
+
+    let door = Door { trust_domain: authority.trust_domain().clone() };
+    let engine = Engine::new(Arc::clone(&store) as Arc<dyn Store>, door);
+    let sweeper = engine.clone();
+    nursery.start("sweeper", move |stop| sweeper.sweep(stop));
+    keep_own_certificate(&nursery, &authority, &id, &credentials);
+
+    let ledger = store as Arc<dyn Ledger>;
+    let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
+    let catalog = RegistryService::new(engine.clone(), stop.clone());
+    let (health, health_service) = introspection::health(&["attache.v1.Registry", "attache.v1.Identity"]).await;
+    let mtls = Server::start(
+        mtls,
+        Security::MutualTls(credentials.clone()),
+        &threads,
+        Limits::default(),
+        |_| {
+            introspection::routes(&["attache.v1.Registry", "attache.v1.Identity"])
+                .add_service(RegistryServer::new(catalog.clone()))
+                .add_service(IdentityServer::new(members.clone()))
+                .add_service(health_service.clone())
+        },
+    );
+    let newcomers = EnrollmentService::new(authority, ledger);
+    let enrollment = Server::start(
+        enrollment,
+        Security::Enrollment(credentials),
+        &threads,
+        Limits::default(),
+        |_| tonic::service::Routes::new(EnrollmentServer::new(newcomers.clone())),
+    );
+    let inspect = Arc::new(Inspected { id: id.clone(), engine, stop: stop.clone() });
+    let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
+    let listening = Listening {
+        id,
+        mtls: mtls.address().to_owned(),
+        enrollment: enrollment.address().to_owned(),
+        admin: admin.address(),
+    };
+    tracing::info!(mtls = listening.mtls, enrollment = listening.enrollment, admin = %listening.admin, "registry serves");
+    started(&listening);
+
+    stop.cancelled().await;
+    health.stop().await;
+    tokio::join!(mtls.drain(DRAIN), enrollment.drain(DRAIN));
+    nursery.close(Duration::from_secs(5)).await;
+    tracing::info!("registry ended");
+    Ok(())
+}
+
+fn own_svid(authority: &Authority, id: &SpiffeId) -> Result<Svid, StartError> {
+    Ok(authority.svid(id, None, OWN_LIFE)?)
+}
+
+fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError> {
+    let failed = |text: String| StartError::Store { dir: settings.state.display().to_string(), text };
+    std::fs::create_dir_all(&settings.state).map_err(|error| failed(error.to_string()))?;
+    let store = RedbStore::open(&settings.state.join("catalog.redb"));
+    store.map(Arc::new).map_err(|error| failed(error.to_string()))
+}
+
+/// The data threads that a configuration asks for.
+pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
+    let count = if count == 0 { DataThreads::per_core() } else { count };
+    DataThreads::start(count).map_err(StartError::system("cannot start the data threads"))
+}
+
+/// Signs a new certificate at half of the present one's life, and a new issuing CA when it is due.
+fn keep_own_certificate(
+    nursery: &Nursery,
+    authority: &Arc<Authority>,
+    id: &SpiffeId,
+    credentials: &Credentials,
+) {
+    let (authority, id, credentials) = (Arc::clone(authority), id.clone(), credentials.clone());
+    nursery.start("own certificate", |stop| async move {
+        loop {
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+            let now = clock::wall();
+            if let Err(error) = authority.roll_over(now) {
+                tracing::error!(%error, "the issuing CA cannot be rolled over");
+            }
+            if now + OWN_LIFE / 2 < credentials.current().peer().not_after {
+                continue;
+            }
+            match authority.svid(&id, None, OWN_LIFE) {
+                Ok(svid) => credentials.replace(svid),
+                Err(error) => tracing::error!(%error, "the registry's certificate cannot be renewed"),
+            }
+        }
+    });
+}
+
+struct Inspected {
+    id: SpiffeId,
+    engine: Engine,
+    stop: Stop,
+}
+
+impl Inspect for Inspected {
+    fn ready(&self) -> Result<(), Vec<String>> {
+        if self.stop.is_cancelled() { Err(vec!["draining".to_owned()]) } else { Ok(()) }
+    }
+
+    fn info(&self) -> Value {
+        json!({
+            "role": "registry",
+            "id": self.id.to_string(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "instances": self.engine.store().live().read(|catalog| catalog.len()),
+        })
+    }
+}

@@ -1,0 +1,43 @@
+//! When a process is asked to end: by signal, or since its parent is gone.
+
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use crate::runtime::{Nursery, Stop};
+
+/// Cancels `stop` at SIGINT or SIGTERM, and at the end of standard input where that is asked for.
+/// A second signal ends the process at once.
+///
+/// # Errors
+/// When the system gives no signal handler.
+pub fn listen(nursery: &Nursery, stop: Stop, until_stdin_closes: bool) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    nursery.adopt("signals", async move {
+        tokio::select! {
+            () = either(&mut interrupt, &mut terminate) => {}
+            () = stdin_closed(), if until_stdin_closes => {}
+        }
+        tracing::info!("asked to stop: draining; a second signal ends at once");
+        stop.cancel();
+        either(&mut interrupt, &mut terminate).await;
+        tracing::warn!("second signal: ending at once");
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn stdin_closed() {
+    let mut stdin = tokio::io::stdin();
+    let mut ignored = [0; 64];
+    while stdin.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+}

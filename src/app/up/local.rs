@@ -1,0 +1,381 @@
+//! A mesh on one machine: CA, registry, one sidecar per instance and the agents' processes, in the
+//! order in which each can become ready.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+
+use super::{
+    build::Executables,
+    child::{ChildEvent, END_GRACE, Job, Supervised, last_lines},
+    error::UpError,
+    leftovers::Roster,
+    mesh::{Mesh, MeshAgent, Program},
+    operator::Operator,
+    probe,
+    state::{Endpoints, InstanceEndpoints, Ports, RegistryEndpoints, State},
+};
+use crate::{
+    app::settings::{RegistrySettings, SidecarSettings},
+    domain::{Member, SpiffeId},
+    runtime::Nursery,
+};
+
+/// How long everything may take to become ready.
+const READY: Duration = Duration::from_secs(60);
+/// How often readiness is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Events of children that wait to be shown.
+const EVENTS: usize = 64;
+/// Name of the registry under `up`.
+const REGISTRY: &str = "main";
+/// Segments of a laptop's journals: small, since every sidecar has two of them.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
+/// A running mesh.
+#[derive(Debug)]
+pub struct LocalMesh {
+    endpoints: Endpoints,
+    registry: Supervised,
+    sidecars: Vec<Supervised>,
+    agents: Vec<Supervised>,
+    events: mpsc::Receiver<ChildEvent>,
+    roster: Roster,
+}
+
+/// One instance, as it is going to be started.
+struct Instance<'a> {
+    agent: &'a MeshAgent,
+    /// `billing-1`; in other namespaces `prod.billing-1`.
+    label: String,
+    mtls: u16,
+    admin: u16,
+    local: String,
+    handler: String,
+}
+
+struct Starting<'a> {
+    state: &'a State,
+    mesh: &'a Mesh,
+    nursery: &'a Nursery,
+    tell: mpsc::Sender<ChildEvent>,
+    events: mpsc::Receiver<ChildEvent>,
+    roster: Roster,
+}
+
+impl LocalMesh {
+    /// Starts everything and waits until all is healthy. `say` is told what goes on.
+    ///
+    /// # Errors
+    /// When something cannot be started, dies before it is ready, or is not ready in a minute; the
+    /// error shows the last lines of its log. What was started is ended before it returns.
+    pub async fn start(
+        mesh: &Mesh,
+        built: &Executables,
+        state: &State,
+        nursery: &Nursery,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Self, UpError> {
+        let (tell, events) = mpsc::channel(EVENTS);
+        let mut starting = Starting { state, mesh, nursery, tell, events, roster: Roster::default() };
+        let operator = Operator::prepare(state, &mesh.trust_domain)?;
+        let mut ports = Ports::remembered(state);
+        let registry_at = starting.registry_endpoints(&mut ports)?;
+        let instances = starting.instances(&mut ports)?;
+        ports.keep(state)?;
+
+        let registry = starting.start_registry(&registry_at)?;
+        let mut started = vec![];
+        let outcome = starting
+            .start_rest(&registry_at, &operator, &instances, built, &mut started, say)
+            .await;
+        let endpoints = match outcome {
+            Ok(endpoints) => endpoints,
+            Err(error) => {
+                end_all(started.into_iter().flat_map(|(a, b)| a.into_iter().chain([b]))).await;
+                registry.end(END_GRACE).await;
+                return Err(error);
+            }
+        };
+        let (mut agents, mut sidecars) = (Vec::new(), Vec::new());
+        for (agent, sidecar) in started {
+            agents.extend(agent);
+            sidecars.push(sidecar);
+        }
+        state.publish(&endpoints)?;
+        let Starting { events, roster, .. } = starting;
+        Ok(Self { endpoints, registry, sidecars, agents, events, roster })
+    }
+
+    /// Where everything is.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// What happens to the children, as it happens.
+    pub async fn next_event(&mut self, state: &State) -> Option<ChildEvent> {
+        let event = self.events.recv().await?;
+        if let ChildEvent::Started { pid, .. } = &event
+            && let Err(error) = self.roster.add(state, *pid)
+        {
+            tracing::warn!(%error, "a child is not written down: it may outlive a killed `up`");
+        }
+        Some(event)
+    }
+
+    /// Drains the sidecars, then ends agents and registry.
+    pub async fn stop(self) {
+        end_all(self.sidecars).await;
+        end_all(self.agents).await;
+        self.registry.end(END_GRACE).await;
+    }
+}
+
+async fn end_all(children: impl IntoIterator<Item = Supervised>) {
+    futures_util::future::join_all(children.into_iter().map(|child| child.end(END_GRACE))).await;
+}
+
+impl Starting<'_> {
+    fn registry_endpoints(&self, ports: &mut Ports) -> Result<RegistryEndpoints, UpError> {
+        let mut at = |what: &str, fixed: u16| -> Result<String, UpError> {
+            Ok(format!("127.0.0.1:{}", ports.choose(what, fixed).map_err(UpError::NoPort)?))
+        };
+        let fixed = self.mesh.ports;
+        let name = REGISTRY.parse().expect("the registry's name is a label");
+        Ok(RegistryEndpoints {
+            mtls: at("registry.mtls", fixed.mtls)?,
+            enrollment: at("registry.enrollment", fixed.enrollment)?,
+            admin: at("registry.admin", fixed.admin)?,
+            server_name: Member::Registry(name).dns_name(),
+        })
+    }
+
+    fn instances(&self, ports: &mut Ports) -> Result<Vec<Instance<'_>>, UpError> {
+        let mut all = Vec::new();
+        for agent in &self.mesh.agents {
+            for place in 0..agent.instances {
+                let label = label(agent, place);
+                let fixed = agent.ports.get(place as usize).copied().unwrap_or(0);
+                let mut port = |kind: &str, fixed: u16| {
+                    ports.choose(&format!("{label}.{kind}"), fixed).map_err(UpError::NoPort)
+                };
+                let (mtls, admin) = (port("mtls", fixed)?, port("admin", 0)?);
+                let local = self.state.socket(&label);
+                let handler = self.state.socket(&format!("{label}-agent"));
+                all.push(Instance { agent, label, mtls, admin, local, handler });
+            }
+        }
+        Ok(all)
+    }
+
+    fn start_registry(&mut self, at: &RegistryEndpoints) -> Result<Supervised, UpError> {
+        let settings = RegistrySettings {
+            name: REGISTRY.to_owned(),
+            ca: self.state.path("ca"),
+            state: self.state.private("registry")?,
+            listen: at.mtls.clone(),
+            enrollment: at.enrollment.clone(),
+            admin: at.admin.clone(),
+            threads: 0,
+        };
+        let text = toml::to_string(&settings).expect("plain settings are TOML");
+        let config = self.state.write("config/registry.toml", &text)?;
+        self.attache("registry", "registry", &config)
+    }
+
+    async fn start_rest(
+        &mut self,
+        registry_at: &RegistryEndpoints,
+        operator: &Operator,
+        instances: &[Instance<'_>],
+        built: &Executables,
+        started: &mut Vec<(Option<Supervised>, Supervised)>,
+        say: &mut dyn FnMut(String),
+    ) -> Result<Endpoints, UpError> {
+        self.wait_ready(&[("registry".to_owned(), registry_at.admin.clone())], say).await?;
+        for instance in instances {
+            let config = self.sidecar_config(instance, registry_at, operator).await?;
+            let agent = self.start_agent(instance, built)?;
+            let sidecar = self.attache(&instance.label, "sidecar", &config)?;
+            started.push((agent, sidecar));
+        }
+        let all: Vec<(String, String)> = instances
+            .iter()
+            .map(|one| (one.label.clone(), format!("127.0.0.1:{}", one.admin)))
+            .collect();
+        self.wait_ready(&all, say).await?;
+        let mut endpoints = Endpoints {
+            trust_domain: self.mesh.trust_domain.to_string(),
+            pid: std::process::id(),
+            registry: registry_at.clone(),
+            instances: Vec::new(),
+        };
+        for one in instances {
+            let member = Member::Agent(one.agent.name.clone());
+            endpoints.instances.push(InstanceEndpoints {
+                agent: one.agent.name.to_string(),
+                instance: operator.instance_in(&self.sidecar_dir(one)).unwrap_or_default(),
+                local: one.local.clone(),
+                mtls: format!("127.0.0.1:{}", one.mtls),
+                admin: format!("127.0.0.1:{}", one.admin),
+                server_name: member.dns_name(),
+            });
+        }
+        Ok(endpoints)
+    }
+
+    fn sidecar_dir(&self, instance: &Instance<'_>) -> std::path::PathBuf {
+        self.state.path(&format!("sidecars/{}", instance.label))
+    }
+
+    /// Writes a sidecar's configuration, with an invitation where it has no certificate to go on
+    /// with.
+    async fn sidecar_config(
+        &self,
+        instance: &Instance<'_>,
+        registry: &RegistryEndpoints,
+        operator: &Operator,
+    ) -> Result<std::path::PathBuf, UpError> {
+        let dir = self.state.private(&format!("sidecars/{}", instance.label))?;
+        let id = SpiffeId {
+            trust_domain: self.mesh.trust_domain.clone(),
+            member: Member::Agent(instance.agent.name.clone()),
+        };
+        let join = dir.join("join");
+        operator.invite(&registry.mtls, &id, &dir, &join, self.nursery).await?;
+        let settings = SidecarSettings {
+            state: dir,
+            registry: vec![registry.mtls.clone()],
+            enrollment: vec![registry.enrollment.clone()],
+            join_file: Some(join),
+            listen: format!("127.0.0.1:{}", instance.mtls),
+            local: instance.local.clone(),
+            admin: format!("127.0.0.1:{}", instance.admin),
+            advertise: vec![format!("127.0.0.1:{}", instance.mtls)],
+            zone: String::new(),
+            threads: 0,
+            agent: Some(instance.handler.clone()),
+            card: instance.agent.card.clone(),
+        };
+        let text = toml::to_string(&settings).expect("plain settings are TOML");
+        Ok(self.state.write(&format!("config/{}.toml", instance.label), &text)?)
+    }
+
+    fn start_agent(
+        &mut self,
+        instance: &Instance<'_>,
+        built: &Executables,
+    ) -> Result<Option<Supervised>, UpError> {
+        let agent = instance.agent;
+        let mut command = match &agent.program {
+            Program::External => return Ok(None),
+            Program::Command { command, .. } => command.clone(),
+            Program::Cargo { package, bin } => {
+                let path = built.get(&(package.clone(), bin.clone()));
+                vec![path.map_or(bin.clone(), |path| path.display().to_string())]
+            }
+        };
+        command.extend(agent.args.iter().cloned());
+        let mut env = agent.env.clone();
+        env.insert("ATTACHE_LISTEN".into(), instance.handler.clone());
+        env.insert("ATTACHE_SIDECAR".into(), instance.local.clone());
+        // A proxy of the user's shell must not see what agents say to their own machine.
+        env.insert("NO_PROXY".into(), NO_PROXY.into());
+        env.insert("no_proxy".into(), NO_PROXY.into());
+        let name = format!("{}-agent", instance.label);
+        Ok(Some(self.child(name, command, env, &self.mesh.dir.clone())?))
+    }
+
+    /// One of our own processes. It drains when its standard input closes, so that it does not
+    /// outlive an `up` that was killed.
+    fn attache(&mut self, name: &str, verb: &str, config: &Path) -> Result<Supervised, UpError> {
+        let program = std::env::current_exe().map_err(UpError::NoProgram)?;
+        let command = [
+            program.display().to_string(),
+            verb.to_owned(),
+            "--config".to_owned(),
+            config.display().to_string(),
+            "--until-stdin-closes".to_owned(),
+        ];
+        let dir = self.state.dir().to_path_buf();
+        self.child(name.to_owned(), command.to_vec(), BTreeMap::new(), &dir)
+    }
+
+    fn child(
+        &mut self,
+        name: String,
+        command: Vec<String>,
+        env: BTreeMap<String, String>,
+        dir: &Path,
+    ) -> Result<Supervised, UpError> {
+        let log = self.state.private("logs")?.join(format!("{name}.log"));
+        let job = Job { name, command, env, dir: dir.to_path_buf(), log };
+        Ok(Supervised::start(self.nursery, job, self.tell.clone()))
+    }
+
+    /// Waits until every process is ready; a death on the way is fatal and shown.
+    async fn wait_ready(
+        &mut self,
+        wanted: &[(String, String)],
+        say: &mut dyn FnMut(String),
+    ) -> Result<(), UpError> {
+        let until = Instant::now() + READY;
+        let mut missing: BTreeSet<usize> = (0..wanted.len()).collect();
+        let mut why = BTreeMap::new();
+        let mut deaths = 0;
+        while !missing.is_empty() {
+            while let Ok(event) = self.events.try_recv() {
+                match event {
+                    ChildEvent::Started { pid, .. } => self.roster.add(self.state, pid)?,
+                    ChildEvent::Died { name, how, last_lines, .. } => {
+                        deaths += 1;
+                        let error = UpError::Died { name, how, last_lines };
+                        // Once may be an accident; twice before anything is ready is not.
+                        if deaths > 1 {
+                            return Err(error);
+                        }
+                        say(error.to_string());
+                    }
+                }
+            }
+            for place in missing.clone() {
+                let (name, admin) = &wanted[place];
+                match probe::ready(admin).await {
+                    Ok(()) => {
+                        missing.remove(&place);
+                        say(format!("{name} is ready"));
+                    }
+                    Err(reason) => drop(why.insert(place, reason)),
+                }
+            }
+            if Instant::now() > until
+                && let Some(place) = missing.first()
+            {
+                let name = wanted[*place].0.clone();
+                let log = self.state.path(&format!("logs/{name}.log"));
+                let why = why.remove(place).unwrap_or_default();
+                return Err(UpError::NotReady { why, last_lines: last_lines(&log), name });
+            }
+            if !missing.is_empty() {
+                sleep(ASK_EVERY).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn label(agent: &MeshAgent, place: u32) -> String {
+    let name = &agent.name;
+    if name.namespace.as_str() == crate::domain::ids::DEFAULT_NAMESPACE {
+        format!("{}-{}", name.name, place + 1)
+    } else {
+        format!("{}.{}-{}", name.namespace, name.name, place + 1)
+    }
+}

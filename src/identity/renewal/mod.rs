@@ -1,0 +1,184 @@
+//! Keeps a member's certificate valid: when to renew is decided purely, then done in a loop.
+//!
+//! A failed renewal keeps the old certificate and tries again. Never ends by itself.
+
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{sleep, timeout};
+
+use crate::identity::credentials::Credentials;
+use crate::identity::csr::{Draft, DraftError};
+use crate::identity::files::FileError;
+use crate::identity::join::JoinError;
+use crate::identity::peer::Peer;
+use crate::identity::svid::{Svid, SvidError};
+use crate::runtime::Stop;
+use crate::runtime::clock;
+
+/// Renew at half of life: leaves room for many failed tries.
+const RENEW_AT: f64 = 0.5;
+/// Spread of that moment, as a share of it: members that joined together do not renew together.
+const SPREAD: f64 = 0.1;
+/// Longest time between two looks at the wall clock: timers stand still while a laptop sleeps.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// First wait after a failure; doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait after a failure.
+const RETRY_MOST: Duration = Duration::from_mins(1);
+/// Longest time that one attempt may take: connect, handshake and call.
+const ATTEMPT: Duration = Duration::from_secs(15);
+
+/// What to do about a certificate now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing for this long.
+    In(Duration),
+    /// Renew over mutual TLS.
+    Renew,
+    /// It is not valid now: rejoin with its key.
+    Rejoin,
+}
+
+/// What is due at wall time `now`; `chance` from 0 to 1 picks the moment within its spread.
+pub fn renewal_due(peer: &Peer, now: SystemTime, chance: f64) -> Due {
+    let Ok(age) = now.duration_since(peer.not_before) else {
+        return Due::Rejoin;
+    };
+    if now > peer.not_after {
+        return Due::Rejoin;
+    }
+    let life = peer.not_after.duration_since(peer.not_before);
+    let shift = 1.0 + SPREAD * (chance.clamp(0.0, 1.0) * 2.0 - 1.0);
+    let moment = life.unwrap_or_default().mul_f64(RENEW_AT * shift);
+    match moment.checked_sub(age) {
+        None | Some(Duration::ZERO) => Due::Renew,
+        Some(left) => Due::In(left),
+    }
+}
+
+/// Dials the registry and asks: what the loop needs from the layers above.
+#[tonic::async_trait]
+pub trait Renewer: Send + Sync {
+    /// [`crate::identity::join::renew`] over mutual TLS.
+    async fn renew(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError>;
+
+    /// [`crate::identity::join::rejoin`] over the enrolment listener.
+    async fn rejoin(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError>;
+}
+
+/// Renews until `stop`. Each new certificate is saved in `dir`, where one is given, and then used.
+pub async fn keep_renewed(
+    credentials: Credentials,
+    dir: Option<&Path>,
+    renewer: &dyn Renewer,
+    stop: Stop,
+) {
+    let mut failures: u32 = 0;
+    let mut chance = rand::random();
+    let mut draft = None;
+    loop {
+        let present = credentials.current();
+        let wait = match renewal_due(present.peer(), clock::wall(), chance) {
+            Due::In(left) => left.min(LOOK_EVERY),
+            due @ (Due::Renew | Due::Rejoin) => {
+                let attempt = attempt(&credentials, &present, dir, renewer, due, &mut draft);
+                let done = tokio::select! {
+                    () = stop.cancelled() => return,
+                    done = attempt => done,
+                };
+                match done {
+                    Ok(()) => {
+                        draft = None;
+                        chance = rand::random();
+                        // Still due: this machine's clock is off. No faster than after failures.
+                        let due = renewal_due(credentials.current().peer(), clock::wall(), chance);
+                        failures = if matches!(due, Due::In(_)) {
+                            0
+                        } else {
+                            failures + 1
+                        };
+                    }
+                    Err(error) => {
+                        failures = failures.saturating_add(1);
+                        tracing::warn!(%error, failures, "no new certificate; the old one stays");
+                    }
+                }
+                retry_wait(failures)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+enum RenewalError {
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    #[error("no answer within {} s", ATTEMPT.as_secs())]
+    Late,
+    #[error(transparent)]
+    Draft(#[from] DraftError),
+    #[error(transparent)]
+    Svid(#[from] SvidError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+async fn attempt(
+    credentials: &Credentials,
+    present: &Svid,
+    dir: Option<&Path>,
+    renewer: &dyn Renewer,
+    due: Due,
+    draft: &mut Option<Draft>,
+) -> Result<(), RenewalError> {
+    let draft = match draft {
+        Some(kept) => kept,
+        empty @ None => empty.insert(match dir {
+            Some(dir) => kept_draft(dir, present)?,
+            None => Draft::new().map_err(DraftError::from)?,
+        }),
+    };
+    let asked = if due == Due::Rejoin {
+        renewer.rejoin(present, draft)
+    } else {
+        renewer.renew(present, draft)
+    };
+    let fresh = timeout(ATTEMPT, asked).await;
+    let fresh = fresh.map_err(|_| RenewalError::Late)??;
+    if let Some(dir) = dir {
+        fresh.save(dir)?;
+        Draft::settle(dir)?;
+    }
+    tracing::info!(generation = fresh.generation(), ?due, "new certificate");
+    credentials.replace(fresh);
+    Ok(())
+}
+
+/// The key under way in `dir`, unless it is the present one: then a crash came before it settled.
+fn kept_draft(dir: &Path, present: &Svid) -> Result<Draft, RenewalError> {
+    let kept = Draft::kept_in(dir)?;
+    if kept.public_key().map(|key| key.hash()) != Ok(present.peer().key) {
+        return Ok(kept);
+    }
+    Draft::settle(dir)?;
+    Ok(Draft::kept_in(dir)?)
+}
+
+fn retry_wait(failures: u32) -> Duration {
+    if failures == 0 {
+        return Duration::ZERO;
+    }
+    let doubled = 1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
+    RETRY_FIRST.saturating_mul(doubled).min(RETRY_MOST)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Carries one attempt: steps to its executor, updates back to the shard, over as many streams as
+//! it takes. Decides nothing about the task; a stream that breaks is taken up again by a resume.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tonic::Status;
+
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::execute_request::Step as Ask;
+use crate::pb::execute_response::Step as Answer;
+use crate::runtime::{Backoff, Stop};
+use crate::task::doors::{Connect, Steps, Updates};
+use crate::wire::status::{reason_of, retry_after};
+
+use super::attempt::Heard;
+use super::machine::Carrying;
+use super::shard::Request;
+
+/// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
+const SILENT: Duration = Duration::from_secs(25);
+/// Longest wait for the executor's first answer: dialling and its handshake, and some more.
+const OPEN: Duration = Duration::from_secs(20);
+/// How long the last acknowledgement may take to reach the executor.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long an executor that was told to stop is listened to.
+const LINGER_ABORT: Duration = Duration::from_secs(12);
+/// Waits before a broken stream is taken up again: well under the 45 s after which it is lost.
+const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+
+/// What the shard has to say to the executor; only the newest counts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    /// Updates up to this one are on disk.
+    pub(super) ack: u64,
+    /// Stop, and why.
+    pub(super) abort: Option<String>,
+    /// The attempt is over for the home.
+    pub(super) release: bool,
+}
+
+/// The first word of a stream.
+#[derive(Debug)]
+pub(super) enum First {
+    Start(Box<pb::Start>),
+    Resume(u64),
+}
+
+/// One attempt under way.
+pub(super) struct Carrier {
+    pub(super) to: Carrying,
+    pub(super) first: First,
+    pub(super) said: watch::Receiver<Said>,
+    pub(super) shard: mpsc::Sender<Request>,
+    pub(super) connect: Arc<dyn Connect>,
+}
+
+/// How a stream ended for the carrier.
+enum End {
+    /// Nothing more to carry.
+    Over,
+    /// To be taken up again.
+    Broken,
+}
+
+impl Carrier {
+    /// Runs until the shard lets go, or the home stops.
+    pub(super) async fn run(mut self, stop: Stop) {
+        let carrying = pin!(self.carry());
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = carrying => {}
+        }
+    }
+
+    async fn carry(&mut self) {
+        let mut backoff = RESUME;
+        let first = std::mem::replace(&mut self.first, First::Resume(0));
+        let (mut after, first) = match first {
+            First::Start(mut start) => {
+                let left = self.to.deadline.saturating_duration_since(Instant::now());
+                start.remaining = prost_types::Duration::try_from(left).ok();
+                (0, Ask::Start(*start))
+            }
+            First::Resume(after) => (after, self.resume(after)),
+        };
+        let mut next = Some(first);
+        loop {
+            let fresh = matches!(next, Some(Ask::Start(_)));
+            let before = after;
+            let step = next.take().unwrap_or_else(|| self.resume(after));
+            if matches!(self.stream(step, fresh, &mut after).await, End::Over) {
+                return;
+            }
+            if after > before {
+                backoff.reset();
+            }
+            let wait = backoff.next(rand::random());
+            let mut said = self.said.clone();
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = released(&mut said) => return,
+            }
+        }
+    }
+
+    fn resume(&self, after_update: u64) -> Ask {
+        Ask::Resume(pb::Resume {
+            task_id: self.to.task_id.clone(),
+            attempt: self.to.attempt,
+            after_update,
+        })
+    }
+
+    /// One stream, from its first word to its end.
+    async fn stream(&self, first: Ask, fresh: bool, after: &mut u64) -> End {
+        let steps = steps(first, self.said.clone());
+        let mut said = self.said.clone();
+        let opened = tokio::select! {
+            opened = timeout(OPEN, self.connect.execute(&self.to.instance, steps)) => opened,
+            // What was sent cannot be called back; the executor's own deadline ends it.
+            () = released(&mut said) => return End::Over,
+        };
+        match opened {
+            Ok(Ok(updates)) => self.pump(updates, fresh, after).await,
+            Ok(Err(status)) => self.failed(&status, fresh).await,
+            Err(_) => {
+                self.failed(&Status::deadline_exceeded("no answer"), fresh)
+                    .await
+            }
+        }
+    }
+
+    async fn pump(&self, mut updates: Updates, fresh: bool, after: &mut u64) -> End {
+        let mut said = self.said.clone();
+        let mut released = pin!(released(&mut said).fuse());
+        let mut heard_at = Instant::now();
+        let mut silent = true;
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = timeout_at(heard_at + SILENT, updates.next()) => next,
+                () = &mut released => {
+                    self.linger(updates).await;
+                    return End::Over;
+                }
+            };
+            let step = match next {
+                Ok(Some(Ok(response))) => response.step,
+                Ok(Some(Err(status))) => return self.failed(&status, fresh && silent).await,
+                Ok(None) | Err(_) => {
+                    self.tell(Heard::Broken(heard_at)).await;
+                    return End::Broken;
+                }
+            };
+            heard_at = Instant::now();
+            silent = false;
+            let heard = match step {
+                Some(Answer::Accepted(_)) => Heard::Accepted,
+                Some(Answer::Refused(refused)) => Heard::Refused {
+                    wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
+                    reason: refused.reason,
+                },
+                Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
+                // Said before: a stream that broke may repeat what was on its way.
+                Some(Answer::Update(update)) if update.number <= *after => Heard::Alive,
+                Some(Answer::Update(update)) if update.number > *after + 1 => {
+                    self.tell(Heard::Broken(heard_at)).await;
+                    return End::Broken;
+                }
+                Some(Answer::Update(update)) => {
+                    *after = update.number;
+                    Heard::Update(update)
+                }
+                Some(Answer::AttemptUnknown(_)) => Heard::Unknown,
+                Some(Answer::Keepalive(_)) | None => Heard::Alive,
+            };
+            if !self.tell(heard).await {
+                return End::Over;
+            }
+        }
+    }
+
+    /// A stream that ended in a status: refused as a whole, never sent, or broken.
+    async fn failed(&self, status: &Status, fresh: bool) -> End {
+        let reason = reason_of(status).unwrap_or_default();
+        let is = |known: &[Reason]| known.iter().any(|known| known.label() == reason);
+        if fresh && is(NOT_SENT) {
+            self.tell(Heard::NotSent).await;
+            return End::Over;
+        }
+        if fresh && is(REFUSED) {
+            let wait = retry_after(status);
+            self.tell(Heard::Refused { reason, wait }).await;
+            return End::Over;
+        }
+        tracing::debug!(task = self.to.task_id, attempt = self.to.attempt, %status, "stream broke");
+        if self.tell(Heard::Broken(Instant::now())).await {
+            End::Broken
+        } else {
+            End::Over
+        }
+    }
+
+    /// Lets the last words arrive.
+    async fn linger(&self, mut updates: Updates) {
+        let told_to_stop = self.said.borrow().abort.is_some();
+        let grace = if told_to_stop { LINGER_ABORT } else { LINGER };
+        let rest = async { while let Some(Ok(_)) = updates.next().await {} };
+        if timeout(grace, rest).await.is_err() {
+            tracing::debug!(
+                task = self.to.task_id,
+                "the executor did not end its stream"
+            );
+        }
+    }
+
+    /// Whether the shard is still there. Waits for room in its inbox: that is the back-pressure.
+    async fn tell(&self, heard: Heard) -> bool {
+        let (task, attempt) = (self.to.task, self.to.attempt);
+        let heard = Request::Heard {
+            task,
+            attempt,
+            heard,
+        };
+        self.shard.send(heard).await.is_ok()
+    }
+}
+
+/// Statuses that say that nothing was sent.
+const NOT_SENT: &[Reason] = &[Reason::PeerUnreachable, Reason::PeerMismatch];
+
+/// Statuses with which an executor turns a Start down before it runs anything.
+const REFUSED: &[Reason] = &[
+    Reason::PermissionDenied,
+    Reason::IdentityMismatch,
+    Reason::OperatorsOnly,
+    Reason::Unauthenticated,
+    Reason::InvalidField,
+    Reason::PayloadTooLarge,
+    Reason::Unimplemented,
+    Reason::SlotsFull,
+    Reason::QueueFull,
+    Reason::Draining,
+    Reason::DeadlineExceeded,
+];
+
+/// Waits until the shard lets go of the attempt.
+async fn released(said: &mut watch::Receiver<Said>) {
+    // An error means that the shard is gone, and the attempt with it.
+    drop(said.wait_for(|said| said.release).await);
+}
+
+/// The first word, then what the shard says, until it lets go.
+fn steps(first: Ask, said: watch::Receiver<Said>) -> Steps {
+    struct Pen {
+        first: Option<Ask>,
+        said: watch::Receiver<Said>,
+        acked: u64,
+        aborted: bool,
+    }
+    impl Pen {
+        fn next(&mut self) -> Option<Ask> {
+            if let Some(first) = self.first.take() {
+                return Some(first);
+            }
+            let said = self.said.borrow_and_update();
+            if said.ack > self.acked {
+                self.acked = said.ack;
+                return Some(Ask::Ack(pb::Ack { update: said.ack }));
+            }
+            let reason = said.abort.clone().filter(|_| !self.aborted)?;
+            self.aborted = true;
+            Some(Ask::Abort(pb::Abort { reason }))
+        }
+    }
+    let pen = Pen {
+        first: Some(first),
+        said,
+        acked: 0,
+        aborted: false,
+    };
+    Box::pin(stream::unfold(pen, |mut pen| async move {
+        loop {
+            if let Some(step) = pen.next() {
+                return Some((pb::ExecuteRequest { step: Some(step) }, pen));
+            }
+            if pen.said.borrow().release || pen.said.changed().await.is_err() {
+                return None;
+            }
+        }
+    }))
+}

@@ -1,0 +1,526 @@
+//! The driver over a journal in memory and on disk, with a scripted executor on the other end.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::domain::{Fault, InstanceId, Reason, SpiffeId, TaskId};
+use crate::pb;
+use crate::pb::execute_request::Step;
+use crate::pb::execute_response::Step as Answer;
+use crate::pb::handle_response::Update;
+use crate::pb::task_update::Update as Shown;
+use crate::runtime::Nursery;
+use crate::task::doors::{Connect, Parent, Parents, Route, Steps, Updates};
+use crate::task::journal::{Journal, JournalConfig};
+
+use super::handle::{Home, HomeConfig, Replay, Submission};
+use super::tests::{FakeRoute, own, spec, text};
+use super::view::ListQuery;
+use super::watch::TaskUpdates;
+
+/// A stream that the home opened, in the test's hands.
+struct Opened {
+    instance: InstanceId,
+    steps: Steps,
+    say: mpsc::Sender<Result<pb::ExecuteResponse, Status>>,
+}
+
+impl Opened {
+    async fn step(&mut self) -> Step {
+        self.steps.next().await.unwrap().step.unwrap()
+    }
+
+    async fn say(&self, step: Answer) {
+        self.say
+            .send(Ok(pb::ExecuteResponse { step: Some(step) }))
+            .await
+            .unwrap();
+    }
+
+    async fn accept(&self) {
+        self.say(Answer::Accepted(pb::Accepted::default())).await;
+    }
+
+    async fn update(&self, number: u64, update: Update) {
+        let update = Some(pb::HandleResponse {
+            update: Some(update),
+        });
+        self.say(Answer::Update(pb::NumberedUpdate { number, update }))
+            .await;
+    }
+
+    async fn acked(&mut self, update: u64) {
+        loop {
+            if let Step::Ack(ack) = self.step().await
+                && ack.update == update
+            {
+                return;
+            }
+        }
+    }
+}
+
+struct FakeConnect {
+    opened: mpsc::Sender<Opened>,
+}
+
+#[tonic::async_trait]
+impl Connect for FakeConnect {
+    async fn execute(&self, instance: &InstanceId, steps: Steps) -> Result<Updates, Status> {
+        if instance.as_str() == "away" {
+            return Err(Fault::new(Reason::PeerUnreachable, "nobody there").into());
+        }
+        let (say, said) = mpsc::channel(16);
+        let opened = Opened {
+            instance: instance.clone(),
+            steps,
+            say,
+        };
+        self.opened
+            .send(opened)
+            .await
+            .map_err(|_| Status::internal("test over"))?;
+        Ok(Box::pin(ReceiverStream::new(said)))
+    }
+}
+
+struct NoParents;
+
+impl Parents for NoParents {
+    fn parent(&self, _: &str) -> Option<Parent> {
+        None
+    }
+}
+
+struct Bench {
+    home: Home,
+    route: Arc<FakeRoute>,
+    opened: mpsc::Receiver<Opened>,
+}
+
+impl Bench {
+    fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
+        let route = Arc::new(FakeRoute::of(names, false));
+        let (opens, opened) = mpsc::channel(16);
+        let config = HomeConfig {
+            instance: "home".parse().unwrap(),
+            own: own(),
+        };
+        let routes: Arc<dyn Route> = route.clone();
+        let connect: Arc<dyn Connect> = Arc::new(FakeConnect { opened: opens });
+        let nurseries = vec![Nursery::here(), Nursery::here()];
+        let home = Home::on(
+            config,
+            (journal, replay),
+            &routes,
+            &connect,
+            Arc::new(NoParents),
+            nurseries,
+        );
+        Self {
+            home: home.unwrap(),
+            route,
+            opened,
+        }
+    }
+
+    fn memory(names: &[&str]) -> Self {
+        Self::over(
+            Journal::memory(),
+            Replay::new(&"home".parse().unwrap(), 2),
+            names,
+        )
+    }
+
+    fn on_disk(dir: &Path, names: &[&str]) -> Self {
+        let mut replay = Replay::new(&"home".parse().unwrap(), 2);
+        let config = JournalConfig {
+            segment_bytes: 1 << 20,
+            ..JournalConfig::default()
+        };
+        let journal =
+            Journal::open(dir, config, |lsn, record| replay.record(lsn, &record)).unwrap();
+        Self::over(journal, replay, names)
+    }
+
+    async fn submit(&self, options: pb::TaskOptions) -> TaskId {
+        let asked = Submission {
+            spec: spec(options),
+            caller: own(),
+        };
+        self.home
+            .submit(asked, 1)
+            .await
+            .unwrap()
+            .id
+            .parse()
+            .unwrap()
+    }
+
+    async fn run(&self) -> TaskUpdates {
+        let asked = Submission {
+            spec: spec(pb::TaskOptions::default()),
+            caller: own(),
+        };
+        self.home.run(asked, 0).await.unwrap()
+    }
+
+    async fn next(&mut self) -> Opened {
+        self.opened.recv().await.unwrap()
+    }
+
+    async fn watch(&self, id: &TaskId, after_seq: u64) -> Result<TaskUpdates, Fault> {
+        self.home.watch(id, &Arc::new(own()), after_seq, true).await
+    }
+}
+
+fn result() -> Update {
+    Update::Result(pb::TaskResult {
+        parts: vec![text("done")],
+        ..Default::default()
+    })
+}
+
+async fn shown(updates: &mut TaskUpdates) -> Shown {
+    updates.next().await.unwrap().unwrap().update.unwrap()
+}
+
+async fn event(updates: &mut TaskUpdates) -> pb::TaskEvent {
+    match shown(updates).await {
+        Shown::Event(event) => event,
+        other => panic!("not an event: {other:?}"),
+    }
+}
+
+async fn snapshot(updates: &mut TaskUpdates) -> pb::Task {
+    match shown(updates).await {
+        Shown::Task(task) => task,
+        other => panic!("not the task: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_shows_the_task_its_events_and_ends() {
+    let mut bench = Bench::memory(&["i1"]);
+    let mut updates = bench.run().await;
+    assert_eq!(
+        snapshot(&mut updates).await.state(),
+        pb::TaskState::Submitted
+    );
+    let mut opened = bench.next().await;
+    let Step::Start(start) = opened.step().await else {
+        panic!("no start")
+    };
+    assert!((3599..=3600).contains(&start.remaining.unwrap().seconds));
+    let handle = start.handle.unwrap();
+    assert_eq!((handle.attempt, handle.inputs[0].parts.len()), (1, 1));
+    opened.accept().await;
+    opened.update(0, Update::Transient(text("tok"))).await;
+    opened
+        .update(1, Update::Progress(pb::Progress::default()))
+        .await;
+    opened.update(2, result()).await;
+    let mut seqs = Vec::new();
+    let mut transients = 0;
+    while let Some(update) = updates.next().await {
+        match update.unwrap().update.unwrap() {
+            Shown::Event(event) => seqs.push((event.seq, event.state())),
+            Shown::Transient(_) => transients += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let (working, completed) = (pb::TaskState::Working, pb::TaskState::Completed);
+    assert_eq!(seqs, [(1, working), (2, working), (3, completed)]);
+    assert_eq!(transients, 1);
+    opened.acked(2).await;
+    assert!(
+        opened.steps.next().await.is_none(),
+        "let go after the last acknowledgement"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_stream_is_resumed_after_the_last_update() {
+    let mut bench = Bench::memory(&["i1"]);
+    let id = bench.submit(pb::TaskOptions::default()).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
+    opened
+        .update(1, Update::Progress(pb::Progress::default()))
+        .await;
+    opened.acked(1).await;
+    opened
+        .say
+        .send(Err(Status::unavailable("cut")))
+        .await
+        .unwrap();
+    let mut again = bench.next().await;
+    let Step::Resume(resume) = again.step().await else {
+        panic!("no resume")
+    };
+    assert_eq!((resume.attempt, resume.after_update), (1, 1));
+    // The executor repeats what was on its way.
+    again
+        .update(1, Update::Progress(pb::Progress::default()))
+        .await;
+    again.update(3, result()).await;
+    let mut again = bench.next().await;
+    assert!(matches!(again.step().await, Step::Resume(resume) if resume.after_update == 1));
+    again.update(2, result()).await;
+    again.acked(2).await;
+    let (task, _) = bench.home.get(&id, &Arc::new(own()), true).await.unwrap();
+    assert_eq!((task.state(), task.last_seq), (pb::TaskState::Completed, 3));
+    assert_eq!(task.result.unwrap().parts.len(), 1);
+    assert_eq!(task.messages.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_sent_or_was_refused_goes_elsewhere() {
+    let mut bench = Bench::memory(&["away", "i1", "i2"]);
+    bench.submit(pb::TaskOptions::default()).await;
+    let mut first = bench.next().await;
+    assert_eq!(first.instance.as_str(), "i1");
+    assert!(matches!(first.step().await, Step::Start(_)));
+    let refused = pb::Refused {
+        reason: "SLOTS_FULL".into(),
+        retry_after: None,
+    };
+    first.say(Answer::Refused(refused)).await;
+    let mut second = bench.next().await;
+    assert_eq!(second.instance.as_str(), "i2");
+    let Step::Start(start) = second.step().await else {
+        panic!("no start")
+    };
+    assert_eq!(start.handle.unwrap().attempt, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_task_goes_out_when_an_agent_comes() {
+    let mut bench = Bench::memory(&[]);
+    let id = bench.submit(pb::TaskOptions::default()).await;
+    bench.route.set(&["i1"], false);
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    let mut updates = bench.watch(&id, 0).await.unwrap();
+    snapshot(&mut updates).await;
+    let unknown = pb::AttemptUnknown::default();
+    opened.say(Answer::AttemptUnknown(unknown)).await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Failed);
+    assert!(updates.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_reaches_the_executor() {
+    let mut bench = Bench::memory(&["i1"]);
+    let id = bench.submit(pb::TaskOptions::default()).await;
+    let mut opened = bench.next().await;
+    opened.accept().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    let me = Arc::new(own());
+    let task = bench.home.cancel(&id, &me, "enough".into()).await.unwrap();
+    assert!(task.cancel_requested);
+    let Step::Abort(abort) = opened.step().await else {
+        panic!("no abort")
+    };
+    assert_eq!(abort.reason, "enough");
+    opened
+        .update(1, Update::Canceled(pb::Canceled::default()))
+        .await;
+    opened.acked(1).await;
+    let (task, _) = bench.home.get(&id, &me, false).await.unwrap();
+    assert!(task.state() == pb::TaskState::Canceled && task.cancel_confirmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watchers_start_anywhere_and_strangers_see_nothing() {
+    let mut bench = Bench::memory(&["i1"]);
+    let id = bench.submit(pb::TaskOptions::default()).await;
+    let mut opened = bench.next().await;
+    opened.accept().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    for number in 1..=600 {
+        opened
+            .update(number, Update::Progress(pb::Progress::default()))
+            .await;
+    }
+    opened.acked(600).await;
+    let mut updates = bench.watch(&id, 5).await.unwrap();
+    assert_eq!(snapshot(&mut updates).await.last_seq, 601);
+    for seq in 6..=601 {
+        assert_eq!(event(&mut updates).await.seq, seq);
+    }
+    assert!(matches!(shown(&mut updates).await, Shown::Keepalive(alive) if alive.last_seq == 601));
+    let ahead = bench.watch(&id, 602).await.err().unwrap();
+    assert_eq!(ahead.reason, Reason::SequenceAhead);
+    let stranger: SpiffeId = "spiffe://attache.local/ns/default/agent/other"
+        .parse()
+        .unwrap();
+    let (stranger, me) = (Arc::new(stranger), Arc::new(own()));
+    let hidden = bench.home.get(&id, &stranger, false).await.unwrap_err();
+    let missing = TaskId {
+        uuid: uuid::Uuid::nil(),
+        ..id.clone()
+    };
+    assert_eq!(
+        bench.home.get(&missing, &me, false).await.unwrap_err(),
+        hidden
+    );
+    let elsewhere = TaskId {
+        home: "other".parse().unwrap(),
+        ..id.clone()
+    };
+    let fault = bench.home.get(&elsewhere, &me, false).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::HomeElsewhere);
+    bench.home.drain().await;
+    assert!(matches!(shown(&mut updates).await, Shown::Keepalive(alive) if alive.last_seq == 601));
+    let fault = updates.next().await.unwrap().unwrap_err();
+    assert_eq!(fault.reason, Reason::Draining);
+    assert!(updates.next().await.is_none());
+    let asked = Submission {
+        spec: spec(pb::TaskOptions::default()),
+        caller: own(),
+    };
+    assert_eq!(
+        bench.home.submit(asked, 0).await.unwrap_err().reason,
+        Reason::Draining
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn artifacts_are_read_whole_or_from_an_offset() {
+    let mut bench = Bench::memory(&["i1"]);
+    let id = bench.submit(pb::TaskOptions::default()).await;
+    let opened = bench.next().await;
+    opened.accept().await;
+    let chunk = |append, part| pb::ArtifactChunk {
+        artifact_id: "a".into(),
+        part: Some(part),
+        append,
+        ..Default::default()
+    };
+    for (number, append, part) in [(1, false, "hä"), (2, true, "llo "), (3, false, "world")] {
+        opened
+            .update(number, Update::Artifact(chunk(append, text(part))))
+            .await;
+    }
+    let mut opened = opened;
+    opened.acked(3).await;
+    let me = Arc::new(own());
+    let whole = "hällo world";
+    for offset in [0_usize, 1, 3, 4, 8, 12, 99] {
+        let stream = bench
+            .home
+            .read_artifact(&id, &me, "a", offset as u64)
+            .await
+            .unwrap();
+        let pieces: Vec<_> = stream.collect().await;
+        let read: String = pieces
+            .into_iter()
+            .map(|piece| said(&piece.unwrap()).to_owned())
+            .collect();
+        assert_eq!(read, whole.get(offset..).unwrap_or(""), "from {offset}");
+    }
+    let missing = bench
+        .home
+        .read_artifact(&id, &me, "b", 0)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(missing.reason, Reason::ArtifactNotFound);
+    let (task, truncated) = bench.home.get(&id, &me, true).await.unwrap();
+    assert!(!truncated);
+    let parts: Vec<_> = task.artifacts[0].parts.iter().map(said).collect();
+    assert_eq!(parts, ["hällo ", "world"]);
+}
+
+fn said(part: &pb::Part) -> &str {
+    match &part.content {
+        Some(pb::part::Content::Text(text)) => text,
+        other => panic!("not text: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_are_newest_first_and_paged() {
+    let bench = Bench::memory(&[]);
+    let mut ids = Vec::new();
+    for thread in 0..7 {
+        let asked = Submission {
+            spec: spec(pb::TaskOptions::default()),
+            caller: own(),
+        };
+        ids.push(bench.home.submit(asked, thread).await.unwrap().id);
+    }
+    ids.reverse();
+    let mut query = ListQuery {
+        viewer: Arc::new(own()),
+        filter: pb::ListTasksRequest::default(),
+        before: None,
+        limit: 3,
+    };
+    let mut seen = Vec::new();
+    loop {
+        let (page, more) = bench.home.list(query.clone()).await.unwrap();
+        let Some(last) = page.last() else { break };
+        assert_eq!(more, seen.len() + page.len() < 7);
+        query.before = Some(last.id.parse::<TaskId>().unwrap().uuid);
+        seen.extend(page.into_iter().map(|task| task.id));
+    }
+    assert_eq!(seen, ids);
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_home_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::on_disk(dir.path(), &["i1"]);
+    let id = bench.submit(pb::TaskOptions::default()).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
+    opened
+        .update(
+            1,
+            Update::Message(pb::Message {
+                parts: vec![text("hi")],
+                ..Default::default()
+            }),
+        )
+        .await;
+    opened.acked(1).await;
+    bench.route.set(&[], false);
+    let waiting = bench.submit(pb::TaskOptions::default()).await;
+    let before = bench.home.get(&id, &Arc::new(own()), true).await.unwrap();
+    bench.home.drain().await;
+    bench.home.close(Duration::from_secs(5)).await;
+
+    let mut bench = Bench::on_disk(dir.path(), &[]);
+    let me = Arc::new(own());
+    let mut resumed = bench.next().await;
+    let Step::Resume(resume) = resumed.step().await else {
+        panic!("no resume")
+    };
+    assert_eq!(
+        (resume.task_id, resume.attempt, resume.after_update),
+        (id.to_string(), 1, 1)
+    );
+    assert_eq!(bench.home.get(&id, &me, true).await.unwrap(), before);
+    resumed.update(2, result()).await;
+    let mut updates = bench.watch(&id, 0).await.unwrap();
+    snapshot(&mut updates).await;
+    for seq in 1..=3 {
+        assert_eq!(event(&mut updates).await.seq, seq);
+    }
+    assert!(updates.next().await.is_none());
+    bench.route.set(&["i2"], false);
+    let mut opened = bench.next().await;
+    let Step::Start(start) = opened.step().await else {
+        panic!("no start")
+    };
+    assert_eq!(start.handle.unwrap().task.unwrap().id, waiting.to_string());
+    bench.home.close(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,201 @@
+//! What callers see of a task: the FULL view, a page of a list, pieces of an artifact. Pure.
+
+use std::{collections::VecDeque, future::Future, sync::Arc};
+
+use futures_util::stream;
+use prost::Message;
+use tokio_stream::Stream;
+use uuid::Uuid;
+
+use crate::domain::{Fault, SpiffeId};
+use crate::identity::may_see_task;
+use crate::pb;
+use crate::pb::part::Content;
+use crate::pb::task_event::Kind;
+
+use super::kept::{Kept, KeptArtifact, Parties};
+use super::reads::Pieces;
+use super::update::part_of;
+
+/// Most bytes of an answer: the rest of the 4 MiB is for its envelope.
+pub const ANSWER_MAX: usize = 3 << 20;
+/// Tasks of a page where the caller names no number, and the most.
+pub const PAGE: (usize, usize) = (50, 500);
+
+/// Which tasks a list is about, newest first.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// Who asks.
+    pub viewer: Arc<SpiffeId>,
+    /// What they asked for; its page fields are not looked at.
+    pub filter: pb::ListTasksRequest,
+    /// Only tasks older than this one.
+    pub before: Option<Uuid>,
+    /// Most tasks, at least one.
+    pub limit: usize,
+}
+
+impl ListQuery {
+    /// Whether the task belongs into the list.
+    pub(super) fn fits(&self, kept: &Kept) -> bool {
+        let (filter, task) = (&self.filter, &kept.task);
+        let same = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
+        let agent = task
+            .executor
+            .as_ref()
+            .map_or(task.agent.as_str(), |ran| ran.agent.as_str());
+        let created = task.created_at.map(|at| (at.seconds, at.nanos));
+        let bound = |at: Option<prost_types::Timestamp>| at.map(|at| (at.seconds, at.nanos));
+        (filter.states.is_empty() || filter.states.contains(&task.state))
+            && same(&filter.skill, &task.skill)
+            && same(&filter.agent, agent)
+            && same(&filter.caller, &task.caller)
+            && same(&filter.context_id, &task.context_id)
+            && same(&filter.correlation_id, &task.correlation_id)
+            && same(&filter.parent_task_id, &task.parent_task_id)
+            && bound(filter.created_after).is_none_or(|after| created > Some(after))
+            && bound(filter.created_before).is_none_or(|before| created < Some(before))
+            && sees(&self.viewer, &kept.parties)
+    }
+}
+
+/// Whether the task exists for this principal.
+pub(super) fn sees(viewer: &SpiffeId, parties: &Parties) -> bool {
+    may_see_task(
+        viewer,
+        &parties.caller,
+        &parties.origin,
+        parties.executor.as_ref(),
+    )
+}
+
+/// Everything that fits into [`ANSWER_MAX`], and whether something was left out.
+pub(super) fn full(kept: &Kept) -> (pb::Task, bool) {
+    let mut task = kept.basic();
+    task.chain.clone_from(&kept.task.chain);
+    task.context.clone_from(&kept.spec.context);
+    let mut room = ANSWER_MAX.saturating_sub(task.encoded_len());
+    let mut truncated = false;
+    // Eight bytes hold the tag and the length of any field.
+    let mut fits = |size: usize| {
+        let fitting = size + 8 <= room;
+        room -= if fitting { size + 8 } else { 0 };
+        truncated |= !fitting;
+        fitting
+    };
+    if let Some(Kind::Result(result)) = kept.result.as_ref().and_then(|event| event.kind.as_ref())
+        && fits(result.encoded_len())
+    {
+        task.result = Some(result.clone());
+    }
+    let input = kept.input();
+    if fits(input.encoded_len()) {
+        task.messages.push(input);
+    }
+    for event in &kept.messages {
+        if let Some(Kind::Message(message)) = &event.kind
+            && fits(message.encoded_len())
+        {
+            task.messages.push(message.clone());
+        }
+    }
+    for (shown, artifact) in task.artifacts.iter_mut().zip(&kept.artifacts) {
+        if !artifact.summary.superseded && fits(size_with_frames(artifact)) {
+            shown.parts = parts(artifact);
+        }
+    }
+    (task, truncated)
+}
+
+fn size_with_frames(artifact: &KeptArtifact) -> usize {
+    let chunks = artifact.chunks.iter().filter_map(|event| part_of(event));
+    chunks.map(|part| part.encoded_len() + 8).sum()
+}
+
+/// The artifact's parts, with what was appended joined on.
+fn parts(artifact: &KeptArtifact) -> Vec<pb::Part> {
+    let mut parts: Vec<pb::Part> = Vec::new();
+    // Bytes of the last part while more may come: joining them one by one would copy them all.
+    let mut open: Vec<u8> = Vec::new();
+    let close = |parts: &mut Vec<pb::Part>, open: &mut Vec<u8>| {
+        if let (false, Some(last)) = (open.is_empty(), parts.last_mut()) {
+            last.content = Some(Content::Raw(std::mem::take(open).into()));
+        }
+    };
+    for event in &artifact.chunks {
+        let Some(Kind::Artifact(chunk)) = &event.kind else {
+            continue;
+        };
+        let Some(part) = &chunk.part else { continue };
+        let last = parts
+            .last_mut()
+            .filter(|_| chunk.append)
+            .and_then(|part| part.content.as_mut());
+        match (last, &part.content) {
+            (Some(Content::Text(text)), Some(Content::Text(more))) => text.push_str(more),
+            (Some(Content::Raw(raw)), Some(Content::Raw(more))) => {
+                if open.is_empty() {
+                    open.extend_from_slice(raw);
+                }
+                open.extend_from_slice(more);
+            }
+            _ => {
+                close(&mut parts, &mut open);
+                parts.push(part.clone());
+            }
+        }
+    }
+    close(&mut parts, &mut open);
+    parts
+}
+
+/// The pieces of an artifact, without its first `offset` bytes; `fetch` gives those from a chunk on.
+pub(super) fn artifact_stream<F>(
+    first: Pieces,
+    fetch: impl Fn(usize) -> F + Send,
+    offset: u64,
+) -> impl Stream<Item = Result<pb::Part, Fault>> + Send
+where
+    F: Future<Output = Result<Pieces, Fault>> + Send,
+{
+    let ready: VecDeque<_> = first.chunks.into();
+    let start = (ready, 0, offset, fetch);
+    stream::try_unfold(start, |(mut ready, mut read, mut skip, fetch)| async move {
+        loop {
+            if ready.is_empty() {
+                ready = fetch(read).await?.chunks.into();
+            }
+            let Some(event) = ready.pop_front() else {
+                return Ok(None);
+            };
+            read += 1;
+            if let Some(piece) = part_of(&event).and_then(|part| after_skipping(part, &mut skip)) {
+                return Ok(Some((piece, (ready, read, skip, fetch))));
+            }
+        }
+    })
+}
+
+/// A piece of an artifact without its first `skip` bytes; `None`: all of it is skipped. What is left
+/// to skip is taken from `skip`.
+fn after_skipping(part: &pb::Part, skip: &mut u64) -> Option<pb::Part> {
+    let size = super::kept::part_bytes(Some(part)) as u64;
+    if *skip >= size && size > 0 {
+        *skip -= size;
+        return None;
+    }
+    let from = usize::try_from(std::mem::take(skip)).unwrap_or(usize::MAX);
+    let mut rest = part.clone();
+    match &mut rest.content {
+        Some(Content::Text(text)) => {
+            let from = (from..=text.len())
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(0);
+            drop(text.drain(..from));
+        }
+        Some(Content::Raw(raw)) => drop(raw.split_to(from)),
+        // A url and a JSON value make sense only whole.
+        Some(Content::Url(_) | Content::Data(_) | Content::Blob(_)) | None => {}
+    }
+    Some(rest)
+}

@@ -1,0 +1,181 @@
+//! A watcher's stream: the task, then its events from a cursor on, until the last one.
+//!
+//! It pulls: nothing is kept for a slow watcher but its cursor. Dropping it cancels nothing.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::stream;
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_stream::Stream;
+use uuid::Uuid;
+
+use crate::domain::{Fault, Reason};
+use crate::pb;
+use crate::pb::task_update::Update;
+use crate::runtime::Stop;
+
+use super::kept::ended;
+use super::shard::{Mark, Request, Watching};
+use super::storage_failed;
+
+/// A stream that has nothing to say says so this often.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// What a watcher sees, in order.
+pub type TaskUpdates = Pin<Box<dyn Stream<Item = Result<pb::TaskUpdate, Fault>> + Send>>;
+
+/// One watcher.
+pub(super) struct Watcher {
+    pub(super) task: Uuid,
+    pub(super) watching: Watching,
+    /// Last event that it has.
+    pub(super) cursor: u64,
+    pub(super) transients: bool,
+    pub(super) shard: mpsc::Sender<Request>,
+    /// The sidecar is about to stop.
+    pub(super) drain: Stop,
+}
+
+/// What to do next.
+enum Turn {
+    /// The snapshot goes first.
+    First,
+    Follow,
+    /// A keepalive with the cursor went out: end as DRAINING.
+    Leave,
+    Over,
+}
+
+struct Stand {
+    watcher: Watcher,
+    turn: Turn,
+    ready: VecDeque<Arc<pb::TaskEvent>>,
+    quiet_since: Instant,
+}
+
+impl Watcher {
+    /// The stream of this watcher.
+    pub(super) fn stream(self) -> TaskUpdates {
+        let stand = Stand {
+            watcher: self,
+            turn: Turn::First,
+            ready: VecDeque::new(),
+            quiet_since: Instant::now(),
+        };
+        Box::pin(stream::unfold(stand, |mut stand| async move {
+            let update = stand.next().await?;
+            stand.quiet_since = Instant::now();
+            if update.is_err() {
+                stand.turn = Turn::Over;
+            }
+            Some((
+                update.map(|update| pb::TaskUpdate {
+                    update: Some(update),
+                }),
+                stand,
+            ))
+        }))
+    }
+
+    /// The next events after the cursor that may be shown.
+    async fn fetch(&self) -> Result<VecDeque<Arc<pb::TaskEvent>>, Fault> {
+        let (answer, answered) = oneshot::channel();
+        let (task, after_seq) = (self.task, self.cursor);
+        let request = Request::Next {
+            task,
+            after_seq,
+            answer,
+        };
+        self.shard
+            .send(request)
+            .await
+            .map_err(|_| storage_failed())?;
+        let batch = answered.await.map_err(|_| storage_failed())??;
+        Ok(batch.events.into())
+    }
+
+    fn mark(&self) -> Mark {
+        *self.watching.marks.borrow()
+    }
+}
+
+impl Stand {
+    async fn next(&mut self) -> Option<Result<Update, Fault>> {
+        match self.turn {
+            Turn::First => {
+                self.turn = Turn::Follow;
+                let task = std::mem::take(&mut self.watcher.watching.task);
+                return Some(Ok(Update::Task(task)));
+            }
+            Turn::Follow => {}
+            Turn::Leave => {
+                self.turn = Turn::Over;
+                let text = "this sidecar is about to stop: watch again from the last number";
+                let fault = Fault::new(Reason::Draining, text);
+                let fault = fault.with("last_seq", self.watcher.cursor.to_string());
+                return Some(Err(fault.retry_after(Duration::from_secs(1))));
+            }
+            Turn::Over => return None,
+        }
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(self.show(&event)));
+            }
+            let mark = self.watcher.mark();
+            if mark.seq > self.watcher.cursor {
+                match self.watcher.fetch().await {
+                    Ok(events) => self.ready = events,
+                    Err(fault) => return Some(Err(fault)),
+                }
+                if !self.ready.is_empty() {
+                    continue;
+                }
+            } else if mark.ended {
+                return None;
+            }
+            if let Some(update) = self.wait().await {
+                return Some(update);
+            }
+        }
+    }
+
+    fn show(&mut self, event: &Arc<pb::TaskEvent>) -> Update {
+        self.watcher.cursor = event.seq;
+        if ended(event.state()) {
+            self.turn = Turn::Over;
+        }
+        Update::Event(pb::TaskEvent::clone(event))
+    }
+
+    /// Waits for anything; `None`: look again.
+    async fn wait(&mut self) -> Option<Result<Update, Fault>> {
+        let cursor = self.watcher.cursor;
+        let keepalive = Update::Keepalive(pb::Keepalive { last_seq: cursor });
+        let watching = &mut self.watcher.watching;
+        tokio::select! {
+            biased;
+            changed = watching.marks.changed() => match changed {
+                Ok(()) => None,
+                // The shard lets go of its end after the last mark, or when it fails.
+                Err(_) if watching.marks.borrow().ended => None,
+                Err(_) => Some(Err(storage_failed())),
+            },
+            transient = watching.transients.recv(), if self.watcher.transients => match transient {
+                Ok(transient) => Some(Ok(Update::Transient(pb::Transient::clone(&transient)))),
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => {
+                    self.watcher.transients = false;
+                    None
+                }
+            },
+            () = self.watcher.drain.cancelled() => {
+                self.turn = Turn::Leave;
+                Some(Ok(keepalive))
+            }
+            () = sleep_until(self.quiet_since + KEEPALIVE) => Some(Ok(keepalive)),
+        }
+    }
+}

@@ -1,0 +1,437 @@
+//! `attache.v1.Agent` over a [`Home`]: who asks, what they may, and where the task lives.
+//!
+//! One service for both listeners: the connection says who calls. The own agent, on the local
+//! listener, may submit anything and reach its tasks at other homes; members may submit only for the
+//! own agent's skills, and ask only for what this home owns.
+
+use std::{fmt, pin::Pin, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::StreamExt;
+use prost::Message;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+use tower::util::BoxCloneService;
+use uuid::Uuid;
+
+use crate::domain::{AgentName, Fault, InstanceId, Label, Member, Reason, SpiffeId, TaskId};
+use crate::identity::{Action, Caller, Connection, authorize};
+use crate::pb;
+use crate::pb::agent_client::AgentClient;
+use crate::pb::agent_server::Agent;
+use crate::wire::status::reason_of;
+
+use super::home::{Home, ListQuery, PAGE, Submission};
+
+/// A way to another sidecar's mutual TLS listener.
+pub type HomeService =
+    BoxCloneService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, Status>;
+
+/// What the service asks of the sidecar around it.
+pub trait Surroundings: Send + Sync + 'static {
+    /// The own agent's card; none: this sidecar has no agent.
+    fn card(&self) -> Option<Arc<pb::AgentCard>>;
+
+    /// This instance as the catalog shows it.
+    fn instance(&self) -> pb::Instance;
+
+    /// Where that home's mutual TLS listener is, if it is known.
+    fn endpoint(&self, home: &InstanceId) -> Option<String>;
+
+    /// A connection to that home, pinned to its instance, if it is known.
+    fn reach(&self, home: &InstanceId) -> Option<HomeService>;
+}
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The task API of one listener on one data thread.
+#[derive(Clone)]
+pub struct AgentService {
+    home: Home,
+    around: Arc<dyn Surroundings>,
+    thread: usize,
+}
+
+/// Who calls, and by which listener.
+struct Principal {
+    id: Arc<SpiffeId>,
+    local: bool,
+}
+
+impl AgentService {
+    /// The service on data thread number `thread`, whose shard its new tasks get.
+    pub fn new(home: Home, around: Arc<dyn Surroundings>, thread: usize) -> Self {
+        Self {
+            home,
+            around,
+            thread,
+        }
+    }
+
+    fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Fault> {
+        let connection = Connection::of(request)?;
+        Ok(match &connection.caller {
+            Caller::Local => Principal {
+                id: Arc::new(self.own().clone()),
+                local: true,
+            },
+            Caller::Member(peer) => Principal {
+                id: Arc::new(peer.id.clone()),
+                local: false,
+            },
+            Caller::Anonymous => {
+                let text = "the task API needs a member's certificate";
+                return Err(Fault::new(Reason::Unauthenticated, text));
+            }
+        })
+    }
+
+    /// Who reads; which tasks exist for them is for the home to say.
+    fn reader<T>(&self, request: &Request<T>) -> Result<Principal, Fault> {
+        let principal = self.principal(request)?;
+        authorize(
+            &principal.id,
+            Action::ReadTask,
+            principal.id.member.namespace(),
+        )?;
+        Ok(principal)
+    }
+
+    fn own(&self) -> &SpiffeId {
+        &self.home.config().own
+    }
+
+    fn submission(&self, who: &Principal, spec: Option<pb::TaskSpec>) -> Result<Submission, Fault> {
+        let Some(mut spec) = spec else {
+            return Err(Fault::field(
+                "spec",
+                "say what to do: spec.selector.skill and spec.input",
+            ));
+        };
+        let namespace = who.id.member.namespace().or(self.own().member.namespace());
+        let selector = spec.selector.get_or_insert_default();
+        let named = match (selector.agent.is_empty(), namespace) {
+            (true, _) => None,
+            (false, Some(namespace)) => Some(AgentName::parse_in(&selector.agent, namespace)),
+            (false, None) => Some(selector.agent.parse()),
+        };
+        let named = named.transpose();
+        let named =
+            named.map_err(|wrong| Fault::field("spec.selector.agent", wrong.to_string()))?;
+        if !who.local {
+            selector.agent = self
+                .own_agent_for(named.as_ref(), &selector.skill)?
+                .to_string();
+        }
+        let target: Option<&Label> = if who.local {
+            named.as_ref().map(|name| &name.namespace).or(namespace)
+        } else {
+            self.own().member.namespace()
+        };
+        authorize(&who.id, Action::SubmitTask, target)?;
+        Ok(Submission {
+            spec,
+            caller: who.id.as_ref().clone(),
+        })
+    }
+
+    /// The own agent, if it is meant and has the skill: this sidecar lends its identity to nobody.
+    fn own_agent_for(&self, named: Option<&AgentName>, skill: &str) -> Result<&AgentName, Fault> {
+        let refuse = |text: String| Err(Fault::new(Reason::NotOwnAgent, text));
+        let Member::Agent(own) = &self.own().member else {
+            return refuse("this sidecar has no agent: ask the registry who does this".into());
+        };
+        if named.is_some_and(|named| named != own) {
+            return refuse(format!(
+                "this sidecar takes tasks only for {own}: submit to the agent's own sidecar, or through yours"
+            ));
+        }
+        let card = self.around.card();
+        if !card.is_some_and(|card| card.skills.iter().any(|offered| offered.name == skill)) {
+            return refuse(format!(
+                "{own} has no skill {skill:?}: ask the registry who does"
+            ));
+        }
+        Ok(own)
+    }
+
+    /// A client of the task's home where that is another sidecar; `None`: it is this one.
+    fn elsewhere(
+        &self,
+        id: &TaskId,
+        local: bool,
+    ) -> Result<Option<AgentClient<HomeService>>, Fault> {
+        if id.home == self.home.config().instance {
+            return Ok(None);
+        }
+        if !local {
+            let text = format!("the task's home is {}: ask its sidecar", id.home);
+            let fault = Fault::new(Reason::HomeElsewhere, text).with("home", id.home.to_string());
+            return Err(match self.around.endpoint(&id.home) {
+                Some(endpoint) => fault.with("endpoint", endpoint),
+                None => fault,
+            });
+        }
+        let reached = self.around.reach(&id.home).ok_or_else(|| away(&id.home))?;
+        Ok(Some(AgentClient::new(reached)))
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    type RunTaskStream = Streamed<pb::RunTaskResponse>;
+    type WatchTaskStream = Streamed<pb::WatchTaskResponse>;
+    type ReadArtifactStream = Streamed<pb::ReadArtifactResponse>;
+
+    async fn submit_task(
+        &self,
+        request: Request<pb::SubmitTaskRequest>,
+    ) -> Result<Response<pb::SubmitTaskResponse>, Status> {
+        let who = self.principal(&request)?;
+        let asked = self.submission(&who, request.into_inner().spec)?;
+        let task = Some(self.home.submit(asked, self.thread).await?);
+        Ok(Response::new(pb::SubmitTaskResponse {
+            task,
+            replayed: false,
+        }))
+    }
+
+    async fn run_task(
+        &self,
+        request: Request<pb::RunTaskRequest>,
+    ) -> Result<Response<Self::RunTaskStream>, Status> {
+        let who = self.principal(&request)?;
+        let asked = self.submission(&who, request.into_inner().spec)?;
+        let updates = self.home.run(asked, self.thread).await?;
+        let answers = updates.map(|update| {
+            Ok(pb::RunTaskResponse {
+                update: Some(update?),
+                replayed: false,
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<pb::GetTaskRequest>,
+    ) -> Result<Response<pb::GetTaskResponse>, Status> {
+        let who = self.reader(&request)?;
+        let asked = request.into_inner();
+        let id = task_id(&asked.task_id)?;
+        if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let answered = Box::pin(client.get_task(asked)).await;
+            return answered.map_err(|status| passed_on(status, &id.home));
+        }
+        let full = asked.view() == pb::TaskView::Full;
+        let (task, truncated) = self.home.get(&id, &who.id, full).await?;
+        Ok(Response::new(pb::GetTaskResponse {
+            task: Some(task),
+            truncated,
+        }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<pb::ListTasksRequest>,
+    ) -> Result<Response<pb::ListTasksResponse>, Status> {
+        let who = self.reader(&request)?;
+        let filter = request.into_inner();
+        let limit = match usize::try_from(filter.page_size) {
+            Ok(0) => PAGE.0,
+            Ok(size) => size.min(PAGE.1),
+            Err(_) => return Err(Fault::field("page_size", "must not be negative").into()),
+        };
+        let mark = page_mark(&who.id, &filter);
+        let before = match filter.page_token.as_str() {
+            "" => None,
+            token => Some(read_token(token, mark)?),
+        };
+        let query = ListQuery {
+            viewer: who.id,
+            filter,
+            before,
+            limit,
+        };
+        let (tasks, more) = self.home.list(query).await?;
+        let last = tasks
+            .last()
+            .filter(|_| more)
+            .and_then(|task| task.id.parse::<TaskId>().ok());
+        let next_page_token = last.map_or_else(String::new, |id| page_token(id.uuid, mark));
+        Ok(Response::new(pb::ListTasksResponse {
+            tasks,
+            next_page_token,
+        }))
+    }
+
+    async fn watch_task(
+        &self,
+        request: Request<pb::WatchTaskRequest>,
+    ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let who = self.reader(&request)?;
+        let asked = request.into_inner();
+        let id = task_id(&asked.task_id)?;
+        if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let answered = Box::pin(client.watch_task(asked)).await;
+            return forwarded(answered, id.home);
+        }
+        let watched = self
+            .home
+            .watch(&id, &who.id, asked.after_seq, asked.transients);
+        let answers = watched.await?.map(|update| {
+            Ok(pb::WatchTaskResponse {
+                update: Some(update?),
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn read_artifact(
+        &self,
+        request: Request<pb::ReadArtifactRequest>,
+    ) -> Result<Response<Self::ReadArtifactStream>, Status> {
+        let who = self.reader(&request)?;
+        let asked = request.into_inner();
+        let id = task_id(&asked.task_id)?;
+        if !asked.sha256.is_empty() {
+            let fault = Fault::unimplemented("sha256");
+            return Err(Fault {
+                field: Some("sha256".into()),
+                ..fault
+            }
+            .into());
+        }
+        if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let answered = Box::pin(client.read_artifact(asked)).await;
+            return forwarded(answered, id.home);
+        }
+        let pieces = self
+            .home
+            .read_artifact(&id, &who.id, &asked.artifact_id, asked.offset)
+            .await?;
+        let answers = pieces.map(|piece| Ok(pb::ReadArtifactResponse { part: Some(piece?) }));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn cancel_task(
+        &self,
+        request: Request<pb::CancelTaskRequest>,
+    ) -> Result<Response<pb::CancelTaskResponse>, Status> {
+        let who = self.reader(&request)?;
+        let asked = request.into_inner();
+        let id = task_id(&asked.task_id)?;
+        if asked.reason.len() > REASON_MAX {
+            let text = format!("at most {REASON_MAX} bytes");
+            return Err(Fault::field("reason", text).into());
+        }
+        if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let answered = Box::pin(client.cancel_task(asked)).await;
+            return answered.map_err(|status| passed_on(status, &id.home));
+        }
+        let task = Some(self.home.cancel(&id, &who.id, asked.reason).await?);
+        Ok(Response::new(pb::CancelTaskResponse { task }))
+    }
+
+    async fn respond_task(
+        &self,
+        request: Request<pb::RespondTaskRequest>,
+    ) -> Result<Response<pb::RespondTaskResponse>, Status> {
+        self.reader(&request)?;
+        let text = "questions of agents are not served by this version";
+        Err(Fault::new(Reason::Unimplemented, text).into())
+    }
+
+    async fn get_card(
+        &self,
+        request: Request<pb::GetCardRequest>,
+    ) -> Result<Response<pb::GetCardResponse>, Status> {
+        let who = self.principal(&request)?;
+        authorize(&who.id, Action::Discover, self.own().member.namespace())?;
+        let card = self.around.card().map(|card| card.as_ref().clone());
+        let instance = Some(self.around.instance());
+        Ok(Response::new(pb::GetCardResponse { card, instance }))
+    }
+}
+
+impl fmt::Debug for AgentService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentService")
+            .field("home", &self.home)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most bytes of a cancellation's reason: it becomes part of an event.
+const REASON_MAX: usize = 1024;
+
+fn task_id(text: &str) -> Result<TaskId, Fault> {
+    text.parse()
+        .map_err(|wrong: crate::domain::ids::NameError| Fault::field("task_id", wrong.to_string()))
+}
+
+fn away(home: &InstanceId) -> Fault {
+    let text = format!("the task's home {home} is away: its tasks wait for it, ask again later");
+    let wait = std::time::Duration::from_secs(5);
+    Fault::new(Reason::HomeUnavailable, text)
+        .with("home", home.to_string())
+        .retry_after(wait)
+}
+
+/// Another home's answer as ours; a home that cannot be reached is away, whatever the way there says.
+fn passed_on(status: Status, home: &InstanceId) -> Status {
+    let unreached = [Reason::PeerUnreachable, Reason::PeerMismatch];
+    match reason_of(&status) {
+        Some(reason) if unreached.iter().any(|known| known.label() == reason) => away(home).into(),
+        // Its details travel with it; the other's headers do not.
+        _ => Status::with_details(
+            status.code(),
+            status.message().to_owned(),
+            bytes::Bytes::copy_from_slice(status.details()),
+        ),
+    }
+}
+
+fn forwarded<T: Send + 'static>(
+    answered: Result<Response<tonic::Streaming<T>>, Status>,
+    home: InstanceId,
+) -> Result<Response<Streamed<T>>, Status> {
+    let stream = answered
+        .map_err(|status| passed_on(status, &home))?
+        .into_inner();
+    let stream = stream.map(move |item| item.map_err(|status| passed_on(status, &home)));
+    Ok(Response::new(Box::pin(stream)))
+}
+
+/// Binds a page token to who asks and what for. Not a secret: what is shown is decided anew.
+fn page_mark(viewer: &SpiffeId, filter: &pb::ListTasksRequest) -> u32 {
+    let bare = pb::ListTasksRequest {
+        page_size: 0,
+        page_token: String::new(),
+        ..filter.clone()
+    };
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(viewer.to_string().as_bytes());
+    hasher.update(&bare.encode_to_vec());
+    hasher.finalize()
+}
+
+fn page_token(last: Uuid, mark: u32) -> String {
+    let mut bytes = last.into_bytes().to_vec();
+    bytes.extend(mark.to_be_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn read_token(token: &str, mark: u32) -> Result<Uuid, Fault> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
+    let parts = bytes.split_last_chunk::<4>();
+    let uuid = parts.filter(|(_, end)| **end == mark.to_be_bytes());
+    uuid.and_then(|(uuid, _)| Uuid::from_slice(uuid).ok())
+        .ok_or_else(|| {
+            let text = "not a page token of this list: start from the first page";
+            Fault {
+                field: Some("page_token".into()),
+                ..Fault::new(Reason::PageTokenInvalid, text)
+            }
+        })
+}
