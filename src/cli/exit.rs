@@ -6,28 +6,48 @@ use crate::{pb, pb::TaskState};
 
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// A fault of ours or of the machine.
-    Fault = 1,
+    Fault,
     /// Wrong arguments or configuration.
-    Usage = 2,
+    Usage,
     /// The task failed or was rejected.
-    TaskFailed = 3,
+    TaskFailed,
     /// The task was canceled.
-    TaskCanceled = 4,
+    TaskCanceled,
     /// No such agent, task or mesh.
-    NotFound = 5,
+    NotFound,
     /// Not allowed.
-    Refused = 6,
+    Refused,
     /// The mesh cannot be reached.
-    Unreachable = 7,
+    Unreachable,
     /// A deadline passed.
-    Deadline = 8,
+    Deadline,
     /// Ctrl-C.
-    Interrupted = 130,
+    Interrupted,
+    /// Whatever a command that ran against the mesh ended with.
+    Command(u8),
+}
+
+impl Exit {
+    /// The code that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Fault => 1,
+            Self::Usage => 2,
+            Self::TaskFailed => 3,
+            Self::TaskCanceled => 4,
+            Self::NotFound => 5,
+            Self::Refused => 6,
+            Self::Unreachable => 7,
+            Self::Deadline => 8,
+            Self::Interrupted => 130,
+            Self::Command(code) => code,
+        }
+    }
 }
 
 /// A failure with its exit code, for the one place that prints it.
@@ -107,6 +127,6 @@ pub fn of_task(task: &pb::Task) -> Exit {
 
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }

@@ -8,12 +8,12 @@ use std::{
 use tonic::Status;
 
 use crate::{
-    app::up::state::{Endpoints, STATE_DIR},
+    app::up::state::{ENDPOINTS, Endpoints, STATE_DIR},
     cli::{
         args::MeshArgs,
         exit::{Exit, Failed},
     },
-    domain::{InstanceId, SpiffeId, TaskId},
+    domain::{InstanceId, SpiffeId, TaskId, TrustDomain},
     identity::{Credentials, Expect, Svid},
     pb::{
         self, agent_client::AgentClient, identity_client::IdentityClient,
@@ -26,6 +26,7 @@ use crate::{
 /// A mesh, reached as whoever the certificate names.
 #[derive(Clone, Debug)]
 pub struct Mesh {
+    credentials: Credentials,
     pool: Pool,
     registry: Channel,
 }
@@ -66,7 +67,8 @@ impl Mesh {
             );
             return Err(Failed::new(Exit::Refused, text));
         }
-        let pool = Pool::new(Credentials::new(svid), nursery.clone());
+        let credentials = Credentials::new(svid);
+        let pool = Pool::new(credentials.clone(), nursery.clone());
         let target = Target {
             endpoints: vec![registry],
             expect: Some(Expect::AnyRegistry),
@@ -75,6 +77,11 @@ impl Mesh {
             registry: pool.channel(target),
             pool,
         })
+    }
+
+    /// Whose ids are trusted here.
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.credentials.id().trust_domain
     }
 
     /// The catalog's API.
@@ -170,7 +177,7 @@ impl Mesh {
 /// # Errors
 /// When there is none.
 pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
-    let holds = |dir: &Path| dir.join("endpoints.json").is_file();
+    let holds = |dir: &Path| dir.join(ENDPOINTS).is_file();
     if let Some(named) = named {
         let inner = named.join(STATE_DIR);
         let found = [named.to_path_buf(), inner]
@@ -200,7 +207,7 @@ pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
 /// # Errors
 /// When it cannot be read.
 pub fn endpoints(dir: &Path) -> Result<Endpoints, Failed> {
-    let path = dir.join("endpoints.json");
+    let path = dir.join(ENDPOINTS);
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Failed::new(Exit::NotFound, format!("{}: {error}", path.display())))?;
     serde_json::from_str(&text)

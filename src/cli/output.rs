@@ -72,18 +72,15 @@ impl Output {
     /// A table that fits the terminal.
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) {
         self.wipe();
-        let mut table = Table::new();
-        table
-            .load_style(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Dynamic);
-        table
-            .set_width(width())
-            .set_header(header.iter().map(|text| text.to_uppercase()));
-        for row in rows {
-            table.add_row(row.iter().map(|cell| clean(cell)));
+        for line in table(header, rows) {
+            out(&line);
         }
-        for line in table.to_string().lines() {
-            out(line.trim_end());
+    }
+
+    /// A table beside the result, for people only.
+    pub fn side_table(&self, header: &[&str], rows: Vec<Vec<String>>) {
+        for line in table(header, rows) {
+            self.note(&line);
         }
     }
 
@@ -115,6 +112,16 @@ impl Output {
             flush(&mut io::stderr());
         }
     }
+}
+
+fn table(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(width()).set_header(header.iter().map(|text| text.to_uppercase()));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| clean(cell)));
+    }
+    table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// Text of strangers without control characters: a name must not move the cursor.

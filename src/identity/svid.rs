@@ -185,6 +185,11 @@ impl Svid {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn key_bytes(&self) -> &[u8] {
+        self.key.secret_pkcs8_der()
+    }
+
     /// Signs with the certificate's key.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let schemes = [

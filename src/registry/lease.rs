@@ -85,20 +85,20 @@ pub struct Leases {
     leases: HashMap<LeaseId, Lease>,
     by_instance: BTreeMap<InstanceId, LeaseId>,
     looked: Instant,
-    hold: Instant,
+    /// Since when members could be heard without a gap.
+    hearing: Instant,
 }
 
 impl Leases {
     /// No leases; nothing expires for one TTL and one heartbeat, for those who come back after a
     /// restart of the registry.
     pub fn new(now: Instant) -> Self {
-        let terms = Terms::FEW;
         Self {
-            terms,
+            terms: Terms::FEW,
             leases: HashMap::new(),
             by_instance: BTreeMap::new(),
             looked: now,
-            hold: now + terms.ttl + terms.heartbeat,
+            hearing: now,
         }
     }
 
@@ -167,10 +167,10 @@ impl Leases {
     /// hear nobody, and gets the grace of a restart.
     pub fn expired(&mut self, now: Instant) -> Vec<(LeaseId, InstanceId)> {
         if now.duration_since(self.looked) > self.terms.heartbeat {
-            self.hold = now + self.terms.ttl + self.terms.heartbeat;
+            self.hearing = now;
         }
         self.looked = now;
-        if now < self.hold {
+        if now < self.hearing + self.terms.ttl + self.terms.heartbeat {
             return Vec::new();
         }
         self.leases
@@ -286,6 +286,17 @@ mod tests {
         assert_eq!(leases.terms(), Terms::MANY);
         leases.end(&id(0), &instance("i0")).unwrap();
         assert_eq!(leases.terms(), Terms::FEW);
+    }
+
+    #[test]
+    fn a_large_mesh_gets_its_longer_grace_after_a_restart() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        for count in 0..=MANY as u128 {
+            leases.grant(id(count), instance(&format!("i{count}")), start);
+        }
+        let first = look(&mut leases, start, start + seconds(90));
+        assert_eq!(first, Some(start + seconds(40)));
     }
 
     proptest! {

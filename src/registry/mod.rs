@@ -12,6 +12,7 @@ pub mod engine;
 pub mod lease;
 pub mod live;
 pub mod page;
+mod places;
 pub mod query;
 pub mod reads;
 pub mod service;

@@ -3,7 +3,6 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
 use crate::domain::Fault;
@@ -15,14 +14,13 @@ use crate::registry::card::Who;
 use crate::registry::engine::Engine;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::places::Place;
+use crate::registry::places::Places;
 use crate::registry::reads::Reads;
 use crate::registry::sight::Sight;
 use crate::registry::watch::Filter;
 use crate::registry::watch::Watcher;
 use crate::runtime::Stop;
-
-/// Most watches at once: one for each sidecar and as many for operators' tools.
-const WATCHES_MAX: usize = 20_000;
 
 /// A stream of catalog changes.
 pub type Watching = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
@@ -32,7 +30,7 @@ pub type Watching = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>>
 pub(super) struct Desk {
     live: Arc<Live>,
     key: Arc<PageKey>,
-    watches: Arc<Semaphore>,
+    places: Places,
     stop: Stop,
 }
 
@@ -41,7 +39,7 @@ impl Desk {
         Self {
             live,
             key,
-            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            places: Places::default(),
             stop,
         }
     }
@@ -66,30 +64,24 @@ impl Desk {
         sight: Sight,
         request: &pb::WatchRequest,
     ) -> Result<Response<Watching>, Status> {
-        let permit = Arc::clone(&self.watches).try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            Fault::new(
-                Reason::QueueFull,
-                "the registry serves as many watches as it can: try another one",
-            )
-        })?;
+        let place = self.places.take(sight.id())?;
         let filter = Filter::parse(sight, request)?;
         let live = Arc::clone(&self.live);
         let watcher = Watcher::new(live, filter, request, self.stop.clone());
         Ok(Response::new(Box::pin(stream::unfold(
-            Some((watcher, permit)),
+            Some((watcher, place)),
             step,
         ))))
     }
 }
 
-type Step = (Watcher, OwnedSemaphorePermit);
+type Step = (Watcher, Place);
 
 /// One message of a watch; after a fault the stream ends.
 async fn step(state: Option<Step>) -> Option<(Result<pb::WatchResponse, Status>, Option<Step>)> {
-    let (mut watcher, permit) = state?;
+    let (mut watcher, place) = state?;
     match watcher.next().await {
-        Ok(word) => Some((Ok(word), Some((watcher, permit)))),
+        Ok(word) => Some((Ok(word), Some((watcher, place)))),
         Err(fault) => Some((Err(fault.into()), None)),
     }
 }
@@ -197,7 +189,7 @@ impl pb::registry_server::Registry for RegistryService {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
     use futures_util::StreamExt;
     use tonic::Code;
@@ -330,9 +322,8 @@ mod tests {
         let x = dial(&service, Some(caller(member("default/x"), Some("i1"))));
         let mut words = x.watch(pb::WatchRequest::default()).await.unwrap();
         words.next().await.unwrap().unwrap();
-        assert_eq!(service.desk.watches.available_permits(), WATCHES_MAX - 1);
+        assert_eq!(service.desk.places.taken(), 1);
         drop(words);
-        tokio::time::sleep(Duration::ZERO).await;
-        assert_eq!(service.desk.watches.available_permits(), WATCHES_MAX);
+        assert_eq!(service.desk.places.taken(), 0);
     }
 }

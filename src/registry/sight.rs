@@ -21,6 +21,11 @@ impl Sight {
         Self { id }
     }
 
+    /// Who looks.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
     /// The caller's id as text: page tokens are bound to it.
     pub fn caller(&self) -> String {
         self.id.to_string()

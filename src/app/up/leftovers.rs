@@ -46,26 +46,41 @@ impl Roster {
 
 /// Ends what an earlier run left behind; returns how many groups there were.
 pub async fn end_leftovers(state: &State) -> usize {
+    let left = left(state);
+    for pid in &left {
+        signal_group(*pid, Signal::TERM);
+    }
+    wait_gone(&left).await;
+    kill(&left).await;
+    left.len()
+}
+
+/// Ends every child at once.
+pub async fn kill_now(state: &State) {
+    kill(&left(state)).await;
+}
+
+fn left(state: &State) -> Vec<u32> {
     let known: Vec<Known> = fs::read_to_string(state.path(FILE))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
-    let left: Vec<u32> = known
-        .into_iter()
-        .filter(|known| born(known.pid).is_some_and(|born| born == known.born))
-        .map(|known| known.pid)
-        .collect();
-    for pid in &left {
-        signal_group(*pid, Signal::TERM);
-    }
-    let until = Instant::now() + GRACE;
-    while left.iter().any(|pid| group_lives(*pid)) && Instant::now() < until {
-        sleep(Duration::from_millis(50)).await;
-    }
-    for pid in &left {
+    let same = |known: &Known| born(known.pid).is_some_and(|born| born == known.born);
+    known.into_iter().filter(same).map(|known| known.pid).collect()
+}
+
+async fn kill(groups: &[u32]) {
+    for pid in groups {
         signal_group(*pid, Signal::KILL);
     }
-    left.len()
+    wait_gone(groups).await;
+}
+
+async fn wait_gone(groups: &[u32]) {
+    let until = Instant::now() + GRACE;
+    while groups.iter().any(|pid| group_lives(*pid)) && Instant::now() < until {
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// When a process started, in the system's own words; `None`: no such process.

@@ -36,7 +36,7 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 const EVENTS: usize = 64;
 /// Name of the registry under `up`.
 const REGISTRY: &str = "main";
-/// Segments of a laptop's journals: small, since every sidecar has two of them.
+/// What agents must reach without a proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
 /// A running mesh.
@@ -48,6 +48,7 @@ pub struct LocalMesh {
     agents: Vec<Supervised>,
     events: mpsc::Receiver<ChildEvent>,
     roster: Roster,
+    operator: Operator,
 }
 
 /// One instance, as it is going to be started.
@@ -88,7 +89,7 @@ impl LocalMesh {
         let operator = Operator::prepare(state, &mesh.trust_domain)?;
         let mut ports = Ports::remembered(state);
         let registry_at = starting.registry_endpoints(&mut ports)?;
-        let instances = starting.instances(&mut ports)?;
+        let instances = instances(mesh, state, &mut ports)?;
         ports.keep(state)?;
 
         let registry = starting.start_registry(&registry_at)?;
@@ -111,12 +112,17 @@ impl LocalMesh {
         }
         state.publish(&endpoints)?;
         let Starting { events, roster, .. } = starting;
-        Ok(Self { endpoints, registry, sidecars, agents, events, roster })
+        Ok(Self { endpoints, registry, sidecars, agents, events, roster, operator })
     }
 
     /// Where everything is.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
+    }
+
+    /// The operator, whose certificate has to be kept fresh.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
 
     /// What happens to the children, as it happens.
@@ -155,24 +161,6 @@ impl Starting<'_> {
             admin: at("registry.admin", fixed.admin)?,
             server_name: Member::Registry(name).dns_name(),
         })
-    }
-
-    fn instances(&self, ports: &mut Ports) -> Result<Vec<Instance<'_>>, UpError> {
-        let mut all = Vec::new();
-        for agent in &self.mesh.agents {
-            for place in 0..agent.instances {
-                let label = label(agent, place);
-                let fixed = agent.ports.get(place as usize).copied().unwrap_or(0);
-                let mut port = |kind: &str, fixed: u16| {
-                    ports.choose(&format!("{label}.{kind}"), fixed).map_err(UpError::NoPort)
-                };
-                let (mtls, admin) = (port("mtls", fixed)?, port("admin", 0)?);
-                let local = self.state.socket(&label);
-                let handler = self.state.socket(&format!("{label}-agent"));
-                all.push(Instance { agent, label, mtls, admin, local, handler });
-            }
-        }
-        Ok(all)
     }
 
     fn start_registry(&mut self, at: &RegistryEndpoints) -> Result<Supervised, UpError> {
@@ -369,6 +357,28 @@ impl Starting<'_> {
         }
         Ok(())
     }
+}
+
+fn instances<'a>(
+    mesh: &'a Mesh,
+    state: &State,
+    ports: &mut Ports,
+) -> Result<Vec<Instance<'a>>, UpError> {
+    let mut all = Vec::new();
+    for agent in &mesh.agents {
+        for place in 0..agent.instances {
+            let label = label(agent, place);
+            let fixed = agent.ports.get(place as usize).copied().unwrap_or(0);
+            let mut port = |kind: &str, fixed: u16| {
+                ports.choose(&format!("{label}.{kind}"), fixed).map_err(UpError::NoPort)
+            };
+            let (mtls, admin) = (port("mtls", fixed)?, port("admin", 0)?);
+            let local = state.socket(&label);
+            let handler = state.socket(&format!("{label}-agent"));
+            all.push(Instance { agent, label, mtls, admin, local, handler });
+        }
+    }
+    Ok(all)
 }
 
 fn label(agent: &MeshAgent, place: u32) -> String {

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// Directory of the state in the mesh's directory.
 pub const STATE_DIR: &str = ".attache";
+/// File that says where everything is, there while the mesh runs.
+pub const ENDPOINTS: &str = "endpoints.json";
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -194,13 +196,22 @@ impl State {
         Ok(path)
     }
 
+    /// Takes back what [`Self::publish`] wrote: nothing is there any more.
+    pub fn unpublish(&self) {
+        if let Err(error) = fs::remove_file(self.path(ENDPOINTS))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "endpoints.json is left behind");
+        }
+    }
+
     /// Publishes where everything is.
     ///
     /// # Errors
     /// What the disk says.
     pub fn publish(&self, endpoints: &Endpoints) -> Result<PathBuf, StateError> {
         let text = serde_json::to_string_pretty(endpoints).expect("plain data is JSON");
-        self.write("endpoints.json", &text)
+        self.write(ENDPOINTS, &text)
     }
 }
 

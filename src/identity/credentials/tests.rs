@@ -282,7 +282,7 @@ fn resume_after_expiry() {
     );
 
     // A server that would resume meets a client of ours, which does not.
-    let mut lax = ours.clone();
+    let mut lax = ours;
     lax.send_tls13_tickets = 2;
     lax.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
     refused_by_server(second_connection(lax.clone(), theirs));
@@ -356,8 +356,9 @@ fn nothing_shows_the_key() {
     svid.save(mesh.dir.path()).unwrap();
     let pem = std::fs::read_to_string(mesh.dir.path().join("key.pem")).unwrap();
     let line = pem.lines().nth(1).unwrap();
-    for shown in [format!("{credentials:?}"), format!("{svid:#?}")] {
-        assert!(!shown.contains(line) && !shown.to_lowercase().contains("key: ["));
-        assert!(!shown.contains("secret"), "{shown}");
+    let bytes = format!("{:?}", &svid.key_bytes()[36..60]);
+    for shown in [format!("{credentials:?}"), format!("{svid:?}")] {
+        assert!(!shown.contains(line), "{shown}");
+        assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
     }
 }

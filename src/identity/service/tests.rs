@@ -1,1 +1,203 @@
-//! Tests.
+//! Renewal, tokens and the bundle, as members see them.
+
+use crate::identity::csr::Draft;
+use crate::identity::fixture::{BILLING, Mesh, anonymous, from_peer};
+use crate::identity::peer::Peer;
+use crate::identity::svid::Svid;
+use crate::identity::token::JoinString;
+use crate::wire::status::reason_of;
+
+use super::*;
+
+fn service(mesh: &Mesh) -> IdentityService {
+    let ledger = Arc::clone(&mesh.ledger);
+    IdentityService::new(Arc::clone(&mesh.authority), ledger, Stop::new())
+}
+
+/// A member as enrolment leaves it.
+async fn member(mesh: &Mesh) -> Svid {
+    use crate::identity::enrollment::EnrollmentService;
+    use crate::pb::enrollment_server::Enrollment;
+
+    let draft = Draft::new().unwrap();
+    let sent = pb::EnrollRequest {
+        token: mesh.token(BILLING, None).await.token.reveal(),
+        csr: draft.csr().to_vec(),
+        ..Default::default()
+    };
+    let ledger = Arc::clone(&mesh.ledger);
+    let enrollment = EnrollmentService::new(Arc::clone(&mesh.authority), ledger);
+    let answer = enrollment
+        .enroll(anonymous(sent, "192.0.2.1:1", [0; 32]))
+        .await
+        .unwrap();
+    let svid = answer.into_inner().svid.unwrap();
+    let chain = svid.chain.into_iter().map(Into::into).collect();
+    draft
+        .certified(chain, mesh.authority.bundle(), svid.generation)
+        .unwrap()
+}
+
+async fn renew(
+    service: &IdentityService,
+    peer: &Arc<Peer>,
+    generation: u64,
+    draft: &Draft,
+) -> Result<pb::Svid, Status> {
+    let csr = draft.csr().to_vec();
+    let sent = from_peer(pb::RenewRequest { csr, generation }, peer);
+    let answer = service.renew(sent).await?;
+    Ok(answer.into_inner().svid.unwrap())
+}
+
+#[tokio::test]
+async fn each_renewal_is_the_next_generation_of_the_same_member() {
+    let mesh = Mesh::new();
+    let service = service(&mesh);
+    let present = member(&mesh).await;
+    for generation in 1..4 {
+        let draft = Draft::new().unwrap();
+        let svid = renew(&service, present.peer(), generation, &draft)
+            .await
+            .unwrap();
+        assert_eq!(svid.generation, generation + 1);
+        let peer = crate::identity::certificate::peer_of(&svid.chain[0]).unwrap();
+        assert_eq!(
+            (&peer.id, &peer.instance),
+            (&present.peer().id, &present.peer().instance)
+        );
+        assert_eq!(peer.key, draft.public_key().unwrap().hash());
+        assert_eq!(svid.not_after, Some(peer.not_after.into()));
+    }
+}
+
+#[tokio::test]
+async fn an_old_generation_is_refused_but_a_retry_is_not() {
+    let mesh = Mesh::new();
+    let service = service(&mesh);
+    let present = member(&mesh).await;
+    let draft = Draft::new().unwrap();
+    renew(&service, present.peer(), 1, &draft).await.unwrap();
+    let retried = renew(&service, present.peer(), 1, &draft).await.unwrap();
+    assert_eq!(retried.generation, 2);
+    let thief = Draft::new().unwrap();
+    for generation in [0, 1, 3, u64::MAX] {
+        let status = renew(&service, present.peer(), generation, &thief)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            reason_of(&status).unwrap(),
+            "GENERATION_STALE",
+            "{generation}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_known_instance_is_not_renewed() {
+    let mesh = Mesh::new();
+    let service = service(&mesh);
+    let draft = Draft::new().unwrap();
+    let known = member(&mesh).await.peer().instance.clone().unwrap();
+    for (path, instance, reason) in [
+        ("operator/ops", None, "PERMISSION_DENIED"),
+        ("ns/default/service/web", None, "PERMISSION_DENIED"),
+        (BILLING, Some("i1"), "GENERATION_STALE"),
+        (
+            "ns/default/agent/other",
+            Some(known.as_str()),
+            "GENERATION_STALE",
+        ),
+    ] {
+        let svid = mesh.svid(path, instance);
+        let status = renew(&service, svid.peer(), 1, &draft).await.unwrap_err();
+        assert_eq!(reason_of(&status).unwrap(), reason, "{path}");
+    }
+    let sent = anonymous(pb::RenewRequest::default(), "192.0.2.1:1", [0; 32]);
+    let status = service.renew(sent).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn operators_make_tokens_and_nobody_else() {
+    let mesh = Mesh::new();
+    let service = service(&mesh);
+    let wanted = |id: &str| pb::CreateJoinTokenRequest {
+        spiffe_id: id.into(),
+        ttl: None,
+        instance_id: String::new(),
+    };
+    let billing = mesh.id(BILLING).to_string();
+    for path in [BILLING, "ns/default/service/web", "registry/r1"] {
+        let svid = mesh.svid(path, None);
+        let sent = from_peer(wanted(&billing), svid.peer());
+        let status = service.create_join_token(sent).await.unwrap_err();
+        assert_eq!(reason_of(&status).unwrap(), "OPERATORS_ONLY", "{path}");
+    }
+    let operator = mesh.svid("operator/ops", None);
+    let sent = from_peer(wanted(&billing), operator.peer());
+    let made = service.create_join_token(sent).await.unwrap().into_inner();
+    let join: JoinString = made.join.parse().unwrap();
+    assert_eq!(join.pin, mesh.authority.root_key_pin().unwrap());
+    let stored = mesh
+        .ledger
+        .token(&join.token.hash())
+        .await
+        .unwrap()
+        .unwrap();
+    let left = stored
+        .entry
+        .expires_at
+        .duration_since(clock::wall())
+        .unwrap();
+    assert!((598..=600).contains(&left.as_secs()), "{left:?}");
+
+    let mut long = wanted(&billing);
+    long.ttl = Some(pb_duration(86_401));
+    let mut negative = wanted(&billing);
+    negative.ttl = Some(pb_duration(-5));
+    let mut unknown = wanted(&billing);
+    unknown.instance_id = "i1".into();
+    let foreign = wanted("spiffe://other/ns/default/agent/a");
+    for wrong in [long, negative, unknown, foreign, wanted("nobody")] {
+        let status = service
+            .create_join_token(from_peer(wrong, operator.peer()))
+            .await;
+        assert_eq!(reason_of(&status.unwrap_err()).unwrap(), "INVALID_FIELD");
+    }
+}
+
+fn pb_duration(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+#[tokio::test]
+async fn the_bundle_comes_once_and_the_watch_stays_until_the_stop() {
+    let mesh = Mesh::new();
+    let service = service(&mesh);
+    let svid = mesh.svid(BILLING, None);
+    let sent = from_peer(pb::WatchBundleRequest::default(), svid.peer());
+    let mut watch = service.watch_bundle(sent).await.unwrap().into_inner();
+    let first = watch.next().await.unwrap().unwrap();
+    assert_eq!(first.bundle, [mesh.authority.bundle()[0].to_vec()]);
+    assert!(futures_util::poll!(watch.next()).is_pending());
+    service.stop.cancel();
+    assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_not_served_yet_says_so() {
+    let mesh = Mesh::new();
+    let service = service(&mesh);
+    let operator = mesh.svid("operator/ops", None);
+    let sent = from_peer(pb::RevokeRequest::default(), operator.peer());
+    let status = service.revoke(sent).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    let sent = from_peer(pb::IssueTokenRequest::default(), operator.peer());
+    let status = service.issue_token(sent).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    let agent = mesh.svid(BILLING, None);
+    let sent = from_peer(pb::RevokeRequest::default(), agent.peer());
+    let status = service.revoke(sent).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::PermissionDenied);
+}

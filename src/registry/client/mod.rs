@@ -14,3 +14,7 @@ pub use local::LocalRegistryService;
 pub use mirror::{Mirror, MirrorConfig};
 pub use registration::{Described, Registration, Report, Standing};
 pub use source::{Dialed, Source};
+
+/// What a mirror holds and is asked.
+pub use super::catalog::{Catalog, Entry, Revision};
+pub use super::query::Query;

@@ -76,6 +76,7 @@ impl Registration {
             report,
             standing: tell,
             lease: None,
+            stale: false,
             told: pb::Health::Unspecified,
             due: Instant::now(),
             interval: BEAT_MIN,
@@ -97,6 +98,8 @@ struct Keeper {
     report: watch::Receiver<Report>,
     standing: watch::Sender<Standing>,
     lease: Option<String>,
+    /// The catalog does not have the newest description.
+    stale: bool,
     told: pb::Health,
     due: Instant,
     interval: Duration,
@@ -111,14 +114,16 @@ impl Keeper {
                 () = stop.cancelled() => break,
                 woken = self.wake() => woken,
             };
-            if woken {
-                self.lease = None;
-            }
+            self.stale |= woken;
             // A stop does not cut a call under way: an unheard answer would leave a lease behind.
-            if self.lease.is_some() {
-                self.beat().await;
-            } else {
+            if self.stale || self.lease.is_none() {
                 self.register().await;
+            } else {
+                self.beat().await;
+            }
+            // A new description that is refused must not cost the place that the old one has.
+            if self.stale && self.lease.is_some() {
+                self.beat().await;
             }
         }
         if let Some(lease_id) = self.lease {
@@ -154,6 +159,7 @@ impl Keeper {
         match self.source.register(ask).await {
             Ok(granted) => {
                 self.lease = Some(granted.lease_id);
+                self.stale = false;
                 self.dictate(granted.heartbeat_interval);
                 self.heard(report.health);
                 tracing::info!("registered");
@@ -161,8 +167,10 @@ impl Keeper {
             }
             Err(status) => {
                 tracing::warn!(%status, "not registered; trying again");
-                self.standing
-                    .send_replace(Standing::Away(Some(status.message().to_owned())));
+                if self.lease.is_none() {
+                    let refusal = status.message().to_owned();
+                    self.standing.send_replace(Standing::Away(Some(refusal)));
+                }
                 self.failed(Duration::MAX);
             }
         }
@@ -300,6 +308,27 @@ mod tests {
         let skill = &catalog.entries_after(None).next().unwrap().card.skills[0];
         assert_eq!(skill.name, "t");
         nursery.close(GOODBYE).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_description_does_not_cost_the_place() {
+        let (fake, nursery, registration, describe, _tell) = start();
+        here(&registration).await;
+        let mut bell = fake.live().changes();
+        bell.mark_unchanged();
+        describe.send_replace(described("Not a skill"));
+        let engine = fake.engine();
+        nursery.start("sweep", |stop| engine.sweep(stop));
+        let beats = || fake.beats.lock().len();
+        while beats() < 10 {
+            tokio::time::sleep(BEAT_MIN).await;
+        }
+        assert!(!bell.has_changed().unwrap());
+        describe.send_replace(described("t"));
+        bell.changed().await.unwrap();
+        assert_eq!(fake.live().catalog().len(), 1);
+        nursery.close(GOODBYE).await;
+        assert!(fake.live().catalog().is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -144,7 +144,7 @@ pub(crate) mod fake {
         pub(crate) beats: Mutex<Vec<pb::Health>>,
     }
 
-    fn engine() -> (Engine, Stop) {
+    fn new_engine() -> (Engine, Stop) {
         let store = MemoryStore::new(Instant::now());
         let door = Door { loopback: true };
         (Engine::new(Arc::new(store), door), Stop::new())
@@ -155,7 +155,7 @@ pub(crate) mod fake {
             Arc::new(Self {
                 caller: member("default/x"),
                 instance: "i1".parse().unwrap(),
-                engine: Mutex::new(engine()),
+                engine: Mutex::new(new_engine()),
                 away: watch::Sender::new(false),
                 beats: Mutex::new(Vec::new()),
             })
@@ -163,6 +163,10 @@ pub(crate) mod fake {
 
         pub(crate) fn source(self: &Arc<Self>) -> Arc<dyn Source> {
             Arc::clone(self) as Arc<dyn Source>
+        }
+
+        pub(crate) fn engine(&self) -> Engine {
+            self.engine.lock().0.clone()
         }
 
         pub(crate) fn live(&self) -> Arc<Live> {
@@ -176,7 +180,7 @@ pub(crate) mod fake {
 
         /// Forgets everything, as a registry without a disk does.
         pub(crate) fn restart(&self) {
-            let (_, stop) = std::mem::replace(&mut *self.engine.lock(), engine());
+            let (_, stop) = std::mem::replace(&mut *self.engine.lock(), new_engine());
             stop.cancel();
         }
 

@@ -305,11 +305,11 @@ mod tests {
             Some(Verdict::AskToStop(_)) => "ask".into(),
             Some(Verdict::Last { update, cut }) => {
                 let mark = if cut { "!" } else { "" };
-                match update.update.unwrap() {
-                    Update::Failure(failure) => format!("{}{mark}", failure.reason),
-                    Update::Result(_) => format!("result{mark}"),
-                    Update::Canceled(_) => format!("canceled{mark}"),
-                    other => panic!("{other:?}"),
+                match &update.update {
+                    Some(Update::Failure(failure)) => format!("{}{mark}", failure.reason),
+                    Some(Update::Result(_)) => format!("result{mark}"),
+                    Some(Update::Canceled(_)) => format!("canceled{mark}"),
+                    _ => panic!("{update:?}"),
                 }
             }
         }

@@ -100,14 +100,8 @@ fn not_its_home(named: &str, home: &HomePeer) -> Fault {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_home_starts_its_own_tasks_for_offered_skills_only() {
-        let home = HomePeer {
-            id: "spiffe://a/ns/default/agent/h".parse().unwrap(),
-            instance: "i1".parse().unwrap(),
-        };
-        let skills = HashSet::from(["demo.echo".to_owned()]);
-        let good = || pb::Start {
+    fn good() -> pb::Start {
+        pb::Start {
             handle: Some(pb::HandleRequest {
                 task: Some(pb::Task {
                     id: format!("i1.{}", uuid::Uuid::nil()),
@@ -124,14 +118,20 @@ mod tests {
             }),
             home: "i1".into(),
             ..pb::Start::default()
+        }
+    }
+
+    #[test]
+    fn a_home_starts_its_own_tasks_for_offered_skills_only() {
+        let home = HomePeer {
+            id: "spiffe://a/ns/default/agent/h".parse().unwrap(),
+            instance: "i1".parse().unwrap(),
         };
+        let skills = HashSet::from(["demo.echo".to_owned()]);
         let work = start(&home, good(), &skills).unwrap();
         assert_eq!(work.remaining, REMAINING_MAX);
 
         type Spoil = fn(&mut pb::Start);
-        let task = |start: &mut pb::Start, spoil: fn(&mut pb::Task)| {
-            spoil(start.handle.as_mut().unwrap().task.as_mut().unwrap());
-        };
         let table: [(Spoil, Reason); 7] = [
             (|start| start.handle = None, Reason::InvalidField),
             (|start| start.remaining = None, Reason::InvalidField),
@@ -164,10 +164,9 @@ mod tests {
             spoil(&mut spoilt);
             assert_eq!(start(&home, spoilt, &skills).unwrap_err().reason, reason);
         }
-        let mut other = good();
-        task(&mut other, |task| task.skill = "demo.other".into());
+        let others = HashSet::from(["demo.other".to_owned()]);
         assert_eq!(
-            start(&home, other, &skills).unwrap_err().reason,
+            start(&home, good(), &others).unwrap_err().reason,
             Reason::PermissionDenied
         );
     }

@@ -22,7 +22,8 @@ use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::run::{Command, Run, Session};
 use super::{Answer, answer, refused};
-use crate::domain::{Fault, Reason, TaskId};
+use crate::domain::{Fault, Reason, SpiffeId, TaskId};
+use crate::identity::authorize::{Action, authorize};
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
@@ -44,6 +45,8 @@ const CUT_GRACE: Duration = Duration::from_secs(1);
 /// How an executor is set up.
 #[derive(Clone, Debug)]
 pub struct ExecutorConfig {
+    /// The agent whose attempts run here; its namespace decides who may have them run.
+    pub own: SpiffeId,
     /// Attempts that run at once, at least 1; [`SLOTS`] where the card says nothing.
     pub slots: u32,
     /// This incarnation of the process: changes with every start.
@@ -59,6 +62,7 @@ pub struct Executor {
 }
 
 struct Shared {
+    own: SpiffeId,
     boot_id: String,
     slots: u32,
     skills: Mutex<Arc<HashSet<String>>>,
@@ -85,6 +89,7 @@ impl Executor {
         let slots = config.slots.max(1);
         Self {
             shared: Arc::new(Shared {
+                own: config.own,
                 boot_id: config.boot_id,
                 slots,
                 skills: Mutex::new(Arc::new(config.skills.into_iter().collect())),
@@ -181,19 +186,27 @@ impl Executor {
             out,
         };
         match first {
-            Some(Step::Start(start)) => {
-                let skills = Arc::clone(&self.shared.skills.lock());
-                match door::start(&home, start, &skills) {
-                    Ok(work) => self.start(work, session, stops).await,
-                    Err(fault) => session.end(fault),
-                }
-            }
+            Some(Step::Start(start)) => match self.check(&home, start) {
+                Ok(work) => Box::pin(self.start(work, session, stops)).await,
+                Err(fault) => session.end(fault),
+            },
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
             Some(Step::Ack(_) | Step::Abort(_)) | None => session.end(Fault::new(
                 Reason::ProtocolViolation,
                 "the first step of a stream is Start or Resume",
             )),
         }
+    }
+
+    /// Both the home and the caller that it states have to be allowed. The statement is unproved
+    /// until delegation is signed; the proof will be checked here.
+    fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Work, Fault> {
+        let skills = Arc::clone(&self.shared.skills.lock());
+        let namespace = self.shared.own.member.namespace();
+        authorize(&home.id, Action::Execute, namespace)?;
+        let work = door::start(home, start, &skills)?;
+        authorize(&work.caller, Action::Execute, namespace)?;
+        Ok(work)
     }
 
     async fn start(&self, work: Work, session: Session, stops: [Stop; 2]) {
@@ -236,7 +249,7 @@ impl Executor {
             slot: Box::new(slot),
             stops,
         };
-        if !run.to_end().await {
+        if !run.carry().await {
             let mut book = self.shared.book.lock();
             book.unremember(&entry.task, attempt);
         }

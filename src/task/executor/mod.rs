@@ -9,6 +9,9 @@ mod door;
 mod engine;
 pub mod handler;
 mod run;
+pub mod service;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use tonic::Status;
@@ -22,6 +25,7 @@ pub use door::HomePeer;
 pub use engine::{Executor, ExecutorConfig, SLOTS};
 pub use handler::{GrpcHandler, HandleStream, HandlerError, HandlerLink};
 pub use run::ORPHAN_KEEP;
+pub use service::ExecutorService;
 
 /// One message to a home.
 type Answer = Result<pb::ExecuteResponse, Status>;

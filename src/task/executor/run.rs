@@ -26,7 +26,7 @@ use crate::task::doors::Steps;
 /// How long an attempt whose home is gone is kept: a home comes back after a restart within it.
 pub const ORPHAN_KEEP: Duration = Duration::from_secs(60);
 /// How often an idle stream says that the attempt is alive: a home gives up after 45 s.
-pub const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long a Start is neither accepted nor refused. Dialling the own machine fails at once, and
 /// some gRPC servers send their headers with the first update only.
 const OPENING: Duration = Duration::from_millis(250);
@@ -87,8 +87,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Runs the attempt to its end. `false`: refused, the handler never saw it.
-    pub(super) async fn to_end(self) -> bool {
+    /// Carries the attempt to its end. `false`: refused, the handler never saw it.
+    pub(super) async fn carry(self) -> bool {
         let (task_id, number) = task_of(&self.request);
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let (link, request) = (Arc::clone(&self.link), self.request);
@@ -254,7 +254,9 @@ impl Owner {
     }
 
     fn attach(&mut self, mut session: Session) {
-        let from = session.cursor.unwrap_or(self.attempt.acknowledged());
+        let from = session
+            .cursor
+            .unwrap_or_else(|| self.attempt.acknowledged());
         if let Err(error) = self.attempt.resume(from) {
             return session.end(Fault::new(Reason::ProtocolViolation, error.to_string()));
         }

@@ -1,0 +1,129 @@
+//! `attache ca`: make the CA, invite members, issue certificates.
+
+use std::{path::Path, time::Duration};
+
+use serde_json::json;
+
+use crate::{
+    app::up::operator::write_secret,
+    cli::{
+        agents::qualified,
+        args::{CaVerb, IssueKind},
+        exit::{Exit, Failed},
+        mesh::Mesh,
+        output::Output,
+        show,
+    },
+    domain::{AgentName, Member, SpiffeId},
+    identity::{Authority, Names, Svid},
+    pb,
+    runtime::Nursery,
+};
+
+/// Carries out one verb.
+///
+/// # Errors
+/// What the disk or the registry says, in words.
+pub async fn run(verb: CaVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+    match verb {
+        CaVerb::Init { dir, trust_domain, development } => {
+            init(&dir, &trust_domain, development, output)
+        }
+        CaVerb::Token { mesh, member, service, ttl, instance, out } => {
+            let mesh = Mesh::find(&mesh, nursery)?;
+            let kind = if service { "service" } else { "agent" };
+            let name: AgentName = qualified(&member).parse().map_err(Failed::usage)?;
+            let id = format!("spiffe://{}/ns/{}/{kind}/{}", mesh.trust_domain(), name.namespace, name.name);
+            let asked = Asked { id, ttl: ttl.0, instance: instance.unwrap_or_default() };
+            token(&mesh, asked, out.as_deref(), output).await
+        }
+        CaVerb::Issue { kind, name, dir, out, ttl } => {
+            issue(kind, &name, &dir, &out, ttl.0, output)
+        }
+    }
+}
+
+fn init(dir: &Path, domain: &str, development: bool, output: &Output) -> Result<Exit, Failed> {
+    let domain = domain.parse().map_err(Failed::usage)?;
+    if Authority::exists(dir) {
+        let text = format!("{} holds a CA already: it is left as it is", dir.display());
+        return Err(Failed::new(Exit::Usage, text));
+    }
+    let names = if development { Names::Development } else { Names::Mesh };
+    let authority = Authority::create(dir, &domain, names).map_err(Failed::fault)?;
+    if output.is_json() {
+        let domain = authority.trust_domain().to_string();
+        output.json(&json!({ "dir": dir, "trust_domain": domain }));
+        return Ok(Exit::Done);
+    }
+    output.line(&format!("root and issuing CA of {domain} are in {}", dir.display()));
+    output.note("keep root.key offline if you can: only the issuing CA is used from day to day");
+    output.note(&format!("next: attache registry --ca {}", dir.display()));
+    Ok(Exit::Done)
+}
+
+struct Asked {
+    id: String,
+    ttl: Duration,
+    instance: String,
+}
+
+async fn token(
+    mesh: &Mesh,
+    asked: Asked,
+    out: Option<&Path>,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let request = pb::CreateJoinTokenRequest {
+        spiffe_id: asked.id.clone(),
+        ttl: Some(prost_types::Duration::try_from(asked.ttl).map_err(Failed::usage)?),
+        instance_id: asked.instance,
+    };
+    let answer = mesh.identity().create_join_token(request).await?.into_inner();
+    let until = show::time(answer.expires_at.as_ref());
+    match out {
+        Some(path) => {
+            write_secret(path, &answer.join)
+                .map_err(|error| Failed::fault(format!("{}: {error}", path.display())))?;
+            output.note(&format!("join string for {} in {}", asked.id, path.display()));
+        }
+        None if output.is_json() => {
+            output.json(&json!({ "join": answer.join, "spiffe_id": asked.id, "expires": until }));
+        }
+        None => output.line(&answer.join),
+    }
+    output.note(&format!("good for one use until {until}; hand it over by file or environment"));
+    Ok(Exit::Done)
+}
+
+fn issue(
+    kind: IssueKind,
+    name: &str,
+    ca: &Path,
+    out: &Path,
+    ttl: Duration,
+    output: &Output,
+) -> Result<Exit, Failed> {
+    let authority = Authority::open(ca).map_err(Failed::fault)?;
+    let member = match kind {
+        IssueKind::Operator => Member::Operator(name.parse().map_err(Failed::usage)?),
+        IssueKind::Service => Member::Service(name.parse().map_err(Failed::usage)?),
+    };
+    let id = SpiffeId { trust_domain: authority.trust_domain().clone(), member };
+    let svid: Svid = authority.svid(&id, None, ttl).map_err(Failed::fault)?;
+    svid.save(out).map_err(Failed::fault)?;
+    let files = ["ca.pem", "cert.pem", "key.pem"].map(|file| out.join(file));
+    if output.is_json() {
+        output.json(&json!({
+            "spiffe_id": id.to_string(),
+            "server_name": id.member.dns_name(),
+            "ca": files[0], "cert": files[1], "key": files[2],
+        }));
+        return Ok(Exit::Done);
+    }
+    output.line(&format!("certificate of {id} is in {}", out.display()));
+    for file in files {
+        output.note(&format!("  {}", file.display()));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,33 @@
+//! What is logged, and how: to standard error, never to where results go.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{EnvFilter, fmt};
+
+use super::{
+    args::{Cli, LogFormat, Verb},
+    exit::Failed,
+};
+
+/// Starts logging for the whole process. Long-running verbs say what they do, the others only what
+/// goes wrong.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub fn start(cli: &Cli) -> Result<(), Failed> {
+    let quiet = !matches!(cli.verb, Verb::Registry(_) | Verb::Sidecar(_));
+    let default = if quiet { "error" } else { "info" };
+    let asked = cli.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(asked).map_err(|error| {
+        Failed::usage(format!("--log {asked}: {error}; write a level, or attache=debug,info"))
+    })?;
+    let lines = fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let started = match cli.log_format {
+        LogFormat::Human => lines.try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    started.map_err(Failed::fault)
+}

@@ -1,0 +1,65 @@
+//! `attache.v1.Executor` on the mutual TLS listener: who is there, then [`Executor::execute`].
+
+use tokio_stream::StreamExt as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::door::HomePeer;
+use super::engine::Executor;
+use crate::domain::{Fault, Reason};
+use crate::identity::peer::Connection;
+use crate::pb;
+use crate::task::doors::Updates;
+
+/// Serves homes elsewhere; the own home calls [`Executor::execute`] in process.
+#[derive(Clone, Debug)]
+pub struct ExecutorService {
+    executor: Executor,
+}
+
+impl ExecutorService {
+    /// A service over `executor`.
+    pub fn new(executor: Executor) -> Self {
+        Self { executor }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::executor_server::Executor for ExecutorService {
+    type ExecuteStream = Updates;
+    type SlotsStream = tokio_stream::Empty<Result<pb::SlotsResponse, Status>>;
+
+    async fn execute(
+        &self,
+        request: Request<Streaming<pb::ExecuteRequest>>,
+    ) -> Result<Response<Updates>, Status> {
+        let home = home_of(&request)?;
+        let steps = request.into_inner().map_while(|step| match step {
+            Ok(step) => Some(step),
+            Err(status) => {
+                tracing::debug!(%status, "a home's stream broke");
+                None
+            }
+        });
+        Ok(Response::new(self.executor.execute(home, Box::pin(steps))))
+    }
+
+    async fn slots(
+        &self,
+        _: Request<Streaming<pb::SlotsRequest>>,
+    ) -> Result<Response<Self::SlotsStream>, Status> {
+        Err(Fault::unimplemented("Slots").into())
+    }
+}
+
+fn home_of<T>(request: &Request<T>) -> Result<HomePeer, Fault> {
+    let connection = Connection::of(request)?;
+    let peer = connection.member()?;
+    let instance = peer.instance.clone().ok_or_else(|| {
+        let text = format!("{} has no instance, so it is no task's home", peer.id);
+        Fault::new(Reason::PermissionDenied, text)
+    })?;
+    Ok(HomePeer {
+        id: peer.id.clone(),
+        instance,
+    })
+}

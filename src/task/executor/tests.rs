@@ -1,0 +1,565 @@
+//! The executor against scripted handlers and homes, on a paused clock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Code, Status};
+
+use super::*;
+use crate::pb::execute_request::Step as Ask;
+use crate::pb::handle_response::Update;
+use crate::runtime::Nursery;
+use crate::task::doors::{Parents as _, Updates};
+use crate::wire::status::reason_of;
+
+const SKILL: &str = "demo.echo";
+
+/// What the agent does when it is asked to cancel.
+#[derive(Clone, Copy, PartialEq)]
+enum OnCancel {
+    Unimplemented,
+    Ends,
+    Ignores,
+}
+
+type Word = Result<pb::HandleResponse, HandlerError>;
+
+/// An agent whose words the test speaks.
+struct Agent {
+    words: Mutex<Option<mpsc::Sender<Word>>>,
+    reachable: Mutex<bool>,
+    opens: Mutex<bool>,
+    on_cancel: OnCancel,
+    handled: Mutex<Vec<pb::HandleRequest>>,
+    running: Arc<AtomicUsize>,
+}
+
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tonic::async_trait]
+impl HandlerLink for Agent {
+    async fn handle(
+        &self,
+        request: pb::HandleRequest,
+        _: Duration,
+    ) -> Result<HandleStream, HandlerError> {
+        if !*self.reachable.lock() {
+            return Err(HandlerError::Unreachable("connection refused".into()));
+        }
+        self.handled.lock().push(request);
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&self.running));
+        if !*self.opens.lock() {
+            std::future::pending::<()>().await;
+        }
+        let (words, said) = mpsc::channel(64);
+        *self.words.lock() = Some(words);
+        Ok(Box::pin(ReceiverStream::new(said).map(move |word| {
+            let _alive = &running;
+            word
+        })))
+    }
+
+    async fn cancel(&self, _: pb::CancelRequest) -> Result<(), Status> {
+        match self.on_cancel {
+            OnCancel::Unimplemented => return Err(Status::unimplemented("")),
+            OnCancel::Ends => drop(self.words.lock().take()),
+            OnCancel::Ignores => {}
+        }
+        Ok(())
+    }
+
+    async fn describe(&self) -> Result<Option<pb::AgentCard>, Status> {
+        Ok(None)
+    }
+}
+
+struct Bench {
+    agent: Arc<Agent>,
+    executor: Executor,
+}
+
+/// The home's end of a stream.
+struct Home {
+    steps: mpsc::Sender<pb::ExecuteRequest>,
+    updates: Updates,
+}
+
+impl Bench {
+    fn new(slots: u32, on_cancel: OnCancel) -> Self {
+        let agent = Arc::new(Agent {
+            words: Mutex::new(None),
+            reachable: Mutex::new(true),
+            opens: Mutex::new(true),
+            on_cancel,
+            handled: Mutex::default(),
+            running: Arc::default(),
+        });
+        let config = ExecutorConfig {
+            own: "spiffe://a/ns/default/agent/worker".parse().unwrap(),
+            slots,
+            boot_id: "boot".into(),
+            skills: vec![SKILL.into()],
+        };
+        let link = Arc::<Agent>::clone(&agent);
+        let executor = Executor::new(config, link, vec![Nursery::here()]);
+        Self { agent, executor }
+    }
+
+    async fn open(&self, first: Ask) -> Home {
+        let (steps, asked) = mpsc::channel(8);
+        let home = HomePeer {
+            id: "spiffe://a/ns/default/agent/asker".parse().unwrap(),
+            instance: "i1".parse().unwrap(),
+        };
+        let updates = self
+            .executor
+            .execute(home, Box::pin(ReceiverStream::new(asked)));
+        let mut home = Home { steps, updates };
+        home.ask(first).await;
+        home
+    }
+
+    /// An accepted attempt of a task.
+    async fn started(&self, task: u128, attempt: u32) -> Home {
+        let mut home = self.open(Ask::Start(start(task, attempt))).await;
+        assert_eq!(home.next().await, "accepted");
+        home
+    }
+
+    async fn say(&self, word: Word) {
+        let words = self.agent.words.lock().clone().expect("a handler runs");
+        words.send(word).await.unwrap();
+    }
+
+    fn hang_up(&self) {
+        *self.agent.words.lock() = None;
+    }
+
+    async fn resume(&self, task: u128, after_update: u64) -> Home {
+        self.open(Ask::Resume(pb::Resume {
+            task_id: id(task),
+            attempt: 1,
+            after_update,
+        }))
+        .await
+    }
+
+    fn handlers(&self) -> usize {
+        self.agent.running.load(Ordering::SeqCst)
+    }
+}
+
+impl Home {
+    async fn ask(&mut self, step: Ask) {
+        let request = pb::ExecuteRequest { step: Some(step) };
+        self.steps.send(request).await.unwrap();
+    }
+
+    async fn ack(&mut self, update: u64) {
+        self.ask(Ask::Ack(pb::Ack { update })).await;
+    }
+
+    async fn abort(&mut self) {
+        let reason = "enough".into();
+        self.ask(Ask::Abort(pb::Abort { reason })).await;
+    }
+
+    /// The next message in short; keepalives are left out.
+    async fn next(&mut self) -> String {
+        loop {
+            let told = match self.updates.next().await {
+                None => "end".into(),
+                Some(Err(status)) => reason_of(&status).unwrap_or_else(|| status.to_string()),
+                Some(Ok(response)) => match response.step.unwrap() {
+                    Step::Accepted(accepted) => {
+                        assert_eq!(accepted.boot_id, "boot");
+                        "accepted".into()
+                    }
+                    Step::Refused(refused) => format!("refused {}", refused.reason),
+                    Step::AttemptUnknown(_) => "unknown".into(),
+                    Step::Keepalive(_) => continue,
+                    Step::Update(update) => short(&update),
+                },
+            };
+            return told;
+        }
+    }
+}
+
+fn short(update: &pb::NumberedUpdate) -> String {
+    let what = match &update.update.as_ref().unwrap().update {
+        Some(Update::Progress(progress)) => &progress.message,
+        Some(Update::Failure(failure)) => &failure.reason,
+        Some(Update::Result(_)) => "result",
+        Some(Update::Canceled(_)) => "canceled",
+        Some(Update::Transient(_)) => "transient",
+        _ => panic!("{update:?}"),
+    };
+    let cut = if update.cut { ", cut" } else { "" };
+    format!("{}: {what}{cut}", update.number)
+}
+
+fn id(task: u128) -> String {
+    format!("i1.{}", uuid::Uuid::from_u128(task))
+}
+
+fn start(task: u128, attempt: u32) -> pb::Start {
+    pb::Start {
+        handle: Some(pb::HandleRequest {
+            task: Some(pb::Task {
+                id: id(task),
+                skill: SKILL.into(),
+                caller: "spiffe://a/ns/default/service/web".into(),
+                ..pb::Task::default()
+            }),
+            attempt,
+            ..pb::HandleRequest::default()
+        }),
+        remaining: Some(prost_types::Duration {
+            seconds: 3600,
+            nanos: 0,
+        }),
+        home: "i1".into(),
+        ..pb::Start::default()
+    }
+}
+
+fn said(update: Update) -> Word {
+    Ok(pb::HandleResponse {
+        update: Some(update),
+    })
+}
+
+fn progress(message: &str) -> Word {
+    said(Update::Progress(pb::Progress {
+        message: message.into(),
+        ..pb::Progress::default()
+    }))
+}
+
+fn result() -> Word {
+    said(Update::Result(pb::TaskResult::default()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_runs_once_and_is_forgotten_when_acknowledged() {
+    let bench = Bench::new(4, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    assert_eq!(bench.executor.load().running, 1);
+    bench.say(progress("half")).await;
+    bench
+        .say(said(Update::Transient(pb::Part::default())))
+        .await;
+    bench.say(result()).await;
+    bench.hang_up();
+    assert_eq!(home.next().await, "1: half");
+    assert_eq!(home.next().await, "0: transient");
+    assert_eq!(home.next().await, "2: result");
+    let load = bench.executor.load();
+    assert_eq!((load.running, load.slots), (0, 4));
+    assert!(load.execution_mean.is_some());
+    home.ack(2).await;
+    assert_eq!(home.next().await, "end");
+    assert_eq!(bench.resume(1, 2).await.next().await, "unknown");
+    let mut again = bench.open(Ask::Start(start(1, 1))).await;
+    assert_eq!(again.next().await, "refused ATTEMPT_STALE");
+    assert_eq!(bench.agent.handled.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_away_is_not_a_start() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    *bench.agent.reachable.lock() = false;
+    let mut home = bench.open(Ask::Start(start(1, 1))).await;
+    assert_eq!(home.next().await, "refused AGENT_UNAVAILABLE");
+    assert_eq!(home.next().await, "end");
+    *bench.agent.reachable.lock() = true;
+    drop(bench.started(1, 1).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_is_free_only_when_its_handler_has_ended() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    let mut other = bench.open(Ask::Start(start(2, 1))).await;
+    assert_eq!(other.next().await, "refused SLOTS_FULL");
+    bench.say(result()).await;
+    assert_eq!(home.next().await, "1: result");
+    home.ack(1).await;
+    assert_eq!(home.next().await, "end");
+    // The handler still cleans up.
+    let mut other = bench.open(Ask::Start(start(2, 1))).await;
+    assert_eq!(other.next().await, "refused SLOTS_FULL");
+    bench.hang_up();
+    let mut changed = bench.executor.changes();
+    while bench.executor.load().running > 0 {
+        changed.changed().await.unwrap();
+    }
+    drop(bench.started(2, 1).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_way_to_fail_is_told_apart() {
+    let table: Vec<(Vec<Word>, &str)> = vec![
+        (vec![], "1: AGENT_ERROR"),
+        (
+            vec![Err(HandlerError::Lost("reset".into()))],
+            "1: AGENT_LOST",
+        ),
+        (
+            vec![Err(HandlerError::Status(Status::internal("boom")))],
+            "1: AGENT_ERROR",
+        ),
+        (
+            vec![Ok(pb::HandleResponse { update: None })],
+            "1: AGENT_ERROR, cut",
+        ),
+        (
+            vec![progress(&"x".repeat(300 << 10))],
+            "1: AGENT_ERROR, cut",
+        ),
+        (vec![result(), result()], "1: AGENT_ERROR, cut"),
+    ];
+    for (words, end) in table {
+        let bench = Bench::new(1, OnCancel::Ends);
+        let mut home = bench.started(1, 1).await;
+        for word in words {
+            bench.say(word).await;
+        }
+        bench.hang_up();
+        assert_eq!(home.next().await, end);
+        assert_eq!((bench.executor.load().running, bench.handlers()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_never_answers_is_cut_after_its_deadline() {
+    let bench = Bench::new(1, OnCancel::Ignores);
+    *bench.agent.opens.lock() = false;
+    let began = Instant::now();
+    let mut home = bench.started(1, 1).await;
+    assert_eq!(home.next().await, "1: DEADLINE_EXCEEDED, cut");
+    assert!(began.elapsed() >= Duration::from_secs(3600) + CANCEL_GRACE);
+    assert_eq!((bench.executor.load().running, bench.handlers()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_is_confirmed_by_the_end_of_the_stream() {
+    for (on_cancel, end, least) in [
+        (OnCancel::Ends, "1: canceled", Duration::ZERO),
+        (OnCancel::Unimplemented, "1: canceled, cut", Duration::ZERO),
+        (OnCancel::Ignores, "1: canceled, cut", CANCEL_GRACE),
+    ] {
+        let bench = Bench::new(1, on_cancel);
+        let mut home = bench.started(1, 1).await;
+        let began = Instant::now();
+        home.abort().await;
+        assert_eq!(home.next().await, end);
+        let took = began.elapsed();
+        assert!(
+            took >= least && took < least + Duration::from_secs(1),
+            "{took:?}"
+        );
+        assert_eq!(bench.handlers(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cuts_and_resumes_at_every_update_lose_and_repeat_nothing() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    let mut seen = Vec::new();
+    for number in 1..=40_u64 {
+        bench.say(progress(&format!("p{number}"))).await;
+        match number % 5 {
+            // Read it.
+            0 | 1 => seen.push(home.next().await),
+            // Read and acknowledge it.
+            2 => {
+                seen.push(home.next().await);
+                home.ack(seen.len() as u64).await;
+            }
+            // The stream breaks before it is read, and the new one finds it.
+            3 => {
+                drop(home);
+                home = bench.resume(1, seen.len() as u64).await;
+                assert_eq!(home.next().await, "accepted");
+                seen.push(home.next().await);
+            }
+            // A second stream takes the place of one that the executor believes in.
+            _ => {
+                let mut newer = bench.resume(1, seen.len() as u64).await;
+                assert_eq!(newer.next().await, "accepted");
+                seen.push(newer.next().await);
+                while home.next().await != "ATTEMPT_STALE" {}
+                home = newer;
+            }
+        }
+    }
+    let all: Vec<_> = (1..=40)
+        .map(|number| format!("{number}: p{number}"))
+        .collect();
+    assert_eq!(seen, all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_whose_home_is_gone_is_kept_for_a_minute() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let home = bench.started(1, 1).await;
+    bench.say(progress("a")).await;
+    drop(home);
+    tokio::time::advance(ORPHAN_KEEP - Duration::from_secs(5)).await;
+    let mut home = bench.resume(1, 0).await;
+    assert_eq!(home.next().await, "accepted");
+    assert_eq!(home.next().await, "1: a");
+    drop(home);
+    let mut changed = bench.executor.changes();
+    while bench.executor.load().running > 0 {
+        changed.changed().await.unwrap();
+    }
+    assert_eq!(bench.handlers(), 0);
+    assert_eq!(bench.resume(1, 1).await.next().await, "unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_attempt_cuts_the_older() {
+    let bench = Bench::new(2, OnCancel::Ends);
+    let mut older = bench.started(1, 1).await;
+    let newer = bench.started(1, 2).await;
+    assert_eq!(older.next().await, "ATTEMPT_STALE");
+    assert_eq!(older.next().await, "end");
+    assert_eq!(bench.handlers(), 1);
+    let mut late = bench.open(Ask::Start(start(1, 1))).await;
+    assert_eq!(late.next().await, "refused ATTEMPT_STALE");
+    drop(newer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_attempt_says_that_it_is_alive() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    for _ in 0..3 {
+        let next = timeout(Duration::from_secs(16), home.updates.next()).await;
+        let step = next.unwrap().unwrap().unwrap().step.unwrap();
+        assert!(matches!(step, Step::Keepalive(_)), "{step:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parent_token_lives_as_long_as_its_attempt() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    let token = bench.agent.handled.lock()[0].parent_token.clone();
+    assert_eq!(token.len(), 43);
+    let parent = bench.executor.parent(&token).unwrap();
+    assert_eq!((parent.task.id, parent.attempt), (id(1), 1));
+    assert!(bench.executor.parent("").is_none());
+    bench.hang_up();
+    assert_eq!(home.next().await, "1: AGENT_ERROR");
+    assert!(bench.executor.parent(&token).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_never_reach_the_agent() {
+    type Spoil = fn(&mut pb::Task);
+    let table: [(Spoil, &str); 3] = [
+        (|task| task.skill = "demo.other".into(), "PERMISSION_DENIED"),
+        (
+            |task| task.caller = "spiffe://a/ns/prod/agent/x".into(),
+            "PERMISSION_DENIED",
+        ),
+        (
+            |task| task.id = format!("i2.{}", uuid::Uuid::nil()),
+            "IDENTITY_MISMATCH",
+        ),
+    ];
+    let bench = Bench::new(1, OnCancel::Ends);
+    for (spoil, reason) in table {
+        let mut start = start(1, 1);
+        spoil(start.handle.as_mut().unwrap().task.as_mut().unwrap());
+        let mut home = bench.open(Ask::Start(start)).await;
+        assert_eq!(home.next().await, reason);
+    }
+    let mut home = bench.open(Ask::Ack(pb::Ack { update: 1 })).await;
+    assert_eq!(home.next().await, "PROTOCOL_VIOLATION");
+    assert!(bench.agent.handled.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_home_that_does_not_acknowledge_holds_the_agent_back() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    let words = bench.agent.words.lock().clone().unwrap();
+    let large = "x".repeat(200 << 10);
+    let mut given = 0_u64;
+    let give = async {
+        loop {
+            words.send(progress(&large)).await.unwrap();
+            given += 1;
+        }
+    };
+    // The handler's own window fills and stays full.
+    assert!(timeout(Duration::from_secs(5), give).await.is_err());
+    assert!(given < 64 + 8, "{given}");
+    for number in 1..=given {
+        assert!(home.next().await.starts_with(&format!("{number}: ")));
+        home.ack(number).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_what_runs_then_cuts_it() {
+    let bench = Bench::new(4, OnCancel::Ends);
+    let mut done = bench.started(1, 1).await;
+    bench.say(result()).await;
+    bench.hang_up();
+    assert_eq!(done.next().await, "1: result");
+    let mut stuck = bench.started(2, 1).await;
+    let draining = bench.executor.drain(Duration::from_secs(30));
+    let homes = async {
+        tokio::task::yield_now().await;
+        let mut late = bench.open(Ask::Start(start(3, 1))).await;
+        assert_eq!(late.next().await, "refused DRAINING");
+        done.ack(1).await;
+        assert_eq!(done.next().await, "end");
+        assert_eq!(stuck.next().await, "DRAINING");
+    };
+    let began = Instant::now();
+    tokio::join!(draining, homes);
+    assert!(began.elapsed() >= Duration::from_secs(30));
+    assert_eq!(bench.handlers(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_keeps_its_code() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    let error = HandlerError::Status(Status::unavailable("the model is away"));
+    bench.say(Err(error)).await;
+    let step = home.updates.next().await.unwrap().unwrap().step.unwrap();
+    let Step::Update(update) = step else {
+        panic!("{step:?}")
+    };
+    let Some(Update::Failure(failure)) = update.update.unwrap().update else {
+        panic!("a failure")
+    };
+    assert_eq!(failure.message, "the model is away");
+    assert_eq!(failure.code, i32::from(Code::Unavailable));
+    assert!(failure.retryable);
+}
