@@ -14,6 +14,7 @@ pub mod identity;
 pub mod pb;
 pub mod registry;
 pub mod runtime;
+pub mod sidecar;
 pub mod task;
 pub mod transport;
 pub mod wire;

@@ -1,9 +1,15 @@
 //! The listener, its bounds and its three pages.
 
-use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -148,7 +154,24 @@ async fn connection(
 }
 
 fn answer(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+    if !names_this_machine(request) {
+        let text = json!({"error": "ask for localhost or a loopback address"});
+        return written(StatusCode::FORBIDDEN, &text);
+    }
     page(request.method(), request.uri().path(), inspect)
+}
+
+/// A web page can point a name of its own at 127.0.0.1 and read us (DNS rebinding), but it cannot
+/// change the name that the browser sends. Probes without one are let in.
+fn names_this_machine(request: &Request<Incoming>) -> bool {
+    let Some(host) = request.headers().get(header::HOST) else {
+        return true;
+    };
+    let Ok(Ok(authority)) = host.to_str().map(str::parse::<Authority>) else {
+        return false;
+    };
+    let name = authority.host().trim_matches(['[', ']']);
+    name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
@@ -207,8 +230,12 @@ mod tests {
     }
 
     async fn ask(address: SocketAddr, line: &str) -> (String, Value) {
+        ask_for(&address.to_string(), address, line).await
+    }
+
+    async fn ask_for(host: &str, address: SocketAddr, line: &str) -> (String, Value) {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
@@ -232,6 +259,14 @@ mod tests {
         assert_eq!(ask(fine, "GET /").await.1, json!({"name": "billing"}));
         assert_eq!(ask(fine, "GET /secret").await.0, "404");
         assert_eq!(ask(fine, "POST /livez").await.0, "405");
+        for (host, status) in [
+            ("localhost:7480", "200"),
+            ("[::1]:7480", "200"),
+            ("evil.example", "403"),
+            ("127.0.0.1.evil.example", "403"),
+        ] {
+            assert_eq!(ask_for(host, fine, "GET /").await.0, status, "{host}");
+        }
         assert_eq!(ask(lame, "GET /livez").await.0, "200");
         let (status, body) = ask(lame, "GET /readyz").await;
         assert_eq!(status, "503");

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::{
     args::{Cli, LogFormat, Verb},
@@ -18,16 +18,13 @@ pub fn start(cli: &Cli) -> Result<(), Failed> {
     let quiet = !matches!(cli.verb, Verb::Registry(_) | Verb::Sidecar(_));
     let default = if quiet { "error" } else { "info" };
     let asked = cli.log.as_deref().unwrap_or(default);
-    let filter = EnvFilter::try_new(asked).map_err(|error| {
+    let filter: Targets = asked.parse().map_err(|error| {
         Failed::usage(format!("--log {asked}: {error}; write a level, or attache=debug,info"))
     })?;
-    let lines = fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let started = match cli.log_format {
-        LogFormat::Human => lines.try_init(),
-        LogFormat::Json => lines.json().try_init(),
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = match cli.log_format {
+        LogFormat::Human => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
     };
-    started.map_err(Failed::fault)
+    tracing_subscriber::registry().with(lines).try_init().map_err(Failed::fault)
 }

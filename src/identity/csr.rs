@@ -206,6 +206,9 @@ impl Draft {
     }
 
     /// The public key.
+    ///
+    /// # Errors
+    /// Never for a draft of ours: its request is read back as the CA would.
     pub fn public_key(&self) -> Result<PublicKey, CsrError> {
         PublicKey::of_request(&self.csr)
     }

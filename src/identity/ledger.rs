@@ -409,3 +409,153 @@ mod maybe_text {
         parsed.transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    const BILLING: &str = "spiffe://attache.local/ns/default/agent/billing";
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn token(instance: Option<&str>) -> TokenRecord {
+        TokenRecord::new(TokenEntry {
+            id: BILLING.parse().unwrap(),
+            instance: instance.map(|text| text.parse().unwrap()),
+            expires_at: at(600),
+        })
+    }
+
+    fn redemption(now: u64, key: u8, nonce: u8, instance: &str) -> Redemption {
+        Redemption {
+            now: at(now),
+            key: [key; 32],
+            nonce: vec![nonce],
+            instance: Some(instance.parse().unwrap()),
+            chain: vec![vec![key, nonce]],
+        }
+    }
+
+    #[test]
+    fn a_token_is_used_once_and_repeated_for_a_minute() {
+        let mut record = token(None);
+        let (first, written) = record.redeem(redemption(10, 1, 1, "i1"), None).unwrap();
+        assert_eq!(first.generation, 1);
+        let written = written.unwrap();
+        assert_eq!((written.generation, written.key), (1, [1; 32]));
+        // The instance of a retry is another random one: the first answer stands.
+        let (again, written) = record.redeem(redemption(69, 1, 1, "i2"), None).unwrap();
+        assert_eq!((again, written), (first, None));
+        for wrong in [
+            redemption(70, 1, 1, "i1"),
+            redemption(11, 2, 1, "i1"),
+            redemption(11, 1, 2, "i1"),
+        ] {
+            let before = record.clone();
+            assert_eq!(record.redeem(wrong, None), Err(LedgerError::TokenUsed));
+            assert_eq!(record, before);
+        }
+        assert!(!record.is_over(at(69)));
+        assert!(record.is_over(at(70)));
+    }
+
+    #[test]
+    fn a_token_ends_on_time() {
+        for (now, outcome) in [(599, Ok(())), (600, Err(LedgerError::TokenExpired))] {
+            let mut record = token(None);
+            let redeemed = record.redeem(redemption(now, 1, 1, "i1"), None);
+            assert_eq!(redeemed.map(|_| ()), outcome, "{now}");
+        }
+        assert!(!token(None).is_over(at(599)));
+        assert!(token(None).is_over(at(600)));
+    }
+
+    #[test]
+    fn a_token_takes_no_instance_but_its_own() {
+        let known = InstanceEntry::first(BILLING.parse().unwrap(), [7; 32]);
+        let other = BILLING.replace("billing", "other").parse().unwrap();
+        let foreign = InstanceEntry::first(other, [7; 32]);
+        for (named, asked, found, fits) in [
+            (None, "i1", None, true),
+            (None, "i1", Some(&known), false),
+            (Some("i1"), "i1", Some(&known), true),
+            (Some("i1"), "i1", None, false),
+            (Some("i1"), "i2", Some(&known), false),
+            (Some("i1"), "i1", Some(&foreign), false),
+        ] {
+            let redeemed = token(named).redeem(redemption(1, 1, 1, asked), found);
+            assert_eq!(redeemed.is_ok(), fits, "{named:?} {asked} {found:?}");
+            if let (Ok((answer, written)), Some(_)) = (redeemed, named) {
+                assert_eq!(answer.generation, 2);
+                assert_eq!(written.unwrap().previous_key, Some([7; 32]));
+            }
+        }
+    }
+
+    #[test]
+    fn generations_follow_each_other() {
+        let first = InstanceEntry::first(BILLING.parse().unwrap(), [1; 32]);
+        let second = first.advanced(1, [2; 32]).unwrap();
+        assert_eq!((second.generation, second.key), (2, [2; 32]));
+        assert_eq!(second.advanced(1, [2; 32]).unwrap(), second);
+        for (from, key) in [(1, 3), (0, 2), (3, 2), (u64::MAX, 2)] {
+            let refused = second.advanced(from, [key; 32]);
+            assert_eq!(
+                refused,
+                Err(LedgerError::GenerationStale { from, current: 2 })
+            );
+        }
+        assert_eq!(second.held_by([2; 32], [3; 32]), Some(2));
+        assert_eq!(second.held_by([1; 32], [2; 32]), Some(1));
+        assert_eq!(second.held_by([1; 32], [3; 32]), None);
+        assert_eq!(second.held_by([9; 32], [2; 32]), None);
+    }
+
+    #[test]
+    fn records_are_stored_as_they_are() {
+        let mut record = token(Some("i1"));
+        let known = InstanceEntry::first(BILLING.parse().unwrap(), [7; 32]);
+        let (_, written) = record
+            .redeem(redemption(1, 1, 1, "i1"), Some(&known))
+            .unwrap();
+        let bytes = serde_json::to_vec(&record).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<TokenRecord>(&bytes).unwrap(),
+            record
+        );
+        let written = written.unwrap();
+        let bytes = serde_json::to_vec(&written).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<InstanceEntry>(&bytes).unwrap(),
+            written
+        );
+        let wrong = String::from_utf8(bytes)
+            .unwrap()
+            .replace("spiffe:", "https:");
+        serde_json::from_str::<InstanceEntry>(&wrong).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn the_memory_ledger_makes_room_and_has_a_bound() {
+        let ledger = MemoryLedger::default();
+        let put = |number: usize, now: u64| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_le_bytes());
+            ledger.put_token(hash, token(None).entry, at(now))
+        };
+        for number in 0..TOKENS_MAX {
+            put(number, 0).await.unwrap();
+        }
+        assert_eq!(
+            put(TOKENS_MAX, 599).await,
+            Err(LedgerError::Full("join tokens"))
+        );
+        put(TOKENS_MAX, 600).await.unwrap();
+        let unknown = ledger.redeem(&[9; 32], redemption(1, 1, 1, "i1")).await;
+        assert_eq!(unknown, Err(LedgerError::TokenUnknown));
+    }
+}

@@ -6,7 +6,6 @@ use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use crate::domain::Fault;
-use crate::domain::Reason;
 use crate::identity::Connection;
 use crate::identity::Peer;
 use crate::pb;

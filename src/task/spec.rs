@@ -76,6 +76,8 @@ pub struct NewTask {
     pub task: pb::Task,
     /// What was asked for; its `parent_token` is gone, it is a secret of the running attempt.
     pub spec: pb::TaskSpec,
+    /// Token of the attempt that it ends with. Never stored.
+    pub parent: Option<String>,
 }
 
 impl NewTask {
@@ -98,7 +100,8 @@ impl NewTask {
         check_payload(&spec)?;
         let options =
             options_in_force(spec.options.take().unwrap_or_default(), at, parent.as_ref())?;
-        spec.parent_token.clear();
+        let token = std::mem::take(&mut spec.parent_token);
+        let ends_with_parent = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
             skill: selector.skill,
@@ -122,7 +125,8 @@ impl NewTask {
         if task.correlation_id.is_empty() {
             task.correlation_id = uuid::Uuid::now_v7().to_string();
         }
-        Ok(Self { task, spec })
+        let parent = ends_with_parent.then_some(token);
+        Ok(Self { task, spec, parent })
     }
 }
 
@@ -374,4 +378,221 @@ fn too_large(path: &str, size: usize, most: usize) -> Fault {
 
 fn too_deep(path: String) -> Fault {
     Fault::field(path, format!("nested deeper than {DEPTH_MAX}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn moment() -> Moment {
+        Moment {
+            now: Instant::now(),
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),
+        }
+    }
+
+    fn asked(change: impl FnOnce(&mut pb::TaskSpec)) -> Asked {
+        let mut spec = pb::TaskSpec {
+            selector: Some(pb::Selector {
+                skill: "work.do".into(),
+                ..Default::default()
+            }),
+            options: Some(pb::TaskOptions::default()),
+            ..Default::default()
+        };
+        change(&mut spec);
+        let own: SpiffeId = "spiffe://attache.local/ns/prod/agent/worker"
+            .parse()
+            .unwrap();
+        Asked {
+            id: "home.00000000-0000-0000-0000-000000000001".parse().unwrap(),
+            spec,
+            caller: own.clone(),
+            namespace: "prod".parse().unwrap(),
+            own,
+            parent: None,
+        }
+    }
+
+    fn options(spec: &mut pb::TaskSpec) -> &mut pb::TaskOptions {
+        spec.options.get_or_insert_default()
+    }
+
+    fn nested(depth: usize) -> prost_types::Value {
+        (1..depth).fold(prost_types::Value::from(1.0), |inner, _| {
+            prost_types::Value::from(vec![inner])
+        })
+    }
+
+    fn data(depth: usize) -> pb::Part {
+        let content = Some(pb::part::Content::Data(nested(depth)));
+        pb::Part {
+            content,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let new = NewTask::check(
+            asked(|spec| spec.selector.as_mut().unwrap().agent = "x".into()),
+            &moment(),
+        );
+        let task = new.unwrap().task;
+        let options = task.options.unwrap();
+        assert_eq!(options.deadline.unwrap().seconds, 1_000_000 + 3600);
+        assert_eq!(
+            (options.priority, options.durability()),
+            (5, pb::Durability::Durable)
+        );
+        assert_eq!(
+            (task.agent.as_str(), task.namespace.as_str()),
+            ("prod/x", "prod")
+        );
+        assert_eq!(task.root_task_id, task.id);
+        assert!(!task.correlation_id.is_empty());
+    }
+
+    type Row = (&'static str, Reason, fn(&mut pb::TaskSpec));
+
+    fn selector(spec: &mut pb::TaskSpec) -> &mut pb::Selector {
+        spec.selector.get_or_insert_default()
+    }
+
+    fn holding(content: pb::part::Content) -> Vec<pb::Part> {
+        vec![pb::Part {
+            content: Some(content),
+            ..Default::default()
+        }]
+    }
+
+    const BREACHES: &[Row] = &[
+        ("spec.selector", Reason::InvalidField, |s| {
+            s.selector = None;
+        }),
+        ("spec.selector.skill", Reason::InvalidField, |s| {
+            selector(s).skill.clear();
+        }),
+        ("spec.selector.agent", Reason::InvalidField, |s| {
+            selector(s).agent.push('A');
+        }),
+        ("spec.selector.version", Reason::InvalidField, |s| {
+            selector(s).version.push('x');
+        }),
+        ("spec.selector.tags", Reason::InvalidField, |s| {
+            selector(s).tags.resize(65, "".into());
+        }),
+        ("spec.input[0]", Reason::InvalidField, |s| {
+            s.input.push(pb::Part::default());
+        }),
+        ("spec.input[0].data", Reason::InvalidField, |s| {
+            s.input.push(data(33));
+        }),
+        ("spec.input", Reason::PayloadTooLarge, |s| {
+            s.input = holding(pb::part::Content::Text("x".repeat(INPUT_MAX)));
+        }),
+        ("spec.correlation_id", Reason::InvalidField, |s| {
+            s.correlation_id = "x".repeat(129);
+        }),
+        ("spec.options.timeout", Reason::InvalidField, |s| {
+            options(s).timeout = seconds(700_000);
+        }),
+        ("spec.options.timeout", Reason::InvalidField, |s| {
+            options(s).timeout = seconds(-1);
+        }),
+    ];
+
+    const UNSERVED: &[Row] = &[
+        ("spec.input[0].blob", Reason::Unimplemented, |s| {
+            s.input = holding(pb::part::Content::Blob(pb::BlobRef::default()));
+        }),
+        ("spec.idempotency_key", Reason::Unimplemented, |s| {
+            s.idempotency_key.push('k');
+        }),
+        ("spec.scope", Reason::Unimplemented, |s| {
+            s.scope.push(pb::AgentSkill::default());
+        }),
+        ("spec.options.priority", Reason::Unimplemented, |s| {
+            options(s).priority = 9;
+        }),
+        ("spec.options.callback", Reason::Unimplemented, |s| {
+            options(s).callback = Some(pb::Callback::default());
+        }),
+        ("spec.options.budget", Reason::Unimplemented, |s| {
+            options(s).budget = Some(pb::Usage::default());
+        }),
+        ("spec.options.durability", Reason::Unimplemented, |s| {
+            options(s).set_durability(pb::Durability::Ephemeral);
+        }),
+        ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
+            options(s).set_on_agent_loss(pb::OnAgentLoss::Restart);
+        }),
+    ];
+
+    fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+        Some(prost_types::Duration { seconds, nanos: 0 })
+    }
+
+    #[test]
+    fn what_breaks_a_bound_or_is_not_served_is_named() {
+        for (field, reason, change) in BREACHES.iter().chain(UNSERVED) {
+            let fault = NewTask::check(asked(change), &moment()).unwrap_err();
+            assert_eq!(
+                (fault.field.as_deref(), fault.reason),
+                (Some(*field), *reason)
+            );
+        }
+        let past = |spec: &mut pb::TaskSpec| {
+            options(spec).deadline = Some(prost_types::Timestamp::default())
+        };
+        assert_eq!(
+            NewTask::check(asked(past), &moment()).unwrap_err().reason,
+            Reason::DeadlineExceeded
+        );
+    }
+
+    #[test]
+    fn a_child_inherits_and_gets_no_more_time_than_is_left() {
+        let at = moment();
+        let mut asked = asked(|spec| spec.parent_token = "secret".into());
+        asked.parent = Some(Parent {
+            task: pb::Task {
+                id: "p".into(),
+                origin: "spiffe://attache.local/operator/ops".into(),
+                correlation_id: "c".into(),
+                root_task_id: "r".into(),
+                ..Default::default()
+            },
+            attempt: 2,
+            deadline: at.now + Duration::from_secs(10),
+            chain: vec![],
+        });
+        let mut deep = asked.clone();
+        let new = NewTask::check(asked, &at).unwrap();
+        let task = new.task;
+        let due = SystemTime::try_from(task.options.unwrap().deadline.unwrap()).unwrap();
+        assert_eq!(due, at.wall + Duration::from_secs(10) - HOP_MARGIN);
+        assert_eq!(
+            (task.parent_task_id.as_str(), task.parent_attempt),
+            ("p", 2)
+        );
+        assert_eq!(
+            (task.root_task_id.as_str(), task.correlation_id.as_str()),
+            ("r", "c")
+        );
+        assert_eq!(task.origin, "spiffe://attache.local/operator/ops");
+        assert_eq!((task.chain.len(), task.chain[0].attempt), (1, 2));
+        assert_eq!(new.spec.parent_token, "", "a secret is not stored");
+        deep.parent.as_mut().unwrap().chain = vec![pb::ChainLink::default(); CHAIN_MAX];
+        assert!(NewTask::check(deep, &at).is_err(), "a circle ends");
+    }
+
+    proptest! {
+        #[test]
+        fn nesting_is_allowed_up_to_the_bound(depth in 1..60_usize) {
+            prop_assert_eq!(check_part(&data(depth), "p").is_ok(), depth <= DEPTH_MAX);
+        }
+    }
 }

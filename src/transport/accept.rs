@@ -6,7 +6,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     time::{sleep, timeout_at},
@@ -22,7 +22,7 @@ use crate::runtime::Stop;
 use crate::runtime::clock::wall;
 use crate::transport::limits::{Counted, Limits, Tally};
 use crate::transport::listen::Bound;
-use crate::transport::serve::{Context, serve};
+use crate::transport::serve::{Context, READ_BUFFER, serve};
 use crate::transport::server::Security;
 
 /// Pause after the system ran out of something: descriptors come back as connections end.
@@ -202,8 +202,9 @@ impl Gate {
             Security::MutualTls(credentials) => credentials.server_config(),
             Security::Enrollment(credentials) => credentials.enrollment_config(),
         };
+        let buffered = BufReader::with_capacity(READ_BUFFER, io);
         let shaken = tokio::select! {
-            shaken = self.handshake(TlsAcceptor::from(config), io) => shaken,
+            shaken = self.handshake(TlsAcceptor::from(config), buffered) => shaken,
             () = stop.cancelled() => return,
         };
         let tls = match shaken {

@@ -10,15 +10,15 @@ use std::{
 use http::{Request, Response, Uri, request::Parts, uri::Scheme};
 use hyper::{body::Incoming, client::conn::TrySendError};
 use rustls::ClientConfig;
-use tokio::time::Instant;
 use tonic::{Status, body::Body};
 
 use crate::domain::Fault;
 use crate::domain::Reason;
 use crate::runtime::Nursery;
-use crate::transport::dial::{Wrap, dial};
+use crate::transport::dial::{Owner, Wrap, dial};
 use crate::transport::entry::Link;
 use crate::transport::error::fault_of;
+use crate::transport::lifetime::Sightings;
 use crate::transport::pool::{Inner, Target};
 use crate::transport::replay::{Recording, Replay};
 
@@ -113,14 +113,18 @@ pub async fn dial_enrollment(
     config: Arc<ClientConfig>,
     nursery: &Nursery,
 ) -> Result<(Channel, [u8; 32]), Fault> {
-    let alive = Arc::new(());
-    let dialed = Box::pin(dial(endpoints, &Wrap::Tls(config), nursery, &alive)).await;
+    let owner = Owner {
+        nursery: nursery.clone(),
+        sightings: Sightings::default(),
+        alive: Arc::new(()),
+    };
+    let dialed = Box::pin(dial(endpoints, &Wrap::Tls(config), &owner)).await;
     let dialed = dialed.map_err(|tried| fault_of(&tried))?;
     let exporter = dialed.exporter.ok_or_else(|| {
         let text = "the TLS connection gives no keying material";
         Fault::new(Reason::PeerUnreachable, text)
     })?;
-    let way = Way::Fixed(Link::alone(dialed, Instant::now()));
+    let way = Way::Fixed(Link::new(dialed, true));
     Ok((Channel { way }, exporter))
 }
 

@@ -8,9 +8,10 @@ use std::{io, sync::Arc, time::Duration};
 use http::uri::Authority;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, BufReader},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -21,11 +22,13 @@ use crate::identity::Peer;
 use crate::identity::certificate::peer_of;
 use crate::identity::exporter;
 use crate::runtime::Nursery;
+use crate::runtime::clock::wall;
 use crate::transport::error::DialError;
+use crate::transport::lifetime::Sightings;
 use crate::transport::opening::{FRAME_HEAD, Opening};
 use crate::transport::replay::Replay;
 use crate::transport::serve::{
-    CONNECTION_WINDOW, HEADER_LIST, PING_AFTER, PING_WAIT, STREAM_WINDOW,
+    CONNECTION_WINDOW, HEADER_LIST, PING_AFTER, PING_WAIT, READ_BUFFER, STREAM_WINDOW,
 };
 
 /// For name resolution and TCP's handshake: a peer in reach answers in one round trip.
@@ -47,6 +50,15 @@ pub(super) struct Dialed {
     pub(super) exporter: Option<[u8; 32]>,
 }
 
+/// Where a connection's tasks and traces live.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub(super) nursery: Nursery,
+    pub(super) sightings: Sightings,
+    /// Held by the socket for as long as it is open.
+    pub(super) alive: Arc<()>,
+}
+
 /// How to secure a connection.
 #[derive(Clone, Debug)]
 pub(super) enum Wrap {
@@ -63,12 +75,11 @@ pub(super) enum Wrap {
 pub(super) async fn dial(
     endpoints: &[String],
     wrap: &Wrap,
-    nursery: &Nursery,
-    alive: &Arc<()>,
+    owner: &Owner,
 ) -> Result<Dialed, Vec<DialError>> {
     let mut tried = Vec::new();
     for endpoint in endpoints {
-        match Box::pin(dial_one(endpoint, wrap, nursery, alive)).await {
+        match Box::pin(dial_one(endpoint, wrap, owner)).await {
             Ok(dialed) => return Ok(dialed),
             Err(error) => tried.push(error),
         }
@@ -79,12 +90,7 @@ pub(super) async fn dial(
     Err(tried)
 }
 
-async fn dial_one(
-    endpoint: &str,
-    wrap: &Wrap,
-    nursery: &Nursery,
-    alive: &Arc<()>,
-) -> Result<Dialed, DialError> {
+async fn dial_one(endpoint: &str, wrap: &Wrap, owner: &Owner) -> Result<Dialed, DialError> {
     let failed = |error: io::Error| explain(endpoint, &error);
     if let Some(path) = endpoint.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -92,11 +98,13 @@ async fn dial_one(
         let io = within(CONNECT, connecting).await.map_err(failed)?;
         // Servers refuse a path as authority, see the architecture's page on listeners.
         let authority = Authority::from_static("localhost");
-        return Box::pin(secure(io, authority, wrap, (nursery, alive)))
+        return Box::pin(secure(io, authority, wrap, owner))
             .await
             .map_err(failed);
     }
-    let authority: Authority = endpoint.parse().map_err(|_| DialError::Unreachable {
+    let authority: Option<Authority> = endpoint.parse().ok();
+    let authority = authority.filter(|authority| authority.port_u16().is_some());
+    let authority = authority.ok_or_else(|| DialError::Unreachable {
         endpoint: endpoint.to_owned(),
         why: "this is no endpoint; it should be host:port or unix:/path".into(),
     })?;
@@ -104,22 +112,17 @@ async fn dial_one(
         .await
         .map_err(failed)?;
     io.set_nodelay(true).map_err(failed)?;
-    Box::pin(secure(io, authority, wrap, (nursery, alive)))
+    Box::pin(secure(io, authority, wrap, owner))
         .await
         .map_err(failed)
 }
 
-async fn secure<I>(
-    io: I,
-    authority: Authority,
-    wrap: &Wrap,
-    owners: (&Nursery, &Arc<()>),
-) -> io::Result<Dialed>
+async fn secure<I>(io: I, authority: Authority, wrap: &Wrap, owner: &Owner) -> io::Result<Dialed>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Wrap::Tls(config) = wrap else {
-        let sender = within(HANDSHAKE, speak(io, false, owners)).await?;
+        let sender = within(HANDSHAKE, speak(io, None, owner)).await?;
         return Ok(Dialed {
             sender,
             authority,
@@ -130,14 +133,17 @@ where
     let connector = TlsConnector::from(Arc::clone(config));
     let shaking = async {
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
-        let tls = connector.connect(name, io).await?;
-        let peer = peer_behind(&tls);
+        let tls = connector
+            .connect(name, BufReader::with_capacity(READ_BUFFER, io))
+            .await?;
+        let peer = peer_behind(&tls).ok_or_else(|| io::Error::other("the peer has no name"))?;
+        owner.sightings.saw(&peer, wall());
         let exporter = exporter(tls.get_ref().1);
-        let sender = speak(tls, true, owners).await?;
+        let sender = speak(tls, Some(peer.clone()), owner).await?;
         Ok(Dialed {
             sender,
             authority,
-            peer,
+            peer: Some(peer),
             exporter,
         })
     };
@@ -149,16 +155,16 @@ fn peer_behind<I>(tls: &TlsStream<I>) -> Option<Peer> {
     peer_of(chain.first()?).ok()
 }
 
-async fn speak<I>(
-    io: I,
-    mesh: bool,
-    (nursery, alive): (&Nursery, &Arc<()>),
-) -> io::Result<SendRequest<Replay>>
+async fn speak<I>(io: I, peer: Option<Peer>, owner: &Owner) -> io::Result<SendRequest<Replay>>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(alive)));
-    let mut builder = http2::Builder::new(nursery.clone());
+    let (mut io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(&owner.alive)));
+    let mesh = peer.is_some();
+    if mesh {
+        io.listen_first().await?;
+    }
+    let mut builder = http2::Builder::new(Executor::new(owner, peer));
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -172,7 +178,7 @@ where
     }
     let handshake = builder.handshake(TokioIo::new(io));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
-    nursery.adopt("dispatch", async move {
+    owner.nursery.adopt("dispatch", async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
         }
@@ -181,6 +187,46 @@ where
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::UnexpectedEof.into()))?;
     Ok(sender)
+}
+
+/// Starts a connection's tasks. The first is the connection itself: it ends with the peer's
+/// certificate, and its streams with it.
+#[derive(Clone, Debug)]
+struct Executor {
+    nursery: Nursery,
+    sightings: Sightings,
+    first: Arc<Mutex<Option<Peer>>>,
+}
+
+impl Executor {
+    fn new(owner: &Owner, peer: Option<Peer>) -> Self {
+        Self {
+            nursery: owner.nursery.clone(),
+            sightings: owner.sightings.clone(),
+            first: Arc::new(Mutex::new(peer)),
+        }
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let Some(peer) = self.first.lock().take() else {
+            return self.nursery.execute(task);
+        };
+        let sightings = self.sightings.clone();
+        self.nursery.adopt("connection", async move {
+            tokio::select! {
+                _ = task => {}
+                () = sightings.end_of(&peer) => {
+                    tracing::info!(peer = %peer.id, "connection cut: the peer's certificate has ended");
+                }
+            }
+        });
+    }
 }
 
 async fn within<T>(limit: Duration, wait: impl Future<Output = io::Result<T>>) -> io::Result<T> {

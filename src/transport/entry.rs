@@ -23,7 +23,7 @@ use crate::domain::Fault;
 use crate::domain::Reason;
 use crate::runtime::Backoff;
 use crate::runtime::clock::wall;
-use crate::transport::dial::{Dialed, Wrap, dial};
+use crate::transport::dial::{Dialed, Owner, Wrap, dial};
 use crate::transport::error::{DialError, fault_of};
 use crate::transport::lifetime::around;
 use crate::transport::pool::{Inner, Target};
@@ -57,7 +57,13 @@ pub(super) struct Link {
     pub(super) authority: Authority,
     pub(super) secure: bool,
     spent: Arc<AtomicBool>,
+}
+
+/// When and with what a connection was made.
+#[derive(Clone, Copy, Debug)]
+struct Made {
     retire: Instant,
+    secure: bool,
     credentials: u64,
 }
 
@@ -66,6 +72,7 @@ type Outcome = Option<Result<(), Fault>>;
 #[derive(Debug)]
 struct State {
     link: Option<Link>,
+    made: Option<Made>,
     dialing: Option<watch::Receiver<Outcome>>,
     backoff: Backoff,
     failed: Option<(Instant, Fault)>,
@@ -87,19 +94,13 @@ impl Link {
         self.spent.store(true, Ordering::Relaxed);
     }
 
-    /// A connection that belongs to no pool.
-    pub(super) fn alone(dialed: Dialed, now: Instant) -> Self {
-        Self::new(dialed, true, now + AGE, 0)
-    }
-
-    fn new(dialed: Dialed, secure: bool, retire: Instant, credentials: u64) -> Self {
+    /// A connection that was just made.
+    pub(super) fn new(dialed: Dialed, secure: bool) -> Self {
         Self {
             sender: dialed.sender,
             authority: dialed.authority,
             secure,
             spent: Arc::default(),
-            retire,
-            credentials,
         }
     }
 }
@@ -110,6 +111,7 @@ impl Entry {
             target,
             state: Mutex::new(State {
                 link: None,
+                made: None,
                 dialing: None,
                 backoff: REDIAL,
                 failed: None,
@@ -149,20 +151,21 @@ impl Entry {
         if state.link.as_ref().is_some_and(|link| !link.usable()) {
             state.link = None;
         }
-        let idle = now >= state.last_used + IDLE;
-        let outdated = match &state.link {
-            Some(link) => link.outdated(pool, now),
-            // Calls still run on connections that drain: their peer must see our new certificate.
-            None => !state.alive.is_empty() && pool.credentials.is_some(),
-        };
-        if idle && !outdated {
-            state.link = None;
+        let outdated = state.outdated(pool, now);
+        let verdict = care(Condition {
+            linked: state.link.is_some(),
+            draining: !state.alive.is_empty(),
+            idle: now >= state.last_used + IDLE,
+            outdated,
+        });
+        match verdict {
+            Care::Keep => false,
+            Care::Close => {
+                state.link = None;
+                false
+            }
+            Care::Replace => self.redial(&mut state, pool, now),
         }
-        let wanted = outdated && (!idle || state.alive.len() > 1 || state.link.is_none());
-        if idle && outdated && !wanted {
-            state.link = None;
-        }
-        wanted && self.redial(&mut state, pool, now)
     }
 
     /// Whether nothing is left to look after.
@@ -178,7 +181,7 @@ impl Entry {
         let mut state = self.state.lock();
         state.last_used = now;
         if let Some(link) = state.link.clone().filter(Link::usable) {
-            if link.outdated(pool, now) {
+            if state.outdated(pool, now) {
                 self.redial(&mut state, pool, now);
             }
             return Ok(Found::Link(link));
@@ -221,31 +224,43 @@ impl Entry {
         true
     }
 
-    async fn dial(&self, pool: &Arc<Inner>, wrap: Wrap) -> Result<Link, Vec<DialError>> {
+    async fn dial(&self, pool: &Arc<Inner>, wrap: Wrap) -> Result<(Link, Made), Vec<DialError>> {
         let credentials = pool.credentials_now();
         let alive = Arc::new(());
         let watched = Arc::downgrade(&alive);
-        let dialed = dial(&self.target.endpoints, &wrap, &pool.nursery, &alive);
-        let dialed = Box::pin(dialed).await?;
+        let owner = Owner {
+            nursery: pool.nursery.clone(),
+            sightings: pool.sightings.clone(),
+            alive,
+        };
+        let dialed = Box::pin(dial(&self.target.endpoints, &wrap, &owner)).await?;
         self.state.lock().alive.push(watched);
         let now = Instant::now();
         let mut life = around(AGE, rand::random());
         if let Some(peer) = &dialed.peer {
-            let seen = wall();
-            pool.sightings.saw(peer, seen);
-            let left = peer.not_after.duration_since(seen).unwrap_or_default();
+            let left = peer.not_after.duration_since(wall()).unwrap_or_default();
             // A life shorter than two margins (tests, a clock that is off) is used to its half.
             life = life.min(left.saturating_sub(EXPIRY).max(left / 2));
         }
         let secure = self.target.expect.is_some();
-        Ok(Link::new(dialed, secure, now + life, credentials))
+        let made = Made {
+            retire: now + life,
+            secure,
+            credentials,
+        };
+        Ok((Link::new(dialed, secure), made))
     }
 
-    fn finish(&self, outcome: Result<Link, Vec<DialError>>, now: Instant) -> Result<(), Fault> {
+    fn finish(
+        &self,
+        outcome: Result<(Link, Made), Vec<DialError>>,
+        now: Instant,
+    ) -> Result<(), Fault> {
         let mut state = self.state.lock();
         state.dialing = None;
         match outcome {
-            Ok(link) => {
+            Ok((link, made)) => {
+                state.made = Some(made);
                 state.failed = None;
                 state.linked = Some(now);
                 // The old one drains: without a sender it closes after its last call.
@@ -266,9 +281,56 @@ impl Entry {
     }
 }
 
-impl Link {
+impl State {
+    /// Whether the last connection made is too old, or showed a certificate that we replaced.
     fn outdated(&self, pool: &Inner, now: Instant) -> bool {
-        now >= self.retire || (self.secure && self.credentials != pool.credentials_now())
+        self.made.is_some_and(|made| {
+            now >= made.retire || (made.secure && made.credentials != pool.credentials_now())
+        })
+    }
+}
+
+/// How a target's connections stand.
+#[derive(Clone, Copy, Debug)]
+struct Condition {
+    /// New calls have a connection.
+    linked: bool,
+    /// Sockets are open; without a link, because calls still run on them.
+    draining: bool,
+    /// No call came for long.
+    idle: bool,
+    /// The last connection made is to be replaced.
+    outdated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    Keep,
+    Close,
+    Replace,
+}
+
+/// Closing lets running calls finish. While they do, a replaced certificate, ours or the peer's,
+/// has to be shown on a new connection, or theirs is closed when the old one ends.
+fn care(condition: Condition) -> Care {
+    match condition {
+        Condition {
+            linked: true,
+            idle: true,
+            ..
+        } => Care::Close,
+        Condition {
+            linked: true,
+            outdated: true,
+            ..
+        }
+        | Condition {
+            linked: false,
+            draining: true,
+            outdated: true,
+            ..
+        } => Care::Replace,
+        Condition { .. } => Care::Keep,
     }
 }
 
@@ -282,5 +344,35 @@ fn wrap(target: &Target, pool: &Inner) -> Option<Wrap> {
         (None, _) => Some(Wrap::Plain),
         (Some(_), None) => None,
         (Some(expect), Some(own)) => Some(Wrap::Tls(own.client_config(expect.clone()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_kept_closed_and_replaced() {
+        let table = [
+            // linked, draining, idle, outdated
+            ([true, true, false, false], Care::Keep),
+            ([true, true, false, true], Care::Replace),
+            ([true, true, true, false], Care::Close),
+            ([true, true, true, true], Care::Close),
+            ([false, true, true, false], Care::Keep),
+            ([false, true, true, true], Care::Replace),
+            ([false, true, false, true], Care::Replace),
+            ([false, false, true, true], Care::Keep),
+            ([false, false, false, false], Care::Keep),
+        ];
+        for ([linked, draining, idle, outdated], expected) in table {
+            let condition = Condition {
+                linked,
+                draining,
+                idle,
+                outdated,
+            };
+            assert_eq!(care(condition), expected, "{condition:?}");
+        }
     }
 }

@@ -10,8 +10,9 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     sync::oneshot,
 };
 
@@ -29,6 +30,8 @@ pub(super) type Opened = oneshot::Receiver<io::Result<()>>;
 pub(super) struct Opening<I> {
     io: I,
     wait: Option<Wait>,
+    /// Read ahead, not yet handed on.
+    ahead: Bytes,
     _alive: Option<Arc<()>>,
 }
 
@@ -51,9 +54,24 @@ impl<I> Opening<I> {
         let opening = Self {
             io,
             wait: Some(wait),
+            ahead: Bytes::new(),
             _alive: alive,
         };
         (opening, told)
+    }
+
+    /// Reads the first words before anything is written.
+    ///
+    /// A server that refuses our certificate closes at once: had we written by then, its reset
+    /// could overtake the alert that says why.
+    pub(super) async fn listen_first(&mut self) -> io::Result<()>
+    where
+        I: AsyncRead + Unpin,
+    {
+        let mut first = [0; FRAME_HEAD];
+        self.io.read_exact(&mut first).await?;
+        self.ahead = Bytes::copy_from_slice(&first);
+        Ok(())
     }
 
     fn note(&mut self, read: &io::Result<()>, new: &[u8]) {
@@ -106,7 +124,13 @@ impl<I: AsyncRead + Unpin> AsyncRead for Opening<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let polled = if self.ahead.is_empty() {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        } else {
+            let fits = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(fits));
+            Poll::Ready(Ok(()))
+        };
         if self.wait.is_some()
             && let Poll::Ready(read) = &polled
         {
@@ -148,8 +172,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Opening<I> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
-
     use super::*;
 
     async fn heard(parts: &'static [&'static [u8]], need: usize) -> io::Result<()> {

@@ -22,7 +22,7 @@ use crate::runtime::Nursery;
 use crate::runtime::Stop;
 use crate::transport::lifetime::{Sightings, around};
 use crate::transport::limits::Limits;
-use crate::transport::opening::{Opening, PREFACE};
+use crate::transport::opening::{Opened, Opening, PREFACE};
 use crate::wire::status;
 
 /// Window of one stream. 64 KiB cost half as much CPU again for payloads of 16 KiB.
@@ -31,6 +31,8 @@ pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 pub(super) const CONNECTION_WINDOW: u32 = 4 << 20;
 /// All headers of a request or response together.
 pub(super) const HEADER_LIST: u32 = 16 * 1024;
+/// Read buffer under TLS, which by itself asks the system for 4 KiB at a time.
+pub(super) const READ_BUFFER: usize = 64 * 1024;
 /// Streams reset before we looked at them (rapid reset, CVE-2023-44487).
 const PENDING_RESETS: usize = 20;
 /// Streams that we had to reset (MadeYouReset, CVE-2025-8671).
@@ -112,11 +114,7 @@ fn builder(caller: &Caller, context: &Context) -> http2::Builder<Nursery> {
 }
 
 /// Waits for a reason to cut the connection with all its streams.
-async fn cut(
-    caller: &Caller,
-    context: &Context,
-    opened: crate::transport::opening::Opened,
-) -> &'static str {
+async fn cut(caller: &Caller, context: &Context, opened: Opened) -> &'static str {
     if timeout(context.limits.handshake_time, opened)
         .await
         .is_err()

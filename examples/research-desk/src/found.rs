@@ -1,6 +1,6 @@
 //! What goes over the wire between the two agents, as JSON: the contract of `search.passages`.
 //!
-//! The schemas of both stand in `mesh.toml`; the mesh checks them before an agent sees a task.
+//! The schemas of both stand in `mesh.toml`, where the mesh publishes them with the skill.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,8 @@
 //! What counts as a word, for the index and for choosing sentences alike: lower case, without
 //! stop words and question words, reduced to its stem.
 
+use std::sync::LazyLock;
+
 use tantivy::tokenizer::{
     Language, LowerCaser, RemoveLongFilter, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer,
 };
@@ -16,19 +18,13 @@ const QUESTION_WORDS: &[&str] = &[
     "you", "your",
 ];
 
+/// Made once: its lists of words are longer than most texts that it splits.
+static ANALYZER: LazyLock<TextAnalyzer> = LazyLock::new(made);
+
 /// Splits text into terms.
 #[must_use]
 pub fn analyzer() -> TextAnalyzer {
-    let stop_words = StopWordFilter::new(Language::English)
-        .expect("the library is built with its `stopwords` feature");
-    let question_words = StopWordFilter::remove(QUESTION_WORDS.iter().map(ToString::to_string));
-    TextAnalyzer::builder(SimpleTokenizer::default())
-        .filter(RemoveLongFilter::limit(LONGEST_WORD))
-        .filter(LowerCaser)
-        .filter(stop_words)
-        .filter(question_words)
-        .filter(Stemmer::new(Language::English))
-        .build()
+    ANALYZER.clone()
 }
 
 /// The terms of `text` in their order, each time they occur.
@@ -41,6 +37,19 @@ pub fn terms(text: &str) -> Vec<String> {
         terms.push(token.text.clone());
     }
     terms
+}
+
+fn made() -> TextAnalyzer {
+    let stop_words = StopWordFilter::new(Language::English)
+        .expect("the library is built with its `stopwords` feature");
+    let question_words = StopWordFilter::remove(QUESTION_WORDS.iter().map(ToString::to_string));
+    TextAnalyzer::builder(SimpleTokenizer::default())
+        .filter(RemoveLongFilter::limit(LONGEST_WORD))
+        .filter(LowerCaser)
+        .filter(stop_words)
+        .filter(question_words)
+        .filter(Stemmer::new(Language::English))
+        .build()
 }
 
 #[cfg(test)]

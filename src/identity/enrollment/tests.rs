@@ -404,3 +404,31 @@ async fn a_certificate_from_the_future_may_rejoin() {
     let outcome = join::rejoin(channel(behind, EXPORTER), &EXPORTER, &present, &draft);
     outcome.await.unwrap();
 }
+
+#[tokio::test]
+async fn only_this_ca_and_this_member_vouch_for_a_known_key() {
+    let (mesh, other) = (Mesh::new(), Mesh::new());
+    let token = mesh.token(BILLING, None).await;
+    let held = Draft::new().unwrap();
+    let present = join::enroll(channel(service(&mesh), EXPORTER), &token, &held, [1; 16]);
+    let instance = present.await.unwrap().peer().instance.clone().unwrap();
+    let key = held.public_key().unwrap();
+    let draft = Draft::new().unwrap();
+    for (signer, path, fits) in [
+        (&other, BILLING, false),
+        (&mesh, "ns/default/agent/research", false),
+        (&mesh, BILLING, true),
+    ] {
+        let ca = &signer.authority;
+        let chain = ca.issue(&key, &signer.id(path), Some(&instance), LEAF_LIFE);
+        let shown = held.certified(chain.unwrap(), ca.bundle(), 1).unwrap();
+        let outcome = join::rejoin(channel(service(&mesh), EXPORTER), &EXPORTER, &shown, &draft);
+        match outcome.await {
+            Ok(_) => assert!(fits, "{path}"),
+            refused => {
+                assert!(!fits, "{path}");
+                assert_rejoin_refused(refused);
+            }
+        }
+    }
+}

@@ -157,3 +157,101 @@ pub(super) fn difference(
     changes.extend(snapshot.into_values().map(Change::Put));
     changes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fixture::entry;
+
+    fn word(number: u64, change: Word) -> pb::WatchResponse {
+        pb::WatchResponse {
+            revision: number,
+            generation: "g".into(),
+            change: Some(change),
+        }
+    }
+
+    fn card(id: &str) -> Word {
+        Word::Card((*entry(id, "default/x", &["s"]).card).clone())
+    }
+
+    fn instance(id: &str) -> Word {
+        Word::Instance(entry(id, "default/x", &["s"]).published())
+    }
+
+    fn begin() -> Word {
+        Word::SnapshotBegin(pb::SnapshotBegin::default())
+    }
+
+    fn end() -> Word {
+        Word::SnapshotEnd(pb::SnapshotEnd {})
+    }
+
+    fn gone(id: &str) -> Word {
+        Word::Gone(pb::InstanceGone { id: id.into() })
+    }
+
+    /// A watch that has taken these.
+    fn after(words: Vec<pb::WatchResponse>) -> Follow {
+        let mut follow = Follow::new(Revision::default(), &Catalog::default());
+        for word in words {
+            follow.take(word).unwrap();
+        }
+        follow
+    }
+
+    #[test]
+    fn half_of_anything_is_not_reached() {
+        let snapshot = || vec![word(5, begin()), word(5, card("a")), word(5, instance("a"))];
+        let half = after(snapshot());
+        assert_eq!((half.revision().number, half.is_complete()), (0, false));
+        let mut whole = after(snapshot());
+        let Ok(Step::Snapshot(all)) = whole.take(word(5, end())) else {
+            panic!("no snapshot");
+        };
+        assert_eq!(all.len(), 1);
+        assert_eq!((whole.revision().number, whole.is_complete()), (5, true));
+        // A break between a card and its instance must bring both again.
+        whole.take(word(6, card("b"))).unwrap();
+        assert_eq!(whole.revision().number, 5);
+        assert!(matches!(
+            whole.take(word(6, instance("b"))),
+            Ok(Step::Put(_))
+        ));
+        assert_eq!(whole.revision().number, 6);
+        assert!(matches!(whole.take(word(7, gone("b"))), Ok(Step::Gone(_))));
+    }
+
+    #[test]
+    fn what_left_during_a_snapshot_is_not_in_it() {
+        let mut follow = after(vec![
+            word(5, begin()),
+            word(5, card("a")),
+            word(5, instance("a")),
+            word(5, gone("a")),
+        ]);
+        assert!(matches!(follow.take(word(5, end())), Ok(Step::Snapshot(all)) if all.is_empty()));
+    }
+
+    #[test]
+    fn a_watch_against_its_contract_is_broken() {
+        let ready = || after(vec![word(5, begin()), word(5, end())]);
+        let foreign = pb::WatchResponse {
+            generation: "other".into(),
+            ..word(6, gone("a"))
+        };
+        let empty = pb::WatchResponse {
+            change: None,
+            ..foreign.clone()
+        };
+        for wrong in [
+            foreign,
+            empty,
+            word(4, gone("a")),
+            word(6, instance("a")),
+            word(6, end()),
+        ] {
+            assert!(ready().take(wrong.clone()).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -347,6 +347,60 @@ mod tests {
         assert!(store.live().read(|all| all.is_empty()));
     }
 
+    #[tokio::test]
+    async fn a_beat_that_comes_in_before_the_commit_keeps_the_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let store = RedbStore::open(&dir.path().join("registry.redb"), start).unwrap();
+        let a = "a".parse().unwrap();
+        let entry = entry("a", "default/x", &["s"]);
+        let lease = store.grant(entry, start).await.unwrap().lease;
+        let mut now = start;
+        while now < start + std::time::Duration::from_secs(19) {
+            now += std::time::Duration::from_secs(1);
+            assert!(store.expire(now).await.unwrap().is_empty());
+        }
+        now += std::time::Duration::from_secs(1);
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let wait = move |_: &WriteTransaction| {
+            released.recv().map_err(failed)?;
+            Ok(())
+        };
+        let beating = async {
+            let serving = beat(pb::Health::Serving);
+            store.renew(&lease, &a, serving, now).await.unwrap();
+            release.send(()).unwrap();
+        };
+        let (_, gone, ()) = tokio::join!(
+            store.writer.write(wait, |()| ()),
+            store.expire(now),
+            beating
+        );
+        assert!(gone.unwrap().is_empty());
+        assert!(store.live().read(|all| all.entry(&a).is_some()));
+    }
+
+    #[tokio::test]
+    async fn what_fails_changes_nothing_and_the_next_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = Instant::now();
+        let store = RedbStore::open(&dir.path().join("registry.redb"), start).unwrap();
+        let work = |tx: &WriteTransaction| -> Result<(), StoreError> {
+            put_row(tx, &LeaseId::from_text("l"), &entry("a", "default/x", &[]))?;
+            Err(failed("the disk is full"))
+        };
+        let outcome = store.writer.write(work, |()| ()).await;
+        assert_eq!(outcome, Err(failed("the disk is full")));
+        store
+            .grant(entry("b", "default/x", &[]), start)
+            .await
+            .unwrap();
+        let tx = store.database.begin_read().unwrap();
+        let entries = tx.open_table(ENTRIES).unwrap();
+        assert!(entries.get("a").unwrap().is_none());
+        assert!(entries.get("b").unwrap().is_some());
+    }
+
     #[cfg(unix)]
     #[test]
     fn only_its_owner_reads_the_file_and_one_process_at_a_time() {

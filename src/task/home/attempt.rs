@@ -7,22 +7,13 @@ use uuid::Uuid;
 
 use crate::domain::Reason;
 use crate::pb;
-use crate::pb::journal::{Checkpoint, Dispatched, NotStarted, record::Kind as Recorded};
+use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
-use crate::task::doors::{Candidate, Want};
 use crate::task::spec::Moment;
 
 use super::kept::{UNCONFIRMED, ended};
-use super::lanes::Lanes;
 use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, LOST_AFTER, Tasks, World};
 use super::update::Taken;
-
-/// Most lanes looked at in one go; the rest is looked at in the next.
-const PUMP_LANES: usize = 64;
-/// Most tasks of a lane that are given out, or passed over, in one go.
-const PUMP_TASKS: usize = 128;
-/// Pause before the rest is looked at, so that other work of the shard gets in between.
-const PUMP_AGAIN: Duration = Duration::from_millis(10);
 
 /// What a carrier reports about the attempt it carries.
 #[derive(Debug)]
@@ -46,90 +37,7 @@ pub(super) enum Heard {
     Broken(Instant),
 }
 
-/// What became of a try to give a task out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Given {
-    Sent,
-    /// Who fits has no room.
-    Busy,
-    /// Nobody fits.
-    Nobody,
-}
-
 impl Tasks {
-    /// Gives a task out, or lets it wait for its turn.
-    pub(super) fn place(&mut self, task: Uuid, first: bool, world: World<'_>) {
-        if !self.lanes.is_empty() {
-            // Whoever waits for the same goes first; the next tick looks at the lanes.
-            self.wait(task);
-            let fail_fast = first && self.entry_options(task).fail_fast;
-            if !fail_fast || self.give(task, world) != Given::Nobody {
-                self.pump_at = Some(world.at.now);
-                return;
-            }
-            return self.end_no_route(task, world.at);
-        }
-        match self.give(task, world) {
-            Given::Sent => {}
-            Given::Nobody if first && self.entry_options(task).fail_fast => {
-                self.end_no_route(task, world.at);
-            }
-            Given::Busy | Given::Nobody => {
-                self.wait(task);
-                self.pump_at = self.gates.opens(world.at.now);
-            }
-        }
-    }
-
-    /// Puts a task into its lane.
-    pub(super) fn wait(&mut self, task: Uuid) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        let selector = entry.kept.spec.selector.as_ref();
-        let lane = Lanes::name(&entry.kept.task.namespace, selector.unwrap_or(&EMPTY));
-        entry.lane = Some(lane.clone());
-        self.lanes.insert(lane, task);
-    }
-
-    /// Looks whether somebody has room for those who wait.
-    pub(super) fn pump(&mut self, world: World<'_>) {
-        let now = world.at.now;
-        self.pump_at = None;
-        let lanes = self.lanes.round(self.pumped.as_ref(), PUMP_LANES);
-        let mut more = lanes.len() == PUMP_LANES;
-        for lane in &lanes {
-            let mut passed = None;
-            for turn in 0..=PUMP_TASKS {
-                let Some(task) = self.lanes.first(lane, passed) else {
-                    break;
-                };
-                if turn == PUMP_TASKS {
-                    more = true;
-                    break;
-                }
-                let tried = self
-                    .tasks
-                    .get(&task)
-                    .is_some_and(|entry| !entry.kept.tried.is_empty());
-                match self.give(task, world) {
-                    Given::Sent => self.settle(task),
-                    // It may be its own past that nobody fits.
-                    Given::Busy | Given::Nobody if tried => passed = Some(task),
-                    Given::Busy | Given::Nobody => break,
-                }
-            }
-        }
-        self.pumped = lanes.last().cloned();
-        if !self.lanes.is_empty() {
-            self.pump_at = if more {
-                Some(now + PUMP_AGAIN)
-            } else {
-                self.gates.opens(now)
-            };
-        }
-    }
-
     /// What the carrier of `attempt` heard.
     pub(super) fn heard(&mut self, task: Uuid, attempt: u32, heard: Heard, world: World<'_>) {
         let current = self.tasks.get_mut(&task).filter(|entry| {
@@ -150,7 +58,12 @@ impl Tasks {
         };
         entry.lost_at = match &heard {
             Heard::Broken(since) => entry.lost_at.or(Some(*since + LOST_AFTER)),
-            _ => None,
+            Heard::Alive
+            | Heard::Accepted
+            | Heard::Refused { .. }
+            | Heard::NotSent
+            | Heard::Update(_)
+            | Heard::Unknown => None,
         };
         match heard {
             Heard::Alive | Heard::Broken(_) => {}
@@ -263,80 +176,6 @@ impl Tasks {
         });
     }
 
-    fn entry_options(&self, task: Uuid) -> pb::TaskOptions {
-        let entry = self.tasks.get(&task);
-        entry
-            .and_then(|entry| entry.kept.task.options.clone())
-            .unwrap_or_default()
-    }
-
-    fn end_no_route(&mut self, task: Uuid, at: Moment) {
-        let text = "no live agent offers what was asked for, and fail_fast was set";
-        self.end_failed(task, Reason::NoRoute, text, at);
-    }
-
-    /// Sends the task to whoever fits best and has room.
-    fn give(&mut self, task: Uuid, world: World<'_>) -> Given {
-        let Some(entry) = self.tasks.get(&task) else {
-            return Given::Nobody;
-        };
-        let want = Want {
-            namespace: match entry.kept.task.namespace.parse() {
-                Ok(namespace) => namespace,
-                Err(_) => return Given::Nobody,
-            },
-            selector: entry.kept.spec.selector.clone().unwrap_or_default(),
-            exclude: entry.kept.tried.clone(),
-        };
-        let fitting = world.route.candidates(&want);
-        if fitting.is_empty() {
-            return Given::Nobody;
-        }
-        let now = world.at.now;
-        let open = |candidate: &Candidate| {
-            !want.exclude.contains(&candidate.instance)
-                && self.gates.allows(&candidate.instance, now)
-        };
-        let Some(chosen) = fitting.into_iter().find(open) else {
-            return Given::Busy;
-        };
-        self.send(task, chosen, world.at);
-        Given::Sent
-    }
-
-    fn send(&mut self, task: Uuid, to: Candidate, at: Moment) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
-        }
-        entry.lost_at = Some(at.now + LOST_AFTER);
-        let dispatched = Dispatched {
-            attempt: entry.kept.task.attempt + 1,
-            instance: to.instance.to_string(),
-            agent: to.agent.to_string(),
-            at: Some(at.wall.into()),
-            idempotent: to.idempotent,
-        };
-        let task_id = entry.kept.task.id.clone();
-        self.gates.sent(&to.instance);
-        self.log(task_id.clone(), Recorded::Dispatched(dispatched), 0);
-        self.follow(task);
-        let Some(entry) = self.tasks.get(&task) else {
-            return;
-        };
-        let start = Box::new(entry.kept.start(&self.own));
-        let to = Carrying {
-            task,
-            task_id,
-            attempt: entry.kept.task.attempt,
-            instance: to.instance,
-            deadline: entry.deadline,
-        };
-        self.effects.push(Effect::Start { to, start });
-    }
-
     fn accepted(&mut self, task: Uuid, at: Moment) {
         let Some(entry) = self.tasks.get(&task) else {
             return;
@@ -444,9 +283,12 @@ impl Tasks {
                 self.follow(task);
             }
             Taken::Transient(_) => {
-                // A transient is not numbered: taken as seen, so that the numbers go on.
-                let usage = Kind::Usage(pb::Usage::default());
-                self.emit(task, usage, pb::TaskState::Working, number, world.at);
+                let text = "the executor numbered a transient";
+                return self.end_failed(task, Reason::ProtocolViolation, text, world.at);
+            }
+            // Tells the executor to stop: the handler may still work.
+            Taken::Breach(text) => {
+                return self.end_failed(task, Reason::AgentError, &text, world.at);
             }
         }
         self.effects.push(Effect::Ack {
@@ -464,7 +306,6 @@ impl Tasks {
         at: Moment,
     ) {
         if ended(state) {
-            // The last word needs no abort, unless it is our verdict on a breach.
             let instance = self
                 .tasks
                 .get(&task)
@@ -503,5 +344,3 @@ const PERMANENT: &[Reason] = &[
     Reason::ProtocolViolation,
     Reason::DeadlineExceeded,
 ];
-
-static EMPTY: std::sync::LazyLock<pb::Selector> = std::sync::LazyLock::new(pb::Selector::default);

@@ -20,7 +20,7 @@ use crate::wire::status::{reason_of, retry_after};
 
 use super::attempt::Heard;
 use super::machine::Carrying;
-use super::shard::Request;
+use super::request::Request;
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
@@ -244,6 +244,8 @@ const REFUSED: &[Reason] = &[
     Reason::Unauthenticated,
     Reason::InvalidField,
     Reason::PayloadTooLarge,
+    Reason::ProtocolViolation,
+    Reason::NotOwnAgent,
     Reason::Unimplemented,
     Reason::SlotsFull,
     Reason::QueueFull,

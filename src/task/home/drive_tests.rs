@@ -17,7 +17,9 @@ use crate::runtime::Nursery;
 use crate::task::doors::{Connect, Parent, Parents, Route, Steps, Updates};
 use crate::task::journal::{Journal, JournalConfig};
 
-use super::handle::{Home, HomeConfig, Replay, Submission};
+use super::config::{HomeConfig, Submission};
+use super::handle::Home;
+use super::replay::Replay;
 use super::tests::{FakeRoute, own, spec, text};
 use super::view::ListQuery;
 use super::watch::TaskUpdates;
@@ -190,17 +192,19 @@ async fn shown(updates: &mut TaskUpdates) -> Shown {
 }
 
 async fn event(updates: &mut TaskUpdates) -> pb::TaskEvent {
-    match shown(updates).await {
-        Shown::Event(event) => event,
-        other => panic!("not an event: {other:?}"),
-    }
+    let update = shown(updates).await;
+    let Shown::Event(event) = update else {
+        panic!("not an event: {update:?}")
+    };
+    event
 }
 
 async fn snapshot(updates: &mut TaskUpdates) -> pb::Task {
-    match shown(updates).await {
-        Shown::Task(task) => task,
-        other => panic!("not the task: {other:?}"),
-    }
+    let update = shown(updates).await;
+    let Shown::Task(task) = update else {
+        panic!("not the task: {update:?}")
+    };
+    task
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +234,7 @@ async fn a_run_shows_the_task_its_events_and_ends() {
         match update.unwrap().update.unwrap() {
             Shown::Event(event) => seqs.push((event.seq, event.state())),
             Shown::Transient(_) => transients += 1,
-            other => panic!("{other:?}"),
+            Shown::Task(_) | Shown::Keepalive(_) => panic!("neither came"),
         }
     }
     let (working, completed) = (pb::TaskState::Working, pb::TaskState::Completed);

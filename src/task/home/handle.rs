@@ -3,95 +3,27 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
-use prost::Message;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use uuid::Uuid;
 
-use crate::domain::{Fault, InstanceId, Label, Reason, SpiffeId, TaskId};
+use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::{DataThreads, Nursery, Stop};
 use crate::task::doors::{Connect, Parents, Route};
-use crate::task::journal::{Journal, Lsn};
+use crate::task::journal::Journal;
 use crate::task::spec::{Asked, NewTask};
 
+use super::config::{HomeConfig, Submission};
 use super::kept::RecordError;
-use super::machine::{Limits, Tasks};
-use super::reads::Page;
+use super::reads::merge;
 use super::released::Released;
-use super::shard::{INBOX, Request, Shard, moment};
+use super::replay::{Replay, shard_of};
+use super::request::Request;
+use super::shard::{INBOX, Shard, moment};
 use super::storage_failed;
-use super::view::{ANSWER_MAX, ListQuery};
+use super::view::ListQuery;
 use super::watch::{TaskUpdates, Watcher};
-
-/// Tasks of a home that have not ended. What every task costs is in `LIVE_BYTES`.
-const LIVE: usize = 100_000;
-/// Memory of a home's tasks that have not ended.
-const LIVE_BYTES: usize = 1 << 30;
-/// Finished tasks that a home can be asked for.
-const ENDED: usize = 100_000;
-/// Memory of a home's finished tasks.
-const ENDED_BYTES: usize = 256 << 20;
-
-/// Who a home is.
-#[derive(Clone, Debug)]
-pub struct HomeConfig {
-    /// The sidecar's instance: the first part of its tasks' ids.
-    pub instance: InstanceId,
-    /// The sidecar's member: who calls on its local listener.
-    pub own: SpiffeId,
-}
-
-/// What somebody wants done.
-#[derive(Clone, Debug)]
-pub struct Submission {
-    /// As it came.
-    pub spec: pb::TaskSpec,
-    /// Who asks, by certificate or as the own agent. Authorized already.
-    pub caller: SpiffeId,
-}
-
-/// Collects what a journal holds, before the home starts.
-#[derive(Debug)]
-pub struct Replay {
-    shards: Vec<Tasks>,
-    wrong: Option<RecordError>,
-}
-
-impl Replay {
-    /// For a home of `instance` on so many threads; at least one.
-    pub fn new(instance: &InstanceId, threads: usize) -> Self {
-        let threads = threads.max(1);
-        let limits = Limits {
-            live: LIVE / threads,
-            live_bytes: LIVE_BYTES / threads,
-            ended: ENDED / threads,
-            ended_bytes: ENDED_BYTES / threads,
-        };
-        let shard = || Tasks::new(instance.clone(), limits, Instant::now());
-        Self {
-            shards: (0..threads).map(|_| shard()).collect(),
-            wrong: None,
-        }
-    }
-
-    /// Takes the next record in: what [`Journal::open`] gives.
-    pub fn record(&mut self, lsn: Lsn, record: &pb::journal::Record) {
-        let replayed = match record.task_id.parse::<TaskId>() {
-            Ok(id) => {
-                let shard = shard_of(id.uuid, self.shards.len());
-                self.shards[shard].replay(id.uuid, lsn, record)
-            }
-            Err(_) => Err(RecordError::Name(record.task_id.clone())),
-        };
-        if let Err(wrong) = replayed {
-            self.wrong.get_or_insert(wrong);
-        }
-    }
-}
 
 /// A sidecar's tasks. Clones are the same home.
 #[derive(Clone)]
@@ -136,7 +68,7 @@ impl Home {
         )
     }
 
-    /// The same on nurseries of the caller's choice, one per shard of `replay`.
+    /// The same on nurseries of the caller's choice, at least one; best one per shard of `replay`.
     ///
     /// # Errors
     /// See [`Home::start`].
@@ -154,7 +86,12 @@ impl Home {
         let released = Arc::new(Released::new(replay.shards.len()));
         let failed = Stop::new();
         let mut inboxes = Vec::new();
-        for (place, (tasks, nursery)) in replay.shards.into_iter().zip(&nurseries).enumerate() {
+        for (place, (tasks, nursery)) in replay
+            .shards
+            .into_iter()
+            .zip(nurseries.iter().cycle())
+            .enumerate()
+        {
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
             let shard = Shard {
@@ -166,6 +103,7 @@ impl Home {
                 place,
                 route: route.clone(),
                 connect: connect.clone(),
+                parents: parents.clone(),
                 nursery: nursery.clone(),
                 failed: failed.clone(),
             };
@@ -399,7 +337,7 @@ impl Home {
             .caller
             .member
             .namespace()
-            .or(config.own.member.namespace());
+            .or_else(|| config.own.member.namespace());
         let asked = Asked {
             id: TaskId {
                 home: config.instance.clone(),
@@ -447,40 +385,6 @@ impl fmt::Debug for Home {
 
 fn drained(answer: oneshot::Sender<Result<(), Fault>>) -> Request {
     Request::Drain { answer }
-}
-
-/// One page of the shards' pages, and whether more follow.
-fn merge(pages: Vec<Page>, limit: usize) -> (Vec<pb::Task>, bool) {
-    let (mut all, mut floor) = (Vec::new(), String::new());
-    for mut page in pages {
-        // Where one shard had to stop, older tasks of the others come on a later page.
-        if let Some(last) = page.tasks.last().filter(|_| page.cut) {
-            floor = floor.max(last.id.clone());
-        }
-        all.append(&mut page.tasks);
-    }
-    let found = all.len();
-    all.retain(|task| task.id >= floor);
-    // Ids of one home sort by age.
-    all.sort_by(|one, other| other.id.cmp(&one.id));
-    all.truncate(limit);
-    let mut room = ANSWER_MAX;
-    let fitting = all.iter().take_while(|task| {
-        let size = task.encoded_len() + 8;
-        let fits = room >= size;
-        room = room.saturating_sub(size);
-        fits
-    });
-    let fitting = fitting.count().max(1);
-    all.truncate(fitting);
-    let more = !floor.is_empty() || all.len() < found;
-    (all, more)
-}
-
-/// Which of so many shards owns a task. The low bits of a version 7 UUID are random.
-fn shard_of(task: Uuid, shards: usize) -> usize {
-    let (_, low) = task.as_u64_pair();
-    usize::try_from(low % shards as u64).expect("less than the number of shards")
 }
 
 fn default_namespace() -> Label {

@@ -24,13 +24,13 @@ pub(super) const UNCONFIRMED: &str = "CANCEL_UNCONFIRMED";
 
 /// Who may see a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parties {
+pub(super) struct Parties {
     /// Who submitted it.
-    pub caller: SpiffeId,
+    pub(super) caller: SpiffeId,
     /// Who submitted the root of its tree.
-    pub origin: SpiffeId,
+    pub(super) origin: SpiffeId,
     /// Who runs or ran it.
-    pub executor: Option<SpiffeId>,
+    pub(super) executor: Option<SpiffeId>,
 }
 
 /// The current attempt.
@@ -186,52 +186,22 @@ impl Kept {
         matches!((ended, limit), (Some(ended), Some(limit)) if ended < limit)
     }
 
+    /// Whether it is cancelled when the attempt that made it ends.
+    pub(super) fn ends_with_parent(&self) -> bool {
+        let detached = self
+            .task
+            .options
+            .as_ref()
+            .is_some_and(|options| options.detached);
+        !self.task.parent_task_id.is_empty() && !detached
+    }
+
     /// What the caller chose for the loss of an executor.
     pub(super) fn on_agent_loss(&self) -> pb::OnAgentLoss {
         self.task
             .options
             .as_ref()
             .map_or_else(Default::default, pb::TaskOptions::on_agent_loss)
-    }
-
-    /// What the executor of the running attempt is sent; `remaining` is set when it goes out.
-    pub(super) fn start(&self, home: &InstanceId) -> pb::Start {
-        let chain = self.task.chain.clone();
-        pb::Start {
-            handle: Some(pb::HandleRequest {
-                task: Some(self.basic()),
-                attempt: self.task.attempt,
-                inputs: vec![self.input()],
-                checkpoint: self.checkpoint.clone(),
-                parent_token: String::new(),
-                context: self.spec.context.clone(),
-            }),
-            home: home.to_string(),
-            chain,
-            ..pb::Start::default()
-        }
-    }
-
-    /// The caller's first message.
-    pub(super) fn input(&self) -> pb::Message {
-        pb::Message {
-            message_id: "input".into(),
-            parts: self.spec.input.clone(),
-            role: pb::Role::User.into(),
-            at: self.task.created_at,
-        }
-    }
-
-    /// BASIC view: artifacts without parts, and no messages, chain, context or result.
-    pub(super) fn basic(&self) -> pb::Task {
-        let mut task = self.task.clone();
-        task.chain.clear();
-        task.artifacts = self
-            .artifacts
-            .iter()
-            .map(|kept| kept.summary.clone())
-            .collect();
-        task
     }
 
     fn dispatched(&mut self, sent: &pb::journal::Dispatched) -> Result<(), RecordError> {

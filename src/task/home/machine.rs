@@ -20,13 +20,13 @@ use uuid::Uuid;
 
 use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
-use crate::pb::journal::{Forgotten, Record, Submitted, record::Kind as Recorded};
+use crate::pb::journal::{Record, Submitted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
-use crate::task::doors::Route;
 use crate::task::spec::{Moment, NewTask};
 
+pub(super) use super::effect::{Carrying, Effect, Limits, World};
 use super::gate::Gates;
-use super::kept::{Kept, RecordError, UNCONFIRMED};
+use super::kept::{Kept, UNCONFIRMED};
 use super::lanes::{Lane, Lanes};
 use super::update::failure;
 
@@ -36,74 +36,10 @@ pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
 pub(super) const LOST_AFTER: Duration = Duration::from_secs(45);
 /// Starts of a task whose skill may run twice.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
-/// How long a finished task can be asked for.
-pub(super) const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// What a submitter is told to wait when there is no room.
 const FULL_RETRY: Duration = Duration::from_secs(1);
-
-/// Bounds of one shard.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Tasks that have not ended.
-    pub(super) live: usize,
-    /// Their bytes in memory.
-    pub(super) live_bytes: usize,
-    /// Tasks that ended and can still be asked for.
-    pub(super) ended: usize,
-    /// Their bytes in memory.
-    pub(super) ended_bytes: usize,
-}
-
-/// What one call sees of the world.
-#[derive(Clone, Copy)]
-pub(super) struct World<'a> {
-    pub(super) at: Moment,
-    pub(super) route: &'a dyn Route,
-}
-
-/// What is to be done once the records before it are synced, in this order.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// Events up to this one are on disk: whoever watches may see them.
-    Shown { task: Uuid, seq: u64, ended: bool },
-    /// Live watchers may see this.
-    Transient {
-        task: Uuid,
-        transient: pb::Transient,
-    },
-    /// Send the attempt to its executor.
-    Start { to: Carrying, start: Box<pb::Start> },
-    /// Take an attempt up again after this home was away.
-    Resume { to: Carrying, after_update: u64 },
-    /// The executor may forget its updates up to this one.
-    Ack {
-        task: Uuid,
-        attempt: u32,
-        update: u64,
-    },
-    /// Ask the executor to stop; go on listening.
-    Abort {
-        task: Uuid,
-        attempt: u32,
-        reason: String,
-    },
-    /// The attempt is over here, whatever it still says; with a reason: tell it to stop.
-    Release {
-        task: Uuid,
-        attempt: u32,
-        abort: Option<String>,
-    },
-}
-
-/// An attempt on its way.
-#[derive(Clone, Debug)]
-pub(super) struct Carrying {
-    pub(super) task: Uuid,
-    pub(super) task_id: String,
-    pub(super) attempt: u32,
-    pub(super) instance: InstanceId,
-    pub(super) deadline: Instant,
-}
+/// What a submitter is told to wait while the disk is full.
+const LOW_SPACE_RETRY: Duration = Duration::from_secs(30);
 
 /// A task with what is not on disk.
 #[derive(Debug)]
@@ -118,13 +54,13 @@ pub(super) struct Entry {
     /// The one entry of this task in `wakes`.
     wake: Option<Instant>,
     /// Record number of its submission; 0: not known yet.
-    first_lsn: u64,
+    pub(super) first_lsn: u64,
     /// Events up to this one are on disk.
-    shown: u64,
+    pub(super) shown: u64,
     /// What of `kept.bytes` is in the shard's sums.
-    counted: usize,
+    pub(super) counted: usize,
     /// It ended, and is counted so.
-    filed: bool,
+    pub(super) filed: bool,
 }
 
 /// All tasks of a shard.
@@ -132,8 +68,8 @@ pub(super) struct Entry {
 pub(super) struct Tasks {
     pub(super) own: InstanceId,
     /// Stands for every deadline until the replay is over.
-    base: Instant,
-    limits: Limits,
+    pub(super) base: Instant,
+    pub(super) limits: Limits,
     pub(super) tasks: BTreeMap<Uuid, Entry>,
     pub(super) lanes: Lanes,
     pub(super) gates: Gates,
@@ -143,10 +79,14 @@ pub(super) struct Tasks {
     /// Where the last look ended.
     pub(super) pumped: Option<Lane>,
     /// Finished tasks, the longest finished first.
-    ended: VecDeque<Uuid>,
-    ended_bytes: usize,
-    live_bytes: usize,
+    pub(super) ended: VecDeque<Uuid>,
+    pub(super) ended_bytes: usize,
+    pub(super) live_bytes: usize,
     pub(super) draining: bool,
+    /// The disk is nearly full: what is under way goes on, nothing new is taken.
+    pub(super) low_space: bool,
+    /// Tasks that end with the attempt that made them, and its token.
+    pub(super) children: BTreeMap<Uuid, String>,
     pub(super) records: Vec<Record>,
     pub(super) effects: Vec<Effect>,
 }
@@ -167,6 +107,8 @@ impl Tasks {
             ended_bytes: 0,
             live_bytes: 0,
             draining: false,
+            low_space: false,
+            children: BTreeMap::new(),
             records: Vec::new(),
             effects: Vec::new(),
         }
@@ -177,6 +119,10 @@ impl Tasks {
         if self.draining {
             let text = "this sidecar is about to stop: submit to it again in a moment";
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
+        }
+        if self.low_space {
+            let text = "this sidecar's disk is nearly full: make room, then submit again";
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(LOW_SPACE_RETRY));
         }
         let live = self.tasks.len() - self.ended.len();
         if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {
@@ -193,6 +139,9 @@ impl Tasks {
         let task = kept.id.uuid;
         self.log(id, Recorded::Submitted(submitted), 0);
         self.enter(kept, world.at);
+        if let Some(token) = new.parent {
+            self.children.insert(task, token);
+        }
         self.place(task, true, world);
         self.settle(task);
         Ok(task)
@@ -274,81 +223,6 @@ impl Tasks {
         if let Some(entry) = self.tasks.get_mut(&task) {
             entry.shown = entry.shown.max(seq);
         }
-    }
-
-    /// The submission of `task` is record `lsn`.
-    pub(super) fn logged(&mut self, task: Uuid, lsn: u64) {
-        if let Some(entry) = self.tasks.get_mut(&task) {
-            entry.first_lsn = lsn;
-        }
-    }
-
-    /// The first record that is still needed; `None`: none is.
-    pub(super) fn first_needed(&self) -> Option<u64> {
-        self.tasks.values().map(|entry| entry.first_lsn).min()
-    }
-
-    /// Takes a record of an earlier life in.
-    pub(super) fn replay(
-        &mut self,
-        task: Uuid,
-        lsn: u64,
-        record: &Record,
-    ) -> Result<(), RecordError> {
-        match &record.kind {
-            Some(Recorded::Submitted(submitted)) => {
-                let kept = Kept::submitted(submitted, &record.task_id)?;
-                self.tasks.insert(task, Entry::new(kept, lsn, self.base));
-            }
-            Some(Recorded::Forgotten(_)) => {
-                self.tasks.remove(&task);
-                // The oldest are forgotten first, so the front is nearly always the one.
-                if self.ended.front() == Some(&task) {
-                    self.ended.pop_front();
-                } else {
-                    self.ended.retain(|ended| *ended != task);
-                }
-            }
-            _ => {
-                // The journal let go of a forgotten task's first records: the rest says nothing.
-                let Some(entry) = self.tasks.get_mut(&task) else {
-                    return Ok(());
-                };
-                entry.kept.apply(record)?;
-                entry.shown = entry.kept.task.last_seq;
-                if entry.kept.ended() {
-                    self.ended.push_back(task);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// After the last replayed record: counts, arms timers, and goes on where the home stopped.
-    pub(super) fn recovered(&mut self, world: World<'_>) {
-        let all: Vec<Uuid> = self.tasks.keys().copied().collect();
-        for task in all {
-            let Some(entry) = self.tasks.get_mut(&task) else {
-                continue;
-            };
-            entry.deadline = entry.kept.deadline(&world.at);
-            entry.counted = entry.kept.bytes;
-            if entry.kept.ended() {
-                entry.filed = true;
-                self.ended_bytes += entry.counted;
-                continue;
-            }
-            self.live_bytes += entry.counted;
-            if entry.kept.running.is_some() {
-                self.take_up(task, world.at);
-            } else if entry.kept.task.cancel_requested {
-                self.end_canceled(task, "CANCELED", world.at);
-            } else {
-                self.wait(task);
-            }
-            self.settle(task);
-        }
-        self.pump(world);
     }
 
     /// Appends an event, and follows it.
@@ -448,6 +322,7 @@ impl Tasks {
             self.lanes.remove(&lane, task);
         }
         entry.filed = true;
+        self.children.remove(&task);
         self.live_bytes -= was;
         self.ended_bytes += entry.counted;
         self.ended.push_back(task);
@@ -480,29 +355,10 @@ impl Tasks {
             self.lost(task, world);
         }
     }
-
-    fn forget_old(&mut self, at: Moment) {
-        while let Some(task) = self.ended.front().copied() {
-            let Some(entry) = self.tasks.get(&task) else {
-                self.ended.pop_front();
-                continue;
-            };
-            let full =
-                self.ended.len() > self.limits.ended || self.ended_bytes > self.limits.ended_bytes;
-            if !full && !entry.kept.ended_before(at.wall.checked_sub(RETENTION)) {
-                return;
-            }
-            self.ended_bytes -= entry.counted;
-            let id = entry.kept.task.id.clone();
-            self.log(id, Recorded::Forgotten(Forgotten {}), 0);
-            self.tasks.remove(&task);
-            self.ended.pop_front();
-        }
-    }
 }
 
 impl Entry {
-    fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
+    pub(super) fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
         Self {
             kept,
             deadline,

@@ -2,21 +2,28 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
-//! - `kept`: a task as its records make it; pure.
+//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
+//! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `reads`, `view`: what is shown of it; pure.
-//! - `shard`: carries out what `machine` decided, after the sync.
+//! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod attempt;
+mod config;
 mod dispatch;
+mod effect;
 mod gate;
+mod give;
 mod handle;
 mod kept;
 mod lanes;
 mod machine;
 mod reads;
+mod recovery;
 mod released;
+mod replay;
+mod request;
+mod serve;
 mod shard;
 mod update;
 mod view;
@@ -27,8 +34,10 @@ mod drive_tests;
 #[cfg(test)]
 mod tests;
 
-pub use handle::{Home, HomeConfig, Replay, Submission};
+pub use config::{HomeConfig, Submission};
+pub use handle::Home;
 pub use kept::RecordError;
+pub use replay::Replay;
 pub use view::{ANSWER_MAX, ListQuery, PAGE};
 pub use watch::TaskUpdates;
 

@@ -171,3 +171,31 @@ pub(super) fn pieces(
         chunks: chunks.cloned().collect(),
     })
 }
+
+/// One page of the shards' pages, and whether more follow.
+pub(super) fn merge(pages: Vec<Page>, limit: usize) -> (Vec<pb::Task>, bool) {
+    let (mut all, mut floor) = (Vec::new(), String::new());
+    for mut page in pages {
+        // Where one shard had to stop, older tasks of the others come on a later page.
+        if let Some(last) = page.tasks.last().filter(|_| page.cut) {
+            floor = floor.max(last.id.clone());
+        }
+        all.append(&mut page.tasks);
+    }
+    let found = all.len();
+    all.retain(|task| task.id >= floor);
+    // Ids of one home sort by age.
+    all.sort_by(|one, other| other.id.cmp(&one.id));
+    all.truncate(limit);
+    let mut room = ANSWER_MAX;
+    let fitting = all.iter().take_while(|task| {
+        let size = task.encoded_len() + 8;
+        let fits = room >= size;
+        room = room.saturating_sub(size);
+        fits
+    });
+    let fitting = fitting.count().max(1);
+    all.truncate(fitting);
+    let more = !floor.is_empty() || all.len() < found;
+    (all, more)
+}

@@ -11,123 +11,43 @@ use std::{
     time::Duration,
 };
 
+use prost::Message;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
 
-use crate::domain::{Fault, SpiffeId};
-use crate::pb;
-use crate::pb::journal::record::Kind as Recorded;
+use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::runtime::{Nursery, Stop, clock};
-use crate::task::doors::{Connect, Route};
+use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
-use crate::task::spec::{Moment, NewTask};
+use crate::task::spec::Moment;
 
-use super::attempt::Heard;
 use super::dispatch::{Carrier, First, Said};
-use super::machine::{Carrying, Effect, Tasks, World, not_found};
-use super::reads::{self, Batch, Page, Pieces};
+use super::machine::{Carrying, Effect, Tasks, World};
 use super::released::Released;
-use super::view::ListQuery;
+use super::request::{Mark, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
 /// Requests that are taken in before their records are appended together.
 const TURN: usize = 256;
-/// Records that are appended together at most; each may be a little over 1 MiB.
+/// Records that wait before they are appended, not to the end of a turn: a record may be 1 MiB.
 const APPEND: usize = 32;
-/// Transients that a slow watcher may be behind; it loses the oldest.
-const TRANSIENTS: usize = 32;
-/// How often old tasks are forgotten and segments let go.
-const SWEEP: Duration = Duration::from_secs(10);
+/// So few records are never too many bytes for one append.
+const GROUP: usize = 4;
+/// Most bytes of more records in one append; the journal takes 8 MiB at least.
+const GROUP_BYTES: usize = 4 << 20;
+/// How often children of ended attempts are cancelled, old tasks forgotten and segments let go.
+const SWEEP: Duration = Duration::from_secs(5);
 /// Pause before a journal that had no room is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(5);
 /// When nothing is due, look again after this long.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// What a caller gets back, once it may.
-type Reply<T> = oneshot::Sender<Result<T, Fault>>;
-
-/// What a shard can be asked.
-pub(super) enum Request {
-    Submit {
-        new: Box<NewTask>,
-        answer: Reply<pb::Task>,
-    },
-    Run {
-        new: Box<NewTask>,
-        answer: Reply<Watching>,
-    },
-    Cancel {
-        task: Uuid,
-        viewer: Arc<SpiffeId>,
-        reason: String,
-        answer: Reply<pb::Task>,
-    },
-    Get {
-        task: Uuid,
-        viewer: Arc<SpiffeId>,
-        full: bool,
-        answer: Reply<(pb::Task, bool)>,
-    },
-    List {
-        query: Arc<ListQuery>,
-        answer: Reply<Page>,
-    },
-    Watch {
-        task: Uuid,
-        viewer: Arc<SpiffeId>,
-        after_seq: u64,
-        answer: Reply<Watching>,
-    },
-    Next {
-        task: Uuid,
-        after_seq: u64,
-        answer: Reply<Batch>,
-    },
-    Pieces {
-        task: Uuid,
-        viewer: Arc<SpiffeId>,
-        artifact: String,
-        from: usize,
-        answer: Reply<Pieces>,
-    },
-    Heard {
-        task: Uuid,
-        attempt: u32,
-        heard: Heard,
-    },
-    Drain {
-        answer: Reply<()>,
-    },
-}
-
-/// How far a task's events may be seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) seq: u64,
-    /// The event `seq` is the last one.
-    pub(super) ended: bool,
-}
-
-/// A task as it is, and how to hear of what comes.
-#[derive(Debug)]
-pub(super) struct Watching {
-    pub(super) task: pb::Task,
-    pub(super) marks: watch::Receiver<Mark>,
-    pub(super) transients: broadcast::Receiver<Arc<pb::Transient>>,
-}
-
-/// Who hears of a task's changes.
-struct Watchers {
-    marks: watch::Sender<Mark>,
-    transients: broadcast::Sender<Arc<pb::Transient>>,
-}
-
 /// What waits for the disk.
-enum Gated {
+pub(super) enum Gated {
     Effect(Effect),
     Answer(Box<dyn FnOnce() + Send>),
 }
@@ -143,24 +63,25 @@ pub(super) struct Shard {
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
+    pub(super) parents: Arc<dyn Parents>,
     pub(super) nursery: Nursery,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
 
 /// A shard at work.
-struct Running {
-    shard: Shard,
+pub(super) struct Running {
+    pub(super) shard: Shard,
     synced: watch::Receiver<Synced>,
     /// Appended, and waits for this record to be synced.
     gated: VecDeque<(Lsn, Gated)>,
     /// Not appended yet, or nothing to append for it.
-    pending: Vec<Gated>,
+    pub(super) pending: Vec<Gated>,
     last: Lsn,
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
-    watchers: HashMap<Uuid, Watchers>,
+    pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
 impl Shard {
@@ -241,7 +162,7 @@ impl Running {
     }
 
     /// Lets the tasks act in the world as it is now.
-    fn world<R>(&mut self, act: impl FnOnce(&mut Tasks, World<'_>) -> R) -> R {
+    pub(super) fn world<R>(&mut self, act: impl FnOnce(&mut Tasks, World<'_>) -> R) -> R {
         let world = World {
             at: moment(),
             route: self.shard.route.as_ref(),
@@ -252,16 +173,21 @@ impl Running {
     }
 
     /// Queues the effects of what just happened behind everything before.
-    fn gather(&mut self) {
+    pub(super) fn gather(&mut self) {
         self.pending
             .extend(self.shard.tasks.effects.drain(..).map(Gated::Effect));
     }
 
     /// Hands the records to the journal; what they allow waits for their sync.
     fn append(&mut self) -> Result<(), JournalError> {
-        let records = &self.shard.tasks.records;
-        if !records.is_empty() {
-            match self.shard.journal.append(records) {
+        self.stuck = false;
+        while !self.shard.tasks.records.is_empty() {
+            let group = group(&self.shard.tasks.records);
+            match self
+                .shard
+                .journal
+                .append(&self.shard.tasks.records[..group])
+            {
                 Ok(last) => self.last = last,
                 Err(JournalError::Full { .. }) => {
                     self.stuck = true;
@@ -269,16 +195,15 @@ impl Running {
                 }
                 Err(failed) => return Err(failed),
             }
-            let first = self.last + 1 - records.len() as u64;
-            let records = std::mem::take(&mut self.shard.tasks.records);
-            for (lsn, record) in (first..).zip(&records) {
+            let first = self.last + 1 - group as u64;
+            let appended: Vec<_> = self.shard.tasks.records.drain(..group).collect();
+            for (lsn, record) in (first..).zip(&appended) {
                 if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(record))
                 {
                     self.shard.tasks.logged(task, lsn);
                 }
             }
         }
-        self.stuck = false;
         let last = self.last;
         self.gated
             .extend(self.pending.drain(..).map(|gated| (last, gated)));
@@ -339,7 +264,7 @@ impl Running {
                 abort,
             } => {
                 self.say(task, attempt, |said| {
-                    said.abort = abort.or(said.abort.take());
+                    said.abort = abort.or_else(|| said.abort.take());
                     said.release = true;
                 });
                 if self
@@ -378,7 +303,12 @@ impl Running {
     }
 
     fn sweep(&mut self) {
-        self.world(Tasks::tick);
+        self.shard.tasks.low_space = self.shard.journal.stats().low_space;
+        let parents = self.shard.parents.clone();
+        self.world(|tasks, world| {
+            tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
+            tasks.tick(world);
+        });
         self.watchers
             .retain(|_, watchers| !watchers.marks.is_closed());
         // Read before the tasks are: what is appended later has a higher number.
@@ -390,121 +320,6 @@ impl Running {
                 .journal
                 .release(self.shard.released.up_to(self.shard.place, first));
         }
-    }
-
-    fn handle(&mut self, request: Request) {
-        match request {
-            Request::Heard {
-                task,
-                attempt,
-                heard,
-            } => {
-                self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
-            }
-            Request::Submit { new, answer } => {
-                let submitted = self.world(|tasks, world| tasks.submit(*new, world));
-                let entry = submitted.map(|task| self.shard.tasks.tasks.get(&task));
-                let task = entry.and_then(|entry| Ok(entry.ok_or_else(not_found)?.kept.basic()));
-                self.answer(answer, task);
-            }
-            Request::Run { new, answer } => {
-                let submitted = self.world(|tasks, world| tasks.submit(*new, world));
-                let watching = submitted.and_then(|task| self.watch(task));
-                self.answer(answer, watching);
-            }
-            Request::Cancel {
-                task,
-                viewer,
-                reason,
-                answer,
-            } => {
-                let seen = reads::entry(&self.shard.tasks, task, &viewer).map(|_| ());
-                let asked = seen.and_then(|()| {
-                    let by = viewer.to_string();
-                    self.world(|tasks, world| tasks.cancel(task, &by, &reason, world.at))
-                });
-                let canceled = asked.and_then(|()| {
-                    reads::entry(&self.shard.tasks, task, &viewer).map(|entry| entry.kept.basic())
-                });
-                self.answer(answer, canceled);
-            }
-            Request::Get {
-                task,
-                viewer,
-                full,
-                answer,
-            } => {
-                let got = reads::get(&self.shard.tasks, task, &viewer, full);
-                self.answer(answer, got);
-            }
-            Request::List { query, answer } => {
-                let page = reads::list(&self.shard.tasks, &query);
-                self.answer(answer, Ok(page));
-            }
-            Request::Watch {
-                task,
-                viewer,
-                after_seq,
-                answer,
-            } => {
-                let fits = reads::check_cursor(&self.shard.tasks, task, &viewer, after_seq);
-                let watching = fits.and_then(|()| self.watch(task));
-                self.answer(answer, watching);
-            }
-            // Only what was shown before is in these two: they need not wait.
-            Request::Next {
-                task,
-                after_seq,
-                answer,
-            } => {
-                drop(answer.send(reads::next(&self.shard.tasks, task, after_seq)));
-            }
-            Request::Pieces {
-                task,
-                viewer,
-                artifact,
-                from,
-                answer,
-            } => {
-                let pieces = reads::pieces(&self.shard.tasks, (task, &viewer), &artifact, from);
-                drop(answer.send(pieces));
-            }
-            Request::Drain { answer } => {
-                self.shard.tasks.draining = true;
-                self.answer(answer, Ok(()));
-            }
-        }
-    }
-
-    /// Answers once everything that the answer may show is on disk; a refusal shows nothing.
-    fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
-        if with.is_err() {
-            // Whoever asked may be gone.
-            drop(answer.send(with));
-            return;
-        }
-        self.gather();
-        self.pending
-            .push(Gated::Answer(Box::new(move || drop(answer.send(with)))));
-    }
-
-    fn watch(&mut self, task: Uuid) -> Result<Watching, Fault> {
-        let entry = self.shard.tasks.tasks.get(&task).ok_or_else(not_found)?;
-        let seq = entry.shown();
-        let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
-        let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
-            marks: watch::Sender::new(Mark { seq, ended }),
-            transients: broadcast::Sender::new(TRANSIENTS),
-        });
-        let watching = Watching {
-            task: entry.kept.basic(),
-            marks: watchers.marks.subscribe(),
-            transients: watchers.transients.subscribe(),
-        };
-        if ended {
-            self.watchers.remove(&task);
-        }
-        Ok(watching)
     }
 }
 
@@ -524,7 +339,21 @@ pub(super) fn moment() -> Moment {
     }
 }
 
-fn uuid_of(record: &pb::journal::Record) -> Option<Uuid> {
+/// How many of the first records go to the journal in one piece: together they stay far below what
+/// it takes at once.
+fn group(records: &[Record]) -> usize {
+    if records.len() <= GROUP {
+        return records.len();
+    }
+    let mut bytes = 0;
+    let fitting = records.iter().take_while(|record| {
+        bytes += record.encoded_len();
+        bytes <= GROUP_BYTES
+    });
+    fitting.count().max(1)
+}
+
+fn uuid_of(record: &Record) -> Option<Uuid> {
     let (_, uuid) = record.task_id.split_once('.')?;
     Uuid::try_parse(uuid).ok()
 }

@@ -179,11 +179,13 @@ impl Bench {
     }
 
     fn started(&self) -> Vec<(String, u32)> {
-        let start = |effect: &Effect| match effect {
-            Effect::Start { to, .. } => Some((to.instance.to_string(), to.attempt)),
-            _ => None,
-        };
-        self.effects.iter().filter_map(start).collect()
+        let mut started = Vec::new();
+        for effect in &self.effects {
+            if let Effect::Start { to, .. } = effect {
+                started.push((to.instance.to_string(), to.attempt));
+            }
+        }
+        started
     }
 
     fn failure(&self, task: Uuid) -> String {
@@ -467,6 +469,46 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn word(what: u8, now: Instant) -> Heard {
+    match what {
+        0 => Heard::Alive,
+        1 | 2 => Heard::Accepted,
+        3 => Heard::Refused {
+            reason: "SLOTS_FULL".into(),
+            wait: None,
+        },
+        4 => Heard::NotSent,
+        5 => Heard::Unknown,
+        _ => Heard::Broken(now),
+    }
+}
+
+fn said(what: u8) -> Update {
+    match what {
+        0 => done(),
+        1 => Update::Failure(pb::Failure::default()),
+        2 => Update::Canceled(pb::Canceled::default()),
+        3 => Update::Checkpoint(pb::Checkpoint {
+            data: vec![1, 2, 3],
+        }),
+        4 => Update::Usage(pb::Usage {
+            input_tokens: 5,
+            ..Default::default()
+        }),
+        5 => Update::Message(pb::Message {
+            parts: vec![text("hi")],
+            ..Default::default()
+        }),
+        6 => Update::Artifact(pb::ArtifactChunk {
+            artifact_id: "a".into(),
+            part: Some(text("x")),
+            ..Default::default()
+        }),
+        7 => Update::Transient(text("t")),
+        _ => Update::Progress(pb::Progress::default()),
+    }
+}
+
 fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
     let pick =
         |place: usize, known: &[Uuid]| (!known.is_empty()).then(|| known[place % known.len()]);
@@ -486,25 +528,13 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
                 return;
             };
             let at = bench.at;
-            let _ = bench
-                .step(|tasks, _| tasks.cancel(task, "me", "", at))
-                .is_ok();
+            drop(bench.step(|tasks, _| tasks.cancel(task, "me", "", at)));
         }
         Act::Hear(place, what, back) => {
             let Some(task) = pick(*place, known) else {
                 return;
             };
-            let heard = match what {
-                0 => Heard::Alive,
-                1 | 2 => Heard::Accepted,
-                3 => Heard::Refused {
-                    reason: "SLOTS_FULL".into(),
-                    wait: None,
-                },
-                4 => Heard::NotSent,
-                5 => Heard::Unknown,
-                _ => Heard::Broken(bench.at.now),
-            };
+            let heard = word(*what, bench.at.now);
             let attempt = attempt_of(bench, task, *back);
             bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
         }
@@ -512,29 +542,7 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             let Some(task) = pick(*place, known) else {
                 return;
             };
-            let update = match what {
-                0 => done(),
-                1 => Update::Failure(pb::Failure::default()),
-                2 => Update::Canceled(pb::Canceled::default()),
-                3 => Update::Checkpoint(pb::Checkpoint {
-                    data: vec![1, 2, 3],
-                }),
-                4 => Update::Usage(pb::Usage {
-                    input_tokens: 5,
-                    ..Default::default()
-                }),
-                5 => Update::Message(pb::Message {
-                    parts: vec![text("hi")],
-                    ..Default::default()
-                }),
-                6 => Update::Artifact(pb::ArtifactChunk {
-                    artifact_id: "a".into(),
-                    part: Some(text("x")),
-                    ..Default::default()
-                }),
-                7 => Update::Transient(text("t")),
-                _ => Update::Progress(pb::Progress::default()),
-            };
+            let update = said(*what);
             let attempt = attempt_of(bench, task, 0);
             let update = Some(pb::HandleResponse {
                 update: Some(update),

@@ -39,6 +39,8 @@ pub(super) enum Taken {
     Checkpoint(Vec<u8>),
     /// Show it to whoever watches now.
     Transient(pb::Part),
+    /// A bound is broken: the attempt ends here.
+    Breach(String),
 }
 
 impl Taken {
@@ -90,11 +92,7 @@ impl Taken {
             Some(Update::Delegation(_)) => Ok(unserved("a delegation")),
         };
         taken.unwrap_or_else(|breach| {
-            let text = format!("the agent broke the handler contract: {breach}");
-            Self::Event(
-                Kind::Failure(failure(Reason::AgentError, &text, false)),
-                pb::TaskState::Failed,
-            )
+            Self::Breach(format!("the agent broke the handler contract: {breach}"))
         })
     }
 }
@@ -211,7 +209,7 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
 pub(super) fn part_of(event: &pb::TaskEvent) -> Option<&pb::Part> {
     match &event.kind {
         Some(Kind::Artifact(chunk)) => chunk.part.as_ref(),
-        _ => None,
+        Some(_) | None => None,
     }
 }
 

@@ -7,7 +7,7 @@ use prost::Message;
 use tokio_stream::Stream;
 use uuid::Uuid;
 
-use crate::domain::{Fault, SpiffeId};
+use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::identity::may_see_task;
 use crate::pb;
 use crate::pb::part::Content;
@@ -56,6 +56,48 @@ impl ListQuery {
             && bound(filter.created_after).is_none_or(|after| created > Some(after))
             && bound(filter.created_before).is_none_or(|before| created < Some(before))
             && sees(&self.viewer, &kept.parties)
+    }
+}
+
+impl Kept {
+    /// What the executor of the running attempt is sent; `remaining` is set when it goes out.
+    pub(super) fn start(&self, home: &InstanceId) -> pb::Start {
+        let chain = self.task.chain.clone();
+        pb::Start {
+            handle: Some(pb::HandleRequest {
+                task: Some(self.basic()),
+                attempt: self.task.attempt,
+                inputs: vec![self.input()],
+                checkpoint: self.checkpoint.clone(),
+                parent_token: String::new(),
+                context: self.spec.context.clone(),
+            }),
+            home: home.to_string(),
+            chain,
+            ..pb::Start::default()
+        }
+    }
+
+    /// The caller's first message.
+    pub(super) fn input(&self) -> pb::Message {
+        pb::Message {
+            message_id: "input".into(),
+            parts: self.spec.input.clone(),
+            role: pb::Role::User.into(),
+            at: self.task.created_at,
+        }
+    }
+
+    /// BASIC view: artifacts without parts, and no messages, chain, context or result.
+    pub(super) fn basic(&self) -> pb::Task {
+        let mut task = self.task.clone();
+        task.chain.clear();
+        task.artifacts = self
+            .artifacts
+            .iter()
+            .map(|kept| kept.summary.clone())
+            .collect();
+        task
     }
 }
 

@@ -6,7 +6,10 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc, oneshot},
+    sync::{
+        broadcast::error::{RecvError, TryRecvError},
+        mpsc, oneshot,
+    },
     time::{Instant, sleep_until},
 };
 use tokio_stream::Stream;
@@ -18,7 +21,7 @@ use crate::pb::task_update::Update;
 use crate::runtime::Stop;
 
 use super::kept::ended;
-use super::shard::{Mark, Request, Watching};
+use super::request::{Mark, Request, Watching};
 use super::storage_failed;
 
 /// A stream that has nothing to say says so this often.
@@ -124,6 +127,9 @@ impl Stand {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(self.show(&event)));
             }
+            if let Some(transient) = self.transient() {
+                return Some(Ok(transient));
+            }
             let mark = self.watcher.mark();
             if mark.seq > self.watcher.cursor {
                 match self.watcher.fetch().await {
@@ -140,6 +146,18 @@ impl Stand {
                 return Some(update);
             }
         }
+    }
+
+    /// A transient that came before the events that are not fetched yet.
+    fn transient(&mut self) -> Option<Update> {
+        while self.watcher.transients {
+            match self.watcher.watching.transients.try_recv() {
+                Ok(transient) => return Some(Update::Transient(pb::Transient::clone(&transient))),
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
+        None
     }
 
     fn show(&mut self, event: &Arc<pb::TaskEvent>) -> Update {

@@ -49,7 +49,7 @@ struct Candidate {
 /// The sentences to quote, in the order of the passages; empty: none of them answers.
 pub(super) fn choose(question: &str, passages: &[Passage]) -> Vec<Quote> {
     let asked: HashSet<String> = terms(question).into_iter().collect();
-    let sentences = sentences(question, passages);
+    let sentences = sentences(&asked, passages);
     let weights = Weights::of(&asked, &sentences);
     let mut candidates = rated(&weights, passages, sentences);
     candidates.sort_by(|one, other| other.score.total_cmp(&one.score));
@@ -80,20 +80,19 @@ pub(super) fn choose(question: &str, passages: &[Passage]) -> Vec<Quote> {
 }
 
 /// All sentences with their words, but for those that only ask, or repeat the question.
-fn sentences(question: &str, passages: &[Passage]) -> Vec<(Quote, Vec<String>)> {
-    let question = question.trim();
+fn sentences(asked: &HashSet<String>, passages: &[Passage]) -> Vec<(Quote, Vec<String>)> {
     let mut sentences = Vec::new();
     for (number, passage) in passages.iter().enumerate() {
         for range in sentence::pieces(passage) {
             let text = &passage.text[range.clone()];
-            if !text.ends_with('?') && !text.contains(question) {
-                sentences.push((
-                    Quote {
-                        passage: number,
-                        range,
-                    },
-                    terms(text),
-                ));
+            let words = terms(text);
+            let echo = text.contains('?') && asked.iter().all(|term| words.contains(term));
+            if !text.ends_with('?') && !echo {
+                let quote = Quote {
+                    passage: number,
+                    range,
+                };
+                sentences.push((quote, words));
             }
         }
     }

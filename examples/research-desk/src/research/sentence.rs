@@ -8,25 +8,41 @@ use crate::found::Passage;
 /// Shorter pieces say nothing, longer ones are not read.
 const BYTES: Range<usize> = 20..601;
 
+/// Marks at the start of a line that are not part of what it says.
+const MARKS: [&str; 7] = ["//!", "///", "//", "- ", "* ", "+ ", "> "];
+
 /// The pieces of a passage worth quoting, in their order, as ranges of its text.
 pub(super) fn pieces(passage: &Passage) -> Vec<Range<usize>> {
-    let prose = passage.file.ends_with(".md") || passage.file.ends_with(".txt");
+    let code = passage.file.ends_with(".proto") || passage.file.ends_with(".toml");
     let text = passage.text.as_str();
-    let cut = if prose {
-        prose_ends(text)
-    } else {
+    let ends = if code {
         code_ends(text)
+    } else {
+        prose_ends(text)
     };
     let mut pieces = Vec::new();
-    let mut start = 0;
-    for end in cut.into_iter().chain([text.len()]) {
-        let piece = trimmed(text, start..end);
-        if BYTES.contains(&piece.len()) && !is_heading(&text[piece.clone()], prose) {
+    for piece in between(text, 0, ends) {
+        if code && piece.len() >= BYTES.end {
+            // A comment too long to be quoted whole is quoted by its sentences.
+            let ends = prose_ends(&text[piece.clone()]);
+            pieces.extend(between(&text[..piece.end], piece.start, ends));
+        } else {
             pieces.push(piece);
         }
-        start = end;
     }
+    pieces.retain(|piece| {
+        let text = &text[piece.clone()];
+        BYTES.contains(&text.len()) && (code || !is_heading(text))
+    });
     pieces
+}
+
+/// What stands between the ends, counted from `start`, without blanks and marks around it.
+fn between(text: &str, start: usize, ends: Vec<usize>) -> Vec<Range<usize>> {
+    let mut last = start;
+    let ends = ends.into_iter().map(|end| start + end).chain([text.len()]);
+    ends.map(|end| trimmed(text, std::mem::replace(&mut last, end)..end))
+        .collect()
 }
 
 /// Lines of the file, from 1, on which a range of the passage's text stands.
@@ -39,7 +55,7 @@ pub(super) fn lines(passage: &Passage, range: &Range<usize>) -> (u32, u32) {
 }
 
 /// Where sentences end: at a full stop before a space, at a blank line, before a list item, a
-/// table row, a heading or a fence. One that is too long to quote is cut at its line ends too.
+/// table row, a heading or a fence.
 fn prose_ends(text: &str) -> Vec<usize> {
     let mut ends = Vec::new();
     for (at, character) in text.char_indices() {
@@ -58,7 +74,7 @@ fn prose_ends(text: &str) -> Vec<usize> {
 
 /// A full stop ends a sentence where a space follows, and then no lower-case letter ("e.g. this").
 fn ends_sentence(before: &str, rest: &str) -> bool {
-    let line = last_line(before).trim();
+    let line = bare(last_line(before));
     if line.starts_with('|') {
         // A row of a table is one piece.
         return false;
@@ -70,7 +86,7 @@ fn ends_sentence(before: &str, rest: &str) -> bool {
 
 /// A line that does not carry on the sentence before it.
 fn begins_block(line: &str) -> bool {
-    let line = line.lines().next().unwrap_or_default().trim();
+    let line = bare(line.lines().next().unwrap_or_default());
     let item = line.trim_start_matches(|character: char| character.is_ascii_digit());
     line.is_empty()
         || stands_alone(line)
@@ -80,9 +96,8 @@ fn begins_block(line: &str) -> bool {
 
 /// A line that the next one never carries on: a heading, a row of a table, a fence.
 fn stands_alone(line: &str) -> bool {
-    ["#", "|", "```"]
-        .iter()
-        .any(|mark| line.trim_start().starts_with(mark))
+    let line = bare(line);
+    ["#", "|", "```"].iter().any(|mark| line.starts_with(mark))
 }
 
 /// Code is cut after each line that is not a comment, so that a comment keeps what it speaks of.
@@ -98,21 +113,28 @@ fn code_ends(text: &str) -> Vec<usize> {
     ends
 }
 
+/// A line without the mark of a comment.
+fn bare(line: &str) -> &str {
+    let line = line.trim();
+    let comment = MARKS[..3].iter().find_map(|mark| line.strip_prefix(mark));
+    comment.unwrap_or(line).trim_start()
+}
+
 fn last_line(text: &str) -> &str {
     text.rsplit('\n').next().unwrap_or_default()
 }
 
-fn is_heading(piece: &str, prose: bool) -> bool {
-    prose && (piece.starts_with('#') || piece.starts_with("```") || piece.starts_with("|--"))
+fn is_heading(piece: &str) -> bool {
+    piece.starts_with('#') || piece.starts_with("```") || piece.starts_with("|--")
 }
 
-/// The range without blanks at its ends, and without the mark of a list item or a quotation.
+/// The range without blanks at its ends, and without marks at its start.
 fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
     let piece = text[range.clone()].trim_end();
     let end = range.start + piece.len();
     let mut rest = piece.trim_start();
-    for mark in ["- ", "* ", "+ ", "> "] {
-        rest = rest.strip_prefix(mark).unwrap_or(rest).trim_start();
+    while let Some(bare) = MARKS.iter().find_map(|mark| rest.strip_prefix(mark)) {
+        rest = bare.trim_start();
     }
     end - rest.len()..end
 }
@@ -159,10 +181,32 @@ mod tests {
     fn a_comment_keeps_the_code_it_speaks_of() {
         let text = "  // Idempotency key,\n  // at most 128 B.\n  string idempotency_key = 4;\n}";
         let pieces = pieces(&passage("a.proto", text));
-        assert_eq!(pieces.len(), 1);
+        let quotes: Vec<_> = pieces.iter().map(|piece| &text[piece.clone()]).collect();
+        let whole = "Idempotency key,\n  // at most 128 B.\n  string idempotency_key = 4;";
+        assert_eq!(quotes, [whole]);
+    }
+
+    #[test]
+    fn documentation_is_quoted_by_its_sentences() {
+        let text =
+            "/// The task, as it\n/// stands now.\n///\n/// # Errors\n/// None that anybody knows.";
+        let pieces = pieces(&passage("a.rs", text));
+        let quotes: Vec<_> = pieces.iter().map(|piece| &text[piece.clone()]).collect();
         assert_eq!(
-            &text[pieces[0].clone()],
-            text.trim_end_matches("\n}").trim_start()
+            quotes,
+            [
+                "The task, as it\n/// stands now.",
+                "None that anybody knows."
+            ]
+        );
+        let long = format!(
+            "// {}Short and good sentence.\nrpc Run();",
+            "Some more words. ".repeat(40)
+        );
+        let pieces = super::pieces(&passage("a.proto", &long));
+        assert!(
+            pieces.len() == 1 && long[pieces[0].clone()].starts_with("Short"),
+            "{pieces:?}"
         );
     }
 

@@ -9,7 +9,14 @@ use std::path::Path;
 const ENDINGS: &[&str] = &["md", "txt", "rs", "proto", "toml"];
 
 /// Folders that hold what programs wrote; hidden ones are skipped as well.
-const SKIPPED: &[&str] = &["target", "node_modules", "__pycache__", "venv", "gen"];
+const SKIPPED: &[&str] = &[
+    "target",
+    "node_modules",
+    "__pycache__",
+    "venv",
+    "gen",
+    "proptest-regressions",
+];
 
 /// Most files; a folder with more is a file system, not a desk.
 const MAX_FILES: usize = 5_000;

@@ -8,7 +8,7 @@ use tantivy::{IndexReader, IndexWriter, Score, SegmentReader, TantivyDocument, T
 
 use crate::found::{DEFAULT_PASSAGES, Found, MAX_PASSAGES, Passage, Query};
 use crate::search::corpus::Document;
-use crate::search::passage;
+use crate::search::passage::{self, Kind};
 use crate::terms::{analyzer, terms};
 
 /// Memory of the writer while it builds; the least that the library takes is 15 MB.
@@ -66,7 +66,7 @@ impl Index {
         let mut passages = Vec::new();
         for document in documents {
             let lines: Vec<_> = document.text.lines().collect();
-            for span in passage::split(&lines, document.file.ends_with(".md")) {
+            for span in passage::split(&lines, Kind::of(&document.file)) {
                 let text = lines[span.first..=span.last].join("\n");
                 writer.add_document(doc!(
                     fields.text => text.as_str(),
@@ -177,7 +177,7 @@ fn schema() -> (Schema, Fields) {
     (schema.build(), fields)
 }
 
-/// Prose answers questions, a contract does so in its comments, code rarely does.
+/// Prose answers questions; a contract does so in its comments; code says how, rarely what.
 fn weight(file: &str) -> f64 {
     match file.rsplit_once('.') {
         Some((_, "md" | "txt")) => 1.0,
@@ -226,7 +226,7 @@ mod tests {
                 "# After a crash\n\nThe home replays its journal.",
             ),
             document("home.md", "The home sidecar owns the task."),
-            document("home.rs", "// The home sidecar owns the task."),
+            document("home.rs", "/// The home sidecar owns the task."),
         ])
         .unwrap();
         assert_eq!(index.len(), 4);

@@ -1,7 +1,9 @@
 //! Cuts a document into passages: runs of whole lines that belong together.
 //!
 //! A blank line ends a passage, a heading begins one and keeps the paragraph under it, a `}` at
-//! the margin ends one (so that messages and functions stay whole). No line is in two passages.
+//! the margin ends one (so that a message of a contract stays whole). Of Rust only the documentation
+//! comments are taken: they answer questions, code and its tests only happen to have the same words.
+//! No line is in two passages.
 
 /// Most lines of a passage: what a reader takes in at a glance.
 pub(super) const MAX_LINES: usize = 12;
@@ -18,13 +20,40 @@ pub(super) struct Span {
     pub(super) heading: String,
 }
 
-/// The passages of a document given as its lines. `headings`: lines like `## This` are headings.
-pub(super) fn split(lines: &[&str], headings: bool) -> Vec<Span> {
+/// How a document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Markdown,
+    Rust,
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(file: &str) -> Self {
+        match file.rsplit_once('.') {
+            Some((_, "md")) => Self::Markdown,
+            Some((_, "rs")) => Self::Rust,
+            _ => Self::Other,
+        }
+    }
+
+    /// The line belongs to no passage.
+    fn leaves_out(self, line: &str) -> bool {
+        let line = line.trim_start();
+        line.is_empty()
+            || (self == Self::Rust && !line.starts_with("//!") && !line.starts_with("///"))
+    }
+}
+
+/// The passages of a document given as its lines.
+pub(super) fn split(lines: &[&str], kind: Kind) -> Vec<Span> {
     let mut cutter = Cutter::default();
     for (number, line) in lines.iter().enumerate() {
-        let title = if headings { heading(line) } else { None };
-        if line.trim().is_empty() {
-            if !cutter.only_headings {
+        let title = (kind == Kind::Markdown).then(|| heading(line)).flatten();
+        if kind.leaves_out(line) {
+            if cutter.only_headings {
+                cutter.pass(line);
+            } else {
                 cutter.cut();
             }
         } else if line.len() > MAX_BYTES {
@@ -56,7 +85,7 @@ struct Cutter {
 impl Cutter {
     fn take(&mut self, number: usize, line: &str, title: Option<&str>) {
         if let Some((first, last, bytes)) = self.open {
-            // Blank lines between a heading and its paragraph count too; each is one line end.
+            // One line end for each line that was passed since, and one more.
             let grown = bytes + (number - last) + line.len();
             if number - first >= MAX_LINES || grown > MAX_BYTES {
                 self.cut();
@@ -71,6 +100,13 @@ impl Cutter {
         self.only_headings &= title.is_some();
         if let Some(title) = title {
             title.clone_into(&mut self.heading);
+        }
+    }
+
+    /// A blank line between a heading and its paragraph, which may have spaces in it.
+    fn pass(&mut self, line: &str) {
+        if let Some((_, _, bytes)) = &mut self.open {
+            *bytes += line.len();
         }
     }
 
@@ -101,7 +137,7 @@ mod tests {
 
     fn spans(text: &str) -> Vec<(usize, usize, String)> {
         let lines: Vec<_> = text.lines().collect();
-        let spans = split(&lines, true).into_iter();
+        let spans = split(&lines, Kind::Markdown).into_iter();
         spans
             .map(|span| (span.first, span.last, span.heading))
             .collect()
@@ -147,15 +183,43 @@ mod tests {
         assert_eq!(cut, [(0, 0), (2, 2)]);
     }
 
+    #[test]
+    fn blanks_under_a_heading_count_too() {
+        let text = "x".repeat(MAX_BYTES - "# A\n  \n".len());
+        for (blank, cut) in [("  ", vec![(0, 2)]), ("   ", vec![(0, 0), (2, 2)])] {
+            let spans = spans(&format!("# A\n{blank}\n{text}"));
+            let spans: Vec<_> = spans
+                .iter()
+                .map(|(first, last, _)| (*first, *last))
+                .collect();
+            assert_eq!(spans, cut, "{blank:?}");
+        }
+    }
+
+    #[test]
+    fn of_rust_only_its_documentation_is_taken() {
+        let lines = [
+            "//! The map.",
+            "",
+            "/// Says it",
+            "/// twice.",
+            "fn say() {}",
+            "// Not this.",
+        ];
+        let spans = split(&lines, Kind::of("src/lib.rs"));
+        let spans: Vec<_> = spans.iter().map(|span| (span.first, span.last)).collect();
+        assert_eq!(spans, [(0, 0), (2, 3)]);
+    }
+
     proptest! {
         /// Every line with text is in exactly one passage, and every passage keeps its bounds.
         #[test]
         fn no_line_is_lost_or_taken_twice(
-            lines in prop::collection::vec("(#{1,3} )?[a-z }]{0,30}|x{2000}", 0..60),
-            headings in any::<bool>(),
+            lines in prop::collection::vec("(#{1,3} |/// )?[a-z }]{0,30}|x{2000}", 0..60),
+            kind in prop::sample::select(vec![Kind::Markdown, Kind::Rust, Kind::Other]),
         ) {
             let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-            let spans = split(&lines, headings);
+            let spans = split(&lines, kind);
             let mut taken = vec![0; lines.len()];
             for span in &spans {
                 prop_assert!(span.last - span.first < MAX_LINES);
@@ -167,7 +231,7 @@ mod tests {
                 }
             }
             for (line, taken) in lines.iter().zip(taken) {
-                prop_assert!(taken == 1 || (line.trim().is_empty() && taken <= 1), "{line:?}");
+                prop_assert!(taken <= 1 && (taken == 1 || kind.leaves_out(line)), "{line:?}");
             }
             prop_assert!(spans.windows(2).all(|two| two[0].last < two[1].first));
         }

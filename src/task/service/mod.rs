@@ -4,45 +4,28 @@
 //! listener, may submit anything and reach its tasks at other homes; members may submit only for the
 //! own agent's skills, and ask only for what this home owns.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::StreamExt;
-use prost::Message;
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
-use tower::util::BoxCloneService;
-use uuid::Uuid;
 
-use crate::domain::{AgentName, Fault, InstanceId, Label, Member, Reason, SpiffeId, TaskId};
+use crate::domain::{AgentName, Fault, Label, Member, Reason, SpiffeId, TaskId};
 use crate::identity::{Action, Caller, Connection, authorize};
 use crate::pb;
 use crate::pb::agent_client::AgentClient;
 use crate::pb::agent_server::Agent;
-use crate::wire::status::reason_of;
 
 use super::home::{Home, ListQuery, PAGE, Submission};
 
-/// A way to another sidecar's mutual TLS listener.
-pub type HomeService =
-    BoxCloneService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, Status>;
+mod forward;
+mod page;
+#[cfg(test)]
+mod tests;
 
-/// What the service asks of the sidecar around it.
-pub trait Surroundings: Send + Sync + 'static {
-    /// The own agent's card; none: this sidecar has no agent.
-    fn card(&self) -> Option<Arc<pb::AgentCard>>;
+pub use forward::{HomeService, Surroundings};
 
-    /// This instance as the catalog shows it.
-    fn instance(&self) -> pb::Instance;
-
-    /// Where that home's mutual TLS listener is, if it is known.
-    fn endpoint(&self, home: &InstanceId) -> Option<String>;
-
-    /// A connection to that home, pinned to its instance, if it is known.
-    fn reach(&self, home: &InstanceId) -> Option<HomeService>;
-}
-
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+use forward::{Streamed, away, forwarded, passed_on};
+use page::{page_mark, page_token, read_token};
 
 /// The task API of one listener on one data thread.
 #[derive(Clone)]
@@ -108,7 +91,11 @@ impl AgentService {
                 "say what to do: spec.selector.skill and spec.input",
             ));
         };
-        let namespace = who.id.member.namespace().or(self.own().member.namespace());
+        let namespace = who
+            .id
+            .member
+            .namespace()
+            .or_else(|| self.own().member.namespace());
         let selector = spec.selector.get_or_insert_default();
         let named = match (selector.agent.is_empty(), namespace) {
             (true, _) => None,
@@ -368,70 +355,4 @@ const REASON_MAX: usize = 1024;
 fn task_id(text: &str) -> Result<TaskId, Fault> {
     text.parse()
         .map_err(|wrong: crate::domain::ids::NameError| Fault::field("task_id", wrong.to_string()))
-}
-
-fn away(home: &InstanceId) -> Fault {
-    let text = format!("the task's home {home} is away: its tasks wait for it, ask again later");
-    let wait = std::time::Duration::from_secs(5);
-    Fault::new(Reason::HomeUnavailable, text)
-        .with("home", home.to_string())
-        .retry_after(wait)
-}
-
-/// Another home's answer as ours; a home that cannot be reached is away, whatever the way there says.
-fn passed_on(status: Status, home: &InstanceId) -> Status {
-    let unreached = [Reason::PeerUnreachable, Reason::PeerMismatch];
-    match reason_of(&status) {
-        Some(reason) if unreached.iter().any(|known| known.label() == reason) => away(home).into(),
-        // Its details travel with it; the other's headers do not.
-        _ => Status::with_details(
-            status.code(),
-            status.message().to_owned(),
-            bytes::Bytes::copy_from_slice(status.details()),
-        ),
-    }
-}
-
-fn forwarded<T: Send + 'static>(
-    answered: Result<Response<tonic::Streaming<T>>, Status>,
-    home: InstanceId,
-) -> Result<Response<Streamed<T>>, Status> {
-    let stream = answered
-        .map_err(|status| passed_on(status, &home))?
-        .into_inner();
-    let stream = stream.map(move |item| item.map_err(|status| passed_on(status, &home)));
-    Ok(Response::new(Box::pin(stream)))
-}
-
-/// Binds a page token to who asks and what for. Not a secret: what is shown is decided anew.
-fn page_mark(viewer: &SpiffeId, filter: &pb::ListTasksRequest) -> u32 {
-    let bare = pb::ListTasksRequest {
-        page_size: 0,
-        page_token: String::new(),
-        ..filter.clone()
-    };
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(viewer.to_string().as_bytes());
-    hasher.update(&bare.encode_to_vec());
-    hasher.finalize()
-}
-
-fn page_token(last: Uuid, mark: u32) -> String {
-    let mut bytes = last.into_bytes().to_vec();
-    bytes.extend(mark.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn read_token(token: &str, mark: u32) -> Result<Uuid, Fault> {
-    let bytes = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
-    let parts = bytes.split_last_chunk::<4>();
-    let uuid = parts.filter(|(_, end)| **end == mark.to_be_bytes());
-    uuid.and_then(|(uuid, _)| Uuid::from_slice(uuid).ok())
-        .ok_or_else(|| {
-            let text = "not a page token of this list: start from the first page";
-            Fault {
-                field: Some("page_token".into()),
-                ..Fault::new(Reason::PageTokenInvalid, text)
-            }
-        })
 }

@@ -19,10 +19,12 @@ use tokio::{sync::Semaphore, sync::mpsc, time::Instant};
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
 
+mod lifecycle;
+mod mutual;
+
 use crate::identity::{Caller, Connection};
 use crate::runtime::{DataThreads, Nursery};
 use crate::transport::{Channel, Limits, Listener, Pool, Security, Server, Target};
-use crate::wire::status::reason_of;
 
 /// What the handlers of a test have seen, and the gate that `/wait` waits at.
 #[derive(Clone)]
@@ -30,6 +32,7 @@ struct Seen {
     calls: Arc<AtomicUsize>,
     threads: Arc<parking_lot::Mutex<std::collections::HashSet<String>>>,
     callers: Arc<parking_lot::Mutex<Vec<Caller>>>,
+    exporters: Arc<parking_lot::Mutex<Vec<Option<[u8; 32]>>>>,
     gate: Arc<Semaphore>,
 }
 
@@ -39,6 +42,7 @@ impl Seen {
             calls: Arc::default(),
             threads: Arc::default(),
             callers: Arc::default(),
+            exporters: Arc::default(),
             gate: Arc::new(Semaphore::new(0)),
         }
     }
@@ -54,6 +58,7 @@ impl Seen {
                 seen.threads.lock().insert(thread);
                 let connection = request.extensions().get::<Arc<Connection>>().unwrap();
                 seen.callers.lock().push(connection.caller.clone());
+                seen.exporters.lock().push(connection.exporter);
                 let wait = request.uri().path() == "/wait";
                 if request.uri().path() == "/flow" {
                     return Ok::<_, Infallible>(Response::new(request.into_body()));
@@ -173,4 +178,38 @@ async fn a_unix_socket_serves_too() {
     assert_eq!(call(&channel, "/echo", b"hello").await.unwrap(), "hello");
     server.drain(GRACE).await;
     assert!(!dir.path().join("s").exists());
+}
+
+#[tokio::test]
+async fn generated_clients_and_servers_fit() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let serving = tonic_health::ServingStatus::Serving;
+    reporter.set_service_status("billing", serving).await;
+    let threads = DataThreads::start(1).unwrap();
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let target = Target {
+        endpoints: vec![listener.address().to_owned()],
+        expect: None,
+    };
+    let routes = Routes::new(health);
+    let limits = Limits::default();
+    let server = Server::start(listener, Security::Plaintext, &threads, limits, |_| {
+        routes.clone()
+    });
+    let channel = Pool::plaintext(Nursery::here()).channel(target);
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+    let ask = |service: &str| tonic_health::pb::HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let answer = client.check(ask("billing")).await.unwrap().into_inner();
+    assert_eq!(answer.status, 1);
+    let unknown = client.check(ask("nobody")).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+    let mut watch = client.watch(ask("billing")).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
+    drop(watch);
+    server.drain(GRACE).await;
+    let gone = client.check(ask("billing")).await.unwrap_err();
+    let reason = crate::wire::status::reason_of(&gone);
+    assert_eq!(reason.as_deref(), Some("PEER_UNREACHABLE"), "{gone}");
 }

@@ -1,0 +1,52 @@
+//! The sidecar's process: settings to what the sidecar is told.
+
+use std::net::SocketAddr;
+
+use super::{error::StartError, settings::SidecarSettings};
+use crate::{
+    runtime::{DataThreads, Stop},
+    sidecar::{self, Invitation, Listening, SidecarConfig},
+};
+
+/// Environment variable that may hold a join string.
+pub const JOIN_ENV: &str = "ATTACHE_JOIN";
+/// What `local = "tcp"` stands for.
+const LOCAL_TCP: &str = "127.0.0.1:7600";
+
+/// Runs a sidecar until `stop`, then drains.
+///
+/// # Errors
+/// When a setting is wrong, or it cannot start or go on.
+pub async fn run(
+    settings: &SidecarSettings,
+    stop: Stop,
+    started: impl FnOnce(&Listening),
+) -> Result<(), StartError> {
+    let admin: SocketAddr =
+        settings.admin.parse().map_err(|error| StartError::value("admin", error))?;
+    std::fs::create_dir_all(&settings.state).map_err(StartError::system(format!(
+        "cannot make the state directory {}",
+        settings.state.display()
+    )))?;
+    let local = if settings.local == "tcp" { LOCAL_TCP } else { &settings.local };
+    let threads =
+        if settings.threads == 0 { DataThreads::per_core() } else { settings.threads };
+    let config = SidecarConfig {
+        state: settings.state.clone(),
+        registry: settings.registry.clone(),
+        enrollment: settings.enrollment.clone(),
+        invitation: Invitation {
+            text: std::env::var(JOIN_ENV).ok().filter(|text| !text.is_empty()),
+            file: settings.join_file.clone(),
+        },
+        listen: settings.listen.clone(),
+        local: local.to_owned(),
+        admin,
+        advertise: settings.advertise.clone(),
+        zone: settings.zone.clone(),
+        threads,
+        agent: settings.agent.clone(),
+        card: settings.card.card(),
+    };
+    Ok(Box::pin(sidecar::run(config, stop, started)).await?)
+}

@@ -1,0 +1,127 @@
+//! Carries attempts to their executors: in process to the own agent, over mutual TLS to others.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio_stream::Stream;
+use tonic::Status;
+
+use super::{
+    pools::Pools,
+    route::{InFlight, Open},
+};
+use crate::{
+    domain::{Fault, InstanceId, Reason, SpiffeId},
+    identity::Expect,
+    pb::{self, executor_client::ExecutorClient},
+    registry::client::{Entry, Mirror},
+    task::{
+        Connect, Steps, Updates,
+        executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
+    },
+    transport::{Channel, Target},
+};
+
+/// Opens `Executor.Execute` where an attempt goes.
+pub(super) struct Carrier {
+    pub(super) own: SpiffeId,
+    pub(super) instance: InstanceId,
+    pub(super) executor: Executor,
+    pub(super) mirror: Mirror,
+    pub(super) pools: Pools,
+    pub(super) flights: InFlight,
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carrier").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+/// Where an instance's mutual TLS listener is, pinned to that very instance.
+pub(super) fn target(entry: &Entry) -> Target {
+    let expect = Expect::Instance(entry.id.clone(), entry.instance_id.clone());
+    Target { endpoints: entry.instance.endpoints.clone(), expect: Some(expect) }
+}
+
+#[tonic::async_trait]
+impl Connect for Carrier {
+    async fn execute(&self, instance: &InstanceId, steps: Steps) -> Result<Updates, Status> {
+        let open = self.flights.enter(instance);
+        if *instance == self.instance {
+            let home = HomePeer { id: self.own.clone(), instance: self.instance.clone() };
+            let updates = self.executor.execute(home, steps);
+            return Ok(Box::pin(Counted { updates, _open: open }));
+        }
+        let catalog = self.mirror.catalog();
+        let entry = catalog.entry(instance).ok_or_else(|| {
+            let text = format!("instance {instance} is not in the catalog any more");
+            Status::from(Fault::new(Reason::PeerUnreachable, text))
+        })?;
+        let mut client = ExecutorClient::new(self.pools.channel(target(entry)));
+        let updates = Box::pin(client.execute(steps)).await?.into_inner();
+        Ok(Box::pin(Counted { updates: Box::pin(updates), _open: open }))
+    }
+}
+
+/// An attempt's updates, counted as in flight until the last one was read.
+struct Counted {
+    updates: Updates,
+    _open: Open,
+}
+
+impl Stream for Counted {
+    type Item = Result<pb::ExecuteResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.updates.as_mut().poll_next(context)
+    }
+}
+
+/// The own agent, reached from whichever data thread runs the attempt.
+pub(super) struct AgentLink {
+    pools: Pools,
+    address: Option<String>,
+}
+
+impl AgentLink {
+    /// A link to the `Handler` at an address; `None`: there is no agent.
+    pub(super) fn new(pools: Pools, address: Option<String>) -> Self {
+        Self { pools, address }
+    }
+
+    fn handler(&self) -> Result<GrpcHandler<Channel>, HandlerError> {
+        let address = self.address.clone();
+        let address =
+            address.ok_or_else(|| HandlerError::Unreachable("this sidecar has no agent".into()))?;
+        let target = Target { endpoints: vec![address], expect: None };
+        Ok(GrpcHandler::new(self.pools.channel(target)))
+    }
+}
+
+#[tonic::async_trait]
+impl HandlerLink for AgentLink {
+    async fn handle(
+        &self,
+        request: pb::HandleRequest,
+        remaining: Duration,
+    ) -> Result<HandleStream, HandlerError> {
+        self.handler()?.handle(request, remaining).await
+    }
+
+    async fn cancel(&self, request: pb::CancelRequest) -> Result<(), Status> {
+        self.handler().map_err(away)?.cancel(request).await
+    }
+
+    async fn describe(&self) -> Result<Option<pb::AgentCard>, Status> {
+        self.handler().map_err(away)?.describe().await
+    }
+}
+
+fn away(error: HandlerError) -> Status {
+    Fault::new(Reason::PeerUnreachable, error.to_string()).into()
+}

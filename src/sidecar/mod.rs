@@ -1,0 +1,17 @@
+//! The sidecar of one member: joins the mesh, shows its agent to it, and carries its tasks.
+//!
+//! Knows of the registry only its client, of tasks only the doors; owns the listeners and the way
+//! between them.
+
+mod around;
+mod carry;
+mod error;
+mod join;
+mod pools;
+mod probe;
+mod route;
+mod run;
+mod standing;
+
+pub use error::SidecarError;
+pub use run::{Invitation, Listening, SidecarConfig, run};

@@ -1,0 +1,43 @@
+//! One pool of connections per data thread, so that a call never crosses threads.
+
+use tokio::runtime::{Handle, Id};
+
+use crate::{
+    identity::Credentials,
+    runtime::{DataThreads, Nursery},
+    transport::{Channel, Pool, Target},
+};
+
+/// Pools by the runtime that they belong to.
+#[derive(Clone, Debug)]
+pub(super) struct Pools {
+    pools: Vec<(Id, Pool)>,
+}
+
+impl Pools {
+    /// Pools of mutual TLS connections.
+    pub(super) fn members(credentials: &Credentials, threads: &DataThreads) -> Self {
+        Self::of(threads, |nursery| Pool::new(credentials.clone(), nursery))
+    }
+
+    /// Pools of connections to the own agent.
+    pub(super) fn plaintext(threads: &DataThreads) -> Self {
+        Self::of(threads, Pool::plaintext)
+    }
+
+    fn of(threads: &DataThreads, pool: impl Fn(Nursery) -> Pool) -> Self {
+        let pools = threads
+            .handles()
+            .map(|handle| (handle.id(), pool(Nursery::on(handle.clone()))))
+            .collect();
+        Self { pools }
+    }
+
+    /// A channel of the calling thread's pool; of the first one where the caller has none.
+    pub(super) fn channel(&self, target: Target) -> Channel {
+        let here = Handle::try_current().map(|handle| handle.id()).ok();
+        let own = self.pools.iter().find(|(id, _)| Some(*id) == here);
+        let (_, pool) = own.unwrap_or(&self.pools[0]);
+        pool.channel(target)
+    }
+}

@@ -1,0 +1,404 @@
+//! The life of a sidecar: open the listeners, join, start the parts, drain at the end.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{interval, sleep, timeout},
+};
+
+use super::{
+    around::Around,
+    carry::{AgentLink, Carrier},
+    error::SidecarError,
+    join::{Joiner, Renewals},
+    pools::Pools,
+    probe::Prober,
+    route::{CatalogRoute, InFlight},
+    standing::Progress,
+};
+pub use super::join::Invitation;
+use crate::{
+    admin::{self, introspection},
+    domain::{InstanceId, SpiffeId},
+    identity::{Credentials, Expect, keep_renewed},
+    pb::{
+        self, agent_server::AgentServer, executor_server::ExecutorServer,
+        registry_server::RegistryServer,
+    },
+    registry::client::{
+        Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Registration, Source,
+    },
+    runtime::{DataThreads, Nursery, Stop, clock},
+    task::{
+        Connect, Parents, Route,
+        executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
+        home::{Home, HomeConfig, Replay},
+        journal::{Journal, JournalConfig},
+        service::AgentService,
+    },
+    transport::{Limits, Listener, Pool, Security, Server, Target},
+};
+
+/// How long peers get to hear that this sidecar drains, before it stops taking calls. Short: what
+/// comes later is refused as not started, and goes elsewhere without loss.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How long attempts and calls may take to finish when the process ends.
+const DRAIN: Duration = Duration::from_secs(25);
+/// How long tasks of our own may take to stop after that.
+const CLOSE: Duration = Duration::from_secs(2);
+/// How often the executor's load is put into the report; the heartbeat carries it on.
+const LOAD_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a journal segment: two are preallocated.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
+const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
+
+/// What a sidecar is told.
+#[derive(Clone, Debug)]
+pub struct SidecarConfig {
+    /// Directory of certificate, journal and catalog copy.
+    pub state: PathBuf,
+    /// Registries' mutual TLS listeners.
+    pub registry: Vec<String>,
+    /// Registries' enrolment listeners.
+    pub enrollment: Vec<String>,
+    /// Join string for the first start.
+    pub invitation: Invitation,
+    /// Mutual TLS listener.
+    pub listen: String,
+    /// Plaintext listener for the own agent.
+    pub local: String,
+    /// HTTP admin listener.
+    pub admin: SocketAddr,
+    /// Where peers reach `listen`; empty: found out from the way to the registry.
+    pub advertise: Vec<String>,
+    /// Zone label.
+    pub zone: String,
+    /// Data threads, at least 1.
+    pub threads: usize,
+    /// Address of the agent's `Handler`; `None`: this member only calls.
+    pub agent: Option<String>,
+    /// The card as configured.
+    pub card: pb::AgentCard,
+}
+
+/// Where a running sidecar listens.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// Which copy of it.
+    pub instance: InstanceId,
+    /// Mutual TLS.
+    pub mtls: String,
+    /// For the own agent, in gRPC naming syntax.
+    pub local: String,
+    /// HTTP admin.
+    pub admin: SocketAddr,
+}
+
+/// Runs a sidecar until `stop`, then drains. `started` is told once it serves.
+///
+/// # Errors
+/// When it cannot start, or its journal fails.
+pub async fn run(
+    config: SidecarConfig,
+    stop: Stop,
+    started: impl FnOnce(&Listening),
+) -> Result<(), SidecarError> {
+    let nursery = Nursery::here();
+    // Bind everything first: a taken port is told before anything runs.
+    let mtls = Listener::tcp(&config.listen)?;
+    let local = Listener::parse(&config.local)?.only_this_machine()?;
+    let progress = Arc::new(Progress::new(config.agent.is_some()));
+    let admin = admin::Server::start(config.admin, progress.clone(), &nursery).await?;
+
+    let joiner = Joiner {
+        dir: config.state.clone(),
+        registry: config.registry.clone(),
+        enrollment: config.enrollment.clone(),
+        invitation: config.invitation.clone(),
+        nursery: nursery.clone(),
+    };
+    let Some(credentials) = joiner.credentials(&stop).await? else { return Ok(()) };
+    let id = credentials.id();
+    let instance =
+        credentials.instance().ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
+    progress.joined(id.to_string(), instance.to_string());
+    let threads = DataThreads::start(config.threads).map_err(|source| SidecarError::System {
+        what: "cannot start the data threads".to_owned(),
+        source,
+    })?;
+    let port = mtls.port().unwrap_or(0);
+    let parts = Parts { config, id, instance, credentials, progress, nursery, stop };
+    let listening = Listening {
+        id: parts.id.clone(),
+        instance: parts.instance.clone(),
+        mtls: mtls.address().to_owned(),
+        local: local.address().to_owned(),
+        admin: admin.address(),
+    };
+    let running = parts.start(&threads, joiner, port, mtls, local).await?;
+    tracing::info!(id = %listening.id, instance = %listening.instance, mtls = listening.mtls, local = listening.local, "sidecar serves");
+    started(&listening);
+    running.until_stopped(&parts).await
+}
+
+struct Parts {
+    config: SidecarConfig,
+    id: SpiffeId,
+    instance: InstanceId,
+    credentials: Credentials,
+    progress: Arc<Progress>,
+    nursery: Nursery,
+    stop: Stop,
+}
+
+struct Running {
+    home: Home,
+    executor: Executor,
+    health: introspection::Health,
+    mtls: Server,
+    local: Server,
+}
+
+impl Parts {
+    async fn start(
+        &self,
+        threads: &DataThreads,
+        joiner: Joiner,
+        port: u16,
+        mtls: Listener,
+        local: Listener,
+    ) -> Result<Running, SidecarError> {
+        let control = Pool::new(self.credentials.clone(), self.nursery.clone());
+        self.keep_renewed(joiner, control.clone());
+        let source = self.source(control);
+        let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
+        let copy = Some(self.config.state.join("catalog"));
+        let mirror_config = MirrorConfig { copy, namespaces: Vec::new() };
+        let mirror = Mirror::start(&self.nursery, source.clone(), mirror_config);
+        self.progress.mirrors(mirror.clone());
+
+        let link: Arc<dyn HandlerLink> =
+            Arc::new(AgentLink::new(Pools::plaintext(threads), self.config.agent.clone()));
+        let executor = self.executor(threads, link.clone());
+        let pools = Pools::members(&self.credentials, threads);
+        let home = self.home(threads, &mirror, &pools, &executor)?;
+        let around = Arc::new(Around {
+            described: described.subscribe(),
+            has_agent: self.config.agent.is_some(),
+            mirror: mirror.clone(),
+            pools,
+        });
+        let (health, health_service) = introspection::health(SERVICES).await;
+        let reads =
+            LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), self.stop.clone());
+        let tasks = |thread| {
+            AgentServer::new(AgentService::new(home.clone(), around.clone(), thread))
+        };
+        let security = Security::MutualTls(self.credentials.clone());
+        let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
+            introspection::routes(SERVICES)
+                .add_service(tasks(thread))
+                .add_service(ExecutorServer::new(ExecutorService::new(
+                    self.id.clone(),
+                    executor.clone(),
+                )))
+                .add_service(health_service.clone())
+        });
+        let local = Server::start(local, Security::Plaintext, threads, Limits::default(), |thread| {
+            introspection::routes(LOCAL_SERVICES)
+                .add_service(tasks(thread))
+                .add_service(RegistryServer::new(reads.clone()))
+                .add_service(health_service.clone())
+        });
+        self.watch_agent(link, described.clone(), &executor);
+        self.report_load(executor.clone());
+        self.register(source, described, port);
+        Ok(Running { home, executor, health, mtls, local })
+    }
+
+    fn source(&self, control: Pool) -> Arc<dyn Source> {
+        let endpoints = self.config.registry.clone();
+        Arc::new(Dialed(move || {
+            let expect = Some(Expect::AnyRegistry);
+            control.channel(Target { endpoints: endpoints.clone(), expect })
+        }))
+    }
+
+    fn described(&self, endpoints: Vec<String>) -> Described {
+        let now = clock::wall();
+        let instance = pb::Instance {
+            id: self.instance.to_string(),
+            endpoints,
+            zone: self.config.zone.clone(),
+            sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Some(now.into()),
+            ..Default::default()
+        };
+        Described { card: self.config.card.clone(), instance }
+    }
+
+    fn executor(&self, threads: &DataThreads, link: Arc<dyn HandlerLink>) -> Executor {
+        let card = &self.config.card;
+        let slots = if card.max_concurrent_tasks == 0 { SLOTS } else { card.max_concurrent_tasks };
+        let config = ExecutorConfig {
+            slots,
+            boot_id: uuid::Uuid::now_v7().to_string(),
+            skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
+        };
+        let nurseries = threads.handles().map(|handle| Nursery::on(handle.clone())).collect();
+        Executor::new(config, link, nurseries)
+    }
+
+    fn home(
+        &self,
+        threads: &DataThreads,
+        mirror: &Mirror,
+        pools: &Pools,
+        executor: &Executor,
+    ) -> Result<Home, SidecarError> {
+        let mut replay = Replay::new(&self.instance, threads.count());
+        let config = JournalConfig { segment_bytes: SEGMENT_BYTES, ..Default::default() };
+        let dir = self.config.state.join("journal");
+        let journal = Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?;
+        let flights = InFlight::default();
+        let route: Arc<dyn Route> = Arc::new(CatalogRoute::new(mirror.clone(), flights.clone()));
+        let connect: Arc<dyn Connect> = Arc::new(Carrier {
+            own: self.id.clone(),
+            instance: self.instance.clone(),
+            executor: executor.clone(),
+            mirror: mirror.clone(),
+            pools: pools.clone(),
+            flights,
+        });
+        let parents: Arc<dyn Parents> = Arc::new(executor.clone());
+        let config = HomeConfig { instance: self.instance.clone(), own: self.id.clone() };
+        Home::start(config, (journal, replay), &route, &connect, parents, threads)
+            .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
+        let (credentials, dir) = (self.credentials.clone(), self.config.state.clone());
+        self.nursery.start("renewals", |stop| async move {
+            let renewals = Renewals::new(joiner, pool);
+            keep_renewed(credentials, Some(&dir), renewals.as_ref(), stop).await;
+        });
+    }
+
+    fn watch_agent(
+        &self,
+        link: Arc<dyn HandlerLink>,
+        described: watch::Sender<Arc<Described>>,
+        executor: &Executor,
+    ) {
+        let Some(address) = self.config.agent.clone() else { return };
+        let prober = Prober {
+            address,
+            link,
+            configured: self.config.card.clone(),
+            described,
+            executor: executor.clone(),
+            progress: self.progress.clone(),
+        };
+        self.nursery.start("prober", |stop| prober.run(stop));
+    }
+
+    fn report_load(&self, executor: Executor) {
+        let progress = self.progress.clone();
+        self.nursery.start("load", |stop| async move {
+            let mut every = interval(LOAD_EVERY);
+            loop {
+                tokio::select! {
+                    _ = every.tick() => progress.set_load(executor.load()),
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// Registers once it is known where peers reach us.
+    fn register(
+        &self,
+        source: Arc<dyn Source>,
+        described: watch::Sender<Arc<Described>>,
+        port: u16,
+    ) {
+        let (progress, nursery) = (self.progress.clone(), self.nursery.clone());
+        let (advertise, registry) = (self.config.advertise.clone(), self.config.registry.clone());
+        self.nursery.start("registration", |stop| async move {
+            let endpoints = if advertise.is_empty() {
+                let found = tokio::select! {
+                    found = reachable_from(&registry, port) => found,
+                    () = stop.cancelled() => return,
+                };
+                vec![found.to_string()]
+            } else {
+                advertise
+            };
+            described.send_modify(|present| {
+                let mut instance = present.instance.clone();
+                instance.endpoints.clone_from(&endpoints);
+                *present = Arc::new(Described { card: present.card.clone(), instance });
+            });
+            let reports = progress.reports();
+            let registration =
+                Registration::start(&nursery, source, described.subscribe(), reports);
+            progress.registering(registration.standing());
+            stop.cancelled().await;
+        });
+    }
+}
+
+/// The address of this machine that the way to the registry has, with the port of our listener.
+async fn reachable_from(registry: &[String], port: u16) -> SocketAddr {
+    loop {
+        for address in registry {
+            let connected = timeout(Duration::from_secs(2), TcpStream::connect(address)).await;
+            if let Ok(Ok(stream)) = connected
+                && let Ok(local) = stream.local_addr()
+            {
+                let ip = match local.ip() {
+                    IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
+                    ip @ IpAddr::V4(_) => ip,
+                };
+                return SocketAddr::new(ip, port);
+            }
+        }
+        if registry.is_empty() {
+            return SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+impl Running {
+    async fn until_stopped(self, parts: &Parts) -> Result<(), SidecarError> {
+        let failed = self.home.failed();
+        tokio::select! {
+            () = parts.stop.cancelled() => {}
+            () = failed.cancelled() => return Err(SidecarError::JournalFailed),
+        }
+        // First everybody hears of it, then nothing new comes in, then what runs may finish.
+        parts.progress.drain();
+        self.health.stop().await;
+        sleep(SETTLE).await;
+        self.executor.drain(DRAIN).await;
+        self.home.drain().await;
+        tokio::join!(self.mtls.drain(CLOSE), self.local.drain(CLOSE));
+        parts.nursery.close(CLOSE).await;
+        let home = self.home;
+        home.close(CLOSE).await;
+        tracing::info!("sidecar ended");
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! What a decision sees and bounds it, and what follows from it once the disk has it.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::InstanceId;
+use crate::pb;
+use crate::task::doors::Route;
+use crate::task::spec::Moment;
+
+/// Bounds of one shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Tasks that have not ended.
+    pub(super) live: usize,
+    /// Their bytes in memory.
+    pub(super) live_bytes: usize,
+    /// Tasks that ended and can still be asked for.
+    pub(super) ended: usize,
+    /// Their bytes in memory.
+    pub(super) ended_bytes: usize,
+}
+
+/// What one call sees of the world.
+#[derive(Clone, Copy)]
+pub(super) struct World<'a> {
+    pub(super) at: Moment,
+    pub(super) route: &'a dyn Route,
+}
+
+/// What is to be done once the records before it are synced, in this order.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Events up to this one are on disk: whoever watches may see them.
+    Shown { task: Uuid, seq: u64, ended: bool },
+    /// Live watchers may see this.
+    Transient {
+        task: Uuid,
+        transient: pb::Transient,
+    },
+    /// Send the attempt to its executor.
+    Start { to: Carrying, start: Box<pb::Start> },
+    /// Take an attempt up again after this home was away.
+    Resume { to: Carrying, after_update: u64 },
+    /// The executor may forget its updates up to this one.
+    Ack {
+        task: Uuid,
+        attempt: u32,
+        update: u64,
+    },
+    /// Ask the executor to stop; go on listening.
+    Abort {
+        task: Uuid,
+        attempt: u32,
+        reason: String,
+    },
+    /// The attempt is over here, whatever it still says; with a reason: tell it to stop.
+    Release {
+        task: Uuid,
+        attempt: u32,
+        abort: Option<String>,
+    },
+}
+
+/// An attempt on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Carrying {
+    pub(super) task: Uuid,
+    pub(super) task_id: String,
+    pub(super) attempt: u32,
+    pub(super) instance: InstanceId,
+    pub(super) deadline: Instant,
+}

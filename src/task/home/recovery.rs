@@ -1,0 +1,143 @@
+//! A shard's beginning and end of memory: what a journal gives back, and what may be forgotten.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::pb::journal::{Forgotten, Record, record::Kind as Recorded};
+use crate::task::spec::Moment;
+
+use super::kept::{Kept, RecordError};
+use super::machine::{Entry, Tasks, World};
+
+/// How long a finished task can be asked for.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Why the children of an attempt that ended are cancelled.
+const PARENT_ENDED: &str = "PARENT_ENDED";
+
+impl Tasks {
+    /// The submission of `task` is record `lsn`.
+    pub(super) fn logged(&mut self, task: Uuid, lsn: u64) {
+        if let Some(entry) = self.tasks.get_mut(&task) {
+            entry.first_lsn = lsn;
+        }
+    }
+
+    /// The first record that is still needed; `None`: none is.
+    pub(super) fn first_needed(&self) -> Option<u64> {
+        self.tasks.values().map(|entry| entry.first_lsn).min()
+    }
+
+    /// Takes a record of an earlier life in.
+    pub(super) fn replay(
+        &mut self,
+        task: Uuid,
+        lsn: u64,
+        record: &Record,
+    ) -> Result<(), RecordError> {
+        match &record.kind {
+            Some(Recorded::Submitted(submitted)) => {
+                let kept = Kept::submitted(submitted, &record.task_id)?;
+                self.tasks.insert(task, Entry::new(kept, lsn, self.base));
+            }
+            Some(Recorded::Forgotten(_)) => {
+                self.tasks.remove(&task);
+                // The oldest are forgotten first, so the front is nearly always the one.
+                if self.ended.front() == Some(&task) {
+                    self.ended.pop_front();
+                } else {
+                    self.ended.retain(|ended| *ended != task);
+                }
+            }
+            _ => {
+                // The journal let go of a forgotten task's first records: the rest says nothing.
+                let Some(entry) = self.tasks.get_mut(&task) else {
+                    return Ok(());
+                };
+                entry.kept.apply(record)?;
+                entry.shown = entry.kept.task.last_seq;
+                if entry.kept.ended() {
+                    self.ended.push_back(task);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After the last replayed record: counts, arms timers, and goes on where the home stopped.
+    pub(super) fn recovered(&mut self, world: World<'_>) {
+        let all: Vec<Uuid> = self.tasks.keys().copied().collect();
+        for task in all {
+            let Some(entry) = self.tasks.get_mut(&task) else {
+                continue;
+            };
+            entry.deadline = entry.kept.deadline(&world.at);
+            entry.counted = entry.kept.bytes;
+            if entry.kept.ended() {
+                entry.filed = true;
+                self.ended_bytes += entry.counted;
+                continue;
+            }
+            self.live_bytes += entry.counted;
+            if entry.kept.running.is_some() {
+                self.take_up(task, world.at);
+            } else if entry.kept.task.cancel_requested {
+                self.end_canceled(task, "CANCELED", world.at);
+            } else {
+                self.wait(task);
+            }
+            self.settle(task);
+            // The attempt that made it ran on this sidecar, and ended with it.
+            if self
+                .tasks
+                .get(&task)
+                .is_some_and(|entry| entry.kept.ends_with_parent())
+            {
+                self.cancel_orphan(task, world.at);
+            }
+        }
+        self.pump(world);
+    }
+
+    /// Cancels the tasks whose parent's attempt is over, as `lives` knows by the attempt's token.
+    pub(super) fn cancel_orphans(&mut self, lives: impl Fn(&str) -> bool, at: Moment) {
+        let over = self.children.iter().filter(|(_, token)| !lives(token));
+        let over: Vec<Uuid> = over.map(|(task, _)| *task).collect();
+        for task in over {
+            self.children.remove(&task);
+            self.cancel_orphan(task, at);
+        }
+    }
+
+    fn cancel_orphan(&mut self, task: Uuid, at: Moment) {
+        let live = self.tasks.get(&task).filter(|entry| !entry.kept.ended());
+        let Some(entry) = live else { return };
+        let by = entry.kept.parties.caller.to_string();
+        let canceled = self.cancel(task, &by, PARENT_ENDED, at);
+        debug_assert_eq!(
+            canceled,
+            Ok(()),
+            "a task that has not ended can be cancelled"
+        );
+    }
+
+    /// Forgets finished tasks that are too many, too large or too old.
+    pub(super) fn forget_old(&mut self, at: Moment) {
+        while let Some(task) = self.ended.front().copied() {
+            let Some(entry) = self.tasks.get(&task) else {
+                self.ended.pop_front();
+                continue;
+            };
+            let full =
+                self.ended.len() > self.limits.ended || self.ended_bytes > self.limits.ended_bytes;
+            if !full && !entry.kept.ended_before(at.wall.checked_sub(RETENTION)) {
+                return;
+            }
+            self.ended_bytes -= entry.counted;
+            let id = entry.kept.task.id.clone();
+            self.log(id, Recorded::Forgotten(Forgotten {}), 0);
+            self.tasks.remove(&task);
+            self.ended.pop_front();
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What a journal holds, sorted to the shards before they start.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::{InstanceId, TaskId};
+use crate::pb;
+use crate::task::journal::Lsn;
+
+use super::kept::RecordError;
+use super::machine::{Limits, Tasks};
+
+/// Tasks of a home that have not ended. What every task costs is in `LIVE_BYTES`.
+const LIVE: usize = 100_000;
+/// Memory of a home's tasks that have not ended.
+const LIVE_BYTES: usize = 1 << 30;
+/// Finished tasks that a home can be asked for.
+const ENDED: usize = 100_000;
+/// Memory of a home's finished tasks.
+const ENDED_BYTES: usize = 256 << 20;
+
+/// Collects what a journal holds, before the home starts.
+#[derive(Debug)]
+pub struct Replay {
+    pub(super) shards: Vec<Tasks>,
+    pub(super) wrong: Option<RecordError>,
+}
+
+impl Replay {
+    /// For a home of `instance` on so many threads; at least one.
+    pub fn new(instance: &InstanceId, threads: usize) -> Self {
+        let threads = threads.max(1);
+        let limits = Limits {
+            live: LIVE / threads,
+            live_bytes: LIVE_BYTES / threads,
+            ended: ENDED / threads,
+            ended_bytes: ENDED_BYTES / threads,
+        };
+        let shard = || Tasks::new(instance.clone(), limits, Instant::now());
+        Self {
+            shards: (0..threads).map(|_| shard()).collect(),
+            wrong: None,
+        }
+    }
+
+    /// Takes the next record in: what [`Journal::open`] gives.
+    pub fn record(&mut self, lsn: Lsn, record: &pb::journal::Record) {
+        let replayed = match record.task_id.parse::<TaskId>() {
+            Ok(id) => {
+                let shard = shard_of(id.uuid, self.shards.len());
+                self.shards[shard].replay(id.uuid, lsn, record)
+            }
+            Err(_) => Err(RecordError::Name(record.task_id.clone())),
+        };
+        if let Err(wrong) = replayed {
+            self.wrong.get_or_insert(wrong);
+        }
+    }
+}
+
+/// Which of so many shards owns a task. The low bits of a version 7 UUID are random.
+pub(super) fn shard_of(task: Uuid, shards: usize) -> usize {
+    let (_, low) = task.as_u64_pair();
+    usize::try_from(low % shards as u64).expect("less than the number of shards")
+}

@@ -1,0 +1,93 @@
+//! What a shard can be asked, and what it answers with.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, oneshot, watch};
+use uuid::Uuid;
+
+use crate::domain::{Fault, SpiffeId};
+use crate::pb;
+use crate::task::spec::NewTask;
+
+use super::attempt::Heard;
+use super::reads::{Batch, Page, Pieces};
+use super::view::ListQuery;
+
+/// What a caller gets back, once it may.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
+
+/// What a shard can be asked.
+pub(super) enum Request {
+    Submit {
+        new: Box<NewTask>,
+        answer: Reply<pb::Task>,
+    },
+    Run {
+        new: Box<NewTask>,
+        answer: Reply<Watching>,
+    },
+    Cancel {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        reason: String,
+        answer: Reply<pb::Task>,
+    },
+    Get {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        full: bool,
+        answer: Reply<(pb::Task, bool)>,
+    },
+    List {
+        query: Arc<ListQuery>,
+        answer: Reply<Page>,
+    },
+    Watch {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        after_seq: u64,
+        answer: Reply<Watching>,
+    },
+    Next {
+        task: Uuid,
+        after_seq: u64,
+        answer: Reply<Batch>,
+    },
+    Pieces {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        artifact: String,
+        from: usize,
+        answer: Reply<Pieces>,
+    },
+    Heard {
+        task: Uuid,
+        attempt: u32,
+        heard: Heard,
+    },
+    Drain {
+        answer: Reply<()>,
+    },
+}
+
+/// How far a task's events may be seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) seq: u64,
+    /// The event `seq` is the last one.
+    pub(super) ended: bool,
+}
+
+/// A task as it is, and how to hear of what comes.
+#[derive(Debug)]
+pub(super) struct Watching {
+    pub(super) task: pb::Task,
+    pub(super) marks: watch::Receiver<Mark>,
+    pub(super) transients: broadcast::Receiver<Arc<pb::Transient>>,
+}
+
+/// Who hears of a task's changes.
+pub(super) struct Watchers {
+    pub(super) marks: watch::Sender<Mark>,
+    pub(super) transients: broadcast::Sender<Arc<pb::Transient>>,
+}

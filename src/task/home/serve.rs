@@ -1,0 +1,146 @@
+//! How a shard answers: changes wait for the disk, and so does what may show them.
+
+use tokio::sync::{broadcast, watch};
+use uuid::Uuid;
+
+use crate::domain::Fault;
+
+use super::machine::not_found;
+use super::reads;
+use super::request::{Mark, Reply, Request, Watchers, Watching};
+use super::shard::{Gated, Running};
+
+/// Transients that a slow watcher may be behind; it loses the oldest.
+const TRANSIENTS: usize = 32;
+
+impl Running {
+    pub(super) fn handle(&mut self, request: Request) {
+        match request {
+            Request::Heard {
+                task,
+                attempt,
+                heard,
+            } => {
+                self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
+            }
+            Request::Submit { new, answer } => {
+                let submitted = self.world(|tasks, world| tasks.submit(*new, world));
+                let entry = submitted.map(|task| self.shard.tasks.tasks.get(&task));
+                let task = entry.and_then(|entry| Ok(entry.ok_or_else(not_found)?.kept.basic()));
+                self.answer(answer, task);
+            }
+            Request::Run { new, answer } => {
+                let submitted = self.world(|tasks, world| tasks.submit(*new, world));
+                let watching = submitted.and_then(|task| self.watch(task));
+                self.answer(answer, watching);
+            }
+            Request::Cancel {
+                task,
+                viewer,
+                reason,
+                answer,
+            } => {
+                let seen = reads::entry(&self.shard.tasks, task, &viewer).map(|_| ());
+                let asked = seen.and_then(|()| {
+                    let by = viewer.to_string();
+                    self.world(|tasks, world| tasks.cancel(task, &by, &reason, world.at))
+                });
+                let canceled = asked.and_then(|()| {
+                    reads::entry(&self.shard.tasks, task, &viewer).map(|entry| entry.kept.basic())
+                });
+                self.answer(answer, canceled);
+            }
+            Request::Drain { answer } => {
+                self.shard.tasks.draining = true;
+                self.answer(answer, Ok(()));
+            }
+            read @ (Request::Get { .. }
+            | Request::List { .. }
+            | Request::Watch { .. }
+            | Request::Next { .. }
+            | Request::Pieces { .. }) => self.read(read),
+        }
+    }
+
+    fn read(&mut self, request: Request) {
+        match request {
+            Request::Get {
+                task,
+                viewer,
+                full,
+                answer,
+            } => {
+                let got = reads::get(&self.shard.tasks, task, &viewer, full);
+                self.answer(answer, got);
+            }
+            Request::List { query, answer } => {
+                let page = reads::list(&self.shard.tasks, &query);
+                self.answer(answer, Ok(page));
+            }
+            Request::Watch {
+                task,
+                viewer,
+                after_seq,
+                answer,
+            } => {
+                let fits = reads::check_cursor(&self.shard.tasks, task, &viewer, after_seq);
+                let watching = fits.and_then(|()| self.watch(task));
+                self.answer(answer, watching);
+            }
+            // Only what was shown before is in these two: they need not wait.
+            Request::Next {
+                task,
+                after_seq,
+                answer,
+            } => {
+                drop(answer.send(reads::next(&self.shard.tasks, task, after_seq)));
+            }
+            Request::Pieces {
+                task,
+                viewer,
+                artifact,
+                from,
+                answer,
+            } => {
+                let pieces = reads::pieces(&self.shard.tasks, (task, &viewer), &artifact, from);
+                drop(answer.send(pieces));
+            }
+            Request::Heard { .. }
+            | Request::Submit { .. }
+            | Request::Run { .. }
+            | Request::Cancel { .. }
+            | Request::Drain { .. } => {}
+        }
+    }
+
+    /// Answers once everything that the answer may show is on disk; a refusal shows nothing.
+    fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
+        if with.is_err() {
+            // Whoever asked may be gone.
+            drop(answer.send(with));
+            return;
+        }
+        self.gather();
+        self.pending
+            .push(Gated::Answer(Box::new(move || drop(answer.send(with)))));
+    }
+
+    fn watch(&mut self, task: Uuid) -> Result<Watching, Fault> {
+        let entry = self.shard.tasks.tasks.get(&task).ok_or_else(not_found)?;
+        let seq = entry.shown();
+        let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
+        let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
+            marks: watch::Sender::new(Mark { seq, ended }),
+            transients: broadcast::Sender::new(TRANSIENTS),
+        });
+        let watching = Watching {
+            task: entry.kept.basic(),
+            marks: watchers.marks.subscribe(),
+            transients: watchers.transients.subscribe(),
+        };
+        if ended {
+            self.watchers.remove(&task);
+        }
+        Ok(watching)
+    }
+}

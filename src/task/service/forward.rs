@@ -1,0 +1,72 @@
+//! Tasks of other homes: where those are, and their answers as ours.
+
+use std::{fmt, pin::Pin, sync::Arc};
+
+use futures_util::StreamExt;
+use tokio_stream::Stream;
+use tonic::{Response, Status};
+use tower::util::BoxCloneService;
+
+use crate::domain::{Fault, InstanceId, Reason};
+use crate::pb;
+use crate::wire::status::reason_of;
+
+/// A way to another sidecar's mutual TLS listener.
+pub type HomeService =
+    BoxCloneService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, Status>;
+
+/// What the service asks of the sidecar around it.
+pub trait Surroundings: Send + Sync + 'static {
+    /// The own agent's card; none: this sidecar has no agent.
+    fn card(&self) -> Option<Arc<pb::AgentCard>>;
+
+    /// This instance as the catalog shows it.
+    fn instance(&self) -> pb::Instance;
+
+    /// Where that home's mutual TLS listener is, if it is known.
+    fn endpoint(&self, home: &InstanceId) -> Option<String>;
+
+    /// A connection to that home, pinned to its instance, if it is known.
+    fn reach(&self, home: &InstanceId) -> Option<HomeService>;
+}
+
+pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl fmt::Debug for dyn Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Surroundings")
+    }
+}
+
+pub(super) fn away(home: &InstanceId) -> Fault {
+    let text = format!("the task's home {home} is away: its tasks wait for it, ask again later");
+    let wait = std::time::Duration::from_secs(5);
+    Fault::new(Reason::HomeUnavailable, text)
+        .with("home", home.to_string())
+        .retry_after(wait)
+}
+
+/// Another home's answer as ours; a home that cannot be reached is away, whatever the way there says.
+pub(super) fn passed_on(status: Status, home: &InstanceId) -> Status {
+    let unreached = [Reason::PeerUnreachable, Reason::PeerMismatch];
+    match reason_of(&status) {
+        Some(reason) if unreached.iter().any(|known| known.label() == reason) => away(home).into(),
+        // Its details travel with it; the other's headers do not.
+        _ => Status::with_details(
+            status.code(),
+            status.message().to_owned(),
+            bytes::Bytes::copy_from_slice(status.details()),
+        ),
+    }
+}
+
+pub(super) fn forwarded<T: Send + 'static>(
+    answered: Result<Response<tonic::Streaming<T>>, Status>,
+    home: InstanceId,
+) -> Result<Response<Streamed<T>>, Status> {
+    let stream = answered
+        .map_err(|status| passed_on(status, &home))?
+        .into_inner();
+    let stream = stream.map(move |item| item.map_err(|status| passed_on(status, &home)));
+    Ok(Response::new(Box::pin(stream)))
+}
