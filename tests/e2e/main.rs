@@ -6,6 +6,12 @@
     clippy::unwrap_used,
     reason = "a test that finds nonsense should fail"
 )]
+#![allow(
+    clippy::large_futures,
+    clippy::too_many_lines,
+    clippy::cognitive_complexity,
+    reason = "each test is one story, told once"
+)]
 
 mod bad_input;
 mod crash;
