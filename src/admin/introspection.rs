@@ -1,8 +1,8 @@
 //! What every gRPC listener of ours has: health by `grpc.health.v1`, and reflection of what is
 //! really served there, in both versions that clients ask for.
 
-use tonic::service::RoutesBuilder;
 use tonic::service::Routes;
+use tonic::service::RoutesBuilder;
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -22,7 +22,9 @@ impl Health {
     /// All services stop taking new calls.
     pub async fn stop(&self) {
         for service in self.services.iter().copied().chain([""]) {
-            self.reporter.set_service_status(service, ServingStatus::NotServing).await;
+            self.reporter
+                .set_service_status(service, ServingStatus::NotServing)
+                .await;
         }
     }
 }
@@ -31,7 +33,9 @@ impl Health {
 pub async fn health(services: &'static [&'static str]) -> (Health, HealthServer<HealthService>) {
     let reporter = HealthReporter::new();
     for service in services.iter().copied().chain([""]) {
-        reporter.set_service_status(service, ServingStatus::Serving).await;
+        reporter
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
     }
     let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     (Health { reporter, services }, service)
@@ -51,7 +55,15 @@ pub fn routes(services: &[&'static str]) -> Routes {
     };
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(builder().build_v1().expect("the embedded descriptors are valid"))
-        .add_service(builder().build_v1alpha().expect("the embedded descriptors are valid"));
+        .add_service(
+            builder()
+                .build_v1()
+                .expect("the embedded descriptors are valid"),
+        )
+        .add_service(
+            builder()
+                .build_v1alpha()
+                .expect("the embedded descriptors are valid"),
+        );
     routes.routes()
 }

@@ -56,7 +56,10 @@ pub enum StartError {
 
 impl StartError {
     pub(super) fn value(key: &'static str, error: impl std::fmt::Display) -> Self {
-        Self::Value { key, text: error.to_string() }
+        Self::Value {
+            key,
+            text: error.to_string(),
+        }
     }
 
     pub(super) fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {

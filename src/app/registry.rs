@@ -1,10 +1,6 @@
 //! The registry's process: catalog, certificate authority and enrolment behind three listeners.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -13,12 +9,15 @@ use super::{error::StartError, settings::RegistrySettings};
 use crate::{
     admin::{self, Inspect, introspection},
     domain::{Member, SpiffeId},
-    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Svid},
+    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names, Svid},
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
         registry_server::RegistryServer,
     },
-    registry::{Door, Engine, RedbStore, RegistryService, Store},
+    registry::{
+        Door, Engine, RegistryService,
+        storage::{RedbStore, Store},
+    },
     runtime::{DataThreads, Nursery, Stop, clock},
     transport::{Limits, Listener, Security, Server},
 };
@@ -56,7 +55,10 @@ pub async fn run(
     let nursery = Nursery::here();
     let authority = Arc::new(Authority::open(&settings.ca)?);
     authority.roll_over(clock::wall())?;
-    let name = settings.name.parse().map_err(|error| StartError::value("name", error))?;
+    let name = settings
+        .name
+        .parse()
+        .map_err(|error| StartError::value("name", error))?;
     let id = SpiffeId {
         trust_domain: authority.trust_domain().clone(),
         member: Member::Registry(name),
@@ -67,11 +69,16 @@ pub async fn run(
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&settings.listen)?;
     let enrollment = Listener::tcp(&settings.enrollment)?;
-    let admin_address: SocketAddr =
-        settings.admin.parse().map_err(|error| StartError::value("admin", error))?;
+    let admin_address: SocketAddr = settings
+        .admin
+        .parse()
+        .map_err(|error| StartError::value("admin", error))?;
     let threads = data_threads(settings.threads)?;
 
-    let door = Door { trust_domain: authority.trust_domain().clone() };
+    // Endpoints on loopback make sense only where everything runs on one machine.
+    let door = Door {
+        loopback: authority.names() == Names::Development,
+    };
     let engine = Engine::new(Arc::clone(&store) as Arc<dyn Store>, door);
     let sweeper = engine.clone();
     nursery.start("sweeper", move |stop| sweeper.sweep(stop));
@@ -79,8 +86,10 @@ pub async fn run(
 
     let ledger = store as Arc<dyn Ledger>;
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
+    let members = IdentityServer::new(members);
     let catalog = RegistryService::new(engine.clone(), stop.clone());
-    let (health, health_service) = introspection::health(&["attache.v1.Registry", "attache.v1.Identity"]).await;
+    let (health, health_service) =
+        introspection::health(&["attache.v1.Registry", "attache.v1.Identity"]).await;
     let mtls = Server::start(
         mtls,
         Security::MutualTls(credentials.clone()),
@@ -89,19 +98,23 @@ pub async fn run(
         |_| {
             introspection::routes(&["attache.v1.Registry", "attache.v1.Identity"])
                 .add_service(RegistryServer::new(catalog.clone()))
-                .add_service(IdentityServer::new(members.clone()))
+                .add_service(members.clone())
                 .add_service(health_service.clone())
         },
     );
-    let newcomers = EnrollmentService::new(authority, ledger);
+    let newcomers = EnrollmentServer::new(EnrollmentService::new(authority, ledger));
     let enrollment = Server::start(
         enrollment,
         Security::Enrollment(credentials),
         &threads,
         Limits::default(),
-        |_| tonic::service::Routes::new(EnrollmentServer::new(newcomers.clone())),
+        |_| tonic::service::Routes::new(newcomers.clone()),
     );
-    let inspect = Arc::new(Inspected { id: id.clone(), engine, stop: stop.clone() });
+    let inspect = Arc::new(Inspected {
+        id: id.clone(),
+        engine,
+        stop: stop.clone(),
+    });
     let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
     let listening = Listening {
         id,
@@ -125,15 +138,27 @@ fn own_svid(authority: &Authority, id: &SpiffeId) -> Result<Svid, StartError> {
 }
 
 fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError> {
-    let failed = |text: String| StartError::Store { dir: settings.state.display().to_string(), text };
+    let failed = |text: String| StartError::Store {
+        dir: settings.state.display().to_string(),
+        text,
+    };
     std::fs::create_dir_all(&settings.state).map_err(|error| failed(error.to_string()))?;
-    let store = RedbStore::open(&settings.state.join("catalog.redb"));
-    store.map(Arc::new).map_err(|error| failed(error.to_string()))
+    let store = RedbStore::open(
+        &settings.state.join("catalog.redb"),
+        tokio::time::Instant::now(),
+    );
+    store
+        .map(Arc::new)
+        .map_err(|error| failed(error.to_string()))
 }
 
 /// The data threads that a configuration asks for.
 pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
-    let count = if count == 0 { DataThreads::per_core() } else { count };
+    let count = if count == 0 {
+        DataThreads::per_core()
+    } else {
+        count
+    };
     DataThreads::start(count).map_err(StartError::system("cannot start the data threads"))
 }
 
@@ -160,7 +185,9 @@ fn keep_own_certificate(
             }
             match authority.svid(&id, None, OWN_LIFE) {
                 Ok(svid) => credentials.replace(svid),
-                Err(error) => tracing::error!(%error, "the registry's certificate cannot be renewed"),
+                Err(error) => {
+                    tracing::error!(%error, "the registry's certificate cannot be renewed")
+                }
             }
         }
     });
@@ -174,7 +201,11 @@ struct Inspected {
 
 impl Inspect for Inspected {
     fn ready(&self) -> Result<(), Vec<String>> {
-        if self.stop.is_cancelled() { Err(vec!["draining".to_owned()]) } else { Ok(()) }
+        if self.stop.is_cancelled() {
+            Err(vec!["draining".to_owned()])
+        } else {
+            Ok(())
+        }
     }
 
     fn info(&self) -> Value {

@@ -1,7 +1,10 @@
 //! When a process is asked to end: by signal, or since its parent is gone.
 
+use std::os::fd::AsFd;
+
 use tokio::{
     io::AsyncReadExt,
+    net::unix::pipe,
     signal::unix::{Signal, SignalKind, signal},
 };
 
@@ -36,8 +39,19 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
     }
 }
 
+/// Standard input is the pipe that the parent holds: it closes when the parent is gone, however.
 async fn stdin_closed() {
-    let mut stdin = tokio::io::stdin();
+    let pipe = std::io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(pipe::Receiver::from_owned_fd);
+    let mut pipe = match pipe {
+        Ok(pipe) => pipe,
+        Err(error) => {
+            tracing::warn!(%error, "standard input is no pipe: its end is not watched");
+            return std::future::pending().await;
+        }
+    };
     let mut ignored = [0; 64];
-    while stdin.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+    while pipe.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
 }

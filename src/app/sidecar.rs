@@ -22,15 +22,24 @@ pub async fn run(
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
-    let admin: SocketAddr =
-        settings.admin.parse().map_err(|error| StartError::value("admin", error))?;
+    let admin: SocketAddr = settings
+        .admin
+        .parse()
+        .map_err(|error| StartError::value("admin", error))?;
     std::fs::create_dir_all(&settings.state).map_err(StartError::system(format!(
         "cannot make the state directory {}",
         settings.state.display()
     )))?;
-    let local = if settings.local == "tcp" { LOCAL_TCP } else { &settings.local };
-    let threads =
-        if settings.threads == 0 { DataThreads::per_core() } else { settings.threads };
+    let local = if settings.local == "tcp" {
+        LOCAL_TCP
+    } else {
+        &settings.local
+    };
+    let threads = if settings.threads == 0 {
+        DataThreads::per_core()
+    } else {
+        settings.threads
+    };
     let config = SidecarConfig {
         state: settings.state.clone(),
         registry: settings.registry.clone(),

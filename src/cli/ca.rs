@@ -26,20 +26,42 @@ use crate::{
 /// What the disk or the registry says, in words.
 pub async fn run(verb: CaVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
     match verb {
-        CaVerb::Init { dir, trust_domain, development } => {
-            init(&dir, &trust_domain, development, output)
-        }
-        CaVerb::Token { mesh, member, service, ttl, instance, out } => {
+        CaVerb::Init {
+            dir,
+            trust_domain,
+            development,
+        } => init(&dir, &trust_domain, development, output),
+        CaVerb::Token {
+            mesh,
+            member,
+            service,
+            ttl,
+            instance,
+            out,
+        } => {
             let mesh = Mesh::find(&mesh, nursery)?;
             let kind = if service { "service" } else { "agent" };
             let name: AgentName = qualified(&member).parse().map_err(Failed::usage)?;
-            let id = format!("spiffe://{}/ns/{}/{kind}/{}", mesh.trust_domain(), name.namespace, name.name);
-            let asked = Asked { id, ttl: ttl.0, instance: instance.unwrap_or_default() };
+            let id = format!(
+                "spiffe://{}/ns/{}/{kind}/{}",
+                mesh.trust_domain(),
+                name.namespace,
+                name.name
+            );
+            let asked = Asked {
+                id,
+                ttl: ttl.0,
+                instance: instance.unwrap_or_default(),
+            };
             token(&mesh, asked, out.as_deref(), output).await
         }
-        CaVerb::Issue { kind, name, dir, out, ttl } => {
-            issue(kind, &name, &dir, &out, ttl.0, output)
-        }
+        CaVerb::Issue {
+            kind,
+            name,
+            dir,
+            out,
+            ttl,
+        } => issue(kind, &name, &dir, &out, ttl.0, output),
     }
 }
 
@@ -49,14 +71,21 @@ fn init(dir: &Path, domain: &str, development: bool, output: &Output) -> Result<
         let text = format!("{} holds a CA already: it is left as it is", dir.display());
         return Err(Failed::new(Exit::Usage, text));
     }
-    let names = if development { Names::Development } else { Names::Mesh };
+    let names = if development {
+        Names::Development
+    } else {
+        Names::Mesh
+    };
     let authority = Authority::create(dir, &domain, names).map_err(Failed::fault)?;
     if output.is_json() {
         let domain = authority.trust_domain().to_string();
         output.json(&json!({ "dir": dir, "trust_domain": domain }));
         return Ok(Exit::Done);
     }
-    output.line(&format!("root and issuing CA of {domain} are in {}", dir.display()));
+    output.line(&format!(
+        "root and issuing CA of {domain} are in {}",
+        dir.display()
+    ));
     output.note("keep root.key offline if you can: only the issuing CA is used from day to day");
     output.note(&format!("next: attache registry --ca {}", dir.display()));
     Ok(Exit::Done)
@@ -79,20 +108,30 @@ async fn token(
         ttl: Some(prost_types::Duration::try_from(asked.ttl).map_err(Failed::usage)?),
         instance_id: asked.instance,
     };
-    let answer = mesh.identity().create_join_token(request).await?.into_inner();
+    let answer = mesh
+        .identity()
+        .create_join_token(request)
+        .await?
+        .into_inner();
     let until = show::time(answer.expires_at.as_ref());
     match out {
         Some(path) => {
             write_secret(path, &answer.join)
                 .map_err(|error| Failed::fault(format!("{}: {error}", path.display())))?;
-            output.note(&format!("join string for {} in {}", asked.id, path.display()));
+            output.note(&format!(
+                "join string for {} in {}",
+                asked.id,
+                path.display()
+            ));
         }
         None if output.is_json() => {
             output.json(&json!({ "join": answer.join, "spiffe_id": asked.id, "expires": until }));
         }
         None => output.line(&answer.join),
     }
-    output.note(&format!("good for one use until {until}; hand it over by file or environment"));
+    output.note(&format!(
+        "good for one use until {until}; hand it over by file or environment"
+    ));
     Ok(Exit::Done)
 }
 
@@ -109,7 +148,10 @@ fn issue(
         IssueKind::Operator => Member::Operator(name.parse().map_err(Failed::usage)?),
         IssueKind::Service => Member::Service(name.parse().map_err(Failed::usage)?),
     };
-    let id = SpiffeId { trust_domain: authority.trust_domain().clone(), member };
+    let id = SpiffeId {
+        trust_domain: authority.trust_domain().clone(),
+        member,
+    };
     let svid: Svid = authority.svid(&id, None, ttl).map_err(Failed::fault)?;
     svid.save(out).map_err(Failed::fault)?;
     let files = ["ca.pem", "cert.pem", "key.pem"].map(|file| out.join(file));

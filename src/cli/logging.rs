@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use super::{
     args::{Cli, LogFormat, Verb},
@@ -19,12 +21,19 @@ pub fn start(cli: &Cli) -> Result<(), Failed> {
     let default = if quiet { "error" } else { "info" };
     let asked = cli.log.as_deref().unwrap_or(default);
     let filter: Targets = asked.parse().map_err(|error| {
-        Failed::usage(format!("--log {asked}: {error}; write a level, or attache=debug,info"))
+        Failed::usage(format!(
+            "--log {asked}: {error}; write a level, or attache=debug,info"
+        ))
     })?;
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     let lines = match cli.log_format {
         LogFormat::Human => lines.with_filter(filter).boxed(),
         LogFormat::Json => lines.json().with_filter(filter).boxed(),
     };
-    tracing_subscriber::registry().with(lines).try_init().map_err(Failed::fault)
+    tracing_subscriber::registry()
+        .with(lines)
+        .try_init()
+        .map_err(Failed::fault)
 }

@@ -75,6 +75,7 @@ impl Mesh {
         };
         Ok(Self {
             registry: pool.channel(target),
+            credentials,
             pool,
         })
     }

@@ -116,12 +116,20 @@ impl Output {
 
 fn table(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(width()).set_header(header.iter().map(|text| text.to_uppercase()));
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .set_width(width())
+        .set_header(header.iter().map(|text| text.to_uppercase()));
     for row in rows {
         table.add_row(row.iter().map(|cell| clean(cell)));
     }
-    table.to_string().lines().map(|line| line.trim_end().to_owned()).collect()
+    table
+        .to_string()
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 /// Text of strangers without control characters: a name must not move the cursor.

@@ -50,7 +50,9 @@ pub async fn registry(
             at.id, at.mtls, at.enrollment, at.admin
         ));
     };
-    app::registry::run(&settings, stop, told).await.map_err(failed)?;
+    app::registry::run(&settings, stop, told)
+        .await
+        .map_err(failed)?;
     Ok(Exit::Done)
 }
 
@@ -81,7 +83,9 @@ pub async fn sidecar(
             at.id, at.instance, at.mtls, at.local, at.admin
         ));
     };
-    app::sidecar::run(&settings, stop, told).await.map_err(failed)?;
+    app::sidecar::run(&settings, stop, told)
+        .await
+        .map_err(failed)?;
     Ok(Exit::Done)
 }
 

@@ -16,8 +16,7 @@ use tokio::{
 
 use crate::{
     app::up::{
-        LocalMesh, Mesh, State, UpError,
-        build,
+        LocalMesh, Mesh, State, UpError, build,
         child::ChildEvent,
         leftovers::{end_leftovers, kill_now},
         mesh::{MeshTask, Program},
@@ -50,7 +49,8 @@ pub fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
             json!({ "agent": agent.name.to_string(), "instances": agent.instances, "skills": skills })
         }).collect();
         let domain = mesh.trust_domain.to_string();
-        output.json(&json!({ "trust_domain": domain, "agents": agents, "tasks": mesh.tasks.len() }));
+        output
+            .json(&json!({ "trust_domain": domain, "agents": agents, "tasks": mesh.tasks.len() }));
         return Ok(Exit::Done);
     }
     output.line(&format!(
@@ -60,13 +60,23 @@ pub fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
         mesh.instances()
     ));
     let rows = mesh.agents.iter().map(|agent| {
-        let skills: Vec<&str> = agent.card.skills.iter().map(|skill| skill.name.as_str()).collect();
+        let skills: Vec<&str> = agent
+            .card
+            .skills
+            .iter()
+            .map(|skill| skill.name.as_str())
+            .collect();
         let program = match &agent.program {
             Program::Cargo { package, bin } => format!("cargo: {package}, {bin}"),
             Program::Command { command, .. } => command.join(" "),
             Program::External => "started by you".to_owned(),
         };
-        vec![agent.name.to_string(), agent.instances.to_string(), skills.join(" "), program]
+        vec![
+            agent.name.to_string(),
+            agent.instances.to_string(),
+            skills.join(" "),
+            program,
+        ]
     });
     output.table(&["agent", "instances", "skills", "program"], rows.collect());
     Ok(Exit::Done)
@@ -77,7 +87,10 @@ pub fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
 /// # Errors
 /// When none runs, or it does not end.
 pub async fn down(args: &DownArgs, output: &Output) -> Result<Exit, Failed> {
-    let dir = args.state.clone().unwrap_or_else(|| args.dir.join(STATE_DIR));
+    let dir = args
+        .state
+        .clone()
+        .unwrap_or_else(|| args.dir.join(STATE_DIR));
     let Some(pid) = State::holder(&dir) else {
         output.note(&format!("no mesh runs in {}", dir.display()));
         return Ok(Exit::NotFound);
@@ -89,7 +102,9 @@ pub async fn down(args: &DownArgs, output: &Output) -> Result<Exit, Failed> {
     let until = Instant::now() + DOWN;
     while State::holder(&dir).is_some() {
         if Instant::now() > until {
-            return Err(Failed::fault(format!("process {pid} has not ended within a minute")));
+            return Err(Failed::fault(format!(
+                "process {pid} has not ended within a minute"
+            )));
         }
         sleep(Duration::from_millis(50)).await;
     }
@@ -106,14 +121,19 @@ pub async fn up(args: UpArgs, output: &Output, nursery: &Nursery) -> Result<Exit
         return detach(&args, output).await;
     }
     let mesh = Mesh::read(&args.dir, &args.set).map_err(Failed::usage)?;
-    let at = args.state.clone().unwrap_or_else(|| args.dir.join(STATE_DIR));
+    let at = args
+        .state
+        .clone()
+        .unwrap_or_else(|| args.dir.join(STATE_DIR));
     if args.clean {
         clean(&at)?;
     }
     let state = State::lock(&at).map_err(Failed::fault)?;
     let left = end_leftovers(&state).await;
     if left > 0 {
-        output.note(&format!("ended {left} processes that an earlier run left behind"));
+        output.note(&format!(
+            "ended {left} processes that an earlier run left behind"
+        ));
     }
     let mut stops = Stops::listen()?;
     let built = tokio::select! {
@@ -131,7 +151,10 @@ pub async fn up(args: UpArgs, output: &Output, nursery: &Nursery) -> Result<Exit
             return Ok(Exit::Interrupted);
         }
     };
-    let outcome = Box::pin(serve(&args, &mesh, &state, local, &mut stops, output, nursery)).await;
+    let outcome = Box::pin(serve(
+        &args, &mesh, &state, local, &mut stops, output, nursery,
+    ))
+    .await;
     drop(state);
     outcome
 }
@@ -189,7 +212,11 @@ async fn serve(
 
 fn interrupted(args: &UpArgs) -> Exit {
     // Whoever stays until Ctrl-C has got what was asked for; whoever waits for an outcome has not.
-    if args.once || !args.command.is_empty() { Exit::Interrupted } else { Exit::Done }
+    if args.once || !args.command.is_empty() {
+        Exit::Interrupted
+    } else {
+        Exit::Done
+    }
 }
 
 /// What is to be done with the mesh: its tasks, a command, or just to stay.
@@ -224,7 +251,10 @@ async fn run_listed(
     nursery: &Nursery,
 ) -> Result<Exit, Failed> {
     let args = TaskArgs {
-        mesh: MeshArgs { mesh: Some(state.dir().to_path_buf()), ..Default::default() },
+        mesh: MeshArgs {
+            mesh: Some(state.dir().to_path_buf()),
+            ..Default::default()
+        },
         skill: listed.skill.to_string(),
         text: listed.text.clone(),
         data: listed.data.as_ref().map(ToString::to_string),
@@ -245,7 +275,9 @@ async fn run_listed(
 }
 
 async fn run_command(command: &[String], state: &State, output: &Output) -> Result<Exit, Failed> {
-    let [program, arguments @ ..] = command else { return Ok(Exit::Done) };
+    let [program, arguments @ ..] = command else {
+        return Ok(Exit::Done);
+    };
     output.wipe();
     let status = Command::new(program)
         .args(arguments)
@@ -256,8 +288,12 @@ async fn run_command(command: &[String], state: &State, output: &Output) -> Resu
         .map_err(|error| Failed::usage(format!("cannot run {program}: {error}")))?;
     // The command's own code is the outcome; 128 + signal as shells have it.
     use std::os::unix::process::ExitStatusExt;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    Ok(Exit::Command(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(Exit::Command(
+        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+    ))
 }
 
 fn announce(mesh: &Mesh, local: &LocalMesh, state: &State, output: &Output) {
@@ -266,23 +302,55 @@ fn announce(mesh: &Mesh, local: &LocalMesh, state: &State, output: &Output) {
     }
     let endpoints = local.endpoints();
     let rows = endpoints.instances.iter().map(|one| {
-        vec![one.agent.clone(), one.instance.clone(), one.mtls.clone(), one.local.clone()]
+        vec![
+            one.agent.clone(),
+            one.instance.clone(),
+            one.mtls.clone(),
+            one.local.clone(),
+        ]
     });
     output.note("");
-    output.side_table(&["agent", "instance", "mutual TLS", "local"], rows.collect());
-    output.note(&format!("registry {}; state and logs in {}", endpoints.registry.mtls, state.dir().display()));
-    let skill = mesh.agents.iter().flat_map(|agent| &agent.card.skills).next();
+    output.side_table(
+        &["agent", "instance", "mutual TLS", "local"],
+        rows.collect(),
+    );
+    output.note(&format!(
+        "registry {}; state and logs in {}",
+        endpoints.registry.mtls,
+        state.dir().display()
+    ));
+    let skill = mesh
+        .agents
+        .iter()
+        .flat_map(|agent| &agent.card.skills)
+        .next();
     if let Some(skill) = skill {
-        let mesh = MeshArgs { mesh: Some(state.dir().to_path_buf()), ..Default::default() };
-        let dir = mesh.mesh.as_deref().map_or(String::new(), |dir| dir.display().to_string());
-        output.note(&format!("try: attache task run --mesh {dir} {} --text \"...\"", skill.name));
+        let mesh = MeshArgs {
+            mesh: Some(state.dir().to_path_buf()),
+            ..Default::default()
+        };
+        let dir = mesh
+            .mesh
+            .as_deref()
+            .map_or(String::new(), |dir| dir.display().to_string());
+        output.note(&format!(
+            "try: attache task run --mesh {dir} {} --text \"...\"",
+            skill.name
+        ));
     }
 }
 
 fn tell(event: Option<ChildEvent>, output: &Output) {
     match event {
-        Some(ChildEvent::Died { name, how, last_lines, again_in }) => {
-            output.error(&format!("{name} {how}; started again in {again_in:.1?}; its last lines:"));
+        Some(ChildEvent::Died {
+            name,
+            how,
+            last_lines,
+            again_in,
+        }) => {
+            output.error(&format!(
+                "{name} {how}; started again in {again_in:.1?}; its last lines:"
+            ));
             for line in last_lines.lines() {
                 output.note(&format!("  | {}", super::output::clean(line)));
             }
@@ -302,7 +370,10 @@ impl Stops {
     fn listen() -> Result<Self, Failed> {
         let interrupt = signal(SignalKind::interrupt()).map_err(Failed::fault)?;
         let terminate = signal(SignalKind::terminate()).map_err(Failed::fault)?;
-        Ok(Self { interrupt, terminate })
+        Ok(Self {
+            interrupt,
+            terminate,
+        })
     }
 
     async fn next(&mut self) {
@@ -320,7 +391,10 @@ fn clean(dir: &Path) -> Result<(), Failed> {
     }
     let looks_like_state = dir.join("lock").is_file() || dir.ends_with(STATE_DIR);
     if !looks_like_state {
-        let text = format!("{} does not look like a mesh's state: it is left as it is", dir.display());
+        let text = format!(
+            "{} does not look like a mesh's state: it is left as it is",
+            dir.display()
+        );
         return Err(Failed::usage(text));
     }
     // Taking the lock proves that nobody runs on it.
@@ -343,9 +417,14 @@ fn clean(dir: &Path) -> Result<(), Failed> {
 
 /// Starts `up` in the background and waits until its mesh is healthy.
 async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Failed> {
-    let dir = args.state.clone().unwrap_or_else(|| args.dir.join(STATE_DIR));
+    let dir = args
+        .state
+        .clone()
+        .unwrap_or_else(|| args.dir.join(STATE_DIR));
     if let Some(pid) = State::holder(&dir) {
-        return Err(Failed::fault(format!("a mesh runs there already: process {pid}")));
+        return Err(Failed::fault(format!(
+            "a mesh runs there already: process {pid}"
+        )));
     }
     std::fs::create_dir_all(dir.join("logs")).map_err(Failed::fault)?;
     let dir = dir.canonicalize().map_err(Failed::fault)?;
@@ -361,7 +440,11 @@ async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Failed> {
         command.arg("--clean");
     }
     let errors = file.try_clone().map_err(Failed::fault)?;
-    command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(errors)
+        .process_group(0);
     let mut child = command.spawn().map_err(Failed::fault)?;
     let pid = child.id();
     loop {
@@ -372,14 +455,19 @@ async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Failed> {
         }
         if let Some(status) = child.try_wait().map_err(Failed::fault)? {
             let last = crate::app::up::child::last_lines(&log);
-            return Err(Failed::fault(format!("the mesh did not come up ({status}):\n{last}")));
+            return Err(Failed::fault(format!(
+                "the mesh did not come up ({status}):\n{last}"
+            )));
         }
         sleep(Duration::from_millis(50)).await;
     }
     if output.is_json() {
         output.json(&json!({ "pid": pid, "endpoints": dir.join("endpoints.json"), "log": log }));
     } else {
-        output.line(&format!("endpoints {}", dir.join("endpoints.json").display()));
+        output.line(&format!(
+            "endpoints {}",
+            dir.join("endpoints.json").display()
+        ));
         output.line(&format!("log       {}", log.display()));
         output.line(&format!("stop      attache down --state {}", dir.display()));
     }

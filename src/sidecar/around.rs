@@ -24,19 +24,29 @@ pub(super) struct Around {
 
 impl Surroundings for Around {
     fn card(&self) -> Option<Arc<pb::AgentCard>> {
-        self.has_agent.then(|| Arc::new(self.described.borrow().card.clone()))
+        self.has_agent
+            .then(|| Arc::new(self.described.borrow().card.clone()))
     }
 
     fn instance(&self) -> pb::Instance {
         let own = self.described.borrow().instance.clone();
         let listed = own.id.parse().ok().and_then(|id: InstanceId| {
-            self.mirror.catalog().entry(&id).map(|entry| entry.published())
+            self.mirror
+                .catalog()
+                .entry(&id)
+                .map(|entry| entry.published())
         });
         listed.unwrap_or(own)
     }
 
     fn endpoint(&self, home: &InstanceId) -> Option<String> {
-        self.mirror.catalog().entry(home)?.instance.endpoints.first().cloned()
+        self.mirror
+            .catalog()
+            .entry(home)?
+            .instance
+            .endpoints
+            .first()
+            .cloned()
     }
 
     fn reach(&self, home: &InstanceId) -> Option<HomeService> {

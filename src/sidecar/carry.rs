@@ -38,14 +38,19 @@ pub(super) struct Carrier {
 
 impl fmt::Debug for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Carrier").field("instance", &self.instance).finish_non_exhaustive()
+        f.debug_struct("Carrier")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
     }
 }
 
 /// Where an instance's mutual TLS listener is, pinned to that very instance.
 pub(super) fn target(entry: &Entry) -> Target {
     let expect = Expect::Instance(entry.id.clone(), entry.instance_id.clone());
-    Target { endpoints: entry.instance.endpoints.clone(), expect: Some(expect) }
+    Target {
+        endpoints: entry.instance.endpoints.clone(),
+        expect: Some(expect),
+    }
 }
 
 #[tonic::async_trait]
@@ -53,19 +58,50 @@ impl Connect for Carrier {
     async fn execute(&self, instance: &InstanceId, steps: Steps) -> Result<Updates, Status> {
         let open = self.flights.enter(instance);
         if *instance == self.instance {
-            let home = HomePeer { id: self.own.clone(), instance: self.instance.clone() };
+            let home = HomePeer {
+                id: self.own.clone(),
+                instance: self.instance.clone(),
+            };
             let updates = self.executor.execute(home, steps);
-            return Ok(Box::pin(Counted { updates, _open: open }));
+            return Ok(Box::pin(Counted {
+                updates,
+                _open: open,
+            }));
         }
         let catalog = self.mirror.catalog();
         let entry = catalog.entry(instance).ok_or_else(|| {
             let text = format!("instance {instance} is not in the catalog any more");
             Status::from(Fault::new(Reason::PeerUnreachable, text))
         })?;
-        let mut client = ExecutorClient::new(self.pools.channel(target(entry)));
-        let updates = Box::pin(client.execute(steps)).await?.into_inner();
-        Ok(Box::pin(Counted { updates: Box::pin(updates), _open: open }))
+        let updates = open_stream(self.pools.channel(target(entry)), steps).await?;
+        Ok(Box::pin(Counted {
+            updates,
+            _open: open,
+        }))
     }
+}
+
+/// Steps as a type of its own: the compiler cannot prove `Send` through a boxed trait object here.
+struct Outbound(Steps);
+
+impl Stream for Outbound {
+    type Item = pb::ExecuteRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// Opens the stream at another sidecar. Boxed: the generated client's future is large.
+fn open_stream(
+    channel: Channel,
+    steps: Steps,
+) -> Pin<Box<dyn Future<Output = Result<Updates, Status>> + Send>> {
+    Box::pin(async move {
+        let mut client = ExecutorClient::new(channel);
+        let updates = client.execute(Outbound(steps)).await?.into_inner();
+        Ok(Box::pin(updates) as Updates)
+    })
 }
 
 /// An attempt's updates, counted as in flight until the last one was read.
@@ -98,7 +134,10 @@ impl AgentLink {
         let address = self.address.clone();
         let address =
             address.ok_or_else(|| HandlerError::Unreachable("this sidecar has no agent".into()))?;
-        let target = Target { endpoints: vec![address], expect: None };
+        let target = Target {
+            endpoints: vec![address],
+            expect: None,
+        };
         Ok(GrpcHandler::new(self.pools.channel(target)))
     }
 }

@@ -8,8 +8,8 @@ use super::error::SidecarError;
 use crate::{
     domain::Fault,
     identity::{
-        Credentials, Draft, Expect, JoinString, Renewer, Svid, join as enrollment,
-        join::JoinError, joining_config,
+        Credentials, Draft, Expect, JoinString, Renewer, Svid, certificate::key_pin,
+        join as enrollment, join::JoinError, joining_config,
     },
     runtime::{Backoff, Nursery, Stop, clock},
     transport::{Pool, Target, dial_enrollment},
@@ -29,7 +29,9 @@ pub struct Invitation {
 
 impl std::fmt::Debug for Invitation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Invitation").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Invitation")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -37,12 +39,17 @@ impl Invitation {
     fn read(&self) -> Result<Option<JoinString>, SidecarError> {
         let text = match (&self.text, &self.file) {
             (Some(text), _) => text.clone(),
-            (None, Some(file)) if file.exists() => std::fs::read_to_string(file)
-                .map_err(|error| SidecarError::JoinString(format!("{}: {error}", file.display())))?,
+            (None, Some(file)) if file.exists() => {
+                std::fs::read_to_string(file).map_err(|error| {
+                    SidecarError::JoinString(format!("{}: {error}", file.display()))
+                })?
+            }
             (None, _) => return Ok(None),
         };
         let parsed = text.trim().parse::<JoinString>();
-        parsed.map(Some).map_err(|error| SidecarError::JoinString(error.to_string()))
+        parsed
+            .map(Some)
+            .map_err(|error| SidecarError::JoinString(error.to_string()))
     }
 }
 
@@ -84,7 +91,10 @@ impl Joiner {
             }
         }
         let dir = self.dir.display().to_string();
-        let invited = self.invitation.read()?.ok_or(SidecarError::NotInvited { dir })?;
+        let invited = self
+            .invitation
+            .read()?
+            .ok_or(SidecarError::NotInvited { dir })?;
         let nonce: [u8; 16] = rand::random();
         match self.again(stop, || self.enroll(&invited, nonce)).await? {
             Tried::Done(svid) => Ok(Some(Credentials::new(svid))),
@@ -93,11 +103,7 @@ impl Joiner {
         }
     }
 
-    async fn again<F>(
-        &self,
-        stop: &Stop,
-        attempt: impl Fn() -> F,
-    ) -> Result<Tried, SidecarError>
+    async fn again<F>(&self, stop: &Stop, attempt: impl Fn() -> F) -> Result<Tried, SidecarError>
     where
         F: Future<Output = Result<Svid, JoinError>>,
     {
@@ -139,10 +145,13 @@ impl Joiner {
     }
 
     async fn rejoin_with(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError> {
-        let config = Credentials::new(present.clone()).client_config(Expect::AnyRegistry);
-        let (channel, exporter) = Box::pin(dial_enrollment(&self.enrollment, config, &self.nursery))
-            .await
-            .map_err(refused)?;
+        // The roots that we know are the pin now.
+        let root = present.bundle().first().ok_or(JoinError::Pin)?;
+        let config = joining_config(key_pin(root).map_err(|_| JoinError::Pin)?);
+        let (channel, exporter) =
+            Box::pin(dial_enrollment(&self.enrollment, config, &self.nursery))
+                .await
+                .map_err(refused)?;
         enrollment::rejoin(channel, &exporter, present, draft).await
     }
 
@@ -193,7 +202,10 @@ impl Renewals {
 impl Renewer for Renewals {
     async fn renew(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError> {
         let endpoints = self.joiner.registry.clone();
-        let target = Target { endpoints, expect: Some(Expect::AnyRegistry) };
+        let target = Target {
+            endpoints,
+            expect: Some(Expect::AnyRegistry),
+        };
         enrollment::renew(self.pool.channel(target), present, draft).await
     }
 

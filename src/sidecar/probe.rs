@@ -73,13 +73,17 @@ impl Prober {
             }
         };
         let card = merged(given.unwrap_or_default(), &self.configured);
-        self.executor.set_skills(card.skills.iter().map(|skill| skill.name.clone()));
+        self.executor
+            .set_skills(card.skills.iter().map(|skill| skill.name.clone()));
         self.described.send_if_modified(|present| {
             if present.card == card {
                 return false;
             }
             let instance = present.instance.clone();
-            *present = Arc::new(Described { card: card.clone(), instance });
+            *present = Arc::new(Described {
+                card: card.clone(),
+                instance,
+            });
             true
         });
         true
@@ -124,7 +128,10 @@ mod tests {
 
     #[test]
     fn the_configuration_wins_and_the_agent_fills_in() {
-        let skill = |name: &str| pb::Skill { name: name.into(), ..Default::default() };
+        let skill = |name: &str| pb::Skill {
+            name: name.into(),
+            ..Default::default()
+        };
         let given = pb::AgentCard {
             name: "somebody-else".into(),
             version: "2.0.0".into(),
@@ -132,11 +139,17 @@ mod tests {
             skills: vec![skill("a")],
             ..Default::default()
         };
-        let bare = pb::AgentCard { version: "0.1.0".into(), ..Default::default() };
+        let bare = pb::AgentCard {
+            version: "0.1.0".into(),
+            ..Default::default()
+        };
         let card = merged(given.clone(), &bare);
         assert_eq!((card.name.as_str(), card.version.as_str()), ("", "2.0.0"));
         assert_eq!(card.skills[0].name, "a");
-        let said = pb::AgentCard { skills: vec![skill("b")], ..bare };
+        let said = pb::AgentCard {
+            skills: vec![skill("b")],
+            ..bare
+        };
         assert_eq!(merged(given, &said).skills[0].name, "b");
     }
 }

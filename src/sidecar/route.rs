@@ -29,7 +29,10 @@ impl InFlight {
     /// Counts one more. The map holds an entry only while something is open there.
     pub(super) fn enter(&self, instance: &InstanceId) -> Open {
         *self.open.lock().entry(instance.clone()).or_default() += 1;
-        Open { flights: self.clone(), instance: instance.clone() }
+        Open {
+            flights: self.clone(),
+            instance: instance.clone(),
+        }
     }
 
     fn at(&self, instance: &InstanceId) -> u32 {
@@ -78,7 +81,10 @@ impl Route for CatalogRoute {
         let mut fitting: Vec<Arc<Entry>> = catalog.find(&query);
         fitting.retain(|entry| entry.serves() && !want.exclude.contains(&entry.instance_id));
         choose_first(&mut fitting, &mut rand::rng(), |entry| self.fullness(entry));
-        fitting.iter().filter_map(|entry| candidate(entry, &want.selector.skill)).collect()
+        fitting
+            .iter()
+            .filter_map(|entry| candidate(entry, &want.selector.skill))
+            .collect()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -88,8 +94,16 @@ impl Route for CatalogRoute {
 
 fn candidate(entry: &Entry, skill: &str) -> Option<Candidate> {
     let agent = entry.id.member.agent_name()?.clone();
-    let idempotent = entry.card.skills.iter().any(|has| has.name == skill && has.idempotent);
-    Some(Candidate { instance: entry.instance_id.clone(), agent, idempotent })
+    let idempotent = entry
+        .card
+        .skills
+        .iter()
+        .any(|has| has.name == skill && has.idempotent);
+    Some(Candidate {
+        instance: entry.instance_id.clone(),
+        agent,
+        idempotent,
+    })
 }
 
 /// Puts the less loaded of two random ones at the front: nearly as good as the least loaded, and

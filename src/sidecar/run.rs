@@ -13,6 +13,7 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
+pub use super::join::Invitation;
 use super::{
     around::Around,
     carry::{AgentLink, Carrier},
@@ -23,7 +24,6 @@ use super::{
     route::{CatalogRoute, InFlight},
     standing::Progress,
 };
-pub use super::join::Invitation;
 use crate::{
     admin::{self, introspection},
     domain::{InstanceId, SpiffeId},
@@ -128,17 +128,28 @@ pub async fn run(
         invitation: config.invitation.clone(),
         nursery: nursery.clone(),
     };
-    let Some(credentials) = joiner.credentials(&stop).await? else { return Ok(()) };
+    let Some(credentials) = joiner.credentials(&stop).await? else {
+        return Ok(());
+    };
     let id = credentials.id();
-    let instance =
-        credentials.instance().ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
+    let instance = credentials
+        .instance()
+        .ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
     progress.joined(id.to_string(), instance.to_string());
     let threads = DataThreads::start(config.threads).map_err(|source| SidecarError::System {
         what: "cannot start the data threads".to_owned(),
         source,
     })?;
     let port = mtls.port().unwrap_or(0);
-    let parts = Parts { config, id, instance, credentials, progress, nursery, stop };
+    let parts = Parts {
+        config,
+        id,
+        instance,
+        credentials,
+        progress,
+        nursery,
+        stop,
+    };
     let listening = Listening {
         id: parts.id.clone(),
         instance: parts.instance.clone(),
@@ -184,12 +195,17 @@ impl Parts {
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
         let copy = Some(self.config.state.join("catalog"));
-        let mirror_config = MirrorConfig { copy, namespaces: Vec::new() };
+        let mirror_config = MirrorConfig {
+            copy,
+            namespaces: Vec::new(),
+        };
         let mirror = Mirror::start(&self.nursery, source.clone(), mirror_config);
         self.progress.mirrors(mirror.clone());
 
-        let link: Arc<dyn HandlerLink> =
-            Arc::new(AgentLink::new(Pools::plaintext(threads), self.config.agent.clone()));
+        let link: Arc<dyn HandlerLink> = Arc::new(AgentLink::new(
+            Pools::plaintext(threads),
+            self.config.agent.clone(),
+        ));
         let executor = self.executor(threads, link.clone());
         let pools = Pools::members(&self.credentials, threads);
         let home = self.home(threads, &mirror, &pools, &executor)?;
@@ -202,36 +218,47 @@ impl Parts {
         let (health, health_service) = introspection::health(SERVICES).await;
         let reads =
             LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), self.stop.clone());
-        let tasks = |thread| {
-            AgentServer::new(AgentService::new(home.clone(), around.clone(), thread))
-        };
+        let tasks =
+            |thread| AgentServer::new(AgentService::new(home.clone(), around.clone(), thread));
         let security = Security::MutualTls(self.credentials.clone());
         let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
             introspection::routes(SERVICES)
                 .add_service(tasks(thread))
-                .add_service(ExecutorServer::new(ExecutorService::new(
-                    self.id.clone(),
-                    executor.clone(),
-                )))
+                .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
                 .add_service(health_service.clone())
         });
-        let local = Server::start(local, Security::Plaintext, threads, Limits::default(), |thread| {
-            introspection::routes(LOCAL_SERVICES)
-                .add_service(tasks(thread))
-                .add_service(RegistryServer::new(reads.clone()))
-                .add_service(health_service.clone())
-        });
+        let local = Server::start(
+            local,
+            Security::Plaintext,
+            threads,
+            Limits::default(),
+            |thread| {
+                introspection::routes(LOCAL_SERVICES)
+                    .add_service(tasks(thread))
+                    .add_service(RegistryServer::new(reads.clone()))
+                    .add_service(health_service.clone())
+            },
+        );
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());
         self.register(source, described, port);
-        Ok(Running { home, executor, health, mtls, local })
+        Ok(Running {
+            home,
+            executor,
+            health,
+            mtls,
+            local,
+        })
     }
 
     fn source(&self, control: Pool) -> Arc<dyn Source> {
         let endpoints = self.config.registry.clone();
         Arc::new(Dialed(move || {
             let expect = Some(Expect::AnyRegistry);
-            control.channel(Target { endpoints: endpoints.clone(), expect })
+            control.channel(Target {
+                endpoints: endpoints.clone(),
+                expect,
+            })
         }))
     }
 
@@ -245,18 +272,29 @@ impl Parts {
             started_at: Some(now.into()),
             ..Default::default()
         };
-        Described { card: self.config.card.clone(), instance }
+        Described {
+            card: self.config.card.clone(),
+            instance,
+        }
     }
 
     fn executor(&self, threads: &DataThreads, link: Arc<dyn HandlerLink>) -> Executor {
         let card = &self.config.card;
-        let slots = if card.max_concurrent_tasks == 0 { SLOTS } else { card.max_concurrent_tasks };
+        let slots = if card.max_concurrent_tasks == 0 {
+            SLOTS
+        } else {
+            card.max_concurrent_tasks
+        };
         let config = ExecutorConfig {
+            own: self.id.clone(),
             slots,
             boot_id: uuid::Uuid::now_v7().to_string(),
             skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
         };
-        let nurseries = threads.handles().map(|handle| Nursery::on(handle.clone())).collect();
+        let nurseries = threads
+            .handles()
+            .map(|handle| Nursery::on(handle.clone()))
+            .collect();
         Executor::new(config, link, nurseries)
     }
 
@@ -268,7 +306,10 @@ impl Parts {
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
         let mut replay = Replay::new(&self.instance, threads.count());
-        let config = JournalConfig { segment_bytes: SEGMENT_BYTES, ..Default::default() };
+        let config = JournalConfig {
+            segment_bytes: SEGMENT_BYTES,
+            ..Default::default()
+        };
         let dir = self.config.state.join("journal");
         let journal = Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?;
         let flights = InFlight::default();
@@ -282,9 +323,19 @@ impl Parts {
             flights,
         });
         let parents: Arc<dyn Parents> = Arc::new(executor.clone());
-        let config = HomeConfig { instance: self.instance.clone(), own: self.id.clone() };
-        Home::start(config, (journal, replay), &route, &connect, parents, threads)
-            .map_err(|error| SidecarError::Records(error.to_string()))
+        let config = HomeConfig {
+            instance: self.instance.clone(),
+            own: self.id.clone(),
+        };
+        Home::start(
+            config,
+            (journal, replay),
+            &route,
+            &connect,
+            parents,
+            threads,
+        )
+        .map_err(|error| SidecarError::Records(error.to_string()))
     }
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
@@ -301,7 +352,9 @@ impl Parts {
         described: watch::Sender<Arc<Described>>,
         executor: &Executor,
     ) {
-        let Some(address) = self.config.agent.clone() else { return };
+        let Some(address) = self.config.agent.clone() else {
+            return;
+        };
         let prober = Prober {
             address,
             link,
@@ -348,7 +401,10 @@ impl Parts {
             described.send_modify(|present| {
                 let mut instance = present.instance.clone();
                 instance.endpoints.clone_from(&endpoints);
-                *present = Arc::new(Described { card: present.card.clone(), instance });
+                *present = Arc::new(Described {
+                    card: present.card.clone(),
+                    instance,
+                });
             });
             let reports = progress.reports();
             let registration =

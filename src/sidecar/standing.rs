@@ -31,10 +31,20 @@ struct Facts {
 impl Progress {
     /// Nothing is there yet; `has_agent` says whether an agent is waited for.
     pub(super) fn new(has_agent: bool) -> Self {
-        let health = if has_agent { pb::Health::NotServing } else { pb::Health::Serving };
-        let facts = Facts { agent: has_agent.then_some(false), ..Default::default() };
+        let health = if has_agent {
+            pb::Health::NotServing
+        } else {
+            pb::Health::Serving
+        };
+        let facts = Facts {
+            agent: has_agent.then_some(false),
+            ..Default::default()
+        };
         let report = watch::Sender::new(Report { health, load: None });
-        Self { facts: Mutex::new(facts), report }
+        Self {
+            facts: Mutex::new(facts),
+            report,
+        }
     }
 
     /// What the registry is told.
@@ -104,12 +114,19 @@ impl Inspect for Progress {
         if facts.agent == Some(false) {
             missing.push("the agent does not answer on its address".to_owned());
         }
-        match facts.standing.as_ref().map(|standing| standing.borrow().clone()) {
+        match facts
+            .standing
+            .as_ref()
+            .map(|standing| standing.borrow().clone())
+        {
             Some(Standing::Here) => facts.was_here = true,
             // Once in the catalog, a registry that is away changes nothing for a while.
             Some(Standing::Away(_)) | None if facts.was_here => {}
             Some(Standing::Away(why)) => {
-                let known = facts.mirror.as_ref().is_some_and(|m| !m.catalog().is_empty());
+                let known = facts
+                    .mirror
+                    .as_ref()
+                    .is_some_and(|m| !m.catalog().is_empty());
                 if let Some(why) = why
                     && !known
                 {
@@ -120,7 +137,11 @@ impl Inspect for Progress {
             }
             None => missing.push("is not registered yet".to_owned()),
         }
-        if missing.is_empty() { Ok(()) } else { Err(missing) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(missing)
+        }
     }
 
     fn info(&self) -> Value {

@@ -5,10 +5,10 @@
 //! tested without the other, and without sockets.
 
 pub mod doors;
+pub mod executor;
 pub mod home;
 pub mod journal;
 pub mod service;
 pub mod spec;
-pub mod executor;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};

@@ -3,7 +3,11 @@
 use std::io;
 
 use super::{build::BuildError, state::StateError};
-use crate::{config::ConfigError, domain::Fault, identity::{AuthorityError, SvidError}};
+use crate::{
+    config::ConfigError,
+    domain::Fault,
+    identity::{AuthorityError, SvidError},
+};
 
 /// A mesh that did not come up.
 #[derive(Debug, thiserror::Error)]

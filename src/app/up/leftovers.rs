@@ -66,7 +66,11 @@ fn left(state: &State) -> Vec<u32> {
         .and_then(|text| serde_json::from_str(&text).ok())
         .unwrap_or_default();
     let same = |known: &Known| born(known.pid).is_some_and(|born| born == known.born);
-    known.into_iter().filter(same).map(|known| known.pid).collect()
+    known
+        .into_iter()
+        .filter(same)
+        .map(|known| known.pid)
+        .collect()
 }
 
 async fn kill(groups: &[u32]) {

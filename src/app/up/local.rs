@@ -85,7 +85,14 @@ impl LocalMesh {
         say: &mut dyn FnMut(String),
     ) -> Result<Self, UpError> {
         let (tell, events) = mpsc::channel(EVENTS);
-        let mut starting = Starting { state, mesh, nursery, tell, events, roster: Roster::default() };
+        let mut starting = Starting {
+            state,
+            mesh,
+            nursery,
+            tell,
+            events,
+            roster: Roster::default(),
+        };
         let operator = Operator::prepare(state, &mesh.trust_domain)?;
         let mut ports = Ports::remembered(state);
         let registry_at = starting.registry_endpoints(&mut ports)?;
@@ -95,12 +102,24 @@ impl LocalMesh {
         let registry = starting.start_registry(&registry_at)?;
         let mut started = vec![];
         let outcome = starting
-            .start_rest(&registry_at, &operator, &instances, built, &mut started, say)
+            .start_rest(
+                &registry_at,
+                &operator,
+                &instances,
+                built,
+                &mut started,
+                say,
+            )
             .await;
         let endpoints = match outcome {
             Ok(endpoints) => endpoints,
             Err(error) => {
-                end_all(started.into_iter().flat_map(|(a, b)| a.into_iter().chain([b]))).await;
+                end_all(
+                    started
+                        .into_iter()
+                        .flat_map(|(a, b)| a.into_iter().chain([b])),
+                )
+                .await;
                 registry.end(END_GRACE).await;
                 return Err(error);
             }
@@ -112,7 +131,15 @@ impl LocalMesh {
         }
         state.publish(&endpoints)?;
         let Starting { events, roster, .. } = starting;
-        Ok(Self { endpoints, registry, sidecars, agents, events, roster, operator })
+        Ok(Self {
+            endpoints,
+            registry,
+            sidecars,
+            agents,
+            events,
+            roster,
+            operator,
+        })
     }
 
     /// Where everything is.
@@ -151,7 +178,10 @@ async fn end_all(children: impl IntoIterator<Item = Supervised>) {
 impl Starting<'_> {
     fn registry_endpoints(&self, ports: &mut Ports) -> Result<RegistryEndpoints, UpError> {
         let mut at = |what: &str, fixed: u16| -> Result<String, UpError> {
-            Ok(format!("127.0.0.1:{}", ports.choose(what, fixed).map_err(UpError::NoPort)?))
+            Ok(format!(
+                "127.0.0.1:{}",
+                ports.choose(what, fixed).map_err(UpError::NoPort)?
+            ))
         };
         let fixed = self.mesh.ports;
         let name = REGISTRY.parse().expect("the registry's name is a label");
@@ -187,7 +217,8 @@ impl Starting<'_> {
         started: &mut Vec<(Option<Supervised>, Supervised)>,
         say: &mut dyn FnMut(String),
     ) -> Result<Endpoints, UpError> {
-        self.wait_ready(&[("registry".to_owned(), registry_at.admin.clone())], say).await?;
+        self.wait_ready(&[("registry".to_owned(), registry_at.admin.clone())], say)
+            .await?;
         for instance in instances {
             let config = self.sidecar_config(instance, registry_at, operator).await?;
             let agent = self.start_agent(instance, built)?;
@@ -209,7 +240,9 @@ impl Starting<'_> {
             let member = Member::Agent(one.agent.name.clone());
             endpoints.instances.push(InstanceEndpoints {
                 agent: one.agent.name.to_string(),
-                instance: operator.instance_in(&self.sidecar_dir(one)).unwrap_or_default(),
+                instance: operator
+                    .instance_in(&self.sidecar_dir(one))
+                    .unwrap_or_default(),
                 local: one.local.clone(),
                 mtls: format!("127.0.0.1:{}", one.mtls),
                 admin: format!("127.0.0.1:{}", one.admin),
@@ -231,13 +264,17 @@ impl Starting<'_> {
         registry: &RegistryEndpoints,
         operator: &Operator,
     ) -> Result<std::path::PathBuf, UpError> {
-        let dir = self.state.private(&format!("sidecars/{}", instance.label))?;
+        let dir = self
+            .state
+            .private(&format!("sidecars/{}", instance.label))?;
         let id = SpiffeId {
             trust_domain: self.mesh.trust_domain.clone(),
             member: Member::Agent(instance.agent.name.clone()),
         };
         let join = dir.join("join");
-        operator.invite(&registry.mtls, &id, &dir, &join, self.nursery).await?;
+        operator
+            .invite(&registry.mtls, &id, &dir, &join, self.nursery)
+            .await?;
         let settings = SidecarSettings {
             state: dir,
             registry: vec![registry.mtls.clone()],
@@ -253,7 +290,9 @@ impl Starting<'_> {
             card: instance.agent.card.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
-        Ok(self.state.write(&format!("config/{}.toml", instance.label), &text)?)
+        Ok(self
+            .state
+            .write(&format!("config/{}.toml", instance.label), &text)?)
     }
 
     fn start_agent(
@@ -278,7 +317,12 @@ impl Starting<'_> {
         env.insert("NO_PROXY".into(), NO_PROXY.into());
         env.insert("no_proxy".into(), NO_PROXY.into());
         let name = format!("{}-agent", instance.label);
-        Ok(Some(self.child(name, command, env, &self.mesh.dir.clone())?))
+        Ok(Some(self.child(
+            name,
+            command,
+            env,
+            &self.mesh.dir.clone(),
+        )?))
     }
 
     /// One of our own processes. It drains when its standard input closes, so that it does not
@@ -304,7 +348,13 @@ impl Starting<'_> {
         dir: &Path,
     ) -> Result<Supervised, UpError> {
         let log = self.state.private("logs")?.join(format!("{name}.log"));
-        let job = Job { name, command, env, dir: dir.to_path_buf(), log };
+        let job = Job {
+            name,
+            command,
+            env,
+            dir: dir.to_path_buf(),
+            log,
+        };
         Ok(Supervised::start(self.nursery, job, self.tell.clone()))
     }
 
@@ -322,9 +372,18 @@ impl Starting<'_> {
             while let Ok(event) = self.events.try_recv() {
                 match event {
                     ChildEvent::Started { pid, .. } => self.roster.add(self.state, pid)?,
-                    ChildEvent::Died { name, how, last_lines, .. } => {
+                    ChildEvent::Died {
+                        name,
+                        how,
+                        last_lines,
+                        ..
+                    } => {
                         deaths += 1;
-                        let error = UpError::Died { name, how, last_lines };
+                        let error = UpError::Died {
+                            name,
+                            how,
+                            last_lines,
+                        };
                         // Once may be an accident; twice before anything is ready is not.
                         if deaths > 1 {
                             return Err(error);
@@ -349,7 +408,11 @@ impl Starting<'_> {
                 let name = wanted[*place].0.clone();
                 let log = self.state.path(&format!("logs/{name}.log"));
                 let why = why.remove(place).unwrap_or_default();
-                return Err(UpError::NotReady { why, last_lines: last_lines(&log), name });
+                return Err(UpError::NotReady {
+                    why,
+                    last_lines: last_lines(&log),
+                    name,
+                });
             }
             if !missing.is_empty() {
                 sleep(ASK_EVERY).await;
@@ -370,12 +433,21 @@ fn instances<'a>(
             let label = label(agent, place);
             let fixed = agent.ports.get(place as usize).copied().unwrap_or(0);
             let mut port = |kind: &str, fixed: u16| {
-                ports.choose(&format!("{label}.{kind}"), fixed).map_err(UpError::NoPort)
+                ports
+                    .choose(&format!("{label}.{kind}"), fixed)
+                    .map_err(UpError::NoPort)
             };
             let (mtls, admin) = (port("mtls", fixed)?, port("admin", 0)?);
             let local = state.socket(&label);
             let handler = state.socket(&format!("{label}-agent"));
-            all.push(Instance { agent, label, mtls, admin, local, handler });
+            all.push(Instance {
+                agent,
+                label,
+                mtls,
+                admin,
+                local,
+                handler,
+            });
         }
     }
     Ok(all)

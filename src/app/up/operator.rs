@@ -44,15 +44,26 @@ impl Operator {
         };
         if authority.trust_domain() != domain {
             let found = authority.trust_domain().to_string();
-            return Err(UpError::OtherDomain { found, wanted: domain.to_string() });
+            return Err(UpError::OtherDomain {
+                found,
+                wanted: domain.to_string(),
+            });
         }
         authority.roll_over(clock::wall())?;
         let name = "local".parse().expect("a plain word is a label");
-        let id = SpiffeId { trust_domain: domain.clone(), member: Member::Operator(name) };
+        let id = SpiffeId {
+            trust_domain: domain.clone(),
+            member: Member::Operator(name),
+        };
         let svid = authority.svid(&id, None, OPERATOR_LIFE)?;
         let dir = state.private("operator")?;
         svid.save(&dir)?;
-        Ok(Self { authority, id, dir, credentials: Credentials::new(svid) })
+        Ok(Self {
+            authority,
+            id,
+            dir,
+            credentials: Credentials::new(svid),
+        })
     }
 
     /// Signs a new certificate when half of the present one's life is over.
@@ -99,9 +110,13 @@ impl Operator {
             ttl: None,
             instance_id: instance.map(|id| id.to_string()).unwrap_or_default(),
         };
-        let answer = IdentityClient::new(pool.channel(target)).create_join_token(request).await;
+        let answer = IdentityClient::new(pool.channel(target))
+            .create_join_token(request)
+            .await;
         let fault = |text: String| UpError::Invite(Fault::new(Reason::PeerUnreachable, text));
-        let answer = answer.map_err(|status| fault(status.message().to_owned()))?.into_inner();
+        let answer = answer
+            .map_err(|status| fault(status.message().to_owned()))?
+            .into_inner();
         write_secret(join, &answer.join).map_err(|error| fault(error.to_string()))
     }
 

@@ -42,9 +42,17 @@ fn read(answer: &str) -> Result<(), String> {
     let reasons: Vec<String> = json
         .as_ref()
         .and_then(|json| json["reasons"].as_array())
-        .map(|all| all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
+        .map(|all| {
+            all.iter()
+                .filter_map(|one| one.as_str().map(str::to_owned))
+                .collect()
+        })
         .unwrap_or_default();
-    Err(if reasons.is_empty() { "is not ready".to_owned() } else { reasons.join("; ") })
+    Err(if reasons.is_empty() {
+        "is not ready".to_owned()
+    } else {
+        reasons.join("; ")
+    })
 }
 
 #[cfg(test)]
@@ -54,8 +62,12 @@ mod tests {
     #[test]
     fn answers_are_read() {
         assert_eq!(read("HTTP/1.1 200 OK\r\n\r\n{}"), Ok(()));
-        let busy = "HTTP/1.1 503 x\r\na: b\r\n\r\n{\"ready\":false,\"reasons\":[\"no agent\",\"y\"]}";
+        let busy =
+            "HTTP/1.1 503 x\r\na: b\r\n\r\n{\"ready\":false,\"reasons\":[\"no agent\",\"y\"]}";
         assert_eq!(read(busy), Err("no agent; y".to_owned()));
-        assert_eq!(read("HTTP/1.1 503 x\r\n\r\nnonsense"), Err("is not ready".to_owned()));
+        assert_eq!(
+            read("HTTP/1.1 503 x\r\n\r\nnonsense"),
+            Err("is not ready".to_owned())
+        );
     }
 }
