@@ -9,6 +9,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod agent;
 pub mod domain;
 pub mod identity;
 pub mod pb;

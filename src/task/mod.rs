@@ -11,4 +11,7 @@ pub mod journal;
 pub mod service;
 pub mod spec;
 
+#[cfg(test)]
+mod tests;
+
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};

@@ -479,7 +479,7 @@ mod tests {
             selector(s).agent.push('A');
         }),
         ("spec.selector.version", Reason::InvalidField, |s| {
-            selector(s).version.push('x');
+            selector(s).version.push('!');
         }),
         ("spec.selector.tags", Reason::InvalidField, |s| {
             selector(s).tags.resize(65, "".into());
@@ -545,7 +545,7 @@ mod tests {
             );
         }
         let past = |spec: &mut pb::TaskSpec| {
-            options(spec).deadline = Some(prost_types::Timestamp::default())
+            options(spec).deadline = Some(prost_types::Timestamp::default());
         };
         assert_eq!(
             NewTask::check(asked(past), &moment()).unwrap_err().reason,

@@ -107,6 +107,8 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
         let how = match spawn(&job) {
             Ok(mut child) => {
                 let pid = child.id().unwrap_or(0);
+                // Held here, since `wait` would close it: its end tells an attache child to drain.
+                let stdin = child.stdin.take();
                 tell(
                     &events,
                     ChildEvent::Started {
@@ -124,8 +126,7 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
                         }
                     }
                     () = stop.cancelled() => {
-                        // An attache child drains when its standard input closes or at SIGTERM.
-                        drop(child.stdin.take());
+                        drop(stdin);
                         end_child(child, pid).await;
                         return;
                     }

@@ -4,6 +4,7 @@
 
 pub mod attempt;
 mod book;
+mod call;
 mod course;
 mod door;
 mod engine;

@@ -13,8 +13,9 @@ use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
 use super::attempt::{Attempt, Phase};
+use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
-use super::handler::{HandleStream, HandlerError, HandlerLink};
+use super::handler::{HandlerError, HandlerLink};
 use super::{Answer, accepted, answer, refused};
 use crate::domain::{Fault, Reason};
 use crate::pb;
@@ -134,43 +135,7 @@ impl Run {
     }
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<HandleStream, HandlerError>> + Send>>;
 type Asking = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
-
-enum Handler {
-    Opening(Opening),
-    Open(HandleStream),
-    Closed,
-}
-
-enum Heard {
-    Opened,
-    Said(Said),
-}
-
-impl Handler {
-    /// What it says next; nothing is lost when this is dropped.
-    async fn next(&mut self) -> Heard {
-        match self {
-            Self::Opening(opening) => match opening.await {
-                Ok(stream) => {
-                    *self = Self::Open(stream);
-                    Heard::Opened
-                }
-                Err(error) => {
-                    *self = Self::Closed;
-                    Heard::Said(Said::Failed(error))
-                }
-            },
-            Self::Open(stream) => Heard::Said(match stream.next().await {
-                Some(Ok(update)) => Said::Update(update),
-                Some(Err(error)) => Said::Failed(error),
-                None => Said::Ended,
-            }),
-            Self::Closed => pending().await,
-        }
-    }
-}
 
 struct Owner {
     attempt: Attempt,

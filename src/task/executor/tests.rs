@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use super::*;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::handle_response::Update;
-use crate::runtime::Nursery;
+use crate::runtime::{DataThreads, Nursery};
 use crate::task::doors::{Parents as _, Updates};
 use crate::wire::status::reason_of;
 
@@ -562,4 +562,118 @@ async fn a_status_keeps_its_code() {
     assert_eq!(failure.message, "the model is away");
     assert_eq!(failure.code, i32::from(Code::Unavailable));
     assert!(failure.retryable);
+}
+
+/// A real agent on a Unix socket, and an executor before it.
+struct Wired {
+    executor: Executor,
+    stop: crate::runtime::Stop,
+    agent: Nursery,
+    /// The agent's whole process, as far as its sockets can tell.
+    process: DataThreads,
+    _directory: tempfile::TempDir,
+}
+
+async fn wired(handler: impl crate::agent::Handler) -> Wired {
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", directory.path().join("agent.sock").display());
+    let process = DataThreads::start(1).unwrap();
+    let agent = Nursery::on(process.handles().next().unwrap().clone());
+    let (tell, bound) = tokio::sync::oneshot::channel();
+    let (stop, listen) = (crate::runtime::Stop::new(), address.clone());
+    agent.start("agent", |_| {
+        let stop = stop.clone();
+        async move {
+            let bound = crate::agent::Agent::bind(&listen, None, None, handler).await;
+            tell.send(()).unwrap();
+            bound.unwrap().run(stop).await;
+        }
+    });
+    bound.await.unwrap();
+    let channel = crate::agent::Channel::new(&address, Nursery::here()).unwrap();
+    let config = ExecutorConfig {
+        own: "spiffe://a/ns/default/agent/worker".parse().unwrap(),
+        slots: 4,
+        boot_id: "boot".into(),
+        skills: vec![SKILL.into()],
+    };
+    let link = GrpcHandler::new(channel);
+    assert_eq!(link.describe().await.unwrap(), None);
+    Wired {
+        executor: Executor::new(config, Arc::new(link), vec![Nursery::here()]),
+        stop,
+        agent,
+        process,
+        _directory: directory,
+    }
+}
+
+impl Wired {
+    async fn open(&self, first: Ask) -> Home {
+        let (steps, asked) = mpsc::channel(8);
+        let home = HomePeer {
+            id: "spiffe://a/ns/default/agent/asker".parse().unwrap(),
+            instance: "i1".parse().unwrap(),
+        };
+        let updates = self
+            .executor
+            .execute(home, Box::pin(ReceiverStream::new(asked)));
+        let mut home = Home { steps, updates };
+        home.ask(first).await;
+        home
+    }
+}
+
+#[tokio::test]
+async fn an_agent_of_a_few_lines_does_tasks_fails_and_stops() {
+    use crate::agent::{Task, failure, text};
+
+    let wired = wired(|task: Task| async move {
+        task.progress(0.5, "half").await;
+        task.transient("to").await;
+        match task.attempt() {
+            1 => Ok(text("done")),
+            2 => Err(failure("no luck").reason("LUCK")),
+            _ => std::future::pending().await,
+        }
+    })
+    .await;
+    for (attempt, end) in [(1, "2: result"), (2, "2: LUCK"), (3, "2: canceled")] {
+        let mut home = wired.open(Ask::Start(start(1, attempt))).await;
+        assert_eq!(home.next().await, "accepted");
+        assert_eq!(home.next().await, "1: half");
+        if attempt == 3 {
+            home.abort().await;
+        }
+        let mut told = home.next().await;
+        while told.starts_with("0: ") {
+            told = home.next().await;
+        }
+        assert_eq!(told, end);
+        home.ack(2).await;
+        assert_eq!(home.next().await, "end");
+    }
+    wired.stop.cancel();
+    wired.agent.close(Duration::from_secs(10)).await;
+    let mut home = wired.open(Ask::Start(start(2, 1))).await;
+    assert_eq!(home.next().await, "refused AGENT_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_or_panics_in_the_middle_is_told_apart() {
+    let wired = wired(|task: crate::agent::Task| async move {
+        task.progress(0.5, "half").await;
+        assert!(task.attempt() != 1, "as the test wants it");
+        std::future::pending().await
+    })
+    .await;
+    let mut home = wired.open(Ask::Start(start(1, 1))).await;
+    assert_eq!(home.next().await, "accepted");
+    assert_eq!(home.next().await, "1: half");
+    assert_eq!(home.next().await, "2: AGENT_ERROR");
+    let mut home = wired.open(Ask::Start(start(1, 2))).await;
+    assert_eq!(home.next().await, "accepted");
+    assert_eq!(home.next().await, "1: half");
+    drop(wired.process);
+    assert_eq!(home.next().await, "2: AGENT_LOST");
 }

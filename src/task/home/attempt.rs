@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::Reason;
 use crate::pb;
+use crate::pb::handle_response::Update;
 use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
@@ -251,14 +252,8 @@ impl Tasks {
         let number = update.number;
         let said = update.update.and_then(|said| said.update);
         if number == 0 {
-            if let Taken::Transient(part) = Taken::from_update(&entry.kept, said) {
-                let transient = pb::Transient {
-                    attempt,
-                    part: Some(part),
-                };
-                self.effects.push(Effect::Transient { task, transient });
-            }
-            return;
+            let taken = Taken::from_update(&entry.kept, said);
+            return self.show_transient(task, attempt, taken);
         }
         if number != last + 1 {
             // Said before: acknowledged again. A gap is the carrier's to close, by a resume.
@@ -269,17 +264,27 @@ impl Tasks {
             });
             return;
         }
+        if update.cut && process_lost(said.as_ref()) {
+            self.effects.push(Effect::Ack {
+                task,
+                attempt,
+                update: number,
+            });
+            return self.lost(task, world);
+        }
         match Taken::from_update(&entry.kept, said) {
+            Taken::Event(Kind::StateChanged(mut change), state) if update.cut => {
+                change.reason = UNCONFIRMED.into();
+                let event = (Kind::StateChanged(change), state);
+                self.take_event(task, (attempt, number), event, world.at);
+            }
             Taken::Event(kind, state) => {
                 self.take_event(task, (attempt, number), (kind, state), world.at);
             }
             Taken::Checkpoint(data) => {
                 let id = entry.kept.task.id.clone();
-                self.log(
-                    id,
-                    Recorded::Checkpoint(Checkpoint { attempt, data }),
-                    number,
-                );
+                let saved = Recorded::Checkpoint(Checkpoint { attempt, data });
+                self.log(id, saved, number);
                 self.follow(task);
             }
             Taken::Transient(_) => {
@@ -296,6 +301,15 @@ impl Tasks {
             attempt,
             update: number,
         });
+    }
+
+    /// Live watchers see it, nobody else.
+    fn show_transient(&mut self, task: Uuid, attempt: u32, taken: Taken) {
+        if let Taken::Transient(part) = taken {
+            let part = Some(part);
+            let transient = pb::Transient { attempt, part };
+            self.effects.push(Effect::Transient { task, transient });
+        }
     }
 
     fn take_event(
@@ -344,3 +358,8 @@ const PERMANENT: &[Reason] = &[
     Reason::ProtocolViolation,
     Reason::DeadlineExceeded,
 ];
+
+/// Whether the executor says that the agent's process went away in the middle.
+fn process_lost(said: Option<&Update>) -> bool {
+    matches!(said, Some(Update::Failure(failure)) if failure.reason == Reason::AgentLost.label())
+}

@@ -51,8 +51,12 @@ impl Opened {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
-        self.say(Answer::Update(pb::NumberedUpdate { number, update }))
-            .await;
+        self.say(Answer::Update(pb::NumberedUpdate {
+            number,
+            update,
+            ..Default::default()
+        }))
+        .await;
     }
 
     async fn acked(&mut self, update: u64) {

@@ -159,7 +159,14 @@ impl Bench {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
-        self.hear(task, Heard::Update(pb::NumberedUpdate { number, update }));
+        self.hear(
+            task,
+            Heard::Update(pb::NumberedUpdate {
+                number,
+                update,
+                ..Default::default()
+            }),
+        );
     }
 
     fn pass(&mut self, time: Duration) {
@@ -350,6 +357,22 @@ async fn a_cancellation_is_confirmed_or_ends_by_itself() {
     cancel(&mut bench, silent).unwrap();
     bench.pass(Duration::from_secs(10));
     let shown = bench.task(silent);
+    assert!(shown.state() == pb::TaskState::Canceled && !shown.cancel_confirmed);
+
+    let cut = bench.submit();
+    bench.hear(cut, Heard::Accepted);
+    cancel(&mut bench, cut).unwrap();
+    let update = Some(Update::Canceled(pb::Canceled::default()));
+    let update = Some(pb::HandleResponse { update });
+    bench.hear(
+        cut,
+        Heard::Update(pb::NumberedUpdate {
+            number: 1,
+            update,
+            cut: true,
+        }),
+    );
+    let shown = bench.task(cut);
     assert!(shown.state() == pb::TaskState::Canceled && !shown.cancel_confirmed);
 
     let finished = bench.submit();
@@ -550,6 +573,7 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             let heard = Heard::Update(pb::NumberedUpdate {
                 number: *number,
                 update,
+                cut: number % 2 == 0,
             });
             bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
         }

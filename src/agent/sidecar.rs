@@ -1,0 +1,248 @@
+//! The agent's own sidecar as seen from the agent: tasks for others, and who there is.
+
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Status};
+
+use super::{AgentError, Channel, TaskResult};
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::{
+    agent_client::AgentClient, registry_client::RegistryClient, task_event::Kind,
+    task_update::Update,
+};
+use crate::runtime::{Backoff, Nursery};
+
+/// Tries to follow a task again after its stream broke, with waits up to 30 s: a sidecar restarts
+/// within that, and the task goes on meanwhile.
+const FOLLOW_TRIES: u32 = 10;
+/// Largest answer of a sidecar.
+const MESSAGE_MAX: usize = 4 << 20;
+
+/// A client of the sidecar's local listener.
+#[derive(Clone, Debug)]
+pub struct Sidecar {
+    channel: Channel,
+}
+
+/// Where a followed task stands.
+#[derive(Default)]
+struct Followed {
+    task_id: String,
+    last_seq: u64,
+    failure: Option<pb::Failure>,
+}
+
+impl Sidecar {
+    /// The sidecar at `unix:/path` or a loopback `host:port`.
+    ///
+    /// # Errors
+    /// [`AgentError::Address`].
+    pub fn new(address: &str, nursery: Nursery) -> Result<Self, AgentError> {
+        let channel = Channel::new(address, nursery)?;
+        Ok(Self { channel })
+    }
+
+    /// The task API.
+    pub fn tasks(&self) -> AgentClient<Channel> {
+        AgentClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The catalog, read only.
+    pub fn registry(&self) -> RegistryClient<Channel> {
+        RegistryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    /// Runs a task to its end, also across a restart of the sidecar.
+    ///
+    /// # Errors
+    /// The failure of the task with its gRPC code, or why it was not taken.
+    pub async fn run(&self, spec: pb::TaskSpec) -> Result<TaskResult, Status> {
+        let request = pb::RunTaskRequest { spec: Some(spec) };
+        let mut updates = self.tasks().run_task(request).await?.into_inner();
+        let mut followed = Followed::default();
+        let broke = loop {
+            match updates.next().await {
+                Some(Ok(response)) => {
+                    if let Some(end) = followed.take(response.update) {
+                        return end;
+                    }
+                }
+                Some(Err(status)) => break status,
+                None => break ended_early(),
+            }
+        };
+        self.follow(followed, broke).await
+    }
+
+    async fn follow(
+        &self,
+        mut followed: Followed,
+        mut broke: Status,
+    ) -> Result<TaskResult, Status> {
+        let mut backoff = Backoff::RECONNECT;
+        for _ in 0..FOLLOW_TRIES {
+            let may_pass = matches!(
+                broke.code(),
+                Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
+            );
+            if followed.task_id.is_empty() || !may_pass {
+                break;
+            }
+            tokio::time::sleep(backoff.next(rand::random())).await;
+            let request = pb::WatchTaskRequest {
+                task_id: followed.task_id.clone(),
+                after_seq: followed.last_seq,
+                ..pb::WatchTaskRequest::default()
+            };
+            let mut updates = match self.tasks().watch_task(request).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => {
+                    broke = status;
+                    continue;
+                }
+            };
+            broke = loop {
+                match updates.next().await {
+                    Some(Ok(response)) => {
+                        backoff.reset();
+                        if let Some(end) = followed.take(response.update) {
+                            return end;
+                        }
+                    }
+                    Some(Err(status)) => break status,
+                    None => break ended_early(),
+                }
+            };
+        }
+        Err(broke)
+    }
+}
+
+impl Followed {
+    /// The task's end, once it is told.
+    fn take(&mut self, update: Option<pb::TaskUpdate>) -> Option<Result<TaskResult, Status>> {
+        match update?.update? {
+            Update::Task(task) => {
+                // The result is the last event; a summary leaves it out, so it is read again.
+                let summary = task.state() == pb::TaskState::Completed && task.result.is_none();
+                self.last_seq = task.last_seq.saturating_sub(summary.into());
+                self.failure = task.failure.clone().or_else(|| self.failure.take());
+                self.task_id.clone_from(&task.id);
+                self.end(task.state(), task.result)
+            }
+            Update::Event(event) => {
+                self.last_seq = event.seq;
+                let state = event.state();
+                match event.kind {
+                    Some(Kind::Result(result)) => return self.end(state, Some(result)),
+                    Some(Kind::Failure(failure)) => self.failure = Some(failure),
+                    _ => {}
+                }
+                self.end(state, None)
+            }
+            Update::Transient(_) | Update::Keepalive(_) => None,
+        }
+    }
+
+    fn end(
+        &mut self,
+        state: pb::TaskState,
+        result: Option<TaskResult>,
+    ) -> Option<Result<TaskResult, Status>> {
+        match state {
+            // A task without its result is a summary; the result follows as an event.
+            pb::TaskState::Completed => result.map(Ok),
+            pb::TaskState::Failed | pb::TaskState::Rejected => {
+                let failure = self.failure.take().unwrap_or_default();
+                let told = Code::from(failure.code);
+                let code = if told == Code::Ok {
+                    Code::Unknown
+                } else {
+                    told
+                };
+                let text = match failure.reason.as_str() {
+                    "" => failure.message,
+                    reason => format!("{reason}: {}", failure.message),
+                };
+                Some(Err(Status::new(code, text)))
+            }
+            pb::TaskState::Canceled => Some(Err(Status::cancelled("the task was cancelled"))),
+            pb::TaskState::Unspecified
+            | pb::TaskState::Submitted
+            | pb::TaskState::Working
+            | pb::TaskState::InputRequired
+            | pb::TaskState::AuthRequired => None,
+        }
+    }
+}
+
+fn ended_early() -> Status {
+    let label = Reason::HomeUnavailable.label();
+    Status::unavailable(format!("{label}: the task's stream ended before the task"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64, state: pb::TaskState, kind: Kind) -> Option<pb::TaskUpdate> {
+        let event = pb::TaskEvent {
+            seq,
+            state: state.into(),
+            kind: Some(kind),
+            ..pb::TaskEvent::default()
+        };
+        Some(pb::TaskUpdate {
+            update: Some(Update::Event(event)),
+        })
+    }
+
+    fn snapshot(state: pb::TaskState, last_seq: u64) -> Option<pb::TaskUpdate> {
+        let task = pb::Task {
+            id: "i1.x".into(),
+            state: state.into(),
+            last_seq,
+            ..pb::Task::default()
+        };
+        Some(pb::TaskUpdate {
+            update: Some(Update::Task(task)),
+        })
+    }
+
+    #[test]
+    fn a_followed_task_ends_with_its_result_or_its_failure() {
+        let mut followed = Followed::default();
+        assert!(
+            followed
+                .take(snapshot(pb::TaskState::Submitted, 1))
+                .is_none()
+        );
+        let result = Kind::Result(pb::TaskResult::default());
+        let end = followed.take(event(2, pb::TaskState::Completed, result));
+        assert!(end.unwrap().is_ok());
+
+        let failure = Kind::Failure(pb::Failure {
+            reason: "NO_ROUTE".into(),
+            message: "nobody".into(),
+            code: Code::Unavailable.into(),
+            ..pb::Failure::default()
+        });
+        let end = followed.take(event(2, pb::TaskState::Failed, failure));
+        let status = end.unwrap().unwrap_err();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unavailable, "NO_ROUTE: nobody")
+        );
+    }
+
+    #[test]
+    fn the_result_behind_a_summary_is_read_again() {
+        let mut followed = Followed::default();
+        assert!(
+            followed
+                .take(snapshot(pb::TaskState::Completed, 7))
+                .is_none()
+        );
+        assert_eq!((followed.task_id.as_str(), followed.last_seq), ("i1.x", 6));
+    }
+}

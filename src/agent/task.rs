@@ -1,0 +1,174 @@
+//! The task that a handler works on: what it was given, and what it says on the way.
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{TaskResult, sidecar::Sidecar};
+use crate::pb;
+use crate::pb::handle_response::Update;
+
+/// One attempt of a task. Dropped with the handler's future when the task is cancelled.
+#[derive(Debug)]
+pub struct Task {
+    pub(super) request: pb::HandleRequest,
+    pub(super) out: mpsc::Sender<Result<pb::HandleResponse, Status>>,
+    pub(super) sidecar: Option<Sidecar>,
+}
+
+/// A result of one text.
+pub fn text(text: impl Into<String>) -> TaskResult {
+    TaskResult {
+        parts: vec![text_part(text)],
+        artifact_ids: Vec::new(),
+    }
+}
+
+pub(super) fn text_part(text: impl Into<String>) -> pb::Part {
+    pb::Part {
+        content: Some(pb::part::Content::Text(text.into())),
+        media_type: "text/plain".into(),
+        ..pb::Part::default()
+    }
+}
+
+impl Task {
+    /// `<home>.<uuid>`; with [`Task::attempt`] the key to do outside work once.
+    pub fn id(&self) -> &str {
+        self.request.task.as_ref().map_or("", |task| &task.id)
+    }
+
+    /// What is to be done.
+    pub fn skill(&self) -> &str {
+        self.request.task.as_ref().map_or("", |task| &task.skill)
+    }
+
+    /// SPIFFE id of who asked.
+    pub fn caller(&self) -> &str {
+        self.request.task.as_ref().map_or("", |task| &task.caller)
+    }
+
+    /// Number of this try, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.request.attempt
+    }
+
+    /// Everything that came: the first input and each answer.
+    pub fn inputs(&self) -> &[pb::Message] {
+        &self.request.inputs
+    }
+
+    /// The texts of all inputs, one per line.
+    pub fn text(&self) -> String {
+        let parts = self.request.inputs.iter().flat_map(|input| &input.parts);
+        let texts = parts.filter_map(|part| match &part.content {
+            Some(pb::part::Content::Text(text)) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+
+    /// What an earlier attempt left by [`Task::checkpoint`]; empty at first.
+    pub fn last_checkpoint(&self) -> &[u8] {
+        &self.request.checkpoint
+    }
+
+    /// The whole request, as in `handler.proto`.
+    pub fn request(&self) -> &pb::HandleRequest {
+        &self.request
+    }
+
+    /// How far it is, from 0 to 1, and what is being done.
+    pub async fn progress(&self, fraction: f64, message: impl Into<String>) {
+        self.say(Update::Progress(pb::Progress {
+            fraction: Some(fraction),
+            message: message.into(),
+            stage: String::new(),
+        }))
+        .await;
+    }
+
+    /// A message to the caller; at most 256 KiB.
+    pub async fn message(&self, text: impl Into<String>) {
+        self.say(Update::Message(pb::Message {
+            parts: vec![text_part(text)],
+            role: pb::Role::Agent.into(),
+            ..pb::Message::default()
+        }))
+        .await;
+    }
+
+    /// A whole artifact of at most 128 KiB; larger ones go in chunks, by [`Task::say`].
+    pub async fn artifact(&self, id: impl Into<String>, media_type: &str, content: Bytes) {
+        self.say(Update::Artifact(pb::ArtifactChunk {
+            artifact_id: id.into(),
+            part: Some(pb::Part {
+                content: Some(pb::part::Content::Raw(content)),
+                media_type: media_type.into(),
+                ..pb::Part::default()
+            }),
+            last_chunk: true,
+            ..pb::ArtifactChunk::default()
+        }))
+        .await;
+    }
+
+    /// What a later attempt starts from; at most 1 MiB.
+    pub async fn checkpoint(&self, data: Vec<u8>) {
+        self.say(Update::Checkpoint(pb::Checkpoint { data })).await;
+    }
+
+    /// Shown to whoever watches now, kept nowhere: tokens as a model makes them.
+    pub async fn transient(&self, text: impl Into<String>) {
+        self.say(Update::Transient(text_part(text))).await;
+    }
+
+    /// Any update that is not a last one. Waits while the home is behind.
+    pub async fn say(&self, update: Update) {
+        let update = pb::HandleResponse {
+            update: Some(update),
+        };
+        // Without a listener the attempt is over, and this future is dropped at its next wait.
+        if self.out.send(Ok(update)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The way into the mesh; `None` without `ATTACHE_SIDECAR`.
+    pub fn sidecar(&self) -> Option<&Sidecar> {
+        self.sidecar.as_ref()
+    }
+
+    /// Has another agent do a part of the work, and waits for it. It is cancelled with this task
+    /// and shares its deadline.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION without a sidecar; otherwise as [`Sidecar::run`].
+    pub async fn run_child(
+        &self,
+        skill: &str,
+        input: impl Into<String>,
+    ) -> Result<TaskResult, Status> {
+        let spec = pb::TaskSpec {
+            selector: Some(pb::Selector {
+                skill: skill.into(),
+                ..pb::Selector::default()
+            }),
+            input: vec![text_part(input)],
+            ..pb::TaskSpec::default()
+        };
+        self.run_child_spec(spec).await
+    }
+
+    /// [`Task::run_child`] with everything that a task may ask for.
+    ///
+    /// # Errors
+    /// As [`Task::run_child`].
+    pub async fn run_child_spec(&self, mut spec: pb::TaskSpec) -> Result<TaskResult, Status> {
+        let sidecar = self.sidecar.as_ref().ok_or_else(|| {
+            Status::failed_precondition("ATTACHE_SIDECAR is not set, so there is nobody to ask")
+        })?;
+        spec.parent_token.clone_from(&self.request.parent_token);
+        sidecar.run(spec).await
+    }
+}

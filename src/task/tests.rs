@@ -1,0 +1,266 @@
+//! A home and an executor of one sidecar together, in process: as the own agent is reached.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio_stream::iter;
+use tonic::Status;
+
+use crate::domain::{InstanceId, SpiffeId, TaskId};
+use crate::pb;
+use crate::pb::handle_response::Update;
+use crate::pb::task_update::Update as Shown;
+use crate::runtime::Nursery;
+
+use super::doors::{Candidate, Connect, Route, Steps, Updates, Want};
+use super::executor::{
+    Executor, ExecutorConfig, HandleStream, HandlerError, HandlerLink, HomePeer,
+};
+use super::home::{Home, HomeConfig, Replay, Submission};
+use super::journal::{Journal, JournalConfig};
+
+/// An agent that answers at once, or, asked to wait, never.
+struct Agent {
+    tokens: watch::Sender<Vec<String>>,
+}
+
+#[tonic::async_trait]
+impl HandlerLink for Agent {
+    async fn handle(
+        &self,
+        request: pb::HandleRequest,
+        _: Duration,
+    ) -> Result<HandleStream, HandlerError> {
+        let task = request.task.unwrap_or_default();
+        self.tokens
+            .send_modify(|tokens| tokens.push(request.parent_token));
+        if task.skill == "work.wait" {
+            return Ok(Box::pin(futures_util::stream::pending()));
+        }
+        let updates = [
+            Update::Progress(pb::Progress::default()),
+            Update::Result(pb::TaskResult::default()),
+        ];
+        let said = updates.map(|update| {
+            Ok(pb::HandleResponse {
+                update: Some(update),
+            })
+        });
+        Ok(Box::pin(iter(said)))
+    }
+
+    async fn cancel(&self, _: pb::CancelRequest) -> Result<(), Status> {
+        Err(Status::unimplemented("no"))
+    }
+
+    async fn describe(&self) -> Result<Option<pb::AgentCard>, Status> {
+        Ok(None)
+    }
+}
+
+struct Here {
+    executor: Executor,
+    own: SpiffeId,
+    changes: watch::Sender<u64>,
+}
+
+fn instance() -> InstanceId {
+    "home".parse().unwrap()
+}
+
+impl Route for Here {
+    fn candidates(&self, _: &Want) -> Vec<Candidate> {
+        let agent = "default/worker".parse().unwrap();
+        vec![Candidate {
+            instance: instance(),
+            agent,
+            idempotent: false,
+        }]
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+#[tonic::async_trait]
+impl Connect for Here {
+    async fn execute(&self, _: &InstanceId, steps: Steps) -> Result<Updates, Status> {
+        let peer = HomePeer {
+            id: self.own.clone(),
+            instance: instance(),
+        };
+        Ok(self.executor.execute(peer, steps))
+    }
+}
+
+struct Bench {
+    home: Home,
+    own: SpiffeId,
+    tokens: watch::Receiver<Vec<String>>,
+}
+
+impl Bench {
+    fn new(slots: u32) -> Self {
+        Self::over(slots, Journal::memory())
+    }
+
+    fn over(slots: u32, journal: Journal) -> Self {
+        let own: SpiffeId = "spiffe://attache.local/ns/default/agent/worker"
+            .parse()
+            .unwrap();
+        let tokens = watch::Sender::new(Vec::new());
+        let heard = tokens.subscribe();
+        let config = ExecutorConfig {
+            own: own.clone(),
+            slots,
+            boot_id: "b".into(),
+            skills: vec!["work.do".into(), "work.wait".into()],
+        };
+        let agent = Arc::new(Agent { tokens });
+        let executor = Executor::new(config, agent, vec![Nursery::here()]);
+        let changes = watch::Sender::new(0);
+        let here = Arc::new(Here {
+            executor: executor.clone(),
+            own: own.clone(),
+            changes,
+        });
+        let (route, connect): (Arc<dyn Route>, Arc<dyn Connect>) = (here.clone(), here);
+        let config = HomeConfig {
+            instance: instance(),
+            own: own.clone(),
+        };
+        let journal = (journal, Replay::new(&instance(), 2));
+        let nurseries = vec![Nursery::here()];
+        let home = Home::on(
+            config,
+            journal,
+            &route,
+            &connect,
+            Arc::new(executor),
+            nurseries,
+        );
+        Self {
+            home: home.unwrap(),
+            own,
+            tokens: heard,
+        }
+    }
+
+    fn asked(&self, skill: &str, parent_token: &str) -> Submission {
+        let selector = Some(pb::Selector {
+            skill: skill.into(),
+            ..Default::default()
+        });
+        let parent_token = parent_token.into();
+        let spec = pb::TaskSpec {
+            selector,
+            parent_token,
+            ..Default::default()
+        };
+        Submission {
+            spec,
+            caller: self.own.clone(),
+        }
+    }
+
+    /// Follows a task to its end.
+    async fn end(&self, id: &str) -> pb::Task {
+        let (id, viewer): (TaskId, _) = (id.parse().unwrap(), Arc::new(self.own.clone()));
+        let mut updates = self.home.watch(&id, &viewer, 0, false).await.unwrap();
+        let mut seq = 0;
+        while let Some(update) = updates.next().await {
+            if let Some(Shown::Event(event)) = update.unwrap().update {
+                assert_eq!(event.seq, seq + 1);
+                seq = event.seq;
+            }
+        }
+        self.home.get(&id, &viewer, true).await.unwrap().0
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_tasks_pass_through_few_slots() {
+    let bench = Bench::new(3);
+    let mut ids = Vec::new();
+    for thread in 0..200 {
+        ids.push(
+            bench
+                .home
+                .submit(bench.asked("work.do", ""), thread)
+                .await
+                .unwrap()
+                .id,
+        );
+    }
+    for id in ids {
+        let task = bench.end(&id).await;
+        assert_eq!((task.state(), task.last_seq), (pb::TaskState::Completed, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_parent_takes_its_children_along() {
+    let mut bench = Bench::new(4);
+    let parent = bench
+        .home
+        .submit(bench.asked("work.wait", ""), 0)
+        .await
+        .unwrap()
+        .id;
+    let tokens = bench
+        .tokens
+        .wait_for(|tokens| !tokens.is_empty())
+        .await
+        .unwrap()
+        .clone();
+    let child = bench
+        .home
+        .submit(bench.asked("work.wait", &tokens[0]), 1)
+        .await
+        .unwrap();
+    assert_eq!(
+        (child.parent_task_id.as_str(), child.parent_attempt),
+        (parent.as_str(), 1)
+    );
+    assert_eq!(child.root_task_id, parent);
+    let viewer = Arc::new(bench.own.clone());
+    bench
+        .home
+        .cancel(&parent.parse().unwrap(), &viewer, "enough".into())
+        .await
+        .unwrap();
+    for id in [&parent, &child.id] {
+        assert_eq!(bench.end(id).await.state(), pb::TaskState::Canceled);
+    }
+    let late = bench
+        .home
+        .submit(bench.asked("work.do", &tokens[0]), 0)
+        .await
+        .unwrap_err();
+    assert_eq!(late.reason, crate::domain::Reason::ParentTokenInvalid);
+}
+
+#[tokio::test]
+async fn tasks_share_their_syncs() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), JournalConfig::default(), |_, _| {}).unwrap();
+    let bench = Bench::over(64, journal.clone());
+    let alone = bench
+        .home
+        .submit(bench.asked("work.do", ""), 0)
+        .await
+        .unwrap()
+        .id;
+    bench.end(&alone).await;
+    let one = journal.stats().syncs;
+    assert!((2..=3).contains(&one), "{one} syncs for a task alone");
+    let submit = (0..100).map(|thread| bench.home.submit(bench.asked("work.do", ""), thread));
+    for task in futures_util::future::join_all(submit).await {
+        bench.end(&task.unwrap().id).await;
+    }
+    let many = journal.stats().syncs - one;
+    assert!(many <= 100, "{many} syncs for 100 tasks at once");
+    bench.home.close(Duration::from_secs(5)).await;
+}
