@@ -153,7 +153,7 @@ async fn a_run_with_all_leaves_expired_works_like_the_first() {
 
 /// Gives every sidecar of a state directory, in place of its certificate, one that has ended: the
 /// same member, instance, key and generation. Says how many.
-pub fn expire_all(state: &Path) -> usize {
+pub(crate) fn expire_all(state: &Path) -> usize {
     let authority = Authority::open(&state.join("ca")).unwrap();
     let sidecars = fs::read_dir(state.join("sidecars")).unwrap();
     let dirs = sidecars.map(|entry| entry.unwrap().path());
