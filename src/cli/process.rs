@@ -29,7 +29,7 @@ macro_rules! over {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn registry(
+pub(super) async fn registry(
     args: RegistryArgs,
     output: &Output,
     nursery: &Nursery,
@@ -60,7 +60,7 @@ pub async fn registry(
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn sidecar(
+pub(super) async fn sidecar(
     args: SidecarArgs,
     output: &Output,
     nursery: &Nursery,
@@ -100,7 +100,9 @@ fn print(settings: &impl Serialize, output: &Output) -> Result<Exit, Failed> {
 
 fn failed(error: StartError) -> Failed {
     match error {
-        StartError::Config(_) | StartError::Value { .. } => Failed::usage(error),
+        StartError::Config(_) | StartError::Value { .. } | StartError::NoAuthority { .. } => {
+            Failed::usage(error)
+        }
         StartError::Authority(_)
         | StartError::Svid(_)
         | StartError::Transport(_)

@@ -16,7 +16,7 @@ const ANSWER_MAX: u64 = 16 << 10;
 ///
 /// # Errors
 /// With what it says is missing, or why it does not answer.
-pub async fn ready(admin: &str) -> Result<(), String> {
+pub(super) async fn ready(admin: &str) -> Result<(), String> {
     match timeout(PATIENCE, ask(admin)).await {
         Ok(Ok(answer)) => read(&answer),
         Ok(Err(error)) => Err(format!("does not answer yet ({error})")),
