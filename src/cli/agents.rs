@@ -19,7 +19,11 @@ use crate::{
 ///
 /// # Errors
 /// What the registry answers, in words.
-pub async fn run(verb: AgentsVerb, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+pub(super) async fn run(
+    verb: AgentsVerb,
+    output: &Output,
+    nursery: &Nursery,
+) -> Result<Exit, Failed> {
     match verb {
         AgentsVerb::List {
             mesh,
@@ -53,7 +57,10 @@ async fn list(
         return Ok(Exit::Done);
     }
     if found.is_empty() {
-        output.note("nobody fits; `attache agents list` without filters shows everybody");
+        output.note(match (namespace, skill) {
+            (None, None) => "nobody is in the mesh yet: start a sidecar with `attache sidecar`",
+            _ => "nobody fits; `attache agents list` without filters shows everybody",
+        });
         return Ok(Exit::Done);
     }
     let rows = found.iter().map(row).collect();

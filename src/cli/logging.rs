@@ -16,7 +16,7 @@ use super::{
 ///
 /// # Errors
 /// When the filter cannot be read.
-pub fn start(cli: &Cli) -> Result<(), Failed> {
+pub(super) fn start(cli: &Cli) -> Result<(), Failed> {
     let quiet = !matches!(cli.verb, Verb::Registry(_) | Verb::Sidecar(_));
     let default = if quiet { "error" } else { "info" };
     let asked = cli.log.as_deref().unwrap_or(default);

@@ -8,7 +8,10 @@ use std::{
 use tonic::Status;
 
 use crate::{
-    app::up::state::{ENDPOINTS, Endpoints, STATE_DIR},
+    app::{
+        settings::registry::REGISTRY_PORT,
+        up::state::{ENDPOINTS, Endpoints, STATE_DIR},
+    },
     cli::{
         args::MeshArgs,
         exit::{Exit, Failed},
@@ -25,7 +28,7 @@ use crate::{
 
 /// A mesh, reached as whoever the certificate names.
 #[derive(Clone, Debug)]
-pub struct Mesh {
+pub(super) struct Mesh {
     credentials: Credentials,
     pool: Pool,
     registry: Channel,
@@ -33,11 +36,11 @@ pub struct Mesh {
 
 /// An instance and the card it follows.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub(super) struct Found {
     /// The instance.
-    pub instance: pb::Instance,
+    pub(super) instance: pb::Instance,
     /// Its card, without schemas.
-    pub card: Arc<pb::AgentCard>,
+    pub(super) card: Arc<pb::AgentCard>,
 }
 
 impl Mesh {
@@ -45,12 +48,15 @@ impl Mesh {
     ///
     /// # Errors
     /// When there is none, or no certificate to speak with; the text says how to get one.
-    pub fn find(args: &MeshArgs, nursery: &Nursery) -> Result<Self, Failed> {
-        let (registry, identity) = match (&args.registry, &args.identity) {
-            (Some(registry), Some(identity)) => (registry.clone(), identity.clone()),
-            _ => {
+    pub(super) fn find(args: &MeshArgs, nursery: &Nursery) -> Result<Self, Failed> {
+        let (registry, identity) = match &args.identity {
+            Some(identity) => {
+                let registry = args.registry.clone().unwrap_or_else(default_registry);
+                (registry, identity.clone())
+            }
+            None => {
                 let dir = state_dir(args.mesh.as_deref())?;
-                (endpoints(&dir)?.registry.mtls, dir.join("operator"))
+                (vec![endpoints(&dir)?.registry.mtls], dir.join("operator"))
             }
         };
         let svid = Svid::load(&identity).map_err(|error| {
@@ -70,7 +76,7 @@ impl Mesh {
         let credentials = Credentials::new(svid);
         let pool = Pool::new(credentials.clone(), nursery.clone());
         let target = Target {
-            endpoints: vec![registry],
+            endpoints: registry,
             expect: Some(Expect::AnyRegistry),
         };
         Ok(Self {
@@ -81,17 +87,17 @@ impl Mesh {
     }
 
     /// Whose ids are trusted here.
-    pub fn trust_domain(&self) -> TrustDomain {
+    pub(super) fn trust_domain(&self) -> TrustDomain {
         self.credentials.id().trust_domain
     }
 
     /// The catalog's API.
-    pub fn registry(&self) -> RegistryClient<Channel> {
+    pub(super) fn registry(&self) -> RegistryClient<Channel> {
         RegistryClient::new(self.registry.clone())
     }
 
     /// The CA's API.
-    pub fn identity(&self) -> IdentityClient<Channel> {
+    pub(super) fn identity(&self) -> IdentityClient<Channel> {
         IdentityClient::new(self.registry.clone())
     }
 
@@ -99,7 +105,7 @@ impl Mesh {
     ///
     /// # Errors
     /// When the catalog's entry is broken.
-    pub fn agent(&self, instance: &pb::Instance) -> Result<AgentClient<Channel>, Failed> {
+    pub(super) fn agent(&self, instance: &pb::Instance) -> Result<AgentClient<Channel>, Failed> {
         let id: SpiffeId = instance.spiffe_id.parse().map_err(Failed::fault)?;
         let place: InstanceId = instance.id.parse().map_err(Failed::fault)?;
         let expect = Some(Expect::Instance(id, place));
@@ -114,7 +120,7 @@ impl Mesh {
     ///
     /// # Errors
     /// What the registry answers.
-    pub async fn everybody(&self) -> Result<Vec<Found>, Status> {
+    pub(super) async fn everybody(&self) -> Result<Vec<Found>, Status> {
         let mut cards = std::collections::HashMap::new();
         let mut found = Vec::new();
         let mut changes = self
@@ -156,7 +162,7 @@ impl Mesh {
     ///
     /// # Errors
     /// When the id is none, or its home is not in the catalog.
-    pub async fn home_of(&self, id: &str) -> Result<AgentClient<Channel>, Failed> {
+    pub(super) async fn home_of(&self, id: &str) -> Result<AgentClient<Channel>, Failed> {
         let task: TaskId = id.parse().map_err(Failed::usage)?;
         let everybody = self.everybody().await?;
         let home = everybody
@@ -173,11 +179,15 @@ impl Mesh {
     }
 }
 
+fn default_registry() -> Vec<String> {
+    vec![format!("127.0.0.1:{REGISTRY_PORT}")]
+}
+
 /// The state directory of a mesh: the one named, or the nearest `.attache` above.
 ///
 /// # Errors
 /// When there is none.
-pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
+pub(super) fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
     let holds = |dir: &Path| dir.join(ENDPOINTS).is_file();
     if let Some(named) = named {
         let inner = named.join(STATE_DIR);
@@ -198,7 +208,7 @@ pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
         .map(|dir| dir.join(STATE_DIR))
         .find(|dir| holds(dir));
     found.ok_or_else(|| {
-        let text = "no mesh here: run `attache up DIR` in another terminal, then name it with --mesh DIR, ATTACHE_MESH, or work in its directory";
+        let text = "no mesh here: run `attache up DIR` in another terminal, then name it with --mesh DIR, ATTACHE_MESH, or work in its directory; a mesh started by hand is named with --identity DIR";
         Failed::new(Exit::NotFound, text)
     })
 }
@@ -207,7 +217,7 @@ pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn endpoints(dir: &Path) -> Result<Endpoints, Failed> {
+pub(super) fn endpoints(dir: &Path) -> Result<Endpoints, Failed> {
     let path = dir.join(ENDPOINTS);
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Failed::new(Exit::NotFound, format!("{}: {error}", path.display())))?;

@@ -41,7 +41,7 @@ const DOWN: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// With file, line, key and what would be right.
-pub fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
+pub(super) fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
     let mesh = Mesh::read(&args.dir, &args.set).map_err(Failed::usage)?;
     if output.is_json() {
         let agents: Vec<_> = mesh.agents.iter().map(|agent| {
@@ -86,7 +86,7 @@ pub fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
 ///
 /// # Errors
 /// When none runs, or it does not end.
-pub async fn down(args: &DownArgs, output: &Output) -> Result<Exit, Failed> {
+pub(super) async fn down(args: &DownArgs, output: &Output) -> Result<Exit, Failed> {
     let dir = args
         .state
         .clone()
@@ -116,7 +116,7 @@ pub async fn down(args: &DownArgs, output: &Output) -> Result<Exit, Failed> {
 ///
 /// # Errors
 /// When the mesh does not come up; with what to look at next.
-pub async fn up(args: UpArgs, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
+pub(super) async fn up(args: UpArgs, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
     if args.detach {
         return detach(&args, output).await;
     }
@@ -282,6 +282,9 @@ async fn run_command(command: &[String], state: &State, output: &Output) -> Resu
     let status = Command::new(program)
         .args(arguments)
         .env("ATTACHE_MESH", state.dir())
+        // They would win over the mesh that the command is meant for.
+        .env_remove("ATTACHE_IDENTITY")
+        .env_remove("ATTACHE_REGISTRY")
         .kill_on_drop(true)
         .status()
         .await
