@@ -56,6 +56,11 @@ pub async fn run(
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
     let nursery = Nursery::here();
+    if !Authority::exists(&settings.ca) {
+        return Err(StartError::NoAuthority {
+            dir: settings.ca.display().to_string(),
+        });
+    }
     let authority = Arc::new(Authority::open(&settings.ca)?);
     authority.roll_over(clock::wall())?;
     let id = own_id(settings, &authority)?;
