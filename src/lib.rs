@@ -6,10 +6,10 @@
 //! Modules look down only; `tests/layers.rs` holds the level table.
 
 pub mod admin;
+pub mod agent;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod agent;
 pub mod domain;
 pub mod identity;
 pub mod pb;
