@@ -6,6 +6,15 @@
 //! process; they talk to the home's local socket, and the home to the executor over mutual TLS. All
 //! share the machine.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a program for people, run by hand"
+)]
+
 mod disk;
 mod load;
 mod machine;
