@@ -30,7 +30,7 @@ use tokio::runtime::Builder;
 use crate::{
     load::Load,
     mesh::Mesh,
-    report::{Case, Report},
+    report::{Case, Report, Run},
 };
 
 /// Skill of the agent that answers at once.
@@ -102,10 +102,22 @@ async fn measure(options: &Options) -> Outcome<Report> {
                 };
                 load.run(mesh.local(), each / 8).await?;
                 let before = mesh.journal()?;
+                let spent = mesh.spent();
                 let measured = load.run(mesh.local(), each).await?;
+                let spent = (mesh.spent() - spent) * 1e6 / measured.count().max(1) as f64;
                 let journal = mesh.journal()?.since(&before);
-                eprintln!("round {round}, {callers:3} callers, {name:6}: {measured}, {journal}");
-                report.add(Case { callers, name }, measured, journal);
+                eprintln!(
+                    "round {round}, {callers:3} callers, {name:6}: {measured}, \
+                     {spent:.0} us of processor, {journal}"
+                );
+                report.add(
+                    Case { callers, name },
+                    Run {
+                        measured,
+                        journal,
+                        spent,
+                    },
+                );
             }
         }
     }

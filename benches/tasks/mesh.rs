@@ -97,13 +97,20 @@ impl Mesh {
         })
     }
 
+    /// Processor's time that its sidecars have used, in seconds.
+    pub(crate) fn spent(&self) -> f64 {
+        let all = machine::children(self.pid).into_iter();
+        let sidecars = all.filter(|process| process.verb == "sidecar");
+        sidecars.map(|sidecar| sidecar.spent).sum()
+    }
+
     /// Memory of its processes now.
     pub(crate) fn resident(&self) -> Resident {
         let mut resident = Resident::default();
-        for (verb, mebibytes) in machine::children(self.pid) {
-            match verb.as_str() {
-                "registry" => resident.registry = mebibytes,
-                "sidecar" => resident.sidecar = mebibytes.max(resident.sidecar),
+        for process in machine::children(self.pid) {
+            match process.verb.as_str() {
+                "registry" => resident.registry = process.resident,
+                "sidecar" => resident.sidecar = process.resident.max(resident.sidecar),
                 _ => {}
             }
         }
