@@ -21,6 +21,12 @@ pub enum StartError {
         /// What is wrong and what would be right.
         text: String,
     },
+    /// There is no CA.
+    #[error("no certificate authority in {dir}: make one with `attache ca init --dir {dir}`")]
+    NoAuthority {
+        /// Where it was looked for.
+        dir: String,
+    },
     /// The CA cannot be used.
     #[error("the certificate authority cannot be used: {0}")]
     Authority(#[from] AuthorityError),
@@ -34,7 +40,9 @@ pub enum StartError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The catalog's database cannot be opened.
-    #[error("the catalog's database in {dir} cannot be used: {text}")]
+    #[error(
+        "the catalog's database in {dir} cannot be used: {text}; does another registry run on it?"
+    )]
     Store {
         /// Its directory.
         dir: String,

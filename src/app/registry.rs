@@ -56,6 +56,11 @@ pub async fn run(
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
     let nursery = Nursery::here();
+    if !Authority::exists(&settings.ca) {
+        return Err(StartError::NoAuthority {
+            dir: settings.ca.display().to_string(),
+        });
+    }
     let authority = Arc::new(Authority::open(&settings.ca)?);
     authority.roll_over(clock::wall())?;
     let id = own_id(settings, &authority)?;
@@ -71,13 +76,7 @@ pub async fn run(
         .map_err(|error| StartError::value("admin", error))?;
     let threads = data_threads(settings.threads)?;
 
-    // Endpoints on loopback make sense only where everything runs on one machine.
-    let door = Door {
-        loopback: authority.names() == Names::Development,
-    };
-    let engine = Engine::new(Arc::clone(&store) as Arc<dyn Store>, door);
-    let sweeper = engine.clone();
-    nursery.start("sweeper", move |stop| sweeper.sweep(stop));
+    let engine = start_engine(&nursery, &authority, &store);
     keep_own_certificate(&nursery, &authority, &id, &credentials);
 
     let (health, health_service) = introspection::health(SERVICES).await;
@@ -118,6 +117,18 @@ pub async fn run(
     nursery.close(Duration::from_secs(5)).await;
     tracing::info!("registry ended");
     Ok(())
+}
+
+/// The catalog, with the sweeper that takes out who no longer beats.
+fn start_engine(nursery: &Nursery, authority: &Authority, store: &Arc<RedbStore>) -> Engine {
+    // Endpoints on loopback make sense only where everything runs on one machine.
+    let door = Door {
+        loopback: authority.names() == Names::Development,
+    };
+    let engine = Engine::new(Arc::clone(store) as Arc<dyn Store>, door);
+    let sweeper = engine.clone();
+    nursery.start("sweeper", move |stop| sweeper.sweep(stop));
+    engine
 }
 
 fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId, StartError> {

@@ -55,6 +55,7 @@ pub async fn run(
         zone: settings.zone.clone(),
         threads,
         agent: settings.agent.clone(),
+        journal: settings.journal,
         card: settings.card.card(),
     };
     Ok(Box::pin(sidecar::run(config, stop, started)).await?)

@@ -57,7 +57,10 @@ async fn list(
         return Ok(Exit::Done);
     }
     if found.is_empty() {
-        output.note("nobody fits; `attache agents list` without filters shows everybody");
+        output.note(match (namespace, skill) {
+            (None, None) => "nobody is in the mesh yet: start a sidecar with `attache sidecar`",
+            _ => "nobody fits; `attache agents list` without filters shows everybody",
+        });
         return Ok(Exit::Done);
     }
     let rows = found.iter().map(row).collect();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Span;
+use crate::sidecar::Journaling;
 
 /// Shown under `attache --help`.
 const EXAMPLES: &str = "\
@@ -215,6 +216,9 @@ pub struct SidecarArgs {
     /// Address of the agent's Handler
     #[arg(long, env = "ATTACHE_AGENT", value_name = "ADDR")]
     pub agent: Option<String>,
+    /// `memory` loses all tasks at a restart: to measure what the disk costs
+    #[arg(long, env = "ATTACHE_JOURNAL", value_name = "disk|memory", hide = true)]
+    pub journal: Option<Journaling>,
     /// Print the configuration in force and end
     #[arg(long)]
     pub print_config: bool,
@@ -291,18 +295,41 @@ pub enum IssueKind {
     Service,
 }
 
-/// How a mesh is found.
+/// How a mesh is found: by the state of `attache up`, or by an operator's certificate.
 #[derive(Clone, Debug, Default, Args)]
 pub struct MeshArgs {
     /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
     #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
     pub mesh: Option<PathBuf>,
-    /// Registry of a mesh that was started by hand; goes with --identity
-    #[arg(long, value_name = "HOST:PORT", requires = "identity")]
-    pub registry: Option<String>,
-    /// Directory with ca.pem, cert.pem and key.pem, as `attache ca issue` made it
-    #[arg(long, value_name = "DIR", requires = "registry")]
+    /// Of a mesh started by hand: directory with ca.pem, cert.pem and key.pem, as `attache ca
+    /// issue` made it; wins over --mesh
+    #[arg(long, env = "ATTACHE_IDENTITY", value_name = "DIR")]
     pub identity: Option<PathBuf>,
+    /// Registries of a mesh started by hand, with --identity, comma separated [default:
+    /// 127.0.0.1:7443]
+    #[arg(
+        long,
+        env = "ATTACHE_REGISTRY",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub registry: Option<Vec<String>>,
+}
+
+impl MeshArgs {
+    /// The flags that find the same mesh again, each with a blank before it.
+    pub fn flags(&self) -> String {
+        match (&self.identity, &self.mesh) {
+            (Some(identity), _) => {
+                let registry = self.registry.as_ref().map_or(String::new(), |registry| {
+                    format!(" --registry {}", registry.join(","))
+                });
+                format!(" --identity {}{registry}", identity.display())
+            }
+            (None, Some(mesh)) => format!(" --mesh {}", mesh.display()),
+            (None, None) => String::new(),
+        }
+    }
 }
 
 /// `attache agents ...`.

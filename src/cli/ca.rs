@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde_json::json;
 
 use crate::{
-    app::up::operator::write_secret,
+    app::{StartError, up::operator::write_secret},
     cli::{
         agents::qualified,
         args::{CaVerb, IssueKind},
@@ -143,6 +143,11 @@ fn issue(
     ttl: Duration,
     output: &Output,
 ) -> Result<Exit, Failed> {
+    if !Authority::exists(ca) {
+        return Err(Failed::usage(StartError::NoAuthority {
+            dir: ca.display().to_string(),
+        }));
+    }
     let authority = Authority::open(ca).map_err(Failed::fault)?;
     let member = match kind {
         IssueKind::Operator => Member::Operator(name.parse().map_err(Failed::usage)?),
@@ -167,5 +172,9 @@ fn issue(
     for file in files {
         output.note(&format!("  {}", file.display()));
     }
+    output.note(&format!(
+        "use it: attache agents list --identity {}",
+        out.display()
+    ));
     Ok(Exit::Done)
 }

@@ -101,7 +101,11 @@ impl From<Status> for Failed {
         };
         let reason = crate::wire::status::reason_of(&status);
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
-        Self::new(exit, format!("{} ({reason})", status.message()))
+        let hint = match reason.as_str() {
+            "PEER_UNREACHABLE" => "; is it running? `attache up` and `attache registry` start one",
+            _ => "",
+        };
+        Self::new(exit, format!("{} ({reason}){hint}", status.message()))
     }
 }
 

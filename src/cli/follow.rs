@@ -1,11 +1,10 @@
 //! Following a task to its end: over broken streams by its cursor, and never cancelling it.
 
-use std::path::Path;
-
 use tonic::{Code, Status, Streaming};
 
 use crate::{
     cli::{
+        args::MeshArgs,
         exit::{self, Exit, Failed},
         output::Output,
         show::{self, Shown},
@@ -34,7 +33,7 @@ struct Seen {
 pub(super) async fn run(
     at: &mut AgentClient<Channel>,
     spec: pb::TaskSpec,
-    mesh: Option<&Path>,
+    mesh: &MeshArgs,
     output: &Output,
 ) -> Result<Exit, Failed> {
     let request = pb::RunTaskRequest { spec: Some(spec) };
@@ -66,7 +65,7 @@ pub(super) async fn watch(
     home: AgentClient<Channel>,
     id: &str,
     after: u64,
-    mesh: Option<&Path>,
+    mesh: &MeshArgs,
     output: &Output,
 ) -> Result<Exit, Failed> {
     let task = pb::Task {
@@ -87,15 +86,15 @@ pub(super) async fn watch(
 }
 
 /// How to go on with a task from the shell.
-pub(super) fn commands(id: &str, mesh: Option<&Path>) -> String {
-    let mesh = mesh.map_or(String::new(), |dir| format!(" --mesh {}", dir.display()));
+pub(super) fn commands(id: &str, mesh: &MeshArgs) -> String {
+    let mesh = mesh.flags();
     format!("  attache task watch{mesh} {id}\n  attache task cancel{mesh} {id}")
 }
 
 async fn follow(
     mut home: AgentClient<Channel>,
     mut seen: Seen,
-    mesh: Option<&Path>,
+    mesh: &MeshArgs,
     output: &Output,
 ) -> Result<Exit, Failed> {
     let mut backoff = Backoff::RECONNECT;
@@ -137,7 +136,7 @@ async fn follow(
 async fn drain(
     mut stream: Streaming<pb::WatchTaskResponse>,
     seen: &mut Seen,
-    mesh: Option<&Path>,
+    mesh: &MeshArgs,
     output: &Output,
 ) -> Result<Exit, (Status, bool)> {
     let mut moved = false;
@@ -164,7 +163,7 @@ fn may_come_back(status: &Status) -> bool {
     )
 }
 
-fn left_running(seen: &Seen, mesh: Option<&Path>, output: &Output) -> Exit {
+fn left_running(seen: &Seen, mesh: &MeshArgs, output: &Output) -> Exit {
     if seen.task.id.is_empty() {
         return Exit::Interrupted;
     }
@@ -195,7 +194,11 @@ impl Seen {
         self.last_seq = event.seq;
         self.task.state = event.state;
         match &event.kind {
-            Some(Kind::Failure(failure)) => self.task.failure = Some(failure.clone()),
+            Some(Kind::Failure(failure)) => {
+                // Said once, at the end.
+                self.task.failure = Some(failure.clone());
+                return;
+            }
             Some(Kind::Result(result)) => self.result = Some(result.clone()),
             _ => {}
         }

@@ -8,7 +8,10 @@ use std::{
 use tonic::Status;
 
 use crate::{
-    app::up::state::{ENDPOINTS, Endpoints, STATE_DIR},
+    app::{
+        settings::registry::REGISTRY_PORT,
+        up::state::{ENDPOINTS, Endpoints, STATE_DIR},
+    },
     cli::{
         args::MeshArgs,
         exit::{Exit, Failed},
@@ -46,11 +49,14 @@ impl Mesh {
     /// # Errors
     /// When there is none, or no certificate to speak with; the text says how to get one.
     pub(super) fn find(args: &MeshArgs, nursery: &Nursery) -> Result<Self, Failed> {
-        let (registry, identity) = match (&args.registry, &args.identity) {
-            (Some(registry), Some(identity)) => (registry.clone(), identity.clone()),
-            _ => {
+        let (registry, identity) = match &args.identity {
+            Some(identity) => {
+                let registry = args.registry.clone().unwrap_or_else(default_registry);
+                (registry, identity.clone())
+            }
+            None => {
                 let dir = state_dir(args.mesh.as_deref())?;
-                (endpoints(&dir)?.registry.mtls, dir.join("operator"))
+                (vec![endpoints(&dir)?.registry.mtls], dir.join("operator"))
             }
         };
         let svid = Svid::load(&identity).map_err(|error| {
@@ -70,7 +76,7 @@ impl Mesh {
         let credentials = Credentials::new(svid);
         let pool = Pool::new(credentials.clone(), nursery.clone());
         let target = Target {
-            endpoints: vec![registry],
+            endpoints: registry,
             expect: Some(Expect::AnyRegistry),
         };
         Ok(Self {
@@ -173,6 +179,10 @@ impl Mesh {
     }
 }
 
+fn default_registry() -> Vec<String> {
+    vec![format!("127.0.0.1:{REGISTRY_PORT}")]
+}
+
 /// The state directory of a mesh: the one named, or the nearest `.attache` above.
 ///
 /// # Errors
@@ -198,7 +208,7 @@ pub(super) fn state_dir(named: Option<&Path>) -> Result<PathBuf, Failed> {
         .map(|dir| dir.join(STATE_DIR))
         .find(|dir| holds(dir));
     found.ok_or_else(|| {
-        let text = "no mesh here: run `attache up DIR` in another terminal, then name it with --mesh DIR, ATTACHE_MESH, or work in its directory";
+        let text = "no mesh here: run `attache up DIR` in another terminal, then name it with --mesh DIR, ATTACHE_MESH, or work in its directory; a mesh started by hand is named with --identity DIR";
         Failed::new(Exit::NotFound, text)
     })
 }

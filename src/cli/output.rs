@@ -6,19 +6,22 @@
     reason = "this is the printer"
 )]
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+};
 
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use parking_lot::Mutex;
 
 use super::args::Format;
 
 /// Widest progress bar, in columns.
 const BAR: usize = 24;
-/// Columns that are copied into other commands.
-const COPIED: &[&str] = &["task", "instance", "agent", "mutual TLS", "local"];
-/// Width where the terminal does not tell.
+/// Width of a terminal that does not tell.
 const WIDTH: u16 = 100;
+/// Cells up to this width, in columns, are never wrapped: times, states, counts.
+const SHORT: usize = 24;
 
 /// Prints in the format that was asked for.
 #[derive(Debug)]
@@ -71,17 +74,17 @@ impl Output {
         eprintln!("attache: {text}");
     }
 
-    /// A table that fits the terminal.
+    /// A table; sentences are wrapped to fit the terminal, words never: they are copied.
     pub fn table(&self, header: &[&str], rows: Vec<Vec<String>>) {
         self.wipe();
-        for line in table(header, rows) {
+        for line in table(header, rows, width(io::stdout())) {
             out(&line);
         }
     }
 
     /// A table beside the result, for people only.
     pub fn side_table(&self, header: &[&str], rows: Vec<Vec<String>>) {
-        for line in table(header, rows) {
+        for line in table(header, rows, width(io::stderr())) {
             self.note(&line);
         }
     }
@@ -100,7 +103,7 @@ impl Output {
         let line = format!("  {} {}", bar(fraction), clean(text));
         let fitting: String = line
             .chars()
-            .take(usize::from(width()).saturating_sub(1))
+            .take(usize::from(width(io::stderr()).unwrap_or(WIDTH)).saturating_sub(1))
             .collect();
         eprint!("\r\x1b[2K{fitting}");
         flush(&mut io::stderr());
@@ -116,30 +119,45 @@ impl Output {
     }
 }
 
-fn table(header: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
+/// Lines of a table; `width` is the terminal's, `None` where programs read it: nothing wraps there.
+fn table(header: &[&str], rows: Vec<Vec<String>>, width: Option<u16>) -> Vec<String> {
+    let rows: Vec<Vec<String>> = rows
+        .into_iter()
+        .map(|row| row.iter().map(|cell| clean(cell)).collect())
+        .collect();
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    table
-        .set_width(width())
-        .set_header(header.iter().map(|text| text.to_uppercase()));
-    for row in rows {
-        table.add_row(row.iter().map(|cell| clean(cell)));
+    table.load_style(presets::NOTHING);
+    match width {
+        Some(width) => table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width),
+        None => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    table.set_header(header.iter().map(|text| text.to_uppercase()));
+    for row in &rows {
+        table.add_row(row);
     }
-    // What people copy stays in one piece, whatever the width of the terminal.
-    for (place, name) in header.iter().enumerate() {
-        if COPIED.contains(name)
-            && let Some(column) = table.column_mut(place)
-        {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
+    for (place, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        let cells = rows.iter().filter_map(|row| row.get(place));
+        column.set_constraint(constraint(cells.map(String::as_str)));
     }
     table
         .to_string()
         .lines()
         .map(|line| line.trim_end().to_owned())
         .collect()
+}
+
+/// An id or address that is cut in the middle cannot be copied: it may run over the edge instead.
+fn constraint<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> ColumnConstraint {
+    let longest = cells.clone().map(|cell| cell.chars().count()).max();
+    let words = cells.flat_map(str::split_whitespace);
+    let word = words.map(|word| word.chars().count()).max().unwrap_or(0);
+    if longest.is_none_or(|longest| longest <= SHORT || longest == word) {
+        return ColumnConstraint::ContentWidth;
+    }
+    ColumnConstraint::LowerBoundary(Width::Fixed(u16::try_from(word + 2).unwrap_or(u16::MAX)))
 }
 
 /// Text of strangers without control characters: a name must not move the cursor.
@@ -183,8 +201,12 @@ fn bar(fraction: Option<f64>) -> String {
     )
 }
 
-fn width() -> u16 {
-    rustix::termios::tcgetwinsize(io::stdout()).map_or(WIDTH, |size| size.ws_col.max(40))
+/// Columns of the terminal that a stream goes to, at least 40; `None`: it goes elsewhere.
+fn width(of: impl IsTerminal + AsFd) -> Option<u16> {
+    if !of.is_terminal() {
+        return None;
+    }
+    Some(rustix::termios::tcgetwinsize(of).map_or(WIDTH, |size| size.ws_col.max(40)))
 }
 
 #[cfg(test)]
@@ -209,5 +231,29 @@ mod tests {
     #[test]
     fn strangers_do_not_move_the_cursor() {
         assert_eq!(clean("a\x1b[2Jb\r\u{9b}c\nd"), "a [2Jb  c\nd");
+    }
+
+    #[test]
+    fn words_are_never_cut_and_sentences_fit_the_terminal() {
+        let id = "izjquaijrygvcnbvl.01a2053c-c773-74bd-a8fa-3f5ac8454aa6";
+        let time = "2026-11-22 21:49:59";
+        let skills = "billing.check_balance billing.refund billing.invoice billing.remind_customer";
+        let row = vec![id.to_owned(), time.to_owned(), skills.to_owned()];
+        for width in [40, 60, 80, 120, 400] {
+            let lines = table(&["task", "at", "skills"], vec![row.clone()], Some(width));
+            let text = lines.join("\n");
+            let words = [id, time].into_iter().chain(skills.split(' '));
+            for word in words {
+                assert!(text.contains(word), "{word} at {width}:\n{text}");
+            }
+        }
+        let wide = table(&["task", "at", "skills"], vec![row.clone()], Some(110));
+        assert!(wide.len() > 2, "nothing was wrapped: {wide:?}");
+        assert!(
+            wide.iter().all(|line| line.chars().count() <= 110),
+            "{wide:?}"
+        );
+        let piped = table(&["task", "at", "skills"], vec![row], None);
+        assert_eq!(piped.len(), 2, "one line per row for programs: {piped:?}");
     }
 }

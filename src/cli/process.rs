@@ -72,6 +72,7 @@ pub(super) async fn sidecar(
     over!(settings, args: state, registry, enrollment, listen, local, admin, advertise);
     settings.join_file = args.join_file.or(settings.join_file);
     settings.agent = args.agent.or(settings.agent);
+    settings.journal = args.journal.unwrap_or(settings.journal);
     if args.print_config {
         return print(&settings, output);
     }
@@ -100,7 +101,9 @@ fn print(settings: &impl Serialize, output: &Output) -> Result<Exit, Failed> {
 
 fn failed(error: StartError) -> Failed {
     match error {
-        StartError::Config(_) | StartError::Value { .. } => Failed::usage(error),
+        StartError::Config(_) | StartError::Value { .. } | StartError::NoAuthority { .. } => {
+            Failed::usage(error)
+        }
         StartError::Authority(_)
         | StartError::Svid(_)
         | StartError::Transport(_)

@@ -1,6 +1,6 @@
 //! `attache task`: submit, follow, read and cancel tasks.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::{
     cli::{
@@ -39,8 +39,7 @@ pub(super) async fn run(
             let mesh = Mesh::find(&args.mesh, nursery)?;
             let mut at = choose(&mesh, &args).await?;
             let spec = spec(&args)?;
-            let named = args.mesh.mesh.as_deref();
-            follow::run(&mut at, spec, named, output).await
+            follow::run(&mut at, spec, &args.mesh, output).await
         }
         TaskVerb::Get { mesh, id } => get(mesh, &id, output, nursery).await,
         TaskVerb::List {
@@ -55,7 +54,7 @@ pub(super) async fn run(
         TaskVerb::Watch { mesh, id, after } => {
             let found = Mesh::find(&mesh, nursery)?;
             let home = found.home_of(&id).await?;
-            follow::watch(home, &id, after, mesh.mesh.as_deref(), output).await
+            follow::watch(home, &id, after, &mesh, output).await
         }
         TaskVerb::Cancel { mesh, id, reason } => {
             let mut home = Mesh::find(&mesh, nursery)?.home_of(&id).await?;
@@ -98,26 +97,43 @@ async fn choose(mesh: &Mesh, args: &TaskArgs) -> Result<AgentClient<Channel>, Fa
     });
     match least {
         Some(instance) => mesh.agent(instance),
-        None => Err(nobody(mesh, &args.skill).await),
+        None => Err(nobody(mesh, args).await),
     }
 }
 
-async fn nobody(mesh: &Mesh, skill: &str) -> Failed {
+async fn nobody(mesh: &Mesh, args: &TaskArgs) -> Failed {
     let everybody = mesh.everybody().await.unwrap_or_default();
-    let offered: std::collections::BTreeSet<&str> = everybody
+    let offered: BTreeSet<&str> = everybody
         .iter()
         .flat_map(|found| found.card.skills.iter().map(|skill| skill.name.as_str()))
         .collect();
-    let offered: Vec<&str> = offered.into_iter().collect();
-    let text = format!(
-        "no live agent offers {skill} (NO_ROUTE); offered now: {}. `attache agents list` shows their health",
-        if offered.is_empty() {
-            "nothing".to_owned()
-        } else {
-            offered.join(", ")
-        }
-    );
-    Failed::new(Exit::NotFound, text)
+    Failed::new(
+        Exit::NotFound,
+        not_offered(&args.skill, args.agent.as_deref(), &offered),
+    )
+}
+
+/// Why nobody was found, with the nearest that is there.
+fn not_offered(skill: &str, agent: Option<&str>, offered: &BTreeSet<&str>) -> String {
+    let see = "`attache agents list` shows who is there, and their health";
+    if offered.contains(skill) {
+        let by = agent.map_or(String::new(), |agent| format!(" of {}", qualified(agent)));
+        return format!("no live instance{by} offers {skill} now (NO_ROUTE); {see}");
+    }
+    if offered.is_empty() {
+        return format!("no agent is in the mesh yet (NO_ROUTE); {see}");
+    }
+    let nearest = offered
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(skill, known), *known))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len() / 3);
+    let nearest = nearest.map_or(String::new(), |(_, known)| {
+        format!(", did you mean {known}?")
+    });
+    let offered: Vec<&str> = offered.iter().copied().collect();
+    let offered = offered.join(", ");
+    format!("no agent offers {skill} (NO_ROUTE){nearest} Offered: {offered}; {see}")
 }
 
 async fn submit(mesh: &Mesh, args: &TaskArgs, output: &Output) -> Result<Exit, Failed> {
@@ -135,7 +151,7 @@ async fn submit(mesh: &Mesh, args: &TaskArgs, output: &Output) -> Result<Exit, F
         output.json(&json::message("Task", &task));
     } else {
         output.line(&task.id);
-        output.note(&follow::commands(&task.id, args.mesh.mesh.as_deref()));
+        output.note(&follow::commands(&task.id, &args.mesh));
     }
     Ok(Exit::Done)
 }
@@ -334,5 +350,27 @@ fn pb_state(state: StateArg) -> pb::TaskState {
         StateArg::Failed => pb::TaskState::Failed,
         StateArg::Canceled => pb::TaskState::Canceled,
         StateArg::Rejected => pb::TaskState::Rejected,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_finds_nobody_is_told_why() {
+        let offered = BTreeSet::from(["research.answer", "search.passages"]);
+        let typo = not_offered("research.anwser", None, &offered);
+        assert!(typo.contains("did you mean research.answer?"), "{typo}");
+        let strange = not_offered("billing.check", None, &offered);
+        assert!(!strange.contains("did you mean"), "{strange}");
+        assert!(strange.contains("search.passages"), "{strange}");
+        let elsewhere = not_offered("search.passages", Some("research"), &offered);
+        assert!(
+            elsewhere.contains("no live instance of default/research offers"),
+            "{elsewhere}"
+        );
+        let empty = not_offered("search.passages", None, &BTreeSet::new());
+        assert!(empty.contains("no agent is in the mesh yet"), "{empty}");
     }
 }

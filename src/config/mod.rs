@@ -24,6 +24,12 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
+    /// There is no such file where one is looked for.
+    #[error("there is no {}: name the directory that has one", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
     /// A key is unknown, missing or of the wrong kind.
     #[error("{0}")]
     Key(Mistake),

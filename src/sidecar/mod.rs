@@ -15,4 +15,4 @@ mod run;
 mod standing;
 
 pub use error::SidecarError;
-pub use run::{Invitation, Listening, SidecarConfig, run};
+pub use run::{Invitation, Journaling, Listening, SidecarConfig, run};

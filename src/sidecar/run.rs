@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
     time::{interval, sleep},
@@ -79,8 +81,28 @@ pub struct SidecarConfig {
     pub threads: usize,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
+    /// Where its tasks are kept.
+    pub journal: Journaling,
     /// The card as configured.
     pub card: pb::AgentCard,
+}
+
+/// Where a home's tasks are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Journaling {
+    /// In the state directory, synced before anything is acknowledged.
+    #[default]
+    Disk,
+    /// Nowhere: a restart loses all tasks. It shows what the disk costs.
+    Memory,
+}
+
+impl Journaling {
+    /// Whether tasks survive a restart.
+    pub fn is_disk(&self) -> bool {
+        *self == Self::Disk
+    }
 }
 
 /// Where a running sidecar listens.
@@ -340,7 +362,16 @@ impl Parts {
             ..Default::default()
         };
         let dir = self.config.state.join("journal");
-        let journal = Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?;
+        let journal = match self.config.journal {
+            Journaling::Disk => {
+                Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?
+            }
+            Journaling::Memory => {
+                tracing::warn!("tasks are kept in memory only: a restart loses them");
+                Journal::memory()
+            }
+        };
+        self.progress.journals(journal.clone());
         let flights = InFlight::default();
         let route: Arc<dyn Route> = Arc::new(CatalogRoute::new(mirror.clone(), flights.clone()));
         let connect: Arc<dyn Connect> = Arc::new(Carrier {

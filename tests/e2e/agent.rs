@@ -1,6 +1,6 @@
 //! The agent of the end-to-end tests: well-behaved and broken skills in one small program.
 //!
-//! `test-agent` serves `Handler`; `test-agent garbage` answers every call with bytes that are no
+//! `test-agent` serves `Handler`; `test-agent garbage` answers each task with bytes that are no
 //! message. Each run of a task is written to the file that TEST_RUNS names, one line per run.
 #![allow(
     missing_docs,
@@ -194,7 +194,8 @@ async fn main() {
     drop(std::fs::remove_file(path));
     let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
     let routes = if env::args().nth(1).as_deref() == Some("garbage") {
-        Routes::from(axum::Router::new().fallback(garbage))
+        let broken = axum::routing::post(garbage);
+        Routes::from(axum::Router::new().route("/attache.v1.Handler/Handle", broken))
     } else {
         Routes::new(HandlerServer::new(Agent))
     };

@@ -36,6 +36,7 @@ async fn first_command(site: &Site, more: &[&str]) -> Ran {
         .current_dir(root())
         .env(key, value);
     command
+        .env("XDG_RUNTIME_DIR", site.temp.path())
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
     let output = timeout(LIMIT, command.output())

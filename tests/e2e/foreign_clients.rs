@@ -163,7 +163,7 @@ async fn node_runs_a_task_on_a_rust_agent_through_a_sidecar() {
 }
 
 /// A certificate for a service that has no sidecar.
-pub async fn issue_service(site: &Site, name: &str) -> std::path::PathBuf {
+pub(crate) async fn issue_service(site: &Site, name: &str) -> std::path::PathBuf {
     let out = site.path(&name.replace('/', "."));
     let ca = site.state().join("ca");
     let path = |path: &Path| path.display().to_string();

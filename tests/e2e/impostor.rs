@@ -32,6 +32,7 @@ fn register(name: &str, instance: &str, spiffe_id: &str) -> pb::RegisterRequest 
             id: instance.into(),
             spiffe_id: spiffe_id.into(),
             endpoints: vec!["127.0.0.1:9".into()],
+            health: pb::Health::Serving.into(),
             ..Default::default()
         }),
     }

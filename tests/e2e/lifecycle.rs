@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::Path,
+    process::Stdio,
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +16,7 @@ use crate::support::{
     mesh::{Site, Up, agent},
     process::signal,
     tools,
-    wait::eventually,
+    wait::{eventually, within},
 };
 
 fn worker() -> Site {
@@ -69,6 +70,72 @@ async fn ctrl_c_ends_everything() {
 #[tokio::test]
 async fn sigterm_ends_everything() {
     ends_without_orphans(Signal::TERM).await;
+}
+
+#[tokio::test]
+async fn ctrl_c_in_the_middle_of_the_start_ends_everything() {
+    let site = worker();
+    let mut child = site.up_command(&[]).stderr(Stdio::null()).spawn().unwrap();
+    let pid = child.id().unwrap();
+    // Some of it runs, and not all of it does.
+    eventually("the registry has been started", || async {
+        let all = site.mark.processes();
+        let registry = all
+            .iter()
+            .any(|one| one.command.contains("registry --config"));
+        if registry {
+            Ok(())
+        } else {
+            Err(format!("{all:#?}"))
+        }
+    })
+    .await;
+    signal(pid, Signal::INT);
+    within("up ends", child.wait()).await.unwrap();
+    assert_eq!(site.mark.processes(), vec![], "left behind");
+    works(&site.up(&[]).await).await;
+}
+
+#[tokio::test]
+async fn a_drain_lets_running_work_finish() {
+    let site = worker();
+    let mut up = site.up(&[]).await;
+    let gate = site.path("gate");
+    let mut local = client::local(&up.instance("default/worker", 0).local);
+    let held = client::spec("test.hold", &gate.display().to_string());
+    let request = attache::pb::RunTaskRequest { spec: Some(held) };
+    let mut stream = within("accepted", local.run_task(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut seen = client::Seen::default();
+    let mut next = async || {
+        let response = within("an update", stream.message()).await.unwrap();
+        response
+            .map(|response| seen.take(response.update.unwrap()))
+            .is_some()
+    };
+    for _ in 0..5 {
+        assert!(next().await);
+    }
+    up.signal(Signal::TERM);
+    eventually("the drain begins", || async {
+        match site.endpoints() {
+            None => Ok(()),
+            Some(_) => Err("still published".to_owned()),
+        }
+    })
+    .await;
+    fs::write(&gate, "").unwrap();
+    while next().await {}
+    assert_eq!(
+        seen.result().as_deref(),
+        Some("let go"),
+        "{:?}",
+        seen.events.last()
+    );
+    assert_eq!(up.ended().await.code(), Some(0));
+    assert_eq!(site.mark.processes(), vec![]);
 }
 
 #[tokio::test]
@@ -153,7 +220,7 @@ async fn a_run_with_all_leaves_expired_works_like_the_first() {
 
 /// Gives every sidecar of a state directory, in place of its certificate, one that has ended: the
 /// same member, instance, key and generation. Says how many.
-pub fn expire_all(state: &Path) -> usize {
+pub(crate) fn expire_all(state: &Path) -> usize {
     let authority = Authority::open(&state.join("ca")).unwrap();
     let sidecars = fs::read_dir(state.join("sidecars")).unwrap();
     let dirs = sidecars.map(|entry| entry.unwrap().path());

@@ -76,6 +76,8 @@ impl Site {
             .env_remove("ATTACHE_MESH")
             .kill_on_drop(true);
         command.env("TEST_RUNS", self.path("runs"));
+        // Sockets go where the test's other files go, and with them.
+        command.env("XDG_RUNTIME_DIR", self.temp.path());
         command.current_dir(self.temp.path()).stdin(Stdio::null());
         command
     }

@@ -27,6 +27,7 @@ use crate::{
     app::settings::{RegistrySettings, SidecarSettings},
     domain::{Member, SpiffeId},
     runtime::Nursery,
+    sidecar::Journaling,
 };
 
 /// How long everything may take to become ready.
@@ -266,6 +267,7 @@ impl Starting<'_> {
             zone: String::new(),
             threads: 0,
             agent: Some(instance.handler.clone()),
+            journal: Journaling::default(),
             card: instance.agent.card.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");

@@ -168,6 +168,9 @@ impl Mesh {
     /// When the file is broken; the error names the key and what would be right.
     pub fn read(dir: &Path, set: &[(String, String)]) -> Result<Self, ConfigError> {
         let path = dir.join(MESH_FILE);
+        if !path.exists() {
+            return Err(ConfigError::Missing { path });
+        }
         check(&path, dir, config::load(&path)?, set)
     }
 

@@ -196,6 +196,9 @@ async fn run_command(command: &[String], state: &State, output: &Output) -> Resu
     let status = Command::new(program)
         .args(arguments)
         .env("ATTACHE_MESH", state.dir())
+        // They would win over the mesh that the command is meant for.
+        .env_remove("ATTACHE_IDENTITY")
+        .env_remove("ATTACHE_REGISTRY")
         .kill_on_drop(true)
         .status()
         .await
