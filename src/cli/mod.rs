@@ -3,6 +3,8 @@
 mod agents;
 pub mod args;
 mod ca;
+#[cfg(test)]
+mod documents;
 pub mod exit;
 mod follow;
 mod logging;
