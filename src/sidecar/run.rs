@@ -1,9 +1,7 @@
 //! The life of a sidecar: open the listeners, join, start the parts, drain at the end.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
     time::{interval, sleep},
