@@ -337,7 +337,8 @@ fn announce(mesh: &Mesh, local: &LocalMesh, state: &State, output: &Output) {
             .as_deref()
             .map_or(String::new(), |dir| dir.display().to_string());
         output.note(&format!(
-            "try: attache task run --mesh {dir} {} --text \"...\"",
+            "try: {} task run --mesh {dir} {} --text \"...\"",
+            super::program(),
             skill.name
         ));
     }
@@ -472,7 +473,11 @@ async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Failed> {
             dir.join("endpoints.json").display()
         ));
         output.line(&format!("log       {}", log.display()));
-        output.line(&format!("stop      attache down --state {}", dir.display()));
+        output.line(&format!(
+            "stop      {} down --state {}",
+            super::program(),
+            dir.display()
+        ));
     }
     Ok(Exit::Done)
 }
