@@ -54,10 +54,13 @@ pub(super) fn check(args: &CheckArgs, output: &Output) -> Result<Exit, Failed> {
         return Ok(Exit::Done);
     }
     output.line(&format!(
-        "{} is right: a registry of {}, {} sidecars",
+        "{} is right: a registry of {}, {}",
         args.dir.join("mesh.toml").display(),
         mesh.trust_domain,
-        mesh.instances()
+        match mesh.instances() {
+            1 => "1 sidecar".to_owned(),
+            count => format!("{count} sidecars"),
+        }
     ));
     let rows = mesh.agents.iter().map(|agent| {
         let skills: Vec<&str> = agent
@@ -458,7 +461,7 @@ async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Failed> {
             break;
         }
         if let Some(status) = child.try_wait().map_err(Failed::fault)? {
-            let last = crate::app::up::child::last_lines(&log);
+            let last = crate::app::up::child::last_lines(&log, 0);
             return Err(Failed::fault(format!(
                 "the mesh did not come up ({status}):\n{last}"
             )));
