@@ -55,3 +55,11 @@ async fn act(verb: Verb, output: &Output) -> Result<Exit, Failed> {
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
     }
 }
+
+/// How this program was called, for commands that are shown to be copied: `attache` where the shell
+/// finds it, else the path that was typed.
+fn program() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "attache".to_owned())
+}
