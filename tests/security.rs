@@ -167,7 +167,11 @@ fn agent(name: &str) -> SpiffeId {
 fn refusal(error: &JoinError) -> String {
     match error {
         JoinError::Refused(status) => reason_of(status).unwrap(),
-        other => panic!("{other}"),
+        other @ (JoinError::Empty
+        | JoinError::Unfit(_)
+        | JoinError::Pin
+        | JoinError::Stranger { .. }
+        | JoinError::Sign(_)) => panic!("{other}"),
     }
 }
 
@@ -300,7 +304,6 @@ fn registration(name: &str, spiffe_id: &str, instance: &str) -> pb::RegisterRequ
             endpoints: vec!["127.0.0.1:1".into()],
             ..Default::default()
         }),
-        ..Default::default()
     }
 }
 
