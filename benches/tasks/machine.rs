@@ -14,8 +14,21 @@ pub(crate) fn description() -> String {
     format!("{cores} cores of {model}, {}", std::env::consts::OS)
 }
 
-/// The verb and the resident MiB of every child of `pid`.
-pub(crate) fn children(pid: u32) -> Vec<(String, f64)> {
+/// Ticks of a processor's time in a second, as `/proc` counts them.
+const TICKS: f64 = 100.0;
+
+/// A process.
+pub(crate) struct Process {
+    /// Its first argument.
+    pub(crate) verb: String,
+    /// Resident memory in MiB.
+    pub(crate) resident: f64,
+    /// Processor's time that it has used, in seconds.
+    pub(crate) spent: f64,
+}
+
+/// The children of `pid`.
+pub(crate) fn children(pid: u32) -> Vec<Process> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let list = list.unwrap_or_default();
     let child = |child: &str| {
@@ -26,7 +39,15 @@ pub(crate) fn children(pid: u32) -> Vec<(String, f64)> {
             let rest = line.strip_prefix("VmRSS:")?;
             rest.split_whitespace().next()?.parse::<f64>().ok()
         })?;
-        Some((verb, kibibytes / 1024.0))
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let spent: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+        Some(Process {
+            verb,
+            resident: kibibytes / 1024.0,
+            spent: spent / TICKS,
+        })
     };
     list.split_whitespace().filter_map(child).collect()
 }

@@ -21,7 +21,7 @@ mod machine;
 mod mesh;
 mod report;
 
-use std::{env, error::Error, path::Path, time::Duration};
+use std::{env, error::Error, path::PathBuf, time::Duration};
 
 use attache::agent::{self, Task};
 use clap::Parser;
@@ -30,7 +30,7 @@ use tokio::runtime::Builder;
 use crate::{
     load::Load,
     mesh::Mesh,
-    report::{Case, Report},
+    report::{Case, Report, Run},
 };
 
 /// Skill of the agent that answers at once.
@@ -53,6 +53,9 @@ struct Options {
     /// Callers at once
     #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 256])]
     callers: Vec<usize>,
+    /// Another build to measure, to compare the two in turns
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_attache"))]
+    attache: PathBuf,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -83,8 +86,8 @@ fn echo() -> Outcome<()> {
 async fn measure(options: &Options) -> Outcome<Report> {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let mut report = Report::default();
-    let durable = Mesh::start(scratch.path(), "disk").await?;
-    let fleeting = Mesh::start(scratch.path(), "memory").await?;
+    let durable = Mesh::start(&options.attache, scratch.path(), "disk").await?;
+    let fleeting = Mesh::start(&options.attache, scratch.path(), "memory").await?;
     report.idle = durable.resident();
     let each = Duration::from_secs_f64(options.seconds);
     for round in 1..=options.rounds {
@@ -99,18 +102,26 @@ async fn measure(options: &Options) -> Outcome<Report> {
                 };
                 load.run(mesh.local(), each / 8).await?;
                 let before = mesh.journal()?;
+                let spent = mesh.spent();
                 let measured = load.run(mesh.local(), each).await?;
+                let spent = (mesh.spent() - spent) * 1e6 / measured.count().max(1) as f64;
                 let journal = mesh.journal()?.since(&before);
-                eprintln!("round {round}, {callers:3} callers, {name:6}: {measured}, {journal}");
-                report.add(Case { callers, name }, measured, journal);
+                eprintln!(
+                    "round {round}, {callers:3} callers, {name:6}: {measured}, \
+                     {spent:.0} us of processor, {journal}"
+                );
+                report.add(
+                    Case { callers, name },
+                    Run {
+                        measured,
+                        journal,
+                        spent,
+                    },
+                );
             }
         }
     }
     report.busy = durable.resident();
-    report.program = size(Path::new(env!("CARGO_BIN_EXE_attache")));
+    report.program = std::fs::metadata(&options.attache)?.len();
     Ok(report)
-}
-
-fn size(file: &Path) -> u64 {
-    std::fs::metadata(file).map_or(0, |file| file.len())
 }

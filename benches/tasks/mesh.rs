@@ -12,10 +12,9 @@ use serde_json::Value;
 
 use crate::{Outcome, SKILL, machine};
 
-const ATTACHE: &str = env!("CARGO_BIN_EXE_attache");
-
 /// A mesh that runs; ended when dropped.
 pub(crate) struct Mesh {
+    attache: PathBuf,
     dir: PathBuf,
     pid: u32,
     local: String,
@@ -41,7 +40,7 @@ pub(crate) struct Resident {
 
 impl Mesh {
     /// Starts one in a directory below `scratch`; `journal` is `disk` or `memory`.
-    pub(crate) async fn start(scratch: &Path, journal: &str) -> Outcome<Self> {
+    pub(crate) async fn start(attache: &Path, scratch: &Path, journal: &str) -> Outcome<Self> {
         let dir = scratch.join(journal);
         fs::create_dir(&dir)?;
         let program = std::env::current_exe()?;
@@ -52,7 +51,7 @@ impl Mesh {
              [[agents.skills]]\nname = \"{SKILL}\"\nidempotent = true\n"
         );
         fs::write(dir.join("mesh.toml"), mesh)?;
-        let started = attache(&dir, &["up", "--detach"], journal)?;
+        let started = run(attache, &["up", "--detach"], &dir, journal)?;
         if !started {
             return Err(format!("the mesh in {} does not start", dir.display()).into());
         }
@@ -64,6 +63,7 @@ impl Mesh {
             .ok_or("no home among the endpoints")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Self {
+            attache: attache.to_owned(),
             pid: endpoints["pid"].as_u64().unwrap_or(0).try_into()?,
             local: text(&home["local"]),
             admin: text(&home["admin"]),
@@ -97,13 +97,20 @@ impl Mesh {
         })
     }
 
+    /// Processor's time that its sidecars have used, in seconds.
+    pub(crate) fn spent(&self) -> f64 {
+        let all = machine::children(self.pid).into_iter();
+        let sidecars = all.filter(|process| process.verb == "sidecar");
+        sidecars.map(|sidecar| sidecar.spent).sum()
+    }
+
     /// Memory of its processes now.
     pub(crate) fn resident(&self) -> Resident {
         let mut resident = Resident::default();
-        for (verb, mebibytes) in machine::children(self.pid) {
-            match verb.as_str() {
-                "registry" => resident.registry = mebibytes,
-                "sidecar" => resident.sidecar = mebibytes.max(resident.sidecar),
+        for process in machine::children(self.pid) {
+            match process.verb.as_str() {
+                "registry" => resident.registry = process.resident,
+                "sidecar" => resident.sidecar = process.resident.max(resident.sidecar),
                 _ => {}
             }
         }
@@ -113,7 +120,7 @@ impl Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        if !attache(&self.dir, &["down"], "disk").is_ok_and(|ended| ended) {
+        if !run(&self.attache, &["down"], &self.dir, "disk").is_ok_and(|ended| ended) {
             eprintln!("the mesh in {} did not end", self.dir.display());
         }
     }
@@ -147,8 +154,8 @@ impl fmt::Display for Journal {
 }
 
 /// Runs `attache VERB DIR`; whether it ended well.
-fn attache(dir: &Path, verb: &[&str], journal: &str) -> Outcome<bool> {
-    let mut command = Command::new(ATTACHE);
+fn run(attache: &Path, verb: &[&str], dir: &Path, journal: &str) -> Outcome<bool> {
+    let mut command = Command::new(attache);
     command.args(verb).arg(dir).env("ATTACHE_JOURNAL", journal);
     command
         .env("ATTACHE_LOG", "warn")

@@ -19,10 +19,18 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
 }
 
-/// All of a run.
+/// What came of it.
+pub(crate) struct Run {
+    pub(crate) measured: Measured,
+    pub(crate) journal: Journal,
+    /// Processor's time of both sidecars per task, in us.
+    pub(crate) spent: f64,
+}
+
+/// All that was measured.
 #[derive(Default)]
 pub(crate) struct Report {
-    rows: Vec<(Case, Measured, Journal)>,
+    rows: Vec<(Case, Run)>,
     pub(crate) disk: Vec<Measured>,
     pub(crate) idle: Resident,
     pub(crate) busy: Resident,
@@ -36,23 +44,25 @@ struct Row {
     p50: f64,
     p99: f64,
     syncs: f64,
+    spent: f64,
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, case: Case, measured: Measured, journal: Journal) {
-        self.rows.push((case, measured, journal));
+    pub(crate) fn add(&mut self, case: Case, run: Run) {
+        self.rows.push((case, run));
     }
 
     fn row(&self, case: Case) -> Row {
-        let of = |figure: fn(&(Case, Measured, Journal)) -> f64| {
-            let rows = self.rows.iter().filter(|(other, ..)| *other == case);
-            median(rows.map(figure))
+        let of = |figure: fn(&Run) -> f64| {
+            let rows = self.rows.iter().filter(|(other, _)| *other == case);
+            median(rows.map(|(_, run)| figure(run)))
         };
         Row {
-            rate: of(|(_, measured, _)| measured.per_second()),
-            p50: of(|(_, measured, _)| measured.within(0.5)),
-            p99: of(|(_, measured, _)| measured.within(0.99)),
-            syncs: of(|(_, measured, journal)| journal.syncs / measured.count().max(1) as f64),
+            rate: of(|run| run.measured.per_second()),
+            p50: of(|run| run.measured.within(0.5)),
+            p99: of(|run| run.measured.within(0.99)),
+            syncs: of(|run| run.journal.syncs / run.measured.count().max(1) as f64),
+            spent: of(|run| run.spent),
         }
     }
 }
@@ -62,10 +72,11 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "| callers | on disk, tasks/s | p50 / p99, ms | syncs per task | \
+             processor per task, us | \
              log in memory, tasks/s | p50 / p99, ms | disk / memory |"
         )?;
-        writeln!(f, "|--:|--:|--:|--:|--:|--:|--:|")?;
-        let mut callers: Vec<usize> = self.rows.iter().map(|(case, ..)| case.callers).collect();
+        writeln!(f, "|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+        let mut callers: Vec<usize> = self.rows.iter().map(|(case, _)| case.callers).collect();
         callers.dedup();
         callers.sort_unstable();
         callers.dedup();
@@ -79,10 +90,11 @@ impl fmt::Display for Report {
                 p50,
                 p99,
                 syncs,
+                spent,
             } = disk;
             write!(
                 f,
-                "| {callers} | {rate:.0} | {p50:.2} / {p99:.2} | {syncs:.2} "
+                "| {callers} | {rate:.0} | {p50:.2} / {p99:.2} | {syncs:.2} | {spent:.0} "
             )?;
             let Row { rate, p50, p99, .. } = memory;
             let ratio = disk.rate / rate.max(1e-9);

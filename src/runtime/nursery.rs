@@ -47,6 +47,9 @@ impl Nursery {
     /// Starts a future that needs no word of the stop; cut at the end of the grace.
     pub fn adopt(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let cut = self.cut.clone();
+        // A task's future is moved some five times on its way into the runtime and out of it, and
+        // ours are large: boxed, only a pointer is.
+        let task = Box::pin(task);
         // Dropping the handle detaches the task from its caller; the tracker still counts it.
         drop(self.tasks.spawn_on(
             async move {

@@ -369,7 +369,7 @@ impl Starting<'_> {
                         if deaths > 1 {
                             return Err(error);
                         }
-                        say(error.to_string());
+                        say(format!("{error}\n  trying once more"));
                     }
                 }
             }
@@ -391,7 +391,7 @@ impl Starting<'_> {
                 let why = why.remove(place).unwrap_or_default();
                 return Err(UpError::NotReady {
                     why,
-                    last_lines: last_lines(&log),
+                    last_lines: last_lines(&log, 0),
                     name,
                 });
             }

@@ -70,7 +70,8 @@ pub(super) struct Tasks {
     /// Stands for every deadline until the replay is over.
     pub(super) base: Instant,
     pub(super) limits: Limits,
-    pub(super) tasks: BTreeMap<Uuid, Entry>,
+    /// Boxed: a tree moves its values when it grows and shrinks, and these are large.
+    pub(super) tasks: BTreeMap<Uuid, Box<Entry>>,
     pub(super) lanes: Lanes,
     pub(super) gates: Gates,
     wakes: BTreeSet<(Instant, Uuid)>,
@@ -337,7 +338,7 @@ impl Tasks {
         let mut entry = Entry::new(kept, 0, deadline);
         entry.counted = entry.kept.bytes;
         self.live_bytes += entry.counted;
-        self.tasks.insert(task, entry);
+        self.tasks.insert(task, Box::new(entry));
     }
 
     fn due(&mut self, task: Uuid, world: World<'_>) {

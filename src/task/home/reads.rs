@@ -47,7 +47,7 @@ pub(super) fn entry<'a>(
         .tasks
         .get(&task)
         .filter(|entry| sees(viewer, &entry.kept.parties));
-    found.ok_or_else(not_found)
+    found.map(Box::as_ref).ok_or_else(not_found)
 }
 
 pub(super) fn get(

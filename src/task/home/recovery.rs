@@ -38,7 +38,8 @@ impl Tasks {
         match &record.kind {
             Some(Recorded::Submitted(submitted)) => {
                 let kept = Kept::submitted(submitted, &record.task_id)?;
-                self.tasks.insert(task, Entry::new(kept, lsn, self.base));
+                let entry = Entry::new(kept, lsn, self.base);
+                self.tasks.insert(task, Box::new(entry));
             }
             Some(Recorded::Forgotten(_)) => {
                 self.tasks.remove(&task);
