@@ -9,7 +9,7 @@ use super::{error::StartError, settings::RegistrySettings};
 use crate::{
     admin::{self, Inspect, introspection},
     domain::{Member, SpiffeId},
-    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names, Svid},
+    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names},
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
         registry_server::RegistryServer,
@@ -29,6 +29,9 @@ const OWN_LIFE: Duration = Duration::from_secs(60 * 60);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long calls may take to finish when the process ends.
 const DRAIN: Duration = Duration::from_secs(30);
+
+/// What members find on the mutual TLS listener.
+const SERVICES: &[&str] = &["attache.v1.Registry", "attache.v1.Identity"];
 
 /// Where a running registry listens.
 #[derive(Clone, Debug)]
@@ -60,15 +63,8 @@ pub async fn run(
     }
     let authority = Arc::new(Authority::open(&settings.ca)?);
     authority.roll_over(clock::wall())?;
-    let name = settings
-        .name
-        .parse()
-        .map_err(|error| StartError::value("name", error))?;
-    let id = SpiffeId {
-        trust_domain: authority.trust_domain().clone(),
-        member: Member::Registry(name),
-    };
-    let credentials = Credentials::new(own_svid(&authority, &id)?);
+    let id = own_id(settings, &authority)?;
+    let credentials = Credentials::new(authority.svid(&id, None, OWN_LIFE)?);
     let store = open_store(settings)?;
 
     // Bind everything first: a taken port is told before anything runs.
@@ -80,41 +76,26 @@ pub async fn run(
         .map_err(|error| StartError::value("admin", error))?;
     let threads = data_threads(settings.threads)?;
 
-    // Endpoints on loopback make sense only where everything runs on one machine.
-    let door = Door {
-        loopback: authority.names() == Names::Development,
-    };
-    let engine = Engine::new(Arc::clone(&store) as Arc<dyn Store>, door);
-    let sweeper = engine.clone();
-    nursery.start("sweeper", move |stop| sweeper.sweep(stop));
+    let engine = start_engine(&nursery, &authority, &store);
     keep_own_certificate(&nursery, &authority, &id, &credentials);
 
+    let (health, health_service) = introspection::health(SERVICES).await;
+    let catalog = RegistryService::new(engine.clone(), stop.clone());
     let ledger = store as Arc<dyn Ledger>;
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
     let members = IdentityServer::new(members);
-    let catalog = RegistryService::new(engine.clone(), stop.clone());
-    let (health, health_service) =
-        introspection::health(&["attache.v1.Registry", "attache.v1.Identity"]).await;
-    let mtls = Server::start(
-        mtls,
-        Security::MutualTls(credentials.clone()),
-        &threads,
-        Limits::default(),
-        |_| {
-            introspection::routes(&["attache.v1.Registry", "attache.v1.Identity"])
-                .add_service(RegistryServer::new(catalog.clone()))
-                .add_service(members.clone())
-                .add_service(health_service.clone())
-        },
-    );
+    let security = Security::MutualTls(credentials.clone());
+    let mtls = Server::start(mtls, security, &threads, Limits::default(), |_| {
+        introspection::routes(SERVICES)
+            .add_service(RegistryServer::new(catalog.clone()))
+            .add_service(members.clone())
+            .add_service(health_service.clone())
+    });
     let newcomers = EnrollmentServer::new(EnrollmentService::new(authority, ledger));
-    let enrollment = Server::start(
-        enrollment,
-        Security::Enrollment(credentials),
-        &threads,
-        Limits::default(),
-        |_| tonic::service::Routes::new(newcomers.clone()),
-    );
+    let security = Security::Enrollment(credentials);
+    let enrollment = Server::start(enrollment, security, &threads, Limits::default(), |_| {
+        tonic::service::Routes::new(newcomers.clone())
+    });
     let inspect = Arc::new(Inspected {
         id: id.clone(),
         engine,
@@ -138,8 +119,28 @@ pub async fn run(
     Ok(())
 }
 
-fn own_svid(authority: &Authority, id: &SpiffeId) -> Result<Svid, StartError> {
-    Ok(authority.svid(id, None, OWN_LIFE)?)
+/// The catalog, with the sweeper that takes out who no longer beats.
+fn start_engine(nursery: &Nursery, authority: &Authority, store: &Arc<RedbStore>) -> Engine {
+    // Endpoints on loopback make sense only where everything runs on one machine.
+    let door = Door {
+        loopback: authority.names() == Names::Development,
+    };
+    let engine = Engine::new(Arc::clone(store) as Arc<dyn Store>, door);
+    let sweeper = engine.clone();
+    nursery.start("sweeper", move |stop| sweeper.sweep(stop));
+    engine
+}
+
+fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId, StartError> {
+    let name = settings
+        .name
+        .parse()
+        .map_err(|error| StartError::value("name", error))?;
+    let trust_domain = authority.trust_domain().clone();
+    Ok(SpiffeId {
+        trust_domain,
+        member: Member::Registry(name),
+    })
 }
 
 fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError> {
@@ -147,7 +148,7 @@ fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError>
         dir: settings.state.display().to_string(),
         text,
     };
-    std::fs::create_dir_all(&settings.state).map_err(|error| failed(error.to_string()))?;
+    private_dir(&settings.state).map_err(|error| failed(error.to_string()))?;
     let store = RedbStore::open(
         &settings.state.join("catalog.redb"),
         tokio::time::Instant::now(),
@@ -155,6 +156,16 @@ fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError>
     store
         .map(Arc::new)
         .map_err(|error| failed(error.to_string()))
+}
+
+/// Makes a directory of state, with those above it, that only its owner may enter: tasks and keys
+/// are nobody else's. One that is there already stays as its owner made it.
+pub(super) fn private_dir(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 /// The data threads that a configuration asks for.
@@ -191,7 +202,7 @@ fn keep_own_certificate(
             match authority.svid(&id, None, OWN_LIFE) {
                 Ok(svid) => credentials.replace(svid),
                 Err(error) => {
-                    tracing::error!(%error, "the registry's certificate cannot be renewed")
+                    tracing::error!(%error, "the registry's certificate cannot be renewed");
                 }
             }
         }

@@ -19,12 +19,16 @@ pub fn listen(nursery: &Nursery, stop: Stop, until_stdin_closes: bool) -> std::i
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     nursery.adopt("signals", async move {
-        tokio::select! {
-            () = either(&mut interrupt, &mut terminate) => {}
-            () = stdin_closed(), if until_stdin_closes => {}
-        }
+        let by_signal = tokio::select! {
+            () = either(&mut interrupt, &mut terminate) => true,
+            () = stdin_closed(), if until_stdin_closes => false,
+        };
         tracing::info!("asked to stop: draining; a second signal ends at once");
         stop.cancel();
+        if !by_signal {
+            // The first signal then asks for what happens already.
+            either(&mut interrupt, &mut terminate).await;
+        }
         either(&mut interrupt, &mut terminate).await;
         tracing::warn!("second signal: ending at once");
         std::process::exit(130);

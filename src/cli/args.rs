@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Span;
+use crate::sidecar::Journaling;
 
 /// Shown under `attache --help`.
 const EXAMPLES: &str = "\
@@ -215,6 +216,9 @@ pub struct SidecarArgs {
     /// Address of the agent's Handler
     #[arg(long, env = "ATTACHE_AGENT", value_name = "ADDR")]
     pub agent: Option<String>,
+    /// `memory` loses all tasks at a restart: to measure what the disk costs
+    #[arg(long, env = "ATTACHE_JOURNAL", value_name = "disk|memory", hide = true)]
+    pub journal: Option<Journaling>,
     /// Print the configuration in force and end
     #[arg(long)]
     pub print_config: bool,

@@ -151,7 +151,11 @@ fn keys(value: &toml::Value, path: &str, into: &mut BTreeSet<String>) {
                 keys(first, path, into);
             }
         }
-        _ => {}
+        toml::Value::String(_)
+        | toml::Value::Integer(_)
+        | toml::Value::Float(_)
+        | toml::Value::Boolean(_)
+        | toml::Value::Datetime(_) => {}
     }
 }
 

@@ -72,6 +72,7 @@ pub(super) async fn sidecar(
     over!(settings, args: state, registry, enrollment, listen, local, admin, advertise);
     settings.join_file = args.join_file.or(settings.join_file);
     settings.agent = args.agent.or(settings.agent);
+    settings.journal = args.journal.unwrap_or(settings.journal);
     if args.print_config {
         return print(&settings, output);
     }

@@ -5,13 +5,16 @@
 
 mod around;
 mod carry;
+mod config;
 mod error;
 mod join;
 mod pools;
 mod probe;
+mod register;
 mod route;
 mod run;
 mod standing;
 
+pub use config::{Invitation, Journaling, Listening, SidecarConfig};
 pub use error::SidecarError;
-pub use run::{Invitation, Listening, SidecarConfig, run};
+pub use run::run;

@@ -23,6 +23,8 @@ const SOON: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_secs(5);
 /// How long a connection may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an agent may take to describe itself.
+const DESCRIBE: Duration = Duration::from_secs(5);
 /// Misses in a row that make an agent unhealthy; the first look counts at once.
 const MISSES: u32 = 3;
 
@@ -65,10 +67,15 @@ impl Prober {
 
     /// Asks the agent for its card, and puts the configuration's word over it.
     async fn describe(&self) -> bool {
-        let given = match self.link.describe().await {
-            Ok(given) => given,
-            Err(error) => {
+        let asked = timeout(DESCRIBE, self.link.describe()).await;
+        let given = match asked {
+            Ok(Ok(given)) => given,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "the agent does not describe itself");
+                return false;
+            }
+            Err(_) => {
+                tracing::warn!("the agent does not describe itself within {DESCRIBE:?}");
                 return false;
             }
         };

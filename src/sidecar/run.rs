@@ -1,26 +1,21 @@
 //! The life of a sidecar: open the listeners, join, start the parts, drain at the end.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpStream,
     sync::watch,
-    time::{interval, sleep, timeout},
+    time::{interval, sleep},
 };
 
-pub use super::join::Invitation;
 use super::{
     around::Around,
     carry::{AgentLink, Carrier},
+    config::{Journaling, Listening, SidecarConfig},
     error::SidecarError,
     join::{Joiner, Renewals},
     pools::Pools,
     probe::Prober,
+    register::Place,
     route::{CatalogRoute, InFlight},
     standing::Progress,
 };
@@ -32,9 +27,7 @@ use crate::{
         self, agent_server::AgentServer, executor_server::ExecutorServer,
         registry_server::RegistryServer,
     },
-    registry::client::{
-        Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Registration, Source,
-    },
+    registry::client::{Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Source},
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
@@ -60,50 +53,6 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
-
-/// What a sidecar is told.
-#[derive(Clone, Debug)]
-pub struct SidecarConfig {
-    /// Directory of certificate, journal and catalog copy.
-    pub state: PathBuf,
-    /// Registries' mutual TLS listeners.
-    pub registry: Vec<String>,
-    /// Registries' enrolment listeners.
-    pub enrollment: Vec<String>,
-    /// Join string for the first start.
-    pub invitation: Invitation,
-    /// Mutual TLS listener.
-    pub listen: String,
-    /// Plaintext listener for the own agent.
-    pub local: String,
-    /// HTTP admin listener.
-    pub admin: SocketAddr,
-    /// Where peers reach `listen`; empty: found out from the way to the registry.
-    pub advertise: Vec<String>,
-    /// Zone label.
-    pub zone: String,
-    /// Data threads, at least 1.
-    pub threads: usize,
-    /// Address of the agent's `Handler`; `None`: this member only calls.
-    pub agent: Option<String>,
-    /// The card as configured.
-    pub card: pb::AgentCard,
-}
-
-/// Where a running sidecar listens.
-#[derive(Clone, Debug)]
-pub struct Listening {
-    /// Who it is.
-    pub id: SpiffeId,
-    /// Which copy of it.
-    pub instance: InstanceId,
-    /// Mutual TLS.
-    pub mtls: String,
-    /// For the own agent, in gRPC naming syntax.
-    pub local: String,
-    /// HTTP admin.
-    pub admin: SocketAddr,
-}
 
 /// Runs a sidecar until `stop`, then drains. `started` is told once it serves.
 ///
@@ -181,6 +130,14 @@ struct Running {
     local: Server,
 }
 
+/// What the listeners answer with.
+struct Desk {
+    home: Home,
+    around: Arc<Around>,
+    executor: Executor,
+    reads: LocalRegistryService,
+}
+
 impl Parts {
     async fn start(
         &self,
@@ -215,9 +172,45 @@ impl Parts {
             mirror: mirror.clone(),
             pools,
         });
-        let (health, health_service) = introspection::health(SERVICES).await;
         let reads =
             LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), self.stop.clone());
+        let desk = Desk {
+            home,
+            around,
+            executor: executor.clone(),
+            reads,
+        };
+        let running = self.serve(threads, desk, mtls, local).await;
+        self.watch_agent(link, described.clone(), &executor);
+        self.report_load(executor.clone());
+        let place = Place {
+            nursery: self.nursery.clone(),
+            progress: self.progress.clone(),
+            advertise: self.config.advertise.clone(),
+            registry: self.config.registry.clone(),
+            port,
+        };
+        self.nursery.start("registration", |stop| {
+            place.register(source, described, stop)
+        });
+        Ok(running)
+    }
+
+    /// Opens both listeners to what the desk answers.
+    async fn serve(
+        &self,
+        threads: &DataThreads,
+        desk: Desk,
+        mtls: Listener,
+        local: Listener,
+    ) -> Running {
+        let (health, health_service) = introspection::health(SERVICES).await;
+        let Desk {
+            home,
+            around,
+            executor,
+            reads,
+        } = desk;
         let tasks =
             |thread| AgentServer::new(AgentService::new(home.clone(), around.clone(), thread));
         let security = Security::MutualTls(self.credentials.clone());
@@ -227,28 +220,20 @@ impl Parts {
                 .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
                 .add_service(health_service.clone())
         });
-        let local = Server::start(
-            local,
-            Security::Plaintext,
-            threads,
-            Limits::default(),
-            |thread| {
-                introspection::routes(LOCAL_SERVICES)
-                    .add_service(tasks(thread))
-                    .add_service(RegistryServer::new(reads.clone()))
-                    .add_service(health_service.clone())
-            },
-        );
-        self.watch_agent(link, described.clone(), &executor);
-        self.report_load(executor.clone());
-        self.register(source, described, port);
-        Ok(Running {
+        let plain = Security::Plaintext;
+        let local = Server::start(local, plain, threads, Limits::default(), |thread| {
+            introspection::routes(LOCAL_SERVICES)
+                .add_service(tasks(thread))
+                .add_service(RegistryServer::new(reads.clone()))
+                .add_service(health_service.clone())
+        });
+        Running {
             home,
             executor,
             health,
             mtls,
             local,
-        })
+        }
     }
 
     fn source(&self, control: Pool) -> Arc<dyn Source> {
@@ -311,7 +296,16 @@ impl Parts {
             ..Default::default()
         };
         let dir = self.config.state.join("journal");
-        let journal = Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?;
+        let journal = match self.config.journal {
+            Journaling::Disk => {
+                Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?
+            }
+            Journaling::Memory => {
+                tracing::warn!("tasks are kept in memory only: a restart loses them");
+                Journal::memory()
+            }
+        };
+        self.progress.journals(journal.clone());
         let flights = InFlight::default();
         let route: Arc<dyn Route> = Arc::new(CatalogRoute::new(mirror.clone(), flights.clone()));
         let connect: Arc<dyn Connect> = Arc::new(Carrier {
@@ -377,63 +371,6 @@ impl Parts {
                 }
             }
         });
-    }
-
-    /// Registers once it is known where peers reach us.
-    fn register(
-        &self,
-        source: Arc<dyn Source>,
-        described: watch::Sender<Arc<Described>>,
-        port: u16,
-    ) {
-        let (progress, nursery) = (self.progress.clone(), self.nursery.clone());
-        let (advertise, registry) = (self.config.advertise.clone(), self.config.registry.clone());
-        self.nursery.start("registration", |stop| async move {
-            let endpoints = if advertise.is_empty() {
-                let found = tokio::select! {
-                    found = reachable_from(&registry, port) => found,
-                    () = stop.cancelled() => return,
-                };
-                vec![found.to_string()]
-            } else {
-                advertise
-            };
-            described.send_modify(|present| {
-                let mut instance = present.instance.clone();
-                instance.endpoints.clone_from(&endpoints);
-                *present = Arc::new(Described {
-                    card: present.card.clone(),
-                    instance,
-                });
-            });
-            let reports = progress.reports();
-            let registration =
-                Registration::start(&nursery, source, described.subscribe(), reports);
-            progress.registering(registration.standing());
-            stop.cancelled().await;
-        });
-    }
-}
-
-/// The address of this machine that the way to the registry has, with the port of our listener.
-async fn reachable_from(registry: &[String], port: u16) -> SocketAddr {
-    loop {
-        for address in registry {
-            let connected = timeout(Duration::from_secs(2), TcpStream::connect(address)).await;
-            if let Ok(Ok(stream)) = connected
-                && let Ok(local) = stream.local_addr()
-            {
-                let ip = match local.ip() {
-                    IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4),
-                    ip @ IpAddr::V4(_) => ip,
-                };
-                return SocketAddr::new(ip, port);
-            }
-        }
-        if registry.is_empty() {
-            return SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        }
-        sleep(Duration::from_secs(1)).await;
     }
 }
 

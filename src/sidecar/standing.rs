@@ -8,6 +8,7 @@ use crate::{
     admin::Inspect,
     pb,
     registry::client::{Mirror, Report, Standing},
+    task::journal::Journal,
 };
 
 /// What a sidecar is made of, as far as it is there.
@@ -25,6 +26,7 @@ struct Facts {
     standing: Option<watch::Receiver<Standing>>,
     was_here: bool,
     mirror: Option<Mirror>,
+    journal: Option<Journal>,
     draining: bool,
 }
 
@@ -63,6 +65,10 @@ impl Progress {
 
     pub(super) fn mirrors(&self, mirror: Mirror) {
         self.facts.lock().mirror = Some(mirror);
+    }
+
+    pub(super) fn journals(&self, journal: Journal) {
+        self.facts.lock().journal = Some(journal);
     }
 
     pub(super) fn set_agent(&self, answers: bool) {
@@ -156,7 +162,20 @@ impl Inspect for Progress {
             "health": format!("{:?}", report.health),
             "running": load.running,
             "slots": load.slots,
+            "journal": facts.journal.as_ref().map(counted),
             "catalog": facts.mirror.as_ref().map_or(0, |mirror| mirror.catalog().len()),
         })
     }
+}
+
+fn counted(journal: &Journal) -> Value {
+    let stats = journal.stats();
+    json!({
+        "records": stats.records,
+        "bytes": stats.bytes,
+        "syncs": stats.syncs,
+        "mean_sync_us": stats.mean_sync.as_micros(),
+        "mean_batch": stats.mean_batch,
+        "segments": stats.segments,
+    })
 }

@@ -8,13 +8,14 @@ use std::{
 };
 
 use http::{Request, Response, Uri, request::Parts, uri::Scheme};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::client::conn::TrySendError;
 use rustls::ClientConfig;
 use tonic::{Status, body::Body};
 
 use crate::domain::Fault;
 use crate::domain::Reason;
 use crate::runtime::Nursery;
+use crate::transport::answer::{Answer, harmless};
 use crate::transport::dial::{Owner, Wrap, dial};
 use crate::transport::entry::Link;
 use crate::transport::error::fault_of;
@@ -47,7 +48,7 @@ impl Channel {
         }
     }
 
-    async fn send(self, request: Request<Body>) -> Result<Response<Incoming>, Status> {
+    async fn send(self, request: Request<Body>) -> Result<Response<Answer>, Status> {
         let (head, body) = request.into_parts();
         let recording = Recording::new(body);
         let mut last = None;
@@ -58,7 +59,7 @@ impl Channel {
             match link.sender.clone().try_send_request(request).await {
                 Ok(response) => {
                     recording.settle();
-                    return Ok(response);
+                    return Ok(harmless(response));
                 }
                 Err(error) => match judge(error, &recording) {
                     Verdict::Unsent { spent, why } => {
@@ -78,7 +79,7 @@ impl Channel {
 }
 
 impl tower::Service<Request<Body>> for Channel {
-    type Response = Response<Incoming>;
+    type Response = Response<Answer>;
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
 

@@ -3,6 +3,7 @@
 //! A listener proves who calls before any handler runs; a pool proves who answers before any byte
 //! of a request is sent. Knows no service and no policy.
 
+pub mod answer;
 pub mod channel;
 pub mod error;
 pub mod limits;
@@ -18,6 +19,7 @@ mod opening;
 mod replay;
 mod serve;
 
+pub use answer::Answer;
 pub use channel::{Channel, dial_enrollment};
 pub use error::{DialError, TransportError};
 pub use limits::Limits;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
+use crate::sidecar::Journaling;
 
 /// Port of the sidecar's mutual TLS listener.
 pub const SIDECAR_PORT: u16 = 7643;
@@ -40,6 +41,9 @@ pub struct SidecarSettings {
     pub threads: usize,
     /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
     pub agent: Option<String>,
+    /// Where tasks are kept; anything but `disk` is for measuring.
+    #[serde(skip_serializing_if = "Journaling::is_disk")]
+    pub journal: Journaling,
     /// What the agent publishes about itself.
     pub card: CardSettings,
 }
@@ -58,6 +62,7 @@ impl Default for SidecarSettings {
             zone: String::new(),
             threads: 0,
             agent: None,
+            journal: Journaling::Disk,
             card: CardSettings::default(),
         }
     }

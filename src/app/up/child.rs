@@ -108,7 +108,8 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
         let how = match spawn(&job) {
             Ok(mut child) => {
                 let pid = child.id().unwrap_or(0);
-                // Held here, since `wait` would close it: its end tells an attache child to drain.
+                // Held until it has ended, since `wait` would close it: an attache child drains when
+                // it closes, so that none outlives an `up` that was killed.
                 let stdin = child.stdin.take();
                 tell(
                     &events,
@@ -127,8 +128,8 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
                         }
                     }
                     () = stop.cancelled() => {
-                        drop(stdin);
                         end_child(child, pid).await;
+                        drop(stdin);
                         return;
                     }
                 }

@@ -17,8 +17,9 @@ use super::{
     child::{ChildEvent, END_GRACE, Job, Supervised, last_lines},
     error::UpError,
     leftovers::Roster,
-    mesh::{Mesh, MeshAgent, Program},
+    mesh::{Mesh, Program},
     operator::Operator,
+    places::{self, Instance, REGISTRY},
     probe,
     state::{Endpoints, InstanceEndpoints, Ports, RegistryEndpoints, State},
 };
@@ -26,6 +27,7 @@ use crate::{
     app::settings::{RegistrySettings, SidecarSettings},
     domain::{Member, SpiffeId},
     runtime::Nursery,
+    sidecar::Journaling,
 };
 
 /// How long everything may take to become ready.
@@ -34,8 +36,6 @@ const READY: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Events of children that wait to be shown.
 const EVENTS: usize = 64;
-/// Name of the registry under `up`.
-const REGISTRY: &str = "main";
 /// What agents must reach without a proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
@@ -51,15 +51,11 @@ pub struct LocalMesh {
     operator: Operator,
 }
 
-/// One instance, as it is going to be started.
-struct Instance<'a> {
-    agent: &'a MeshAgent,
-    /// `billing-1`; in other namespaces `prod.billing-1`.
-    label: String,
-    mtls: u16,
-    admin: u16,
-    local: String,
-    handler: String,
+/// What instances are started with.
+struct Around<'a> {
+    registry: &'a RegistryEndpoints,
+    operator: &'a Operator,
+    built: &'a Executables,
 }
 
 struct Starting<'a> {
@@ -95,21 +91,19 @@ impl LocalMesh {
         };
         let operator = Operator::prepare(state, &mesh.trust_domain)?;
         let mut ports = Ports::remembered(state);
-        let registry_at = starting.registry_endpoints(&mut ports)?;
-        let instances = instances(mesh, state, &mut ports)?;
+        let registry_at = places::registry(mesh, &mut ports)?;
+        let instances = places::instances(mesh, state, &mut ports)?;
         ports.keep(state)?;
 
         let registry = starting.start_registry(&registry_at)?;
         let mut started = vec![];
+        let around = Around {
+            registry: &registry_at,
+            operator: &operator,
+            built,
+        };
         let outcome = starting
-            .start_rest(
-                &registry_at,
-                &operator,
-                &instances,
-                built,
-                &mut started,
-                say,
-            )
+            .start_rest(&around, &instances, &mut started, say)
             .await;
         let endpoints = match outcome {
             Ok(endpoints) => endpoints,
@@ -176,23 +170,6 @@ async fn end_all(children: impl IntoIterator<Item = Supervised>) {
 }
 
 impl Starting<'_> {
-    fn registry_endpoints(&self, ports: &mut Ports) -> Result<RegistryEndpoints, UpError> {
-        let mut at = |what: &str, fixed: u16| -> Result<String, UpError> {
-            Ok(format!(
-                "127.0.0.1:{}",
-                ports.choose(what, fixed).map_err(UpError::NoPort)?
-            ))
-        };
-        let fixed = self.mesh.ports;
-        let name = REGISTRY.parse().expect("the registry's name is a label");
-        Ok(RegistryEndpoints {
-            mtls: at("registry.mtls", fixed.mtls)?,
-            enrollment: at("registry.enrollment", fixed.enrollment)?,
-            admin: at("registry.admin", fixed.admin)?,
-            server_name: Member::Registry(name).dns_name(),
-        })
-    }
-
     fn start_registry(&mut self, at: &RegistryEndpoints) -> Result<Supervised, UpError> {
         let settings = RegistrySettings {
             name: REGISTRY.to_owned(),
@@ -210,13 +187,16 @@ impl Starting<'_> {
 
     async fn start_rest(
         &mut self,
-        registry_at: &RegistryEndpoints,
-        operator: &Operator,
+        around: &Around<'_>,
         instances: &[Instance<'_>],
-        built: &Executables,
         started: &mut Vec<(Option<Supervised>, Supervised)>,
         say: &mut dyn FnMut(String),
     ) -> Result<Endpoints, UpError> {
+        let Around {
+            registry: registry_at,
+            operator,
+            built,
+        } = around;
         self.wait_ready(&[("registry".to_owned(), registry_at.admin.clone())], say)
             .await?;
         for instance in instances {
@@ -233,7 +213,7 @@ impl Starting<'_> {
         let mut endpoints = Endpoints {
             trust_domain: self.mesh.trust_domain.to_string(),
             pid: std::process::id(),
-            registry: registry_at.clone(),
+            registry: (*registry_at).clone(),
             instances: Vec::new(),
         };
         for one in instances {
@@ -287,6 +267,7 @@ impl Starting<'_> {
             zone: String::new(),
             threads: 0,
             agent: Some(instance.handler.clone()),
+            journal: Journaling::default(),
             card: instance.agent.card.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
@@ -306,7 +287,7 @@ impl Starting<'_> {
             Program::Command { command, .. } => command.clone(),
             Program::Cargo { package, bin } => {
                 let path = built.get(&(package.clone(), bin.clone()));
-                vec![path.map_or(bin.clone(), |path| path.display().to_string())]
+                vec![path.map_or_else(|| bin.clone(), |path| path.display().to_string())]
             }
         };
         command.extend(agent.args.iter().cloned());
@@ -419,45 +400,5 @@ impl Starting<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn instances<'a>(
-    mesh: &'a Mesh,
-    state: &State,
-    ports: &mut Ports,
-) -> Result<Vec<Instance<'a>>, UpError> {
-    let mut all = Vec::new();
-    for agent in &mesh.agents {
-        for place in 0..agent.instances {
-            let label = label(agent, place);
-            let fixed = agent.ports.get(place as usize).copied().unwrap_or(0);
-            let mut port = |kind: &str, fixed: u16| {
-                ports
-                    .choose(&format!("{label}.{kind}"), fixed)
-                    .map_err(UpError::NoPort)
-            };
-            let (mtls, admin) = (port("mtls", fixed)?, port("admin", 0)?);
-            let local = state.socket(&label);
-            let handler = state.socket(&format!("{label}-agent"));
-            all.push(Instance {
-                agent,
-                label,
-                mtls,
-                admin,
-                local,
-                handler,
-            });
-        }
-    }
-    Ok(all)
-}
-
-fn label(agent: &MeshAgent, place: u32) -> String {
-    let name = &agent.name;
-    if name.namespace.as_str() == crate::domain::ids::DEFAULT_NAMESPACE {
-        format!("{}-{}", name.name, place + 1)
-    } else {
-        format!("{}.{}-{}", name.namespace, name.name, place + 1)
     }
 }

@@ -7,6 +7,7 @@ pub mod leftovers;
 pub mod local;
 pub mod mesh;
 pub mod operator;
+mod places;
 mod probe;
 pub mod state;
 

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Incoming;
 use tokio::{sync::Semaphore, sync::mpsc, time::Instant};
 use tonic::{Status, body::Body, service::Routes};
 use tower::ServiceExt;
@@ -24,7 +23,7 @@ mod mutual;
 
 use crate::identity::{Caller, Connection};
 use crate::runtime::{DataThreads, Nursery};
-use crate::transport::{Channel, Limits, Listener, Pool, Security, Server, Target};
+use crate::transport::{Answer, Channel, Limits, Listener, Pool, Security, Server, Target};
 
 /// What the handlers of a test have seen, and the gate that `/wait` waits at.
 #[derive(Clone)]
@@ -99,7 +98,7 @@ async fn call(channel: &Channel, path: &str, body: &'static [u8]) -> Result<Byte
     whole(response).await
 }
 
-async fn whole(response: Response<Incoming>) -> Result<Bytes, Status> {
+async fn whole(response: Response<Answer>) -> Result<Bytes, Status> {
     let body = response.into_body().collect().await;
     body.map(|body| body.to_bytes())
         .map_err(|error| Status::unknown(error.to_string()))
@@ -212,4 +211,45 @@ async fn generated_clients_and_servers_fit() {
     let gone = client.check(ask("billing")).await.unwrap_err();
     let reason = crate::wire::status::reason_of(&gone);
     assert_eq!(reason.as_deref(), Some("PEER_UNREACHABLE"), "{gone}");
+}
+
+#[tokio::test]
+async fn details_of_a_hostile_peer_are_left_out() {
+    let answer = |request: axum::extract::Request| async move {
+        let details = ("grpc-status-details-bin", "%%% not base64 %%%");
+        let hostile = Response::builder().header("content-type", "application/grpc");
+        if request.uri().path().ends_with("Check") {
+            let hostile = hostile
+                .header("grpc-status", "5")
+                .header(details.0, details.1);
+            return Ok::<_, Infallible>(hostile.body(Body::empty()).unwrap());
+        }
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "7".parse().unwrap());
+        trailers.insert(details.0, details.1.parse().unwrap());
+        let frames = [Ok::<_, Status>(Frame::trailers(trailers))];
+        let body = StreamBody::new(tokio_stream::iter(frames));
+        Ok(hostile.body(Body::new(body)).unwrap())
+    };
+    let threads = DataThreads::start(1).unwrap();
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let target = Target {
+        endpoints: vec![listener.address().to_owned()],
+        expect: None,
+    };
+    let limits = Limits::default();
+    let server = Server::start(listener, Security::Plaintext, &threads, limits, |_| {
+        Router::new()
+            .fallback_service(tower::service_fn(answer))
+            .into()
+    });
+    let channel = Pool::plaintext(Nursery::here()).channel(target);
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+    let ask = tonic_health::pb::HealthCheckRequest::default;
+    let in_headers = client.check(ask()).await.unwrap_err();
+    assert_eq!(in_headers.code(), tonic::Code::NotFound);
+    let mut stream = client.watch(ask()).await.unwrap().into_inner();
+    let in_trailers = stream.message().await.unwrap_err();
+    assert_eq!(in_trailers.code(), tonic::Code::PermissionDenied);
+    server.drain(GRACE).await;
 }

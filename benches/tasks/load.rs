@@ -1,0 +1,126 @@
+//! Callers that run one task after the other, each to its end.
+
+use std::{fmt, time::Duration};
+
+use attache::{
+    agent::Channel,
+    pb::{self, agent_client::AgentClient, task_update::Update},
+    runtime::Nursery,
+};
+use futures_util::{StreamExt, future::try_join_all};
+use tokio::time::Instant;
+
+use crate::{Outcome, SKILL};
+
+/// Callers that share a connection at most; a sidecar takes 100 calls at once on one.
+const SHARING: usize = 64;
+
+/// How many callers ask for what.
+pub(crate) struct Load {
+    pub(crate) callers: usize,
+    pub(crate) input: String,
+}
+
+/// How long each of many took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measured {
+    /// In rising order.
+    took: Vec<Duration>,
+    elapsed: Duration,
+}
+
+impl Load {
+    /// Runs tasks on the sidecar at `local` for this long.
+    pub(crate) async fn run(&self, local: &str, time: Duration) -> Outcome<Measured> {
+        let nursery = Nursery::here();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let connections = cores.min(self.callers).max(self.callers.div_ceil(SHARING));
+        let channels: Vec<Channel> = (0..connections)
+            .map(|_| Channel::new(local, nursery.clone()))
+            .collect::<Result<_, _>>()?;
+        // Dialled one after the other, so that each thread of the sidecar gets its share.
+        for channel in &channels {
+            self.one(AgentClient::new(channel.clone())).await?;
+        }
+        let began = Instant::now();
+        let callers = (0..self.callers).map(|caller| {
+            let client = AgentClient::new(channels[caller % connections].clone());
+            self.caller(client, began + time)
+        });
+        let took: Vec<Vec<Duration>> = try_join_all(callers).await?;
+        let elapsed = began.elapsed();
+        drop(channels);
+        nursery.abort().await;
+        Ok(Measured::new(took.concat(), elapsed))
+    }
+
+    async fn caller(&self, client: AgentClient<Channel>, until: Instant) -> Outcome<Vec<Duration>> {
+        let mut took = Vec::new();
+        while Instant::now() < until {
+            let start = Instant::now();
+            self.one(client.clone()).await?;
+            took.push(start.elapsed());
+        }
+        Ok(took)
+    }
+
+    /// One task, from the call to its result.
+    async fn one(&self, mut client: AgentClient<Channel>) -> Outcome<()> {
+        let part = pb::Part {
+            content: Some(pb::part::Content::Text(self.input.clone())),
+            ..Default::default()
+        };
+        let spec = pb::TaskSpec {
+            selector: Some(pb::Selector {
+                skill: SKILL.into(),
+                ..Default::default()
+            }),
+            input: vec![part],
+            ..Default::default()
+        };
+        let request = pb::RunTaskRequest { spec: Some(spec) };
+        let mut updates = client.run_task(request).await?.into_inner();
+        let mut state = pb::TaskState::Submitted;
+        while let Some(update) = updates.next().await {
+            if let Some(Update::Event(event)) = update?.update.and_then(|update| update.update) {
+                state = event.state();
+            }
+        }
+        match state {
+            pb::TaskState::Completed => Ok(()),
+            other => Err(format!("a task ended as {other:?}").into()),
+        }
+    }
+}
+
+impl Measured {
+    pub(crate) fn new(mut took: Vec<Duration>, elapsed: Duration) -> Self {
+        took.sort_unstable();
+        Self { took, elapsed }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.took.len()
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.took.len() as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// The time that this share of them kept within, in milliseconds.
+    pub(crate) fn within(&self, share: f64) -> f64 {
+        let last = self.took.len().saturating_sub(1);
+        let place = (last as f64 * share).round();
+        let place = (0..=last).find(|&at| at as f64 >= place).unwrap_or(last);
+        self.took
+            .get(place)
+            .map_or(0.0, |took| took.as_secs_f64() * 1e3)
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rate, p50, p99) = (self.per_second(), self.within(0.5), self.within(0.99));
+        write!(f, "{rate:7.0}/s, p50 {p50:.2} ms, p99 {p99:.2} ms")
+    }
+}

@@ -1,0 +1,116 @@
+//! Measures durable tasks through two sidecars, beside the same sidecars with a log in memory and
+//! beside the bare disk: `cargo bench --bench tasks`.
+//!
+//! Real processes: `attache up` starts a registry, a sidecar that is the home, a sidecar that is the
+//! executor, and an agent that answers at once (this very program). The callers are tasks of this
+//! process; they talk to the home's local socket, and the home to the executor over mutual TLS. All
+//! share the machine.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a program for people, run by hand"
+)]
+
+mod disk;
+mod load;
+mod machine;
+mod mesh;
+mod report;
+
+use std::{env, error::Error, path::Path, time::Duration};
+
+use attache::agent::{self, Task};
+use clap::Parser;
+use tokio::runtime::Builder;
+
+use crate::{
+    load::Load,
+    mesh::Mesh,
+    report::{Case, Report},
+};
+
+/// Skill of the agent that answers at once.
+pub(crate) const SKILL: &str = "echo.say";
+/// Bytes of a task's input, and of its result.
+const INPUT: usize = 128;
+/// Bytes of a record in the disk's own figure: about what the log writes of a task at once.
+const RECORD: usize = 600;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Rounds; the medians are shown
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Callers at once
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 256])]
+    callers: Vec<usize>,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Outcome<()> {
+    if env::var_os("ATTACHE_LISTEN").is_some() {
+        return echo();
+    }
+    let options = Options::parse();
+    if !options.bench {
+        println!("run it by `cargo bench --bench tasks`");
+        return Ok(());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(measure(&options))?;
+    println!("\n{report}");
+    Ok(())
+}
+
+/// The agent: its answer is its input.
+fn echo() -> Outcome<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let said = |task: Task| async move { Ok(agent::text(task.text())) };
+    Ok(runtime.block_on(agent::serve(None, said))?)
+}
+
+async fn measure(options: &Options) -> Outcome<Report> {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mut report = Report::default();
+    let durable = Mesh::start(scratch.path(), "disk").await?;
+    let fleeting = Mesh::start(scratch.path(), "memory").await?;
+    report.idle = durable.resident();
+    let each = Duration::from_secs_f64(options.seconds);
+    for round in 1..=options.rounds {
+        report
+            .disk
+            .push(disk::appends(scratch.path(), RECORD, each / 2)?);
+        for &callers in &options.callers {
+            for (name, mesh) in [("disk", &durable), ("memory", &fleeting)] {
+                let load = Load {
+                    callers,
+                    input: "x".repeat(INPUT),
+                };
+                load.run(mesh.local(), each / 8).await?;
+                let before = mesh.journal()?;
+                let measured = load.run(mesh.local(), each).await?;
+                let journal = mesh.journal()?.since(&before);
+                eprintln!("round {round}, {callers:3} callers, {name:6}: {measured}, {journal}");
+                report.add(Case { callers, name }, measured, journal);
+            }
+        }
+    }
+    report.busy = durable.resident();
+    report.program = size(Path::new(env!("CARGO_BIN_EXE_attache")));
+    Ok(report)
+}
+
+fn size(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |file| file.len())
+}

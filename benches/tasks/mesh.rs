@@ -1,0 +1,161 @@
+//! A mesh of real processes: registry, home, executor and the agent, by `attache up`.
+
+use std::{
+    fmt, fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::{Outcome, SKILL, machine};
+
+const ATTACHE: &str = env!("CARGO_BIN_EXE_attache");
+
+/// A mesh that runs; ended when dropped.
+pub(crate) struct Mesh {
+    dir: PathBuf,
+    pid: u32,
+    local: String,
+    admin: String,
+}
+
+/// What the home's log has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Journal {
+    pub(crate) records: f64,
+    pub(crate) syncs: f64,
+    bytes: f64,
+    mean_sync_us: f64,
+}
+
+/// Resident memory in MiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Resident {
+    pub(crate) registry: f64,
+    /// The larger of the two.
+    pub(crate) sidecar: f64,
+}
+
+impl Mesh {
+    /// Starts one in a directory below `scratch`; `journal` is `disk` or `memory`.
+    pub(crate) async fn start(scratch: &Path, journal: &str) -> Outcome<Self> {
+        let dir = scratch.join(journal);
+        fs::create_dir(&dir)?;
+        let program = std::env::current_exe()?;
+        let mesh = format!(
+            "trust_domain = \"bench.local\"\n\
+             [[agents]]\nname = \"home\"\ncommand = [{program:?}]\n\
+             [[agents]]\nname = \"executor\"\ncommand = [{program:?}]\nmax_concurrent_tasks = 1024\n\
+             [[agents.skills]]\nname = \"{SKILL}\"\nidempotent = true\n"
+        );
+        fs::write(dir.join("mesh.toml"), mesh)?;
+        let started = attache(&dir, &["up", "--detach"], journal)?;
+        if !started {
+            return Err(format!("the mesh in {} does not start", dir.display()).into());
+        }
+        let endpoints: Value =
+            serde_json::from_slice(&fs::read(dir.join(".attache/endpoints.json"))?)?;
+        let home = endpoints["instances"]
+            .as_array()
+            .and_then(|all| all.iter().find(|one| one["agent"] == "default/home"))
+            .ok_or("no home among the endpoints")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            pid: endpoints["pid"].as_u64().unwrap_or(0).try_into()?,
+            local: text(&home["local"]),
+            admin: text(&home["admin"]),
+            dir,
+        })
+    }
+
+    /// The home's local listener.
+    pub(crate) fn local(&self) -> &str {
+        &self.local
+    }
+
+    /// What the home's log has done so far.
+    pub(crate) fn journal(&self) -> Outcome<Journal> {
+        let mut stream = TcpStream::connect(&self.admin)?;
+        let host = &self.admin;
+        write!(
+            stream,
+            "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let page: Value = serde_json::from_str(body.trim())?;
+        let number = |key: &str| page["journal"][key].as_f64().unwrap_or(0.0);
+        Ok(Journal {
+            records: number("records"),
+            syncs: number("syncs"),
+            bytes: number("bytes"),
+            mean_sync_us: number("mean_sync_us"),
+        })
+    }
+
+    /// Memory of its processes now.
+    pub(crate) fn resident(&self) -> Resident {
+        let mut resident = Resident::default();
+        for (verb, mebibytes) in machine::children(self.pid) {
+            match verb.as_str() {
+                "registry" => resident.registry = mebibytes,
+                "sidecar" => resident.sidecar = mebibytes.max(resident.sidecar),
+                _ => {}
+            }
+        }
+        resident
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        if !attache(&self.dir, &["down"], "disk").is_ok_and(|ended| ended) {
+            eprintln!("the mesh in {} did not end", self.dir.display());
+        }
+    }
+}
+
+impl Journal {
+    /// What was done since `before`.
+    pub(crate) fn since(self, before: &Self) -> Self {
+        let syncs = self.syncs - before.syncs;
+        let spent = self.mean_sync_us * self.syncs - before.mean_sync_us * before.syncs;
+        Self {
+            records: self.records - before.records,
+            syncs,
+            bytes: self.bytes - before.bytes,
+            mean_sync_us: if syncs > 0.0 { spent / syncs } else { 0.0 },
+        }
+    }
+}
+
+impl fmt::Display for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.0} records, {:.0} bytes each, {:.1} per sync of {:.0} us",
+            self.records,
+            self.bytes / self.records.max(1.0),
+            self.records / self.syncs.max(1.0),
+            self.mean_sync_us
+        )
+    }
+}
+
+/// Runs `attache VERB DIR`; whether it ended well.
+fn attache(dir: &Path, verb: &[&str], journal: &str) -> Outcome<bool> {
+    let mut command = Command::new(ATTACHE);
+    command.args(verb).arg(dir).env("ATTACHE_JOURNAL", journal);
+    command
+        .env("ATTACHE_LOG", "warn")
+        .env_remove("ATTACHE_MESH");
+    let output = command.output()?;
+    if !output.status.success() {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.status.success())
+}

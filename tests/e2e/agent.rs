@@ -1,0 +1,207 @@
+//! The agent of the end-to-end tests: well-behaved and broken skills in one small program.
+//!
+//! `test-agent` serves `Handler`; `test-agent garbage` answers each task with bytes that are no
+//! message. Each run of a task is written to the file that TEST_RUNS names, one line per run.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::cognitive_complexity,
+    reason = "a test's program may just end, and its skills are one list"
+)]
+
+use std::{env, fs::File, io::Write, path::Path, pin::Pin, time::Duration};
+
+use attache::pb::{
+    self, CancelRequest, CancelResponse, DescribeRequest, DescribeResponse, HandleRequest,
+    HandleResponse,
+    handle_response::Update,
+    handler_server::{Handler, HandlerServer},
+    part::Content,
+};
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::sleep,
+};
+use tokio_stream::{
+    Stream,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
+use tonic::{Request, Response, Status, service::Routes, transport::Server};
+
+/// How often a held task looks whether it may end; also the pace of its events.
+const TICK: Duration = Duration::from_millis(20);
+/// A result that is too large, in bytes.
+const TOO_BIG: usize = 2 << 20;
+/// What `garbage` answers: a gRPC frame of 9 bytes that are no protobuf message.
+const GARBAGE: &[u8] = b"\0\0\0\0\x09\xff\xff\xff\xff\xff\xff\xff\xff\xff";
+
+type Updates = mpsc::Sender<Result<HandleResponse, Status>>;
+
+#[derive(Clone, Debug)]
+struct Agent;
+
+#[tonic::async_trait]
+impl Handler for Agent {
+    type HandleStream = Pin<Box<dyn Stream<Item = Result<HandleResponse, Status>> + Send>>;
+
+    async fn handle(
+        &self,
+        request: Request<HandleRequest>,
+    ) -> Result<Response<Self::HandleStream>, Status> {
+        let request = request.into_inner();
+        let task = request.task.clone().unwrap_or_default();
+        note(&format!("{} {} {}", task.skill, task.id, request.attempt));
+        let (updates, stream) = mpsc::channel(16);
+        let text = text_of(&request);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the agent is no part of the mesh"
+        )]
+        tokio::spawn(async move {
+            // An error means that nobody listens any more.
+            drop(run(&task.skill, &text, &updates).await);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn describe(
+        &self,
+        _: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        Err(Status::unimplemented("the card stands in mesh.toml"))
+    }
+
+    async fn cancel(&self, _: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+        Err(Status::unimplemented("work here cannot be stopped"))
+    }
+}
+
+async fn run(
+    skill: &str,
+    text: &str,
+    updates: &Updates,
+) -> Result<(), mpsc::error::SendError<Result<HandleResponse, Status>>> {
+    let send = |update: Option<Update>| updates.send(Ok(HandleResponse { update }));
+    match skill {
+        "test.echo" => {
+            for step in 1..=3 {
+                send(progress(step)).await?;
+            }
+            send(result(text)).await
+        }
+        // Goes on until the file that the input names is there.
+        "test.hold" => {
+            let mut step = 0;
+            while !Path::new(text).exists() {
+                step += 1;
+                send(progress(step)).await?;
+                sleep(TICK).await;
+            }
+            send(result("let go")).await
+        }
+        "test.crash" => {
+            send(progress(1)).await?;
+            sleep(TICK).await;
+            std::process::exit(3);
+        }
+        "test.hang" => {
+            send(progress(1)).await?;
+            updates.closed().await;
+            Ok(())
+        }
+        "test.endless" => loop {
+            send(progress(1)).await?;
+        },
+        "test.silent" => send(progress(1)).await,
+        "test.empty" => send(None).await,
+        "test.twice" => {
+            send(result("first")).await?;
+            send(result("second")).await
+        }
+        "test.big" => send(result(&"x".repeat(TOO_BIG))).await,
+        "test.status" => {
+            let status = Status::data_loss("the work was lost on the way");
+            updates.send(Err(status)).await
+        }
+        _ => {
+            let failure = pb::Failure {
+                reason: "NO_SUCH_WORK".into(),
+                message: format!("{skill} is not what this agent does"),
+                ..Default::default()
+            };
+            send(Some(Update::Failure(failure))).await
+        }
+    }
+}
+
+fn progress(step: u32) -> Option<Update> {
+    let message = format!("step {step}");
+    Some(Update::Progress(pb::Progress {
+        message,
+        ..Default::default()
+    }))
+}
+
+fn result(text: &str) -> Option<Update> {
+    let part = pb::Part {
+        content: Some(Content::Text(text.into())),
+        ..Default::default()
+    };
+    Some(Update::Result(pb::TaskResult {
+        parts: vec![part],
+        ..Default::default()
+    }))
+}
+
+fn text_of(request: &HandleRequest) -> String {
+    let parts = request.inputs.iter().flat_map(|message| &message.parts);
+    parts
+        .filter_map(|part| match &part.content {
+            Some(Content::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// One line of TEST_RUNS; appended in one write, since several agents share the file.
+fn note(line: &str) {
+    if let Some(path) = env::var_os("TEST_RUNS") {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+async fn garbage() -> http::Response<axum::body::Body> {
+    http::Response::builder()
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .body(axum::body::Body::from(GARBAGE))
+        .unwrap()
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let address = env::var("ATTACHE_LISTEN").expect("ATTACHE_LISTEN: the sidecar's side sets it");
+    let path = address
+        .strip_prefix("unix:")
+        .expect("a Unix socket")
+        .trim_start_matches("//");
+    drop(std::fs::remove_file(path));
+    let incoming = UnixListenerStream::new(UnixListener::bind(path).unwrap());
+    let routes = if env::args().nth(1).as_deref() == Some("garbage") {
+        let broken = axum::routing::post(garbage);
+        Routes::from(axum::Router::new().route("/attache.v1.Handler/Handle", broken))
+    } else {
+        Routes::new(HandlerServer::new(Agent))
+    };
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    tokio::select! {
+        served = Server::builder().add_routes(routes).serve_with_incoming(incoming) => served.unwrap(),
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,26 @@
+//! Everything together: real processes, real clients, real crashes.
+//!
+//! Each test has a directory, ports and processes of its own and leaves none of them behind.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a test that finds nonsense should fail"
+)]
+#![allow(
+    clippy::large_futures,
+    clippy::too_many_lines,
+    clippy::cognitive_complexity,
+    reason = "each test is one story, told once"
+)]
+
+mod bad_input;
+mod crash;
+mod first_command;
+mod foreign_clients;
+mod grpcurl;
+mod impostor;
+mod lifecycle;
+mod namespaces;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,12 @@
+//! What the tests that drive real processes share.
+#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(unreachable_pub, reason = "modules of one test binary")]
+#![allow(missing_debug_implementations, reason = "nobody prints these")]
+
+pub mod client;
+pub mod mesh;
+pub mod netns;
+pub mod process;
+pub mod skip;
+pub mod tools;
+pub mod wait;
