@@ -191,9 +191,9 @@ pub(super) async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Faile
     } else {
         output.line(&format!("endpoints {}", dir.join(ENDPOINTS).display()));
         output.line(&format!("log       {}", log.display()));
+        let program = crate::cli::program();
         output.line(&format!(
-            "stop      {} down --state {}",
-            crate::cli::program(),
+            "stop      {program} down --state {}",
             dir.display()
         ));
     }

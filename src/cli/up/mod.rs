@@ -252,7 +252,7 @@ fn announce(mesh: &Mesh, local: &LocalMesh, state: &State, output: &Output) {
             .map_or(String::new(), |dir| dir.display().to_string());
         output.note(&format!(
             "try: {} task run --mesh {dir} {} --text \"...\"",
-            super::program(),
+            crate::cli::program(),
             skill.name
         ));
     }
