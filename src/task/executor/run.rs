@@ -3,7 +3,12 @@
 //! The decisions are [`Course`]'s and [`Attempt`]'s; everything here waits, and every wait has an
 //! end: the deadline, the grace, or [`ORPHAN_KEEP`] after the home's stream broke.
 
-use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -157,6 +162,9 @@ struct Owner {
 impl Owner {
     async fn run(&mut self, mut inbox: mpsc::Receiver<Command>, stops: &[Stop; 2]) {
         let mut keepalive = Instant::now() + KEEPALIVE;
+        // Made once: to make and drop them again with every message costs more than the message.
+        let mut stopped = pin!(stopped(stops));
+        let mut wake = pin!(sleep_until(keepalive));
         while !self.is_settled() {
             let orphan_ends = self
                 .session
@@ -168,9 +176,14 @@ impl Owner {
                 None => (None, None, None),
             };
             let unsent = cursor.and_then(|cursor| self.attempt.after(cursor));
+            let due = [orphan_ends, self.course.wake_at(), Some(keepalive)];
+            let due = due.into_iter().flatten().min().unwrap_or(keepalive);
+            if wake.deadline() != due {
+                wake.as_mut().reset(due);
+            }
             tokio::select! {
                 biased;
-                () = stopped(stops) => return self.leave(Reason::Draining, "this sidecar stops"),
+                () = &mut stopped => return self.leave(Reason::Draining, "this sidecar stops"),
                 command = inbox.recv() => match command {
                     Some(Command::Attach(session)) => self.attach(session),
                     Some(Command::Fence) => {
@@ -178,13 +191,18 @@ impl Owner {
                     }
                     None => return,
                 },
-                () = at(orphan_ends) => {
-                    tracing::warn!(task = self.task_id, "cut: its home did not come back");
-                    return;
-                }
-                () = at(self.course.wake_at()) => {
-                    let verdict = self.course.tick(Instant::now());
+                () = &mut wake => {
+                    let now = Instant::now();
+                    if orphan_ends.is_some_and(|ends| ends <= now) {
+                        tracing::warn!(task = self.task_id, "cut: its home did not come back");
+                        return;
+                    }
+                    let verdict = self.course.tick(now);
                     self.follow(verdict);
+                    if keepalive <= now {
+                        self.tell(Reply::Keepalive(pb::ExecuteKeepalive {}));
+                        keepalive = now + KEEPALIVE;
+                    }
                 }
                 step = step(steps) => self.step(step),
                 () = gone(out) => self.detach(),
@@ -196,10 +214,6 @@ impl Owner {
                 }
                 asked = ask(&mut self.asking) => self.asked(&asked),
                 heard = self.handler.next(), if listens => self.heard(heard),
-                () = sleep_until(keepalive) => {
-                    self.tell(Reply::Keepalive(pb::ExecuteKeepalive {}));
-                    keepalive = Instant::now() + KEEPALIVE;
-                }
             }
         }
     }
@@ -350,13 +364,6 @@ async fn stopped([one, other]: &[Stop; 2]) {
     tokio::select! {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
     }
 }
 

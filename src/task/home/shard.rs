@@ -123,14 +123,21 @@ impl Running {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                synced = self.synced.changed() => {
+                // Every sync wakes whoever asks: a shard that waits for none sleeps on. A failure
+                // reaches it with its next append, or its next sweep.
+                synced = self.synced.changed(), if !self.gated.is_empty() => {
                     if synced.is_err() || self.synced.borrow_and_update().failed {
                         return Err(JournalError::Closed);
                     }
                 }
                 () = wake.as_mut() => if !self.stuck { self.world(Tasks::tick) },
                 Ok(()) = changes.changed(), if !self.stuck => self.world(Tasks::pump),
-                _ = sweep.tick(), if !self.stuck => self.sweep(),
+                _ = sweep.tick(), if !self.stuck => {
+                    if self.shard.journal.failed() {
+                        return Err(JournalError::Closed);
+                    }
+                    self.sweep();
+                }
                 taken = self.shard.inbox.recv_many(&mut requests, TURN), if !self.stuck => {
                     if taken == 0 {
                         return Ok(());
