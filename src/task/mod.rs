@@ -4,7 +4,6 @@
 //! executor runs one attempt and forgets it. They meet at the doors in [`doors`], so that either is
 //! tested without the other, and without sockets.
 
-
 #[cfg(test)]
 mod tests;
 
