@@ -27,6 +27,8 @@ const LAST_LINES: usize = 12;
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// First and longest wait before a process is started again.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// How long killed processes may still be there: init reaps orphans in its own time.
+const REAPED: Duration = Duration::from_secs(5);
 /// How often a group is looked at while it ends; there is no event for the end of a group.
 const GROUP_POLL: Duration = Duration::from_millis(20);
 
@@ -174,7 +176,7 @@ async fn end_group(pid: u32, grace: Duration) {
         sleep(GROUP_POLL).await;
     }
     signal_group(pid, Signal::KILL);
-    let gone = Instant::now() + Duration::from_secs(1);
+    let gone = Instant::now() + REAPED;
     while group_lives(pid) && Instant::now() < gone {
         sleep_until(Instant::now() + GROUP_POLL).await;
     }

@@ -191,9 +191,15 @@ pub(super) async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Faile
     } else {
         output.line(&format!("endpoints {}", dir.join(ENDPOINTS).display()));
         output.line(&format!("log       {}", log.display()));
+<<<<<<< HEAD
         output.line(&format!(
             "stop      {} down --state {}",
             crate::cli::program(),
+=======
+        let program = crate::cli::program();
+        output.line(&format!(
+            "stop      {program} down --state {}",
+>>>>>>> readme
             dir.display()
         ));
     }

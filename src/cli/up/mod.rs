@@ -252,7 +252,11 @@ fn announce(mesh: &Mesh, local: &LocalMesh, state: &State, output: &Output) {
             .map_or(String::new(), |dir| dir.display().to_string());
         output.note(&format!(
             "try: {} task run --mesh {dir} {} --text \"...\"",
+<<<<<<< HEAD
             super::program(),
+=======
+            crate::cli::program(),
+>>>>>>> readme
             skill.name
         ));
     }
