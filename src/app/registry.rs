@@ -148,7 +148,7 @@ fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError>
         dir: settings.state.display().to_string(),
         text,
     };
-    std::fs::create_dir_all(&settings.state).map_err(|error| failed(error.to_string()))?;
+    private_dir(&settings.state).map_err(|error| failed(error.to_string()))?;
     let store = RedbStore::open(
         &settings.state.join("catalog.redb"),
         tokio::time::Instant::now(),
@@ -156,6 +156,16 @@ fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError>
     store
         .map(Arc::new)
         .map_err(|error| failed(error.to_string()))
+}
+
+/// Makes a directory of state, with those above it, that only its owner may enter: tasks and keys
+/// are nobody else's. One that is there already stays as its owner made it.
+pub(super) fn private_dir(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 /// The data threads that a configuration asks for.

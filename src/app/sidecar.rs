@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{error::StartError, settings::SidecarSettings};
+use super::{error::StartError, registry::private_dir, settings::SidecarSettings};
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
@@ -26,7 +26,7 @@ pub async fn run(
         .admin
         .parse()
         .map_err(|error| StartError::value("admin", error))?;
-    std::fs::create_dir_all(&settings.state).map_err(StartError::system(format!(
+    private_dir(&settings.state).map_err(StartError::system(format!(
         "cannot make the state directory {}",
         settings.state.display()
     )))?;

@@ -86,7 +86,8 @@ fn init(dir: &Path, domain: &str, development: bool, output: &Output) -> Result<
         "root and issuing CA of {domain} are in {}",
         dir.display()
     ));
-    output.note("keep root.key offline if you can: only the issuing CA is used from day to day");
+    output
+        .note("keep root.key.pem offline if you can: only the issuing CA is used from day to day");
     output.note(&format!("next: attache registry --ca {}", dir.display()));
     Ok(Exit::Done)
 }

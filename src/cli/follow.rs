@@ -88,7 +88,8 @@ pub(super) async fn watch(
 /// How to go on with a task from the shell.
 pub(super) fn commands(id: &str, mesh: &MeshArgs) -> String {
     let mesh = mesh.flags();
-    format!("  attache task watch{mesh} {id}\n  attache task cancel{mesh} {id}")
+    let program = super::program();
+    format!("  {program} task watch{mesh} {id}\n  {program} task cancel{mesh} {id}")
 }
 
 async fn follow(

@@ -3,6 +3,8 @@
 mod agents;
 pub mod args;
 mod ca;
+#[cfg(test)]
+mod documents;
 pub mod exit;
 mod follow;
 mod logging;
@@ -52,4 +54,12 @@ async fn act(verb: Verb, output: &Output) -> Result<Exit, Failed> {
         Verb::Agents(verb) => agents::run(verb, output, &nursery).await,
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
     }
+}
+
+/// How this program was called, for commands that are shown to be copied: `attache` where the shell
+/// finds it, else the path that was typed.
+fn program() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "attache".to_owned())
 }

@@ -5,6 +5,7 @@
 
 mod around;
 mod carry;
+mod config;
 mod error;
 mod join;
 mod pools;
@@ -14,5 +15,6 @@ mod route;
 mod run;
 mod standing;
 
+pub use config::{Invitation, Journaling, Listening, SidecarConfig};
 pub use error::SidecarError;
-pub use run::{Invitation, Journaling, Listening, SidecarConfig, run};
+pub use run::run;

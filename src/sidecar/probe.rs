@@ -19,10 +19,14 @@ use crate::{
 
 /// Looks while the agent is not there yet: somebody waits for it.
 const SOON: Duration = Duration::from_millis(100);
+/// Looks at an agent that is there and cannot say what it is: each one is a warning in the log.
+const PUZZLED: Duration = Duration::from_secs(1);
 /// Looks at an agent that answers.
 const CALM: Duration = Duration::from_secs(5);
 /// How long a connection may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long an agent may take to describe itself.
+const DESCRIBE: Duration = Duration::from_secs(5);
 /// Misses in a row that make an agent unhealthy; the first look counts at once.
 const MISSES: u32 = 3;
 
@@ -41,12 +45,15 @@ impl Prober {
     pub(super) async fn run(self, stop: Stop) {
         let mut misses = MISSES;
         loop {
+            let mut pause = SOON;
             if reachable(&self.address).await {
                 if misses >= MISSES && !self.describe().await {
                     // Reachable and not able to say what it is: it takes no work until it is.
                     misses = MISSES;
+                    pause = PUZZLED;
                 } else {
                     misses = 0;
+                    pause = CALM;
                     self.progress.set_agent(true);
                 }
             } else {
@@ -55,7 +62,6 @@ impl Prober {
                     self.progress.set_agent(false);
                 }
             }
-            let pause = if misses == 0 { CALM } else { SOON };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = stop.cancelled() => return,
@@ -65,10 +71,15 @@ impl Prober {
 
     /// Asks the agent for its card, and puts the configuration's word over it.
     async fn describe(&self) -> bool {
-        let given = match self.link.describe().await {
-            Ok(given) => given,
-            Err(error) => {
+        let asked = timeout(DESCRIBE, self.link.describe()).await;
+        let given = match asked {
+            Ok(Ok(given)) => given,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "the agent does not describe itself");
+                return false;
+            }
+            Err(_) => {
+                tracing::warn!("the agent does not describe itself within {DESCRIBE:?}");
                 return false;
             }
         };

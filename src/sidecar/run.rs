@@ -1,18 +1,16 @@
 //! The life of a sidecar: open the listeners, join, start the parts, drain at the end.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
     time::{interval, sleep},
 };
 
-pub use super::join::Invitation;
 use super::{
     around::Around,
     carry::{AgentLink, Carrier},
+    config::{Journaling, Listening, SidecarConfig},
     error::SidecarError,
     join::{Joiner, Renewals},
     pools::Pools,
@@ -55,70 +53,6 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
-
-/// What a sidecar is told.
-#[derive(Clone, Debug)]
-pub struct SidecarConfig {
-    /// Directory of certificate, journal and catalog copy.
-    pub state: PathBuf,
-    /// Registries' mutual TLS listeners.
-    pub registry: Vec<String>,
-    /// Registries' enrolment listeners.
-    pub enrollment: Vec<String>,
-    /// Join string for the first start.
-    pub invitation: Invitation,
-    /// Mutual TLS listener.
-    pub listen: String,
-    /// Plaintext listener for the own agent.
-    pub local: String,
-    /// HTTP admin listener.
-    pub admin: SocketAddr,
-    /// Where peers reach `listen`; empty: found out from the way to the registry.
-    pub advertise: Vec<String>,
-    /// Zone label.
-    pub zone: String,
-    /// Data threads, at least 1.
-    pub threads: usize,
-    /// Address of the agent's `Handler`; `None`: this member only calls.
-    pub agent: Option<String>,
-    /// Where its tasks are kept.
-    pub journal: Journaling,
-    /// The card as configured.
-    pub card: pb::AgentCard,
-}
-
-/// Where a home's tasks are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Journaling {
-    /// In the state directory, synced before anything is acknowledged.
-    #[default]
-    Disk,
-    /// Nowhere: a restart loses all tasks. It shows what the disk costs.
-    Memory,
-}
-
-impl Journaling {
-    /// Whether tasks survive a restart.
-    pub fn is_disk(&self) -> bool {
-        *self == Self::Disk
-    }
-}
-
-/// Where a running sidecar listens.
-#[derive(Clone, Debug)]
-pub struct Listening {
-    /// Who it is.
-    pub id: SpiffeId,
-    /// Which copy of it.
-    pub instance: InstanceId,
-    /// Mutual TLS.
-    pub mtls: String,
-    /// For the own agent, in gRPC naming syntax.
-    pub local: String,
-    /// HTTP admin.
-    pub admin: SocketAddr,
-}
 
 /// Runs a sidecar until `stop`, then drains. `started` is told once it serves.
 ///

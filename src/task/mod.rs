@@ -4,14 +4,14 @@
 //! executor runs one attempt and forgets it. They meet at the doors in [`doors`], so that either is
 //! tested without the other, and without sockets.
 
+#[cfg(test)]
+mod tests;
+
 pub mod doors;
 pub mod executor;
 pub mod home;
 pub mod journal;
 pub mod service;
 pub mod spec;
-
-#[cfg(test)]
-mod tests;
 
 pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};

@@ -1,6 +1,12 @@
 //! A home and an executor of one sidecar together, in process: as the own agent is reached.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
@@ -20,9 +26,10 @@ use super::executor::{
 use super::home::{Home, HomeConfig, Replay, Submission};
 use super::journal::{Journal, JournalConfig};
 
-/// An agent that answers at once, or, asked to wait, never.
+/// An agent that answers at once, or, asked to wait, never; asked to die, it is lost once.
 struct Agent {
     tokens: watch::Sender<Vec<String>>,
+    handled: AtomicUsize,
 }
 
 #[tonic::async_trait]
@@ -35,6 +42,11 @@ impl HandlerLink for Agent {
         let task = request.task.unwrap_or_default();
         self.tokens
             .send_modify(|tokens| tokens.push(request.parent_token));
+        let before = self.handled.fetch_add(1, Ordering::SeqCst);
+        if task.skill == "work.die" && before == 0 {
+            let gone = HandlerError::Lost("the connection was reset".into());
+            return Ok(Box::pin(iter([Err(gone)])));
+        }
         if task.skill == "work.wait" {
             return Ok(Box::pin(futures_util::stream::pending()));
         }
@@ -62,6 +74,7 @@ impl HandlerLink for Agent {
 struct Here {
     executor: Executor,
     own: SpiffeId,
+    idempotent: bool,
     changes: watch::Sender<u64>,
 }
 
@@ -70,12 +83,15 @@ fn instance() -> InstanceId {
 }
 
 impl Route for Here {
-    fn candidates(&self, _: &Want) -> Vec<Candidate> {
+    fn candidates(&self, want: &Want) -> Vec<Candidate> {
+        if want.exclude.contains(&instance()) {
+            return Vec::new();
+        }
         let agent = "default/worker".parse().unwrap();
         vec![Candidate {
             instance: instance(),
             agent,
-            idempotent: false,
+            idempotent: self.idempotent,
         }]
     }
 
@@ -103,10 +119,10 @@ struct Bench {
 
 impl Bench {
     fn new(slots: u32) -> Self {
-        Self::over(slots, Journal::memory())
+        Self::over(slots, false, Journal::memory())
     }
 
-    fn over(slots: u32, journal: Journal) -> Self {
+    fn over(slots: u32, idempotent: bool, journal: Journal) -> Self {
         let own: SpiffeId = "spiffe://attache.local/ns/default/agent/worker"
             .parse()
             .unwrap();
@@ -116,14 +132,18 @@ impl Bench {
             own: own.clone(),
             slots,
             boot_id: "b".into(),
-            skills: vec!["work.do".into(), "work.wait".into()],
+            skills: ["work.do", "work.wait", "work.die"]
+                .map(String::from)
+                .to_vec(),
         };
-        let agent = Arc::new(Agent { tokens });
+        let handled = AtomicUsize::new(0);
+        let agent = Arc::new(Agent { tokens, handled });
         let executor = Executor::new(config, agent, vec![Nursery::here()]);
         let changes = watch::Sender::new(0);
         let here = Arc::new(Here {
             executor: executor.clone(),
             own: own.clone(),
+            idempotent,
             changes,
         });
         let (route, connect): (Arc<dyn Route>, Arc<dyn Connect>) = (here.clone(), here);
@@ -246,7 +266,7 @@ async fn a_cancelled_parent_takes_its_children_along() {
 async fn tasks_share_their_syncs() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path(), JournalConfig::default(), |_, _| {}).unwrap();
-    let bench = Bench::over(64, journal.clone());
+    let bench = Bench::over(64, false, journal.clone());
     let alone = bench
         .home
         .submit(bench.asked("work.do", ""), 0)
@@ -263,4 +283,51 @@ async fn tasks_share_their_syncs() {
     let many = journal.stats().syncs - one;
     assert!(many <= 100, "{many} syncs for 100 tasks at once");
     bench.home.close(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_lost_while_it_works_is_a_loss() {
+    for (idempotent, state, attempts) in [
+        (true, pb::TaskState::Completed, 2),
+        (false, pb::TaskState::Failed, 1),
+    ] {
+        let bench = Bench::over(1, idempotent, Journal::memory());
+        let submitted = bench.home.submit(bench.asked("work.die", ""), 0).await;
+        let task = bench.end(&submitted.unwrap().id).await;
+        assert_eq!((task.state(), task.attempt), (state, attempts));
+        let reason = task
+            .failure
+            .map_or_else(String::new, |failure| failure.reason);
+        assert_eq!(reason, if idempotent { "" } else { "AGENT_LOST" });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn aborted_attempts_leave_room_for_others() {
+    let bench = Bench::new(4);
+    let viewer = Arc::new(bench.own.clone());
+    for thread in 0..300 {
+        let submitted = bench.home.submit(bench.asked("work.wait", ""), thread);
+        let shown = submitted.await.unwrap().id;
+        let id: TaskId = shown.parse().unwrap();
+        let waits = bench.home.watch(&id, &viewer, 0, false);
+        let mut updates = waits.await.unwrap();
+        // The executor has it once it works.
+        while let Some(Ok(update)) = updates.next().await {
+            if matches!(&update.update, Some(Shown::Event(event)) if event.state() == pb::TaskState::Working)
+            {
+                break;
+            }
+        }
+        let cancel = bench.home.cancel(&id, &viewer, "no".into());
+        cancel.await.unwrap();
+        assert_eq!(bench.end(&shown).await.state(), pb::TaskState::Canceled);
+    }
+    let began = tokio::time::Instant::now();
+    let submitted = bench.home.submit(bench.asked("work.do", ""), 0).await;
+    bench.end(&submitted.unwrap().id).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "it had to wait for room"
+    );
 }

@@ -6,10 +6,10 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
-    time::{sleep, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -25,6 +25,9 @@ use crate::transport::listen::Bound;
 use crate::transport::serve::{Context, READ_BUFFER, serve};
 use crate::transport::server::Security;
 
+/// How long, and for how many bytes, a refused peer is listened to after its alert.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 64 * 1024;
 /// Pause after the system ran out of something: descriptors come back as connections end.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -209,8 +212,11 @@ impl Gate {
         };
         let tls = match shaken {
             Ok(tls) => tls,
-            Err(error) => {
+            Err((error, refused)) => {
                 tracing::info!(?remote, %error, "handshake failed");
+                if let Some(refused) = refused {
+                    linger(refused).await;
+                }
                 return;
             }
         };
@@ -226,18 +232,25 @@ impl Gate {
         Box::pin(serve(tls, connection, context, stop)).await;
     }
 
-    async fn handshake<I>(&self, acceptor: TlsAcceptor, io: I) -> io::Result<TlsStream<I>>
+    /// The handshake within its time; of one that failed, the connection for a last word.
+    async fn handshake<I>(
+        &self,
+        acceptor: TlsAcceptor,
+        io: I,
+    ) -> Result<TlsStream<I>, (io::Error, Option<I>)>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
         let limit = tokio::time::Instant::now() + self.limits.handshake_time;
         let shaking = async {
             let _turn = self.handshakes.acquire().await;
-            acceptor.accept(io).await
+            acceptor.accept(io).into_fallible().await
         };
-        timeout_at(limit, shaking)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        match timeout_at(limit, shaking).await {
+            Ok(Ok(tls)) => Ok(tls),
+            Ok(Err((error, io))) => Err((error, Some(io))),
+            Err(_) => Err((io::ErrorKind::TimedOut.into(), None)),
+        }
     }
 
     /// Who the handshake has proven, and its place in the member's count.
@@ -257,6 +270,18 @@ impl Gate {
             context.sightings.saw(&peer, wall());
         }
         Ok((Caller::Member(Arc::new(peer)), Some(counted)))
+    }
+}
+
+/// Lets a refused peer read the alert that says why. Closing while its bytes are on the way would
+/// reset the connection, and the reset may overtake the alert (RFC 1122 section 4.2.2.13).
+async fn linger<I: AsyncRead + AsyncWrite + Unpin>(mut refused: I) {
+    let reading = async {
+        refused.shutdown().await?;
+        tokio::io::copy(&mut refused.take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    if let Ok(Err(error)) = timeout(LINGER, reading).await {
+        tracing::trace!(%error, "a refused peer went away");
     }
 }
 

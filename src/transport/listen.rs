@@ -102,6 +102,10 @@ impl Listener {
             address: format!("unix:{}", path.display()),
             source,
         };
+        if path.file_name().is_none() {
+            let text = "a socket needs a path, such as unix:/run/me/agent.sock";
+            return Err(refuse(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
         let lock = lock_beside(path)?;
         if let Ok(found) = fs::symlink_metadata(path)
             && !found.file_type().is_socket()

@@ -25,7 +25,29 @@ pub fn message<M: Message>(name: &str, message: &M) -> serde_json::Value {
     let options = SerializeOptions::new().use_proto_field_name(true);
     dynamic
         .serialize_with_options(serde_json::value::Serializer, &options)
-        .unwrap_or_else(|error| serde_json::Value::String(format!("not JSON: {error}")))
+        .map_or_else(
+            |error| serde_json::Value::String(format!("not JSON: {error}")),
+            whole,
+        )
+}
+
+/// Doubles that are whole numbers without a fraction, everywhere in it: `Value` has only doubles,
+/// and a line number should not be 12.0.
+fn whole(json: serde_json::Value) -> serde_json::Value {
+    match json {
+        serde_json::Value::Number(number) if number.is_f64() => {
+            from_number(number.as_f64().unwrap_or(f64::NAN))
+        }
+        serde_json::Value::Array(items) => items.into_iter().map(whole).collect(),
+        serde_json::Value::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| (key, whole(value)))
+            .collect(),
+        other @ (serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_)) => other,
+    }
 }
 
 /// A JSON value as protobuf's `Value`. Numbers become doubles, as the format has no others.
@@ -101,6 +123,17 @@ mod tests {
         assert_eq!(json["state"], "TASK_STATE_WORKING");
         assert_eq!(json["last_seq"], "7");
         assert_eq!(json["created_at"], "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn whole_numbers_in_a_message_have_no_fraction() {
+        let value = to_value(serde_json::json!({"line": [12, 0.5]}));
+        let part = pb::Part {
+            content: Some(pb::part::Content::Data(value)),
+            ..Default::default()
+        };
+        let text = message("Part", &part).to_string();
+        assert_eq!(text, r#"{"data":{"line":[12,0.5]}}"#);
     }
 
     #[test]

@@ -193,29 +193,49 @@ async fn a_killed_executor_fails_work_that_may_not_run_twice() {
 }
 
 #[tokio::test]
-async fn after_a_kill_of_everything_the_next_run_finishes_the_tasks() {
-    let site = Site::new(&home_and_worker());
-    let (id, last) = {
-        let up = site.up(&[]).await;
-        let mut home = client::local(&up.instance("default/home", 0).local);
-        // Nobody does this yet: it waits.
-        let mut waiting = client::spec("test.echo", "over the crash");
-        waiting.selector.as_mut().unwrap().version = "^9".into();
-        let waits = client::submit(&mut home, waiting).await.unwrap().id;
-        let done = client::run(&mut home, client::spec("test.echo", "before"))
-            .await
-            .unwrap();
-        assert_eq!(done.result().as_deref(), Some("before"));
-        site.mark.kill_all();
-        ((waits, done.id), done.events)
-    };
+async fn after_a_kill_of_everything_the_next_run_ends_every_task() {
+    let mesh = home_and_worker();
+    let site = Site::new(&mesh);
+    let up = site.up(&[]).await;
+    let mut home = client::local(&up.instance("default/home", 0).local);
+    let done = client::run(&mut home, client::spec("test.echo", "before"))
+        .await
+        .unwrap();
+    assert_eq!(done.result().as_deref(), Some("before"));
+    let never = site.path("never").display().to_string();
+    let running = client::submit(&mut home, client::spec("test.hold", &never))
+        .await
+        .unwrap()
+        .id;
+    reaches(&home, &running, TaskState::Working).await;
+    // Nobody offers this version yet: it waits.
+    let mut later = client::spec("test.echo", "over the crash");
+    later.selector.as_mut().unwrap().version = "^9".into();
+    let waiting = client::submit(&mut home, later).await.unwrap().id;
+
+    site.mark.kill_all();
+    let name = "name = \"test.echo\"\n";
+    let newer = mesh.replace(name, &format!("{name}version = \"9.0.0\"\n"));
+    fs::write(site.dir.join("mesh.toml"), newer).unwrap();
 
     let up = site.up(&[]).await;
     let mut home = client::local(&up.instance("default/home", 0).local);
-    assert_eq!(state_of(&mut home, &id.0).await, Ok(TaskState::Submitted));
-    assert_eq!(client::watch_whole(&mut home, &id.1).await.events, last);
-    let again = client::run(&mut home, client::spec("test.echo", "after"))
-        .await
-        .unwrap();
-    assert_eq!(again.result().as_deref(), Some("after"));
+    // What had ended stands as it was; what had started may not run twice; what waited is done.
+    assert_eq!(
+        client::watch_whole(&mut home, &done.id).await.events,
+        done.events
+    );
+    let lost = client::watch_whole(&mut home, &running).await;
+    assert_eq!(
+        (lost.state(), lost.failure().reason.as_str()),
+        (TaskState::Failed, "AGENT_LOST")
+    );
+    let late = client::watch_whole(&mut home, &waiting).await;
+    assert_eq!(
+        late.result().as_deref(),
+        Some("over the crash"),
+        "{:?}",
+        late.failure()
+    );
+    assert_eq!(site.runs().len(), 3, "{:?}", site.runs());
 }

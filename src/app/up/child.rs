@@ -27,6 +27,8 @@ const LAST_LINES: usize = 12;
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// First and longest wait before a process is started again.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+/// How long killed processes may still be there: init reaps orphans in its own time.
+const REAPED: Duration = Duration::from_secs(5);
 /// How often a group is looked at while it ends; there is no event for the end of a group.
 const GROUP_POLL: Duration = Duration::from_millis(20);
 
@@ -104,6 +106,7 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
     let mut backoff = RESTART;
     loop {
         let started = Instant::now();
+        let said_before = fs::metadata(&job.log).map_or(0, |log| log.len());
         let how = match spawn(&job) {
             Ok(mut child) => {
                 let pid = child.id().unwrap_or(0);
@@ -139,7 +142,7 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
             backoff.reset();
         }
         let again_in = backoff.next(1.0);
-        let last_lines = last_lines(&job.log);
+        let last_lines = last_lines(&job.log, said_before);
         let died = ChildEvent::Died {
             name: job.name.clone(),
             how,
@@ -173,7 +176,7 @@ async fn end_group(pid: u32, grace: Duration) {
         sleep(GROUP_POLL).await;
     }
     signal_group(pid, Signal::KILL);
-    let gone = Instant::now() + Duration::from_secs(1);
+    let gone = Instant::now() + REAPED;
     while group_lives(pid) && Instant::now() < gone {
         sleep_until(Instant::now() + GROUP_POLL).await;
     }
@@ -231,13 +234,16 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// The end of a log, for people: at most some lines and 8 KiB.
-pub fn last_lines(log: &Path) -> String {
+/// The end of a log, for people: at most some lines and 8 KiB, and nothing before the byte `from`,
+/// where the present process began to write.
+pub fn last_lines(log: &Path, from: u64) -> String {
     const TAIL: u64 = 8 << 10;
     let read = || -> io::Result<String> {
         let mut file = File::open(log)?;
         let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+        // A log that is shorter than that was begun anew.
+        let from = if from > size { 0 } else { from };
+        file.seek(SeekFrom::Start(from.max(size.saturating_sub(TAIL))))?;
         let mut bytes = Vec::new();
         file.take(TAIL).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -286,6 +292,16 @@ mod tests {
             }
         }
         child.end(Duration::from_secs(1)).await;
+    }
+
+    #[test]
+    fn only_the_present_process_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("x.log");
+        fs::write(&log, "an earlier run\nthis run\n").unwrap();
+        assert_eq!(last_lines(&log, 15), "this run");
+        assert_eq!(last_lines(&log, 24), "");
+        assert_eq!(last_lines(&log, 99), "an earlier run\nthis run");
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ pub enum UpError {
     #[error("the registry gives no join token: {0}")]
     Invite(Fault),
     /// A process died before it was ready.
-    #[error("{name} {how}; its last lines:\n{last_lines}")]
+    #[error("{name} {how}; {}", said(last_lines))]
     Died {
         /// Its name.
         name: String,
@@ -57,7 +57,7 @@ pub enum UpError {
         last_lines: String,
     },
     /// A process is not ready in time.
-    #[error("{name} was not ready within a minute: {why}; its last lines:\n{last_lines}")]
+    #[error("{name} was not ready within a minute: {why}; {}", said(last_lines))]
     NotReady {
         /// Its name.
         name: String,
@@ -66,4 +66,12 @@ pub enum UpError {
         /// The end of its log.
         last_lines: String,
     },
+}
+
+fn said(last_lines: &str) -> String {
+    if last_lines.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        format!("its last lines:\n{last_lines}")
+    }
 }

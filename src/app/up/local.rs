@@ -205,8 +205,19 @@ impl Starting<'_> {
             let sidecar = self.attache(&instance.label, "sidecar", &config)?;
             started.push((agent, sidecar));
         }
+        for one in instances
+            .iter()
+            .filter(|one| one.agent.program == Program::External)
+        {
+            say(format!(
+                "{} waits for its agent, which you start: ATTACHE_LISTEN={} ATTACHE_SIDECAR={}",
+                one.label, one.handler, one.local
+            ));
+        }
         let all: Vec<(String, String)> = instances
             .iter()
+            // An agent that somebody else starts may come when it likes.
+            .filter(|one| one.agent.program != Program::External)
             .map(|one| (one.label.clone(), format!("127.0.0.1:{}", one.admin)))
             .collect();
         self.wait_ready(&all, say).await?;
@@ -369,7 +380,7 @@ impl Starting<'_> {
                         if deaths > 1 {
                             return Err(error);
                         }
-                        say(error.to_string());
+                        say(format!("{error}\n  trying once more"));
                     }
                 }
             }
@@ -391,7 +402,7 @@ impl Starting<'_> {
                 let why = why.remove(place).unwrap_or_default();
                 return Err(UpError::NotReady {
                     why,
-                    last_lines: last_lines(&log),
+                    last_lines: last_lines(&log, 0),
                     name,
                 });
             }

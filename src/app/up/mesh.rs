@@ -195,10 +195,11 @@ fn check(
     for (key, value) in set {
         let Some(known) = values.get_mut(key) else {
             let known: Vec<&str> = values.keys().map(String::as_str).collect();
-            let text = format!(
-                "--set {key}=...: no such value; known: {}",
-                known.join(", ")
-            );
+            let known = match &known[..] {
+                [] => "the file has no [set]".to_owned(),
+                known => format!("known: {}", known.join(", ")),
+            };
+            let text = format!("--set {key}=...: no such value; {known}");
             return Err(at("set".into(), text));
         };
         known.clone_from(value);

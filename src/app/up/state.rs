@@ -6,7 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read, Seek, Write},
     net::TcpListener,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -127,8 +127,7 @@ impl State {
         file.set_len(0).map_err(at(&path))?;
         file.rewind().map_err(at(&path))?;
         writeln!(file, "{}", std::process::id()).map_err(at(&path))?;
-        let runtime = runtime_dir(&dir);
-        private_dir(&runtime).map_err(at(&runtime))?;
+        let runtime = runtime_dir(&dir)?;
         Ok(Self {
             dir,
             runtime,
@@ -272,16 +271,43 @@ fn private_dir(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-fn runtime_dir(state: &Path) -> PathBuf {
+/// Makes the directory of the sockets. Whoever owns a directory above them could put sockets of
+/// their own in their place, so each one is ours, or the start is refused.
+fn runtime_dir(state: &Path) -> Result<PathBuf, StateError> {
     let mut hasher = DefaultHasher::new();
     state.hash(&mut hasher);
-    let base = std::env::var_os("XDG_RUNTIME_DIR")
+    let given = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
-        .filter(|dir| dir.is_dir() && dir.as_os_str().len() < 40);
+        .filter(|dir| dir.as_os_str().len() < 40 && is_ours(dir));
     let uid = rustix::process::getuid().as_raw();
-    let base = base.unwrap_or_else(|| PathBuf::from(format!("/tmp/attache-{uid}")));
-    base.join("attache")
-        .join(format!("{:08x}", hasher.finish() & 0xffff_ffff))
+    let base = given.unwrap_or_else(|| PathBuf::from(format!("/tmp/attache-{uid}")));
+    let above = base.join("attache");
+    let runtime = above.join(format!("{:08x}", hasher.finish() & 0xffff_ffff));
+    for path in [base, above, runtime.clone()] {
+        own_dir(&path).map_err(|source| StateError::Io { path, source })?;
+    }
+    Ok(runtime)
+}
+
+/// Makes one directory that only we may enter. One that is there already has to be ours: under
+/// `/tmp` anybody may have made it first.
+fn own_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    if !is_ours(path) {
+        let text = "is not a directory of this user, so its sockets would not be safe: remove it, \
+                    or set XDG_RUNTIME_DIR to a directory of yours";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Whether it is a directory, itself and not by a link, and this user's.
+fn is_ours(path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::getuid().as_raw())
 }
 
 #[cfg(test)]
@@ -327,5 +353,26 @@ mod tests {
             fs::metadata(&state.runtime).unwrap().permissions().mode() & 0o777,
             0o700
         );
+    }
+
+    #[test]
+    fn a_runtime_directory_of_somebody_else_is_refused() {
+        let above = tempfile::tempdir().unwrap();
+        let open = above.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        own_dir(&open).unwrap();
+        let mode = fs::metadata(&open).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let link = above.path().join("link");
+        std::os::unix::fs::symlink(&open, &link).unwrap();
+        let refused = own_dir(&link).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        let foreign = above.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        // Only root can give a directory away.
+        if std::os::unix::fs::chown(&foreign, Some(65_534), None).is_ok() {
+            assert!(own_dir(&foreign).is_err());
+        }
     }
 }

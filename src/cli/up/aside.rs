@@ -48,10 +48,13 @@ pub(in crate::cli) fn check(args: &CheckArgs, output: &Output) -> Result<Exit, F
         return Ok(Exit::Done);
     }
     output.line(&format!(
-        "{} is right: a registry of {}, {} sidecars",
+        "{} is right: a registry of {}, {}",
         args.dir.join("mesh.toml").display(),
         mesh.trust_domain,
-        mesh.instances()
+        match mesh.instances() {
+            1 => "1 sidecar".to_owned(),
+            count => format!("{count} sidecars"),
+        }
     ));
     let rows = mesh.agents.iter().map(|agent| {
         let skills: Vec<&str> = agent
@@ -176,7 +179,7 @@ pub(super) async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Faile
             break;
         }
         if let Some(status) = child.try_wait().map_err(Failed::fault)? {
-            let last = crate::app::up::child::last_lines(&log);
+            let last = crate::app::up::child::last_lines(&log, 0);
             return Err(Failed::fault(format!(
                 "the mesh did not come up ({status}):\n{last}"
             )));
@@ -188,7 +191,11 @@ pub(super) async fn detach(args: &UpArgs, output: &Output) -> Result<Exit, Faile
     } else {
         output.line(&format!("endpoints {}", dir.join(ENDPOINTS).display()));
         output.line(&format!("log       {}", log.display()));
-        output.line(&format!("stop      attache down --state {}", dir.display()));
+        let program = crate::cli::program();
+        output.line(&format!(
+            "stop      {program} down --state {}",
+            dir.display()
+        ));
     }
     Ok(Exit::Done)
 }

@@ -251,7 +251,8 @@ fn announce(mesh: &Mesh, local: &LocalMesh, state: &State, output: &Output) {
             .as_deref()
             .map_or(String::new(), |dir| dir.display().to_string());
         output.note(&format!(
-            "try: attache task run --mesh {dir} {} --text \"...\"",
+            "try: {} task run --mesh {dir} {} --text \"...\"",
+            crate::cli::program(),
             skill.name
         ));
     }

@@ -51,9 +51,11 @@ pub(super) fn start(
         .caller
         .parse()
         .map_err(|wrong| Fault::field("start.handle.task.caller", format!("{wrong}")))?;
+    let caller = of_the_mesh(home, caller)?;
     if !skills.contains(&task.skill) {
+        // Not for good: the catalog may be ahead of an agent that starts, or behind one that changed.
         return Err(Fault::new(
-            Reason::PermissionDenied,
+            Reason::NotOwnAgent,
             format!("the agent here does not offer the skill {:?}", task.skill),
         ));
     }
@@ -84,6 +86,15 @@ pub(super) fn named(home: &HomePeer, task_id: &str, attempt: u32) -> Result<Task
         return Err(not_its_home(task_id.home.as_str(), home));
     }
     Ok(task_id)
+}
+
+/// A caller that the home states is of the home's own mesh: another's operator is nobody here.
+fn of_the_mesh(home: &HomePeer, caller: SpiffeId) -> Result<SpiffeId, Fault> {
+    if caller.trust_domain == home.id.trust_domain {
+        return Ok(caller);
+    }
+    let text = format!("{caller} is not of the mesh of {}", home.id);
+    Err(Fault::new(Reason::IdentityMismatch, text))
 }
 
 fn not_its_home(named: &str, home: &HomePeer) -> Fault {
@@ -132,7 +143,7 @@ mod tests {
         assert_eq!(work.remaining, REMAINING_MAX);
 
         type Spoil = fn(&mut pb::Start);
-        let table: [(Spoil, Reason); 7] = [
+        let table: [(Spoil, Reason); 8] = [
             (|start| start.handle = None, Reason::InvalidField),
             (|start| start.remaining = None, Reason::InvalidField),
             (|start| start.home = "i2".into(), Reason::IdentityMismatch),
@@ -158,6 +169,13 @@ mod tests {
                 },
                 Reason::InvalidField,
             ),
+            (
+                |start| {
+                    let request = start.handle.as_mut().unwrap();
+                    request.task.as_mut().unwrap().caller = "spiffe://b/operator/root".into();
+                },
+                Reason::IdentityMismatch,
+            ),
         ];
         for (spoil, reason) in table {
             let mut spoilt = good();
@@ -167,7 +185,7 @@ mod tests {
         let others = HashSet::from(["demo.other".to_owned()]);
         assert_eq!(
             start(&home, good(), &others).unwrap_err().reason,
-            Reason::PermissionDenied
+            Reason::NotOwnAgent
         );
     }
 }

@@ -279,7 +279,10 @@ impl Executor {
     }
 
     async fn resume(&self, home: &HomePeer, resume: &pb::Resume, mut session: Session) {
-        let task = match door::named(home, &resume.task_id, resume.attempt) {
+        let namespace = self.shared.own.member.namespace();
+        let named = authorize(&home.id, Action::Execute, namespace)
+            .and_then(|()| door::named(home, &resume.task_id, resume.attempt));
+        let task = match named {
             Ok(task) => task,
             Err(fault) => return session.end(fault),
         };

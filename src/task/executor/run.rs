@@ -126,6 +126,7 @@ impl Run {
             asking: None,
             session: None,
             orphan_since: Instant::now(),
+            unwanted: false,
             slot: Some(self.slot),
             task_id,
             number,
@@ -150,6 +151,8 @@ struct Owner {
     asking: Option<Asking>,
     session: Option<Session>,
     orphan_since: Instant,
+    /// The home does not want it any more.
+    unwanted: bool,
     slot: Option<Guard>,
     task_id: String,
     number: u32,
@@ -217,16 +220,19 @@ impl Owner {
 
     /// Whether nothing is left to do; ends a stream on which nothing more can come.
     fn is_settled(&mut self) -> bool {
+        let last = self.attempt.last();
         if let Some(session) = &self.session
             && match self.attempt.phase() {
                 Phase::Open => false,
                 // The home ended its side and cannot acknowledge any more.
-                Phase::Closed => {
-                    session.steps.is_none() && session.cursor == Some(self.attempt.last())
-                }
+                Phase::Closed => session.steps.is_none() && session.cursor == Some(last),
                 Phase::Settled => true,
             }
         {
+            // Nobody comes back for what was aborted and told: kept, it would fill the book.
+            if self.unwanted && self.attempt.acknowledge(last).is_err() {
+                tracing::debug!(task = self.task_id, "an update that was said is unknown");
+            }
             self.detach();
         }
         self.attempt.phase() == Phase::Settled && self.course.is_over()
@@ -278,6 +284,7 @@ impl Owner {
                 Err(error) => error.to_string(),
             },
             Some(Step::Abort(abort)) => {
+                self.unwanted = true;
                 let verdict = self.course.abort(&abort.reason, Instant::now());
                 return self.follow(verdict);
             }

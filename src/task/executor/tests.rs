@@ -479,7 +479,7 @@ async fn a_parent_token_lives_as_long_as_its_attempt() {
 async fn strangers_never_reach_the_agent() {
     type Spoil = fn(&mut pb::Task);
     let table: [(Spoil, &str); 3] = [
-        (|task| task.skill = "demo.other".into(), "PERMISSION_DENIED"),
+        (|task| task.skill = "demo.other".into(), "NOT_OWN_AGENT"),
         (
             |task| task.caller = "spiffe://a/ns/prod/agent/x".into(),
             "PERMISSION_DENIED",

@@ -139,7 +139,7 @@ impl Tasks {
             instance: running.instance.clone(),
             deadline: entry.deadline,
         };
-        self.gates.sent(&running.instance);
+        self.gates.sent(&running.instance, at.now);
         self.effects.push(Effect::Resume {
             to,
             after_update: running.after_update,
@@ -166,9 +166,7 @@ impl Tasks {
         entry.lost_at = None;
         entry.cancel_by = None;
         self.gates.ended(&running.instance, now);
-        if !self.lanes.is_empty() {
-            self.pump_at = Some(now);
-        }
+        self.look_again(now);
         let (attempt, abort) = (running.attempt, abort.map(str::to_owned));
         self.effects.push(Effect::Release {
             task,
@@ -187,7 +185,7 @@ impl Tasks {
         if entry.kept.state() != pb::TaskState::Submitted {
             return;
         }
-        self.gates.accepted(&running.instance);
+        let opens = self.gates.accepted(&running.instance);
         let change = pb::StateChanged {
             from: entry.kept.task.state,
             reason: "ACCEPTED".into(),
@@ -200,6 +198,9 @@ impl Tasks {
             0,
             at,
         );
+        if opens {
+            self.look_again(at.now);
+        }
     }
 
     fn refused(&mut self, task: Uuid, reason: &str, wait: Option<Duration>, world: World<'_>) {
@@ -264,7 +265,7 @@ impl Tasks {
             });
             return;
         }
-        if update.cut && process_lost(said.as_ref()) {
+        if process_lost(said.as_ref()) {
             self.effects.push(Effect::Ack {
                 task,
                 attempt,
@@ -327,9 +328,7 @@ impl Tasks {
             if let Some(running) = instance {
                 self.gates.ended(&running.instance, at.now);
             }
-            if !self.lanes.is_empty() {
-                self.pump_at = Some(at.now);
-            }
+            self.look_again(at.now);
         }
         self.emit(task, kind, state, number, at);
         if ended(state) {
@@ -359,7 +358,8 @@ const PERMANENT: &[Reason] = &[
     Reason::DeadlineExceeded,
 ];
 
-/// Whether the executor says that the agent's process went away in the middle.
+/// Whether the executor says that the agent's process went away in the middle. An agent cannot say
+/// so itself: its executor takes that reason from it.
 fn process_lost(said: Option<&Update>) -> bool {
     matches!(said, Some(Update::Failure(failure)) if failure.reason == Reason::AgentLost.label())
 }

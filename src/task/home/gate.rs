@@ -68,21 +68,22 @@ impl Gates {
     }
 
     /// An attempt goes there.
-    pub(super) fn sent(&mut self, instance: &InstanceId) {
+    pub(super) fn sent(&mut self, instance: &InstanceId, now: Instant) {
         if self.by.len() > SWEEP_AT {
-            self.by
-                .retain(|_, gate| gate.in_flight > 0 || gate.closed_until.is_some());
+            let closed = |gate: &Gate| gate.closed_until.is_some_and(|until| until > now);
+            self.by.retain(|_, gate| gate.in_flight > 0 || closed(gate));
         }
         let gate = self.by.entry(instance.clone()).or_default();
         gate.probing |= gate.in_flight >= gate.cap;
         gate.in_flight += 1;
     }
 
-    /// It took the attempt.
-    pub(super) fn accepted(&mut self, instance: &InstanceId) {
+    /// It took the attempt. Says whether more may go there than before.
+    pub(super) fn accepted(&mut self, instance: &InstanceId) -> bool {
         let Some(gate) = self.by.get_mut(instance) else {
-            return;
+            return false;
         };
+        let opens = gate.probing || gate.closed_until.is_some();
         gate.refusals = 0;
         gate.closed_until = None;
         if gate.probing {
@@ -94,6 +95,7 @@ impl Gates {
             }
             .min(MOST_CAP);
         }
+        opens
     }
 
     /// An attempt there is over.
@@ -102,6 +104,8 @@ impl Gates {
             return;
         };
         gate.in_flight = gate.in_flight.saturating_sub(1);
+        // The probe may have ended unanswered: nothing else would ever let another one go.
+        gate.probing &= gate.in_flight > gate.cap;
         gate.closed_until = None;
         gate.last_end = Some(now);
     }
@@ -157,7 +161,7 @@ mod tests {
         let there: InstanceId = "i1".parse().unwrap();
         let mut sent = 0;
         while gates.allows(&there, now) {
-            gates.sent(&there);
+            gates.sent(&there, now);
             sent += 1;
         }
         assert_eq!(sent, FIRST_CAP + 1, "one above the cap looks for more room");
@@ -167,9 +171,9 @@ mod tests {
         assert!(!gates.allows(&there, now));
         let opens = gates.opens(now).unwrap();
         assert!(opens >= now + Duration::from_millis(80) && gates.allows(&there, opens));
-        gates.sent(&there);
+        gates.sent(&there, opens);
         assert!(!gates.allows(&there, opens), "one probe at a time");
-        gates.accepted(&there);
+        assert!(gates.accepted(&there), "there may be more room");
         gates.ended(&there, opens);
         assert!(gates.allows(&there, opens), "a slot came free");
     }
@@ -180,10 +184,35 @@ mod tests {
         let there: InstanceId = "i1".parse().unwrap();
         for wait in [500, 1000, 2000, 4000] {
             assert!(gates.allows(&there, now));
-            gates.sent(&there);
+            gates.sent(&there, now);
             gates.away(&there, now);
             assert_eq!(gates.opens(now), Some(now + Duration::from_millis(wait)));
             now += Duration::from_millis(wait);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_ends_unanswered_lets_the_next_one_go() {
+        let (mut gates, now) = (Gates::default(), Instant::now());
+        let there: InstanceId = "i1".parse().unwrap();
+        gates.sent(&there, now);
+        gates.refused(&there, None, now);
+        let later = gates.opens(now).unwrap();
+        gates.sent(&there, later);
+        assert!(!gates.allows(&there, later), "no room is known there");
+        gates.ended(&there, later);
+        assert!(gates.allows(&there, later));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn instances_that_never_come_back_are_forgotten() {
+        let (mut gates, now) = (Gates::default(), Instant::now());
+        for number in 0..=SWEEP_AT {
+            let away: InstanceId = format!("i{number}").parse().unwrap();
+            gates.sent(&away, now);
+            gates.away(&away, now);
+        }
+        gates.sent(&"next".parse().unwrap(), now + AWAY_WAIT.1);
+        assert_eq!(gates.by.len(), 1);
     }
 }

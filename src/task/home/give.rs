@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::Reason;
@@ -38,7 +39,7 @@ impl Tasks {
             self.wait(task);
             let fail_fast = first && self.entry_options(task).fail_fast;
             if !fail_fast || self.give(task, world) != Given::Nobody {
-                self.pump_at = Some(world.at.now);
+                self.look_again(world.at.now);
                 return;
             }
             return self.end_no_route(task, world.at);
@@ -66,12 +67,28 @@ impl Tasks {
         self.lanes.insert(lane, task);
     }
 
+    /// Something has changed: the next tick looks at all lanes, if any task waits.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        if !self.lanes.is_empty() {
+            self.pump_at = Some(now);
+            self.round = None;
+        }
+    }
+
     /// Looks whether somebody has room for those who wait.
     pub(super) fn pump(&mut self, world: World<'_>) {
+        self.round = None;
+        self.pump_on(world);
+    }
+
+    /// Goes on with a round of looks over all lanes, or begins one.
+    pub(super) fn pump_on(&mut self, world: World<'_>) {
         let now = world.at.now;
         self.pump_at = None;
         let lanes = self.lanes.round(self.pumped.as_ref(), PUMP_LANES);
-        let mut more = lanes.len() == PUMP_LANES;
+        let (left, began) = self.round.take().unwrap_or((self.lanes.len(), now));
+        let left = left.saturating_sub(lanes.len());
+        let mut more = left > 0;
         for lane in &lanes {
             let mut passed = None;
             for turn in 0..=PUMP_TASKS {
@@ -97,9 +114,11 @@ impl Tasks {
         self.pumped = lanes.last().cloned();
         if !self.lanes.is_empty() {
             self.pump_at = if more {
+                self.round = (left > 0).then_some((left, began));
                 Some(now + PUMP_AGAIN)
             } else {
-                self.gates.opens(now)
+                // A gate that opened during the round may be for a lane that was passed before.
+                self.gates.opens(began)
             };
         }
     }
@@ -121,7 +140,7 @@ impl Tasks {
         let Some(entry) = self.tasks.get(&task) else {
             return Given::Nobody;
         };
-        let want = Want {
+        let mut want = Want {
             namespace: match entry.kept.task.namespace.parse() {
                 Ok(namespace) => namespace,
                 Err(_) => return Given::Nobody,
@@ -129,7 +148,13 @@ impl Tasks {
             selector: entry.kept.spec.selector.clone().unwrap_or_default(),
             exclude: entry.kept.tried.clone(),
         };
-        let fitting = world.route.candidates(&want);
+        let mut fitting = world.route.candidates(&want);
+        if fitting.is_empty() && !want.exclude.is_empty() {
+            // Where an attempt was lost is the last choice, but better than none: an agent that is
+            // alone comes back, and attempts are counted.
+            want.exclude.clear();
+            fitting = world.route.candidates(&want);
+        }
         if fitting.is_empty() {
             return Given::Nobody;
         }
@@ -161,7 +186,7 @@ impl Tasks {
             idempotent: to.idempotent,
         };
         let task_id = entry.kept.task.id.clone();
-        self.gates.sent(&to.instance);
+        self.gates.sent(&to.instance, at.now);
         self.log(task_id.clone(), Recorded::Dispatched(dispatched), 0);
         self.follow(task);
         let Some(entry) = self.tasks.get(&task) else {

@@ -15,6 +15,9 @@ use crate::task::spec::Moment;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
+/// Most bytes of the events that are kept for watchers: all of a task's content, and some more.
+/// Ten thousand large reports of progress would be gigabytes.
+pub(super) const EVENTS_BYTES: usize = 80 << 20;
 /// What a chunk or message counts beside its content, so that empty ones are bounded too.
 pub(super) const CHUNK_BYTES: usize = 256;
 /// What a task takes in memory beside its payload, about.
@@ -88,6 +91,10 @@ pub(super) struct Kept {
     pub(super) content: usize,
     /// About what it takes in memory.
     pub(super) bytes: usize,
+    /// About what `events` holds on to.
+    events_bytes: usize,
+    /// Bytes of all that its attempts ever said: what it takes on disk, about.
+    pub(super) said: usize,
     working_since: Option<SystemTime>,
 }
 
@@ -120,6 +127,8 @@ impl Kept {
             artifacts: Vec::new(),
             result: None,
             content: 0,
+            events_bytes: 0,
+            said: 0,
             working_since: None,
         })
     }
@@ -131,6 +140,7 @@ impl Kept {
             Some(Recorded::Event(event)) => self.event(event)?,
             Some(Recorded::Checkpoint(saved)) => {
                 self.bytes = self.bytes - self.checkpoint.len() + saved.data.len();
+                self.said += saved.data.len();
                 self.checkpoint.clone_from(&saved.data);
             }
             Some(Recorded::NotStarted(_)) => {
@@ -237,7 +247,10 @@ impl Kept {
         let event = Arc::new(event.clone());
         self.task.last_seq = event.seq;
         self.task.updated_at = event.at;
-        self.bytes += event.encoded_len() + size_of::<pb::TaskEvent>();
+        let size = event_bytes(&event);
+        self.bytes += size;
+        self.events_bytes += size;
+        self.said += size;
         self.enter(&event);
         match &event.kind {
             Some(Kind::Message(message)) => {
@@ -262,7 +275,7 @@ impl Kept {
             | None => {}
         }
         self.events.push_back(event);
-        if self.events.len() > EVENTS_MAX {
+        while self.events.len() > EVENTS_MAX || self.events_bytes > EVENTS_BYTES {
             self.forget_oldest_event();
         }
         Ok(())
@@ -327,11 +340,27 @@ impl Kept {
         let Some(oldest) = self.events.pop_front() else {
             return;
         };
+        let size = event_bytes(&oldest);
+        self.events_bytes -= size;
         // What messages, artifacts and the result hold on to stays in memory.
-        if Arc::strong_count(&oldest) == 1 {
-            self.bytes -= oldest.encoded_len() + size_of::<pb::TaskEvent>();
+        if !holds_content(&oldest) {
+            self.bytes -= size;
         }
     }
+}
+
+/// What an event takes in memory, about.
+fn event_bytes(event: &pb::TaskEvent) -> usize {
+    event.encoded_len() + size_of::<pb::TaskEvent>()
+}
+
+/// Whether the task itself holds on to the event. By its kind, not by who else has it just now: a
+/// watcher may.
+fn holds_content(event: &pb::TaskEvent) -> bool {
+    matches!(
+        event.kind,
+        Some(Kind::Message(_) | Kind::Artifact(_) | Kind::Result(_))
+    )
 }
 
 /// Whether nothing follows this state.

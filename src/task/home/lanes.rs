@@ -55,6 +55,10 @@ impl Lanes {
         self.lanes.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// The oldest task of the lane, or the oldest of those that came after `after`.
     pub(super) fn first(&self, lane: &Lane, after: Option<Uuid>) -> Option<Uuid> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

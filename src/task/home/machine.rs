@@ -79,6 +79,8 @@ pub(super) struct Tasks {
     pub(super) pump_at: Option<Instant>,
     /// Where the last look ended.
     pub(super) pumped: Option<Lane>,
+    /// Lanes that this round of looks has not come to, and when it began.
+    pub(super) round: Option<(usize, Instant)>,
     /// Finished tasks, the longest finished first.
     pub(super) ended: VecDeque<Uuid>,
     pub(super) ended_bytes: usize,
@@ -104,6 +106,7 @@ impl Tasks {
             wakes: BTreeSet::new(),
             pump_at: None,
             pumped: None,
+            round: None,
             ended: VecDeque::new(),
             ended_bytes: 0,
             live_bytes: 0,
@@ -208,7 +211,7 @@ impl Tasks {
             self.settle(task);
         }
         if self.pump_at.is_some_and(|due| due <= now) {
-            self.pump(world);
+            self.pump_on(world);
         }
         self.forget_old(world.at);
     }

@@ -17,8 +17,9 @@ use crate::task::doors::{Candidate, Route, Want};
 use crate::task::spec::{Asked, Moment, NewTask};
 
 use super::attempt::Heard;
-use super::kept::ended;
+use super::kept::{EVENTS_BYTES, ended};
 use super::machine::{Effect, Limits, Tasks, World};
+use super::update::SAID_MAX;
 
 /// Instances to route to; all offer everything.
 #[derive(Debug, Default)]
@@ -279,7 +280,7 @@ async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idempotent_task_is_tried_three_times_and_never_where_it_was_lost() {
+async fn an_idempotent_task_is_tried_three_times_and_elsewhere_while_there_is_one() {
     let mut bench = Bench::new(&["i1", "i2", "i3", "i4"], true);
     let task = bench.submit();
     for _ in 0..3 {
@@ -649,4 +650,67 @@ proptest! {
             prop_assert!(task.kept.ended());
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_never_stops_fills_neither_memory_nor_disk() {
+    let mut bench = Bench::new(&["i1"], false);
+    let task = bench.submit();
+    bench.hear(task, Heard::Accepted);
+    let large = pb::Progress {
+        message: "x".repeat(200 << 10),
+        ..Default::default()
+    };
+    let mut number = 0;
+    while bench.tasks.tasks[&task].kept.said <= SAID_MAX {
+        number += 1;
+        bench.update(task, number, Update::Progress(large.clone()));
+        // What goes to disk would be kept by the bench.
+        bench.log.clear();
+    }
+    assert_eq!(bench.state(task), pb::TaskState::Working);
+    let kept = bench.tasks.tasks[&task].kept.bytes;
+    assert!(kept <= EVENTS_BYTES + (1 << 20), "{kept} bytes in memory");
+    bench.update(task, number + 1, Update::Progress(large));
+    assert_eq!(bench.failure(task), "AGENT_ERROR");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_lanes_that_nobody_serves_are_looked_at_once() {
+    let mut bench = Bench::new(&[], false);
+    for number in 0..200 {
+        let at = bench.at;
+        let mut asked = spec(pb::TaskOptions::default());
+        asked.selector.as_mut().unwrap().tags = vec![format!("t{number}")];
+        let asked = Asked {
+            id: TaskId {
+                home: "home".parse().unwrap(),
+                uuid: Uuid::from_u128(1000 + number),
+            },
+            spec: asked,
+            caller: own(),
+            namespace: "default".parse().unwrap(),
+            own: own(),
+            parent: None,
+        };
+        let new = NewTask::check(asked, &at).unwrap();
+        // The bench takes 50 at once; the lanes are what counts.
+        bench.tasks.limits.live = 1000;
+        bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+    }
+    for _ in 0..10 {
+        bench.pass(Duration::from_millis(10));
+    }
+    let next = bench.tasks.next_wake().unwrap();
+    assert!(next > bench.at.now + Duration::from_secs(60), "it looks on");
+    bench.route.set(&["i1"], false);
+    bench.step(Tasks::pump);
+    for _ in 0..10 {
+        bench.pass(Duration::from_millis(10));
+    }
+    assert_eq!(
+        bench.started().len(),
+        65,
+        "64 and one that looks for more room"
+    );
 }

@@ -23,6 +23,9 @@ const ENVELOPE: usize = 16 << 10;
 pub(super) const CHUNK_MAX: usize = 128 << 10;
 /// Most bytes of all artifacts and messages of a task.
 pub(super) const CONTENT_MAX: usize = 64 << 20;
+/// Most bytes that the attempts of a task may say before their last word: an agent that never stops
+/// ends before it fills the disk.
+pub(super) const SAID_MAX: usize = 512 << 20;
 /// Most artifacts of a task: BASIC views list them all.
 const ARTIFACTS_MAX: usize = 1000;
 /// Most bytes of an artifact's id, and of its name.
@@ -48,6 +51,9 @@ impl Taken {
     pub(super) fn from_update(kept: &Kept, update: Option<Update>) -> Self {
         let event = |kind| Ok(Self::Event(kind, pb::TaskState::Working));
         let taken = match update {
+            Some(update) if goes_on(&update) && kept.said > SAID_MAX => Err(format!(
+                "its task's updates have more than {SAID_MAX} bytes in all"
+            )),
             None => Err("an update without content".to_owned()),
             Some(Update::Progress(progress)) => {
                 progress_fits(&progress).and_then(|()| event(Kind::Progress(progress)))
@@ -58,7 +64,8 @@ impl Taken {
             Some(Update::Artifact(chunk)) => {
                 chunk_fits(kept, &chunk).and_then(|()| event(Kind::Artifact(chunk)))
             }
-            Some(Update::Usage(usage)) => event(Kind::Usage(usage)),
+            Some(Update::Usage(usage)) => fits("usage", usage.encoded_len(), EVENT_MAX)
+                .and_then(|()| event(Kind::Usage(usage))),
             Some(Update::Checkpoint(saved)) => fits("a checkpoint", saved.data.len(), RESULT_MAX)
                 .map(|()| Self::Checkpoint(saved.data)),
             Some(Update::Transient(part)) => fits("a transient", part.encoded_len(), EVENT_MAX)
@@ -95,6 +102,18 @@ impl Taken {
             Self::Breach(format!("the agent broke the handler contract: {breach}"))
         })
     }
+}
+
+/// Whether more may follow the update, and it goes to disk.
+fn goes_on(update: &Update) -> bool {
+    matches!(
+        update,
+        Update::Progress(_)
+            | Update::Message(_)
+            | Update::Artifact(_)
+            | Update::Usage(_)
+            | Update::Checkpoint(_)
+    )
 }
 
 /// A failure of our own making.

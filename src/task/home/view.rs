@@ -222,7 +222,7 @@ where
 /// to skip is taken from `skip`.
 fn after_skipping(part: &pb::Part, skip: &mut u64) -> Option<pb::Part> {
     let size = super::kept::part_bytes(Some(part)) as u64;
-    if *skip >= size && size > 0 {
+    if *skip > 0 && *skip >= size {
         *skip -= size;
         return None;
     }
@@ -240,4 +240,34 @@ fn after_skipping(part: &pb::Part, skip: &mut u64) -> Option<pb::Part> {
         Some(Content::Url(_) | Content::Data(_) | Content::Blob(_)) | None => {}
     }
     Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(content: Content) -> pb::Part {
+        pb::Part {
+            content: Some(content),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_offset_passes_over_empty_pieces_and_into_any() {
+        let raw = |bytes: &'static [u8]| part(Content::Raw(bytes.into()));
+        let text = |text: &str| part(Content::Text(text.into()));
+        let pieces = [raw(b""), raw(b"abc"), text(""), raw(b""), text("d\u{e9}f")];
+        let after = |mut skip: u64| -> Vec<pb::Part> {
+            let rest = pieces.iter();
+            rest.filter_map(|piece| after_skipping(piece, &mut skip))
+                .collect()
+        };
+        assert_eq!(after(0), pieces);
+        assert_eq!(after(1), [raw(b"bc"), text(""), raw(b""), text("d\u{e9}f")]);
+        assert_eq!(after(3), [text(""), raw(b""), text("d\u{e9}f")]);
+        assert_eq!(after(4), [text("\u{e9}f")]);
+        assert_eq!(after(7), []);
+        assert_eq!(after(u64::MAX), []);
+    }
 }

@@ -3,6 +3,7 @@
 //! A blank line ends a passage, a heading begins one and keeps the paragraph under it, a `}` at
 //! the margin ends one (so that a message of a contract stays whole). Of Rust only the documentation
 //! comments are taken: they answer questions, code and its tests only happen to have the same words.
+//! Of Markdown, what a program printed (```` ```console ````) is left out: it repeats others.
 //! No line is in two passages.
 
 /// Most lines of a passage: what a reader takes in at a glance.
@@ -10,6 +11,9 @@ pub(super) const MAX_LINES: usize = 12;
 
 /// Most bytes of a passage. A single line that is longer is left out: nobody wrote it to be read.
 pub(super) const MAX_BYTES: usize = 4_096;
+
+/// What a block of code begins and ends with in Markdown.
+const FENCE: &str = "```";
 
 /// Lines `first` to `last` of a document, both from 0 and included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +52,14 @@ impl Kind {
 /// The passages of a document given as its lines.
 pub(super) fn split(lines: &[&str], kind: Kind) -> Vec<Span> {
     let mut cutter = Cutter::default();
+    let mut printed = false;
     for (number, line) in lines.iter().enumerate() {
         let title = (kind == Kind::Markdown).then(|| heading(line)).flatten();
-        if kind.leaves_out(line) {
+        let was_printed = printed;
+        if kind == Kind::Markdown && line.starts_with(FENCE) {
+            printed = !printed && line[FENCE.len()..].trim() == "console";
+        }
+        if printed || was_printed || kind.leaves_out(line) {
             if cutter.only_headings {
                 cutter.pass(line);
             } else {
@@ -134,6 +143,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_a_program_printed_is_left_out() {
+        let text = "Run it:\n\n```sh\nask\n```\n\n```console\n> an answer\n\n# no title\n```\n\nAnd so on.";
+        let found = spans(text)
+            .into_iter()
+            .map(|(first, last, _)| (first, last));
+        assert_eq!(found.collect::<Vec<_>>(), [(0, 0), (2, 4), (12, 12)]);
+    }
 
     fn spans(text: &str) -> Vec<(usize, usize, String)> {
         let lines: Vec<_> = text.lines().collect();

@@ -1,0 +1,239 @@
+//! Holds the documents to the program: every configuration and command in them is parsed.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{CommandFactory, Parser};
+
+use super::args::Cli;
+use crate::{
+    app::{
+        settings::{RegistrySettings, SidecarSettings},
+        up::mesh::Mesh,
+    },
+    config,
+};
+
+/// A fenced block of a document.
+struct Block {
+    document: PathBuf,
+    language: String,
+    text: String,
+}
+
+fn documents() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![root.join("README.md"), root.join("certs/README.md")];
+    for dir in ["docs", "examples/research-desk", "examples/support-desk"] {
+        for entry in fs::read_dir(root.join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|ext| ext == "md") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn blocks(language: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        let mut open: Option<Block> = None;
+        for line in text.lines() {
+            match (line.strip_prefix("```"), &mut open) {
+                (Some(language), None) => {
+                    open = Some(Block {
+                        document: document.clone(),
+                        language: language.trim().to_owned(),
+                        text: String::new(),
+                    });
+                }
+                (Some(_), Some(_)) => found.extend(open.take()),
+                (None, Some(block)) => {
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                }
+                (None, None) => {}
+            }
+        }
+        assert!(open.is_none(), "{}: a block has no end", document.display());
+    }
+    found.retain(|block| block.language == language);
+    found
+}
+
+fn toml_named(name: &str) -> Vec<Block> {
+    let mut found = blocks("toml");
+    found.retain(|block| file_name(block) == name);
+    found
+}
+
+/// The file that a block stands for: the first word of the comment that it begins with.
+fn file_name(block: &Block) -> &str {
+    let first = block.text.lines().next().unwrap_or_default();
+    let name = first.strip_prefix("# ").and_then(|rest| {
+        let word = rest.split_whitespace().next()?;
+        Some(word.trim_end_matches(':'))
+    });
+    name.filter(|name| name.ends_with(".toml"))
+        .unwrap_or_else(|| {
+            panic!(
+                "{}: begin with `# NAME.toml`: {first}",
+                block.document.display()
+            )
+        })
+}
+
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in command.chars() {
+        match (letter, quote) {
+            ('"' | '\'', None) => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (letter, Some(open)) if letter == open => quote = None,
+            ('#', None) if word.is_none() => break,
+            (' ', None) => words.extend(word.take()),
+            (letter, _) => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn every_configuration_in_the_documents_is_parsed() {
+    let (mut meshes, mut registries, mut sidecars) = (0, 0, 0);
+    for block in blocks("toml") {
+        match file_name(&block) {
+            "mesh.toml" => {
+                let dir = tempfile::tempdir().unwrap();
+                fs::write(dir.path().join("mesh.toml"), &block.text).unwrap();
+                Mesh::read(dir.path(), &[]).unwrap();
+                meshes += 1;
+            }
+            "registry.toml" => {
+                config::parse::<RegistrySettings>(&block.document, &block.text).unwrap();
+                registries += 1;
+            }
+            _ => {
+                config::parse::<SidecarSettings>(&block.document, &block.text).unwrap();
+                sidecars += 1;
+            }
+        }
+    }
+    assert!(
+        meshes >= 2 && registries >= 1 && sidecars >= 3,
+        "{meshes} {registries} {sidecars}"
+    );
+}
+
+/// Names of all keys, tables within tables taken apart; of arrays, those of the first element.
+fn keys(value: &toml::Value, path: &str, into: &mut BTreeSet<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let path = format!("{path}.{key}");
+                // Labels are the reader's own.
+                if key != "labels" {
+                    keys(value, &path, into);
+                }
+                into.insert(path);
+            }
+        }
+        toml::Value::Array(items) => {
+            if let Some(first) = items.first() {
+                keys(first, path, into);
+            }
+        }
+        toml::Value::String(_)
+        | toml::Value::Integer(_)
+        | toml::Value::Float(_)
+        | toml::Value::Boolean(_)
+        | toml::Value::Datetime(_) => {}
+    }
+}
+
+#[test]
+fn the_annotated_files_show_every_key_and_the_registrys_defaults() {
+    let registry = &toml_named("registry.toml")[0];
+    let written: RegistrySettings = config::parse(&registry.document, &registry.text).unwrap();
+    let (written, defaults) = (
+        toml::Value::try_from(&written).unwrap(),
+        toml::Value::try_from(RegistrySettings::default()).unwrap(),
+    );
+    assert_eq!(written, defaults);
+    let text: toml::Value = toml::from_str(&registry.text).unwrap();
+    assert_eq!(text, defaults, "a key is left out");
+
+    let sidecar = &toml_named("sidecar.toml")[0];
+    let settings: SidecarSettings = config::parse(&sidecar.document, &sidecar.text).unwrap();
+    let (mut known, mut shown) = (BTreeSet::new(), BTreeSet::new());
+    keys(&toml::Value::try_from(&settings).unwrap(), "", &mut known);
+    keys(&toml::from_str(&sidecar.text).unwrap(), "", &mut shown);
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn every_command_in_the_documents_is_one() {
+    let mut seen = 0;
+    for block in blocks("sh").iter().chain(&blocks("text")) {
+        let joined = block.text.replace("\\\n", " ");
+        for line in joined.lines() {
+            let words = words(line);
+            let after_cargo = words.iter().position(|word| word == "--");
+            let arguments = match words.first().map(String::as_str) {
+                Some("attache") => &words[1..],
+                Some("cargo") if words.get(1).is_some_and(|word| word == "run") => {
+                    &words[after_cargo.expect("cargo run has --") + 1..]
+                }
+                _ => continue,
+            };
+            let whole = ["attache".to_owned()];
+            if let Err(error) = Cli::try_parse_from(whole.iter().chain(arguments)) {
+                panic!("{}: {line}\n{error}", block.document.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn every_variable_of_the_environment_is_documented() {
+    let text: String = documents()
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut commands = vec![Cli::command()];
+    let mut seen = 0;
+    while let Some(command) = commands.pop() {
+        for name in command.get_arguments().filter_map(clap::Arg::get_env) {
+            let name = name.to_string_lossy();
+            assert!(text.contains(&format!("`{name}`")), "{name} is nowhere");
+            seen += 1;
+        }
+        commands.extend(command.get_subcommands().cloned());
+    }
+    assert!(seen > 15, "{seen}");
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            let path = document.with_file_name("").join(target);
+            assert!(path.exists(), "{}: {target}", document.display());
+        }
+    }
+}

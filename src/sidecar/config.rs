@@ -1,0 +1,76 @@
+//! What a sidecar is told, and what it tells once it serves.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub use super::join::Invitation;
+use crate::{
+    domain::{InstanceId, SpiffeId},
+    pb,
+};
+
+/// What a sidecar is told.
+#[derive(Clone, Debug)]
+pub struct SidecarConfig {
+    /// Directory of certificate, journal and catalog copy.
+    pub state: PathBuf,
+    /// Registries' mutual TLS listeners.
+    pub registry: Vec<String>,
+    /// Registries' enrolment listeners.
+    pub enrollment: Vec<String>,
+    /// Join string for the first start.
+    pub invitation: Invitation,
+    /// Mutual TLS listener.
+    pub listen: String,
+    /// Plaintext listener for the own agent.
+    pub local: String,
+    /// HTTP admin listener.
+    pub admin: SocketAddr,
+    /// Where peers reach `listen`; empty: found out from the way to the registry.
+    pub advertise: Vec<String>,
+    /// Zone label.
+    pub zone: String,
+    /// Data threads, at least 1.
+    pub threads: usize,
+    /// Address of the agent's `Handler`; `None`: this member only calls.
+    pub agent: Option<String>,
+    /// Where its tasks are kept.
+    pub journal: Journaling,
+    /// The card as configured.
+    pub card: pb::AgentCard,
+}
+
+/// Where a home's tasks are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Journaling {
+    /// In the state directory, synced before anything is acknowledged.
+    #[default]
+    Disk,
+    /// Nowhere: a restart loses all tasks. It shows what the disk costs.
+    Memory,
+}
+
+impl Journaling {
+    /// Whether tasks survive a restart.
+    pub fn is_disk(&self) -> bool {
+        *self == Self::Disk
+    }
+}
+
+/// Where a running sidecar listens.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// Which copy of it.
+    pub instance: InstanceId,
+    /// Mutual TLS.
+    pub mtls: String,
+    /// For the own agent, in gRPC naming syntax.
+    pub local: String,
+    /// HTTP admin.
+    pub admin: SocketAddr,
+}
