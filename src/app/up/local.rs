@@ -205,10 +205,15 @@ impl Starting<'_> {
             let sidecar = self.attache(&instance.label, "sidecar", &config)?;
             started.push((agent, sidecar));
         }
+        let until = Instant::now() + READY;
         for one in instances
             .iter()
             .filter(|one| one.agent.program == Program::External)
         {
+            let dir = self.sidecar_dir(one);
+            while operator.instance_in(&dir).is_none() && Instant::now() < until {
+                sleep(ASK_EVERY).await;
+            }
             say(format!(
                 "{} waits for its agent, which you start: ATTACHE_LISTEN={} ATTACHE_SIDECAR={}",
                 one.label, one.handler, one.local
