@@ -70,10 +70,7 @@ pub async fn run(
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&settings.listen)?;
     let enrollment = Listener::tcp(&settings.enrollment)?;
-    let admin_address: SocketAddr = settings
-        .admin
-        .parse()
-        .map_err(|error| StartError::value("admin", error))?;
+    let admin_address = admin_address(settings)?;
     let threads = data_threads(settings.threads)?;
 
     let engine = start_engine(&nursery, &authority, &store);
@@ -85,8 +82,11 @@ pub async fn run(
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
     let members = IdentityServer::new(members);
     let security = Security::MutualTls(credentials.clone());
+    // Built once and shared by the threads: the contract with its comments is large.
+    let routes = introspection::routes(SERVICES);
     let mtls = Server::start(mtls, security, &threads, Limits::default(), |_| {
-        introspection::routes(SERVICES)
+        routes
+            .clone()
             .add_service(RegistryServer::new(catalog.clone()))
             .add_service(members.clone())
             .add_service(health_service.clone())
@@ -129,6 +129,11 @@ fn start_engine(nursery: &Nursery, authority: &Authority, store: &Arc<RedbStore>
     let sweeper = engine.clone();
     nursery.start("sweeper", move |stop| sweeper.sweep(stop));
     engine
+}
+
+fn admin_address(settings: &RegistrySettings) -> Result<SocketAddr, StartError> {
+    let parsed = settings.admin.parse();
+    parsed.map_err(|error| StartError::value("admin", error))
 }
 
 fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId, StartError> {

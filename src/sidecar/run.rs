@@ -213,16 +213,23 @@ impl Parts {
         } = desk;
         let tasks =
             |thread| AgentServer::new(AgentService::new(home.clone(), around.clone(), thread));
+        // Built once and shared by the threads: the contract with its comments is large.
+        let (mesh_routes, local_routes) = (
+            introspection::routes(SERVICES),
+            introspection::routes(LOCAL_SERVICES),
+        );
         let security = Security::MutualTls(self.credentials.clone());
         let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
-            introspection::routes(SERVICES)
+            mesh_routes
+                .clone()
                 .add_service(tasks(thread))
                 .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
                 .add_service(health_service.clone())
         });
         let plain = Security::Plaintext;
         let local = Server::start(local, plain, threads, Limits::default(), |thread| {
-            introspection::routes(LOCAL_SERVICES)
+            local_routes
+                .clone()
                 .add_service(tasks(thread))
                 .add_service(RegistryServer::new(reads.clone()))
                 .add_service(health_service.clone())

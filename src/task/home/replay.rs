@@ -14,10 +14,11 @@ use super::machine::{Limits, Tasks};
 const LIVE: usize = 100_000;
 /// Memory of a home's tasks that have not ended.
 const LIVE_BYTES: usize = 1 << 30;
-/// Finished tasks that a home can be asked for.
-const ENDED: usize = 100_000;
+/// Finished tasks that a home can be asked for: in memory, so that a sidecar that did much stays
+/// small beside its agent.
+const ENDED: usize = 20_000;
 /// Memory of a home's finished tasks.
-const ENDED_BYTES: usize = 256 << 20;
+const ENDED_BYTES: usize = 64 << 20;
 
 /// Collects what a journal holds, before the home starts.
 #[derive(Debug)]
