@@ -80,7 +80,8 @@ pub struct Supervised {
 impl Supervised {
     /// Starts the job in `nursery` and tells `events` what happens to it.
     pub fn start(nursery: &Nursery, job: Job, events: mpsc::Sender<ChildEvent>) -> Self {
-        let stop = Stop::new();
+        // Ends with the nursery too: whoever drops us in the middle of a start leaves no orphan.
+        let stop = nursery.stop_token().child_token();
         let (done, ended) = mpsc::channel(1);
         let stopped = stop.clone();
         nursery.adopt("child", async move {
@@ -104,7 +105,7 @@ impl Supervised {
 
 async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
     let mut backoff = RESTART;
-    loop {
+    while !stop.is_cancelled() {
         let started = Instant::now();
         let said_before = fs::metadata(&job.log).map_or(0, |log| log.len());
         let how = match spawn(&job) {
@@ -302,6 +303,20 @@ mod tests {
         assert_eq!(last_lines(&log, 15), "this run");
         assert_eq!(last_lines(&log, 24), "");
         assert_eq!(last_lines(&log, 99), "an earlier run\nthis run");
+    }
+
+    #[tokio::test]
+    async fn a_nursery_that_closes_leaves_no_child_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let nursery = Nursery::here();
+        let (tell, mut told) = mpsc::channel(8);
+        let child = Supervised::start(&nursery, job(dir.path(), "sleep 100"), tell);
+        let Some(ChildEvent::Started { pid, .. }) = told.recv().await else {
+            panic!("no start")
+        };
+        drop((child, told));
+        nursery.close(END_GRACE).await;
+        assert!(!group_lives(pid));
     }
 
     #[tokio::test]

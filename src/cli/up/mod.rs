@@ -14,7 +14,7 @@ use self::aside::{clean, detach};
 use crate::{
     app::up::{
         LocalMesh, Mesh, State, UpError, build,
-        child::ChildEvent,
+        child::{ChildEvent, END_GRACE},
         leftovers::{end_leftovers, kill_now},
         mesh::MeshTask,
         state::STATE_DIR,
@@ -61,14 +61,17 @@ pub(super) async fn up(args: UpArgs, output: &Output, nursery: &Nursery) -> Resu
     };
     output.note("starting: the registry, then each agent with its sidecar");
     let mut say = |text: String| output.note(&format!("  {text}"));
-    // An interrupted start drops the children, which are killed then; the lock outlives them.
     let local = tokio::select! {
-        local = LocalMesh::start(&mesh, &built, &state, nursery, &mut say) => local.map_err(failed)?,
-        () = stops.next() => {
-            nursery.close(Duration::from_secs(1)).await;
-            end_leftovers(&state).await;
-            return Ok(Exit::Interrupted);
+        local = LocalMesh::start(&mesh, &built, &state, nursery, &mut say) => Some(local.map_err(failed)?),
+        () = stops.next() => None,
+    };
+    let Some(local) = local else {
+        output.note("interrupted: ending what was started; Ctrl-C again ends at once");
+        tokio::select! {
+            () = nursery.close(END_GRACE) => {}
+            () = stops.next() => kill_now(&state).await,
         }
+        return Ok(Exit::Interrupted);
     };
     let running = Running {
         args: &args,
