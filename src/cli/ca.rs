@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde_json::json;
 
 use crate::{
-    app::{StartError, up::operator::write_secret},
+    app::StartError,
     cli::{
         agents::qualified,
         args::{CaVerb, IssueKind},
@@ -15,7 +15,7 @@ use crate::{
         show,
     },
     domain::{AgentName, Member, SpiffeId},
-    identity::{Authority, Names, Svid},
+    identity::{Authority, Names, Svid, write_secret},
     pb,
     runtime::Nursery,
 };
@@ -117,8 +117,7 @@ async fn token(
     let until = show::time(answer.expires_at.as_ref());
     match out {
         Some(path) => {
-            write_secret(path, &answer.join)
-                .map_err(|error| Failed::fault(format!("{}: {error}", path.display())))?;
+            write_secret(path, &answer.join).map_err(Failed::fault)?;
             output.note(&format!(
                 "join string for {} in {}",
                 asked.id,

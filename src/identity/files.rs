@@ -58,23 +58,32 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), File
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".new");
     let fresh = path.with_file_name(name);
+    // A file that is there may be somebody else's, open to them, or a link to anywhere.
+    remove(&fresh)?;
     let write = || {
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(mode)
             .open(&fresh)?;
-        // The mode at opening counts for new files only; a left-over one may have another.
+        // The mode at opening is narrowed by the umask.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
         // The rename itself is on disk once the directory is.
-        path.parent()
-            .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        let above = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(above.unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     write().map_err(|cause| failed(path, cause))
+}
+
+/// Writes a line that only its owner may read, such as a join string.
+///
+/// # Errors
+/// When the system refuses.
+pub fn write_secret(path: &Path, text: &str) -> Result<(), FileError> {
+    replace(path, format!("{text}\n").as_bytes(), SECRET)
 }
 
 /// Reads a file that anybody may read.
@@ -137,6 +146,22 @@ mod tests {
             assert!(matches!(error, FileError::Exposed { .. }), "{mode:o}");
             assert!(error.to_string().contains("chmod 600"));
         }
+    }
+
+    #[test]
+    fn a_secret_is_written_to_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, draft) = (dir.path().join("victim"), dir.path().join("join.new"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &draft).unwrap();
+        let path = dir.path().join("join");
+        write_secret(&path, "secret").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        fs::write(&draft, "left over, readable").unwrap();
+        write_secret(&path, "secret").unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "secret\n");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub use authorize::{Action, authorize, may_see_task};
 pub use credentials::{Credentials, Expect, joining_config};
 pub use csr::{Draft, PublicKey};
 pub use enrollment::EnrollmentService;
+pub use files::{FileError, write_secret};
 pub use ledger::{Ledger, LedgerError, MemoryLedger};
 pub use peer::{Caller, Connection, EXPORTER_LABEL, Peer, exporter};
 pub use renewal::{Due, Renewer, keep_renewed, renewal_due};

@@ -94,6 +94,7 @@ impl SkillSettings {
     }
 }
 
-fn first_version() -> String {
+/// Version of what says none.
+pub(in crate::app) fn first_version() -> String {
     "0.1.0".to_owned()
 }

@@ -91,10 +91,10 @@ impl Supervised {
         Self { stop, ended }
     }
 
-    /// Asks the process group to end, and cuts it after `grace`.
-    pub async fn end(mut self, grace: Duration) {
+    /// Asks the process group to end, and cuts it after [`END_GRACE`].
+    pub async fn end(mut self) {
         self.stop.cancel();
-        if timeout(grace + Duration::from_secs(5), self.ended.recv())
+        if timeout(END_GRACE + REAPED, self.ended.recv())
             .await
             .is_err()
         {
@@ -292,7 +292,7 @@ mod tests {
                 }
             }
         }
-        child.end(Duration::from_secs(1)).await;
+        child.end().await;
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
             panic!("no start")
         };
         assert!(group_lives(pid));
-        child.end(Duration::from_secs(10)).await;
+        child.end().await;
         assert!(!group_lives(pid), "a grandchild is left");
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     build::Executables,
-    child::{ChildEvent, END_GRACE, Job, Supervised, last_lines},
+    child::{ChildEvent, Job, Supervised, last_lines},
     error::UpError,
     leftovers::Roster,
     mesh::{Mesh, Program},
@@ -114,7 +114,7 @@ impl LocalMesh {
                         .flat_map(|(a, b)| a.into_iter().chain([b])),
                 )
                 .await;
-                registry.end(END_GRACE).await;
+                registry.end().await;
                 return Err(error);
             }
         };
@@ -161,12 +161,12 @@ impl LocalMesh {
     pub async fn stop(self) {
         end_all(self.sidecars).await;
         end_all(self.agents).await;
-        self.registry.end(END_GRACE).await;
+        self.registry.end().await;
     }
 }
 
 async fn end_all(children: impl IntoIterator<Item = Supervised>) {
-    futures_util::future::join_all(children.into_iter().map(|child| child.end(END_GRACE))).await;
+    futures_util::future::join_all(children.into_iter().map(|child| child.end())).await;
 }
 
 impl Starting<'_> {

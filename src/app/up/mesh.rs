@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    app::settings::{CardSettings, SkillSettings},
+    app::settings::{CardSettings, SkillSettings, card},
     config::{self, ConfigError, Span},
     domain::{AgentName, SkillName, TrustDomain},
 };
@@ -120,7 +120,7 @@ struct MeshToml {
 #[serde(deny_unknown_fields)]
 struct AgentToml {
     name: String,
-    #[serde(default = "first_version")]
+    #[serde(default = "card::first_version")]
     version: String,
     #[serde(default)]
     description: String,
@@ -421,10 +421,6 @@ fn substitute(text: &str, values: &BTreeMap<String, String>) -> Result<String, S
 
 fn default_trust_domain() -> String {
     "attache.local".to_owned()
-}
-
-fn first_version() -> String {
-    "0.1.0".to_owned()
 }
 
 fn one() -> u32 {

@@ -9,7 +9,7 @@ use std::{
 use super::{error::UpError, state::State};
 use crate::{
     domain::{Fault, Member, Reason, SpiffeId, TrustDomain},
-    identity::{Authority, Credentials, Expect, Names, Svid},
+    identity::{Authority, Credentials, Expect, Names, Svid, write_secret},
     pb::{self, identity_client::IdentityClient},
     runtime::{Nursery, clock},
     transport::{Pool, Target},
@@ -124,49 +124,5 @@ impl Operator {
     pub fn instance_in(&self, dir: &Path) -> Option<String> {
         let svid = Svid::load(dir).ok()?;
         svid.peer().instance.as_ref().map(ToString::to_string)
-    }
-}
-
-/// Writes a file that only its owner may read.
-///
-/// # Errors
-/// What the disk says.
-pub fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let draft = path.with_extension("draft");
-    // A file that is there may be somebody else's, open to them, or a link to anywhere.
-    match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = std::fs::File::options()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&draft)?;
-    writeln!(file, "{text}")?;
-    std::fs::rename(draft, path)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
-
-    use super::*;
-
-    #[test]
-    fn a_secret_is_written_to_a_file_of_its_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let (victim, draft) = (dir.path().join("victim"), dir.path().join("join.draft"));
-        fs::write(&victim, "precious").unwrap();
-        std::os::unix::fs::symlink(&victim, &draft).unwrap();
-        let path = dir.path().join("join");
-        write_secret(&path, "secret").unwrap();
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
-        fs::write(&draft, "left over, readable").unwrap();
-        write_secret(&path, "secret").unwrap();
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "secret\n");
     }
 }
