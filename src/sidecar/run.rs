@@ -84,7 +84,7 @@ pub async fn run(
     let instance = credentials
         .instance()
         .ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
-    progress.joined(id.to_string(), instance.to_string());
+    progress.joined(id.to_string(), instance.to_string(), credentials.clone());
     let threads = DataThreads::start(config.threads).map_err(|source| SidecarError::System {
         what: "cannot start the data threads".to_owned(),
         source,

@@ -264,10 +264,14 @@ impl Gate {
         let chain = tls.get_ref().1.peer_certificates();
         let leaf = chain.and_then(|chain| chain.first()).ok_or("none")?;
         let peer = peer_of(leaf).map_err(|_| "unreadable")?;
+        let now = wall();
+        if now >= peer.not_after {
+            return Err("expired just now");
+        }
         let counted = self.members.enter(peer.id.clone(), self.limits.per_member);
         let counted = counted.ok_or("too many")?;
         if let Some(context) = self.threads.first() {
-            context.sightings.saw(&peer, wall());
+            context.sightings.saw(&peer, now);
         }
         Ok((Caller::Member(Arc::new(peer)), Some(counted)))
     }

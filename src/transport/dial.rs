@@ -137,7 +137,14 @@ where
             .connect(name, BufReader::with_capacity(READ_BUFFER, io))
             .await?;
         let peer = peer_behind(&tls).ok_or_else(|| io::Error::other("the peer has no name"))?;
-        owner.sightings.saw(&peer, wall());
+        let now = wall();
+        if now >= peer.not_after {
+            // The verifier sees whole seconds; the connection would be cut at once.
+            return Err(io::Error::other(
+                "the peer's certificate has expired just now",
+            ));
+        }
+        owner.sightings.saw(&peer, now);
         let exporter = exporter(tls.get_ref().1);
         let sender = speak(tls, Some(peer.clone()), owner).await?;
         Ok(Dialed {

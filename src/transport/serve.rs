@@ -70,8 +70,8 @@ where
     let age = around(context.limits.connection_age, rand::random());
     let mut leave = pin!(async {
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = sleep(age) => {}
+            () = stop.cancelled() => "drain",
+            () = sleep(age) => "age",
         }
     });
     let mut cut = pin!(cut(&connection.caller, &context, opened));
@@ -83,7 +83,8 @@ where
                 tracing::info!(remote = ?connection.remote, why, "connection cut");
                 return;
             }
-            () = leave.as_mut(), if !leaving => {
+            why = leave.as_mut(), if !leaving => {
+                tracing::debug!(remote = ?connection.remote, why, "connection told to go");
                 leaving = true;
                 serving.as_mut().graceful_shutdown();
             }

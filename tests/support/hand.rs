@@ -170,7 +170,8 @@ impl ByHand {
         .await;
     }
 
-    fn admin(&self, name: &str) -> String {
+    /// The admin listener of a process, `host:port`.
+    pub fn admin(&self, name: &str) -> String {
         if name == REGISTRY {
             return self.endpoints.registry.admin.clone();
         }
