@@ -20,6 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::identity::Mismatch;
 use crate::identity::Peer;
 use crate::identity::certificate::peer_of;
+use crate::identity::credentials::ALPN;
 use crate::identity::exporter;
 use crate::runtime::Nursery;
 use crate::runtime::clock::wall;
@@ -136,6 +137,9 @@ where
         let tls = connector
             .connect(name, BufReader::with_capacity(READ_BUFFER, io))
             .await?;
+        if tls.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(io::Error::other("it does not speak HTTP/2 (ALPN h2)"));
+        }
         let peer = peer_behind(&tls).ok_or_else(|| io::Error::other("the peer has no name"))?;
         let now = wall();
         if now >= peer.not_after {

@@ -1,11 +1,16 @@
 //! What ends by time: certificates and connections, under load, without a call or a stream that
 //! notices.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use attache::{
     identity::Svid,
     pb::{self, WatchRequest, watch_response::Change},
+    runtime::clock::wall,
     transport::Pool,
     wire::status::reason_of,
 };
@@ -19,6 +24,7 @@ use crate::support::{
     hand::{ByHand, REGISTRY, page},
     load::Load,
     mesh::{Site, Up, agent},
+    skip::skip,
     wait::{eventually, within},
 };
 
@@ -324,5 +330,152 @@ async fn members_whose_certificates_end_are_shut_out_until_the_registry_is_back(
         Some("later"),
         "{:?}",
         late.failure()
+    );
+}
+
+/// Bound of the tasks that must end by it and no earlier; longer than both jumps take.
+const BOUND: Duration = Duration::from_secs(25);
+/// How far the clocks are set.
+const AHEAD: Duration = Duration::from_secs(2 * 3600);
+
+/// The wall clocks of all processes of a mesh, in the test's hand. Monotonic time is nobody's to
+/// change.
+struct Clocks {
+    file: PathBuf,
+}
+
+impl Clocks {
+    /// Puts libfaketime in front of all that is started at a site.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    fn of(site: &mut Site) -> Result<Self, String> {
+        let library = ["x86_64", "aarch64"]
+            .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"))
+            .into_iter()
+            .find(|path| fs::exists(path).unwrap_or(false));
+        let library = library.ok_or("no libfaketime here (Debian: apt-get install libfaketime)")?;
+        let clocks = Self {
+            file: site.path("clocks"),
+        };
+        clocks.set(Duration::ZERO);
+        site.env.extend([
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", clocks.file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]);
+        Ok(clocks)
+    }
+
+    /// Sets all clocks so far ahead of this machine's.
+    fn set(&self, ahead: Duration) {
+        // Replaced whole: it is read at every look at a clock.
+        let fresh = self.file.with_extension("new");
+        fs::write(&fresh, format!("+{}s\n", ahead.as_secs())).unwrap();
+        fs::rename(&fresh, &self.file).unwrap();
+    }
+}
+
+/// When a sidecar's certificate ends.
+fn end(site: &Site, sidecar: &str) -> SystemTime {
+    let dir = site.state().join("sidecars").join(sidecar);
+    Svid::load(&dir).map_or(UNIX_EPOCH, |svid| svid.peer().not_after)
+}
+
+/// Waits until every sidecar has a certificate for this clock and is ready, and a new task runs.
+async fn at_home(site: &Site, up: &Up, ahead: Duration, name: &str) {
+    for (place, sidecar) in SIDECARS.iter().enumerate() {
+        eventually(&format!("{sidecar} has a certificate {name}"), || async {
+            // Of an hour, made by the clock that holds now.
+            let made = end(site, sidecar) - Duration::from_secs(3600);
+            let off = wall() + ahead;
+            let off = off
+                .duration_since(made)
+                .unwrap_or_else(|error| error.duration());
+            let ready = page(&up.endpoints.instances[place].admin, "/readyz").await?;
+            if off < Duration::from_secs(1800) && ready.starts_with("HTTP/1.1 200") {
+                Ok(())
+            } else {
+                Err(format!("{off:?} {ready}\n{}", site.logs()))
+            }
+        })
+        .await;
+    }
+    let mut home = client::local(&up.instance("default/home", 0).local);
+    let ran = client::run(&mut home, client::bounded("test.echo", name, 50)).await;
+    assert_eq!(ran.unwrap().result().as_deref(), Some(name));
+}
+
+#[tokio::test]
+async fn clocks_that_are_set_ahead_and_back_end_nothing() {
+    let mut site = Site::new(&home_and_workers(""));
+    let clocks = match Clocks::of(&mut site) {
+        Ok(clocks) => clocks,
+        Err(why) => {
+            return skip(
+                "lifetimes::clocks_that_are_set_ahead_and_back_end_nothing",
+                &why,
+            );
+        }
+    };
+    let up = site.up(&[]).await;
+    let mut home = client::local(&up.instance("default/home", 0).local);
+    let held = site.path("gate").display().to_string();
+    let across = client::submit(&mut home, client::bounded("test.hold", &held, 900)).await;
+    let across = across.unwrap().id;
+    // By timeout, and by the wall time that it is on the clock that holds now.
+    let never = site.path("never").display().to_string();
+    let bounded = client::submit(&mut home, client::bounded("test.hold", &never, 25));
+    let bounded = bounded.await.unwrap().id;
+    let mut dated = client::spec("test.hold", &never);
+    dated.options = Some(pb::TaskOptions {
+        deadline: Some((wall() + BOUND).into()),
+        ..Default::default()
+    });
+    let dated = client::submit(&mut home, dated).await.unwrap().id;
+    let began = Instant::now();
+    let load = Load::start(home.clone(), 4);
+    at_home(&site, &up, Duration::ZERO, "before").await;
+
+    clocks.set(AHEAD);
+    at_home(&site, &up, AHEAD, "ahead").await;
+    clocks.set(Duration::ZERO);
+    at_home(&site, &up, Duration::ZERO, "back").await;
+
+    let outcome = load.stop().await;
+    outcome.clean();
+    assert_eq!(
+        outcome.count.breaks, 0,
+        "the own agent shows no certificate"
+    );
+    for id in [&bounded, &dated] {
+        let task = client::full(&mut home, id).await.unwrap();
+        let early = began.elapsed() < BOUND;
+        assert!(
+            !early || !client::is_end(task.state()),
+            "ended by a clock: {task:?}"
+        );
+        let seen = client::watch_whole(&mut home, id).await;
+        assert!(
+            began.elapsed() >= BOUND - Duration::from_secs(1),
+            "{seen:?}"
+        );
+        assert_eq!(seen.failure().reason, "DEADLINE_EXCEEDED");
+    }
+    fs::write(site.path("gate"), "").unwrap();
+    let seen = client::watch_whole(&mut home, &across).await;
+    assert_eq!(seen.result().as_deref(), Some("let go"));
+    let runs: Vec<_> = site
+        .runs()
+        .into_iter()
+        .filter(|run| run.1 == across)
+        .collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    // Leases are of the steady clock: nobody was thought silent.
+    assert!(
+        !site.log(REGISTRY).contains("taken out"),
+        "{}",
+        site.log(REGISTRY)
     );
 }
