@@ -216,10 +216,12 @@ async fn connections_that_end_by_age_lose_no_call() {
 }
 
 /// Ends the load and the streams, and checks that nobody has noticed anything.
+#[allow(clippy::print_stdout, reason = "how much it was, for whoever looks")]
 async fn finished(site: &Site, load: Load, held: Held) {
     let outcome = load.stop().await;
     outcome.clean();
     let count = &outcome.count;
+    println!("{count:?}");
     assert_eq!(
         (
             count.unknown,
