@@ -5,6 +5,8 @@
 //! hops between threads and waits most of its life: it is a value that ends when it is dropped.
 //! Names, ids and reasons go into it, never a payload.
 
+use std::fmt;
+
 use opentelemetry::{Context, trace::TraceContextExt};
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -13,6 +15,9 @@ use super::trace::TraceContext;
 
 /// Target of every span that is exported, and of nothing else.
 pub const TARGET: &str = "attache::trace";
+
+/// Most bytes of a reason: agents choose theirs.
+const REASON_MAX: usize = 64;
 
 /// What a span is about.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +62,11 @@ macro_rules! span {
 
 impl Work {
     /// The home takes a task in by `method` of `attache.v1.Agent`; ends when it is acknowledged.
-    pub fn submit(parent: Option<&TraceContext>, method: &str, task_id: &str) -> Self {
+    pub fn submit(
+        parent: Option<&TraceContext>,
+        method: &str,
+        task_id: &impl fmt::Display,
+    ) -> Self {
         let span = tracing::info_span!(
             target: TARGET,
             parent: None,
@@ -68,7 +77,7 @@ impl Work {
             rpc.system = "grpc",
             rpc.service = "attache.v1.Agent",
             rpc.method = method,
-            attache.task_id = task_id,
+            attache.task_id = %task_id,
             attache.skill = Empty,
             attache.correlation_id = Empty,
             attache.caller = Empty,
@@ -154,6 +163,8 @@ impl Work {
 
     /// It failed, for this reason: a word of the contract, never what somebody wrote.
     pub fn fail(&self, reason: &str) {
+        let end = reason.floor_char_boundary(REASON_MAX);
+        let reason = &reason[..end];
         self.span.record("error.type", reason);
         self.span.record("otel.status_description", reason);
     }

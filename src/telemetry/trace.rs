@@ -357,7 +357,8 @@ mod tests {
         #[test]
         fn any_ids_travel_unchanged(trace in 1..u128::MAX, span in 1..u64::MAX, flags in 0..4_u8) {
             let text = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
-            prop_assert_eq!(parse(&text).as_deref(), Some(text.as_str()));
+            let read = parse(&text);
+            prop_assert_eq!(read.as_deref(), Some(text.as_str()));
         }
 
         #[test]
