@@ -147,7 +147,8 @@ impl Parts {
         mtls: Listener,
         local: Listener,
     ) -> Result<Running, SidecarError> {
-        let control = Pool::new(self.credentials.clone(), self.nursery.clone());
+        let age = self.config.connection_age;
+        let control = Pool::aged(self.credentials.clone(), self.nursery.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -164,7 +165,7 @@ impl Parts {
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads);
+        let pools = Pools::members(&self.credentials, threads, age);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -218,8 +219,18 @@ impl Parts {
             introspection::routes(SERVICES),
             introspection::routes(LOCAL_SERVICES),
         );
+        let outer = Limits {
+            connection_age: self.config.connection_age,
+            ..Limits::default()
+        };
+        // The own agent has nowhere to move to and shows no certificate; its client, of whatever
+        // make, may not send again what a GOAWAY crosses.
+        let inner = Limits {
+            connection_age: Limits::AGELESS,
+            ..Limits::default()
+        };
         let security = Security::MutualTls(self.credentials.clone());
-        let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
+        let mtls = Server::start(mtls, security, threads, outer, |thread| {
             mesh_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -227,7 +238,7 @@ impl Parts {
                 .add_service(health_service.clone())
         });
         let plain = Security::Plaintext;
-        let local = Server::start(local, plain, threads, Limits::default(), |thread| {
+        let local = Server::start(local, plain, threads, inner, |thread| {
             local_routes
                 .clone()
                 .add_service(tasks(thread))

@@ -330,9 +330,15 @@ async fn a_waiting_task_goes_out_when_an_agent_comes() {
     bench.route.set(&["i1"], false);
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
+    // It never began: nobody has said so.
+    let unknown = pb::AttemptUnknown::default();
+    opened.say(Answer::AttemptUnknown(unknown.clone())).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
     let mut updates = bench.watch(&id, 0).await.unwrap();
     snapshot(&mut updates).await;
-    let unknown = pb::AttemptUnknown::default();
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
     opened.say(Answer::AttemptUnknown(unknown)).await;
     assert_eq!(event(&mut updates).await.state(), pb::TaskState::Failed);
     assert!(updates.next().await.is_none());
