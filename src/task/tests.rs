@@ -100,6 +100,7 @@ impl Route for Here {
             instance: instance(),
             agent,
             idempotent: self.idempotent,
+            boot_id: "b".into(),
         }]
     }
 

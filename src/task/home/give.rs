@@ -185,6 +185,7 @@ impl Tasks {
             agent: to.agent.to_string(),
             at: Some(at.wall.into()),
             idempotent: to.idempotent,
+            boot_id: to.boot_id,
         };
         let task_id = entry.kept.task.id.clone();
         self.gates.sent(&to.instance, at.now);
