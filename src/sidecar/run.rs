@@ -94,6 +94,7 @@ pub async fn run(
         config,
         id,
         instance,
+        boot_id: uuid::Uuid::now_v7().to_string(),
         credentials,
         progress,
         nursery,
@@ -116,6 +117,8 @@ struct Parts {
     config: SidecarConfig,
     id: SpiffeId,
     instance: InstanceId,
+    /// Names this run of the process.
+    boot_id: String,
     credentials: Credentials,
     progress: Arc<Progress>,
     nursery: Nursery,
@@ -273,6 +276,7 @@ impl Parts {
             zone: self.config.zone.clone(),
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(now.into()),
+            boot_id: self.boot_id.clone(),
             ..Default::default()
         };
         Described {
@@ -291,7 +295,7 @@ impl Parts {
         let config = ExecutorConfig {
             own: self.id.clone(),
             slots,
-            boot_id: uuid::Uuid::now_v7().to_string(),
+            boot_id: self.boot_id.clone(),
             skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
         };
         let nurseries = threads
