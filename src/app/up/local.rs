@@ -36,6 +36,10 @@ const READY: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Events of children that wait to be shown.
 const EVENTS: usize = 64;
+/// What a process of ours gets beyond its drain before it is killed.
+const BEYOND_DRAIN: Duration = Duration::from_secs(5);
+/// How long an agent may take to end: its sidecar has drained, so it has nothing to do.
+const AGENT_ENDS: Duration = Duration::from_secs(10);
 /// What agents must reach without a proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
@@ -65,6 +69,12 @@ struct Starting<'a> {
     tell: mpsc::Sender<ChildEvent>,
     events: mpsc::Receiver<ChildEvent>,
     roster: Roster,
+}
+
+/// How long a whole mesh may take to end: the sidecars, their agents, the registry, one after the
+/// other, and what is killed then.
+pub fn ends_within(mesh: &Mesh) -> Duration {
+    mesh.sidecars.drain.0 + mesh.registry.drain.0 + 2 * BEYOND_DRAIN + 2 * AGENT_ENDS
 }
 
 impl LocalMesh {
@@ -157,7 +167,9 @@ impl LocalMesh {
         Some(event)
     }
 
-    /// Drains the sidecars, then ends agents and registry.
+    /// Drains the sidecars, then ends agents and registry: agents after their sidecars, which let
+    /// their work finish, and the registry last, which tells everybody who drains. See
+    /// [`ends_within`].
     pub async fn stop(self) {
         end_all(self.sidecars).await;
         end_all(self.agents).await;
@@ -182,6 +194,7 @@ impl Starting<'_> {
             certificate_life: self.mesh.registry.certificate_life,
             connection_age: self.mesh.registry.connection_age,
             lease: self.mesh.registry.lease,
+            drain: self.mesh.registry.drain,
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         let config = self.state.write("config/registry.toml", &text)?;
@@ -286,6 +299,8 @@ impl Starting<'_> {
             zone: String::new(),
             threads: 0,
             connection_age: self.mesh.sidecars.connection_age,
+            drain: self.mesh.sidecars.drain,
+            agent_lost_after: self.mesh.sidecars.agent_lost_after,
             agent: Some(instance.handler.clone()),
             journal: Journaling::default(),
             card: instance.agent.card.clone(),
@@ -323,6 +338,7 @@ impl Starting<'_> {
             command,
             env,
             &self.mesh.dir.clone(),
+            AGENT_ENDS,
         )?))
     }
 
@@ -338,7 +354,19 @@ impl Starting<'_> {
             "--until-stdin-closes".to_owned(),
         ];
         let dir = self.state.dir().to_path_buf();
-        self.child(name.to_owned(), command.to_vec(), BTreeMap::new(), &dir)
+        let drain = if name == "registry" {
+            self.mesh.registry.drain
+        } else {
+            self.mesh.sidecars.drain
+        };
+        let grace = drain.0 + BEYOND_DRAIN;
+        self.child(
+            name.to_owned(),
+            command.to_vec(),
+            BTreeMap::new(),
+            &dir,
+            grace,
+        )
     }
 
     fn child(
@@ -347,6 +375,7 @@ impl Starting<'_> {
         command: Vec<String>,
         env: BTreeMap<String, String>,
         dir: &Path,
+        grace: Duration,
     ) -> Result<Supervised, UpError> {
         let log = self.state.private("logs")?.join(format!("{name}.log"));
         let job = Job {
@@ -355,6 +384,7 @@ impl Starting<'_> {
             env,
             dir: dir.to_path_buf(),
             log,
+            grace,
         };
         Ok(Supervised::start(self.nursery, job, self.tell.clone()))
     }

@@ -13,6 +13,6 @@ pub mod roles;
 pub mod state;
 
 pub use error::UpError;
-pub use local::LocalMesh;
+pub use local::{LocalMesh, ends_within};
 pub use mesh::Mesh;
 pub use state::State;

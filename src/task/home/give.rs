@@ -12,7 +12,7 @@ use crate::task::doors::{Candidate, Want};
 use crate::task::spec::Moment;
 
 use super::lanes::Lanes;
-use super::machine::{Carrying, Effect, LOST_AFTER, Tasks, World};
+use super::machine::{Carrying, Effect, Tasks, World};
 
 /// Most lanes looked at in one go; the rest is looked at in the next.
 const PUMP_LANES: usize = 64;
@@ -177,7 +177,7 @@ impl Tasks {
         if let Some(lane) = entry.lane.take() {
             self.lanes.remove(&lane, task);
         }
-        entry.lost_at = Some(at.now + LOST_AFTER);
+        entry.lost_at = Some(at.now + self.lost_after);
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),

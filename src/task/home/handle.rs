@@ -86,12 +86,13 @@ impl Home {
         let released = Arc::new(Released::new(replay.shards.len()));
         let failed = Stop::new();
         let mut inboxes = Vec::new();
-        for (place, (tasks, nursery)) in replay
+        for (place, (mut tasks, nursery)) in replay
             .shards
             .into_iter()
             .zip(nurseries.iter().cycle())
             .enumerate()
         {
+            tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
             let shard = Shard {
@@ -286,6 +287,11 @@ impl Home {
             answer,
         })
         .await
+    }
+
+    /// Cancelled when the home drains: whoever passes on streams of other homes ends them then too.
+    pub fn drains(&self) -> Stop {
+        self.shared.drain.clone()
     }
 
     /// Takes no new tasks, ends every watcher's stream with its cursor, and returns when all that

@@ -24,6 +24,7 @@ use crate::pb::journal::{Record, Submitted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::{Moment, NewTask};
 
+use super::config::LOST_AFTER;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 use super::gate::Gates;
 use super::kept::{Kept, UNCONFIRMED};
@@ -32,8 +33,6 @@ use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
-/// An executor is lost after this long without a word.
-pub(super) const LOST_AFTER: Duration = Duration::from_secs(45);
 /// Starts of a task whose skill may run twice.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// What a submitter is told to wait when there is no room.
@@ -70,6 +69,8 @@ pub(super) struct Tasks {
     /// Stands for every deadline until the replay is over.
     pub(super) base: Instant,
     pub(super) limits: Limits,
+    /// An executor is lost after this long without a word.
+    pub(super) lost_after: Duration,
     /// Boxed: a tree moves its values when it grows and shrinks, and these are large.
     pub(super) tasks: BTreeMap<Uuid, Box<Entry>>,
     pub(super) lanes: Lanes,
@@ -100,6 +101,7 @@ impl Tasks {
             own,
             base,
             limits,
+            lost_after: LOST_AFTER,
             tasks: BTreeMap::new(),
             lanes: Lanes::default(),
             gates: Gates::default(),
