@@ -88,6 +88,7 @@ pub async fn run(
         credentials,
         progress,
         nursery,
+        control: Nursery::here(),
         stop,
     };
     let listening = Listening {
@@ -111,6 +112,8 @@ pub(super) struct Parts {
     credentials: Credentials,
     pub(super) progress: Arc<Progress>,
     pub(super) nursery: Nursery,
+    /// Connections to the registry: they outlive what says goodbye over them.
+    pub(super) control: Nursery,
     pub(super) stop: Stop,
 }
 
@@ -132,7 +135,7 @@ impl Parts {
         local: Listener,
     ) -> Result<Running, SidecarError> {
         let age = self.config.connection_age;
-        let control = Pool::aged(self.credentials.clone(), self.nursery.clone(), age);
+        let control = Pool::aged(self.credentials.clone(), self.control.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));

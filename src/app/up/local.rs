@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::{
 
 use super::{
     build::Executables,
-    child::{ChildEvent, Job, Supervised, last_lines},
+    child::{ChildEvent, Supervised, last_lines},
     error::UpError,
     leftovers::Roster,
     mesh::{Mesh, Program},
@@ -37,12 +36,9 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Events of children that wait to be shown.
 const EVENTS: usize = 64;
 /// What a process of ours gets beyond its drain before it is killed.
-const BEYOND_DRAIN: Duration = Duration::from_secs(5);
+pub(super) const BEYOND_DRAIN: Duration = Duration::from_secs(5);
 /// How long an agent may take to end: its sidecar has drained, so it has nothing to do.
-const AGENT_ENDS: Duration = Duration::from_secs(10);
-/// What agents must reach without a proxy.
-const NO_PROXY: &str = "localhost,127.0.0.1,::1";
-
+pub(super) const AGENT_ENDS: Duration = Duration::from_secs(10);
 /// A running mesh.
 #[derive(Debug)]
 pub struct LocalMesh {
@@ -62,11 +58,11 @@ struct Around<'a> {
     built: &'a Executables,
 }
 
-struct Starting<'a> {
-    state: &'a State,
-    mesh: &'a Mesh,
-    nursery: &'a Nursery,
-    tell: mpsc::Sender<ChildEvent>,
+pub(super) struct Starting<'a> {
+    pub(super) state: &'a State,
+    pub(super) mesh: &'a Mesh,
+    pub(super) nursery: &'a Nursery,
+    pub(super) tell: mpsc::Sender<ChildEvent>,
     events: mpsc::Receiver<ChildEvent>,
     roster: Roster,
 }
@@ -309,84 +305,6 @@ impl Starting<'_> {
         Ok(self
             .state
             .write(&format!("config/{}.toml", instance.label), &text)?)
-    }
-
-    fn start_agent(
-        &mut self,
-        instance: &Instance<'_>,
-        built: &Executables,
-    ) -> Result<Option<Supervised>, UpError> {
-        let agent = instance.agent;
-        let mut command = match &agent.program {
-            Program::External => return Ok(None),
-            Program::Command { command, .. } => command.clone(),
-            Program::Cargo { package, bin } => {
-                let path = built.get(&(package.clone(), bin.clone()));
-                vec![path.map_or_else(|| bin.clone(), |path| path.display().to_string())]
-            }
-        };
-        command.extend(agent.args.iter().cloned());
-        let mut env = agent.env.clone();
-        env.insert("ATTACHE_LISTEN".into(), instance.handler.clone());
-        env.insert("ATTACHE_SIDECAR".into(), instance.local.clone());
-        // A proxy of the user's shell must not see what agents say to their own machine.
-        env.insert("NO_PROXY".into(), NO_PROXY.into());
-        env.insert("no_proxy".into(), NO_PROXY.into());
-        let name = format!("{}-agent", instance.label);
-        Ok(Some(self.child(
-            name,
-            command,
-            env,
-            &self.mesh.dir.clone(),
-            AGENT_ENDS,
-        )?))
-    }
-
-    /// One of our own processes. It drains when its standard input closes, so that it does not
-    /// outlive an `up` that was killed.
-    fn attache(&mut self, name: &str, verb: &str, config: &Path) -> Result<Supervised, UpError> {
-        let program = std::env::current_exe().map_err(UpError::NoProgram)?;
-        let command = [
-            program.display().to_string(),
-            verb.to_owned(),
-            "--config".to_owned(),
-            config.display().to_string(),
-            "--until-stdin-closes".to_owned(),
-        ];
-        let dir = self.state.dir().to_path_buf();
-        let drain = if name == "registry" {
-            self.mesh.registry.drain
-        } else {
-            self.mesh.sidecars.drain
-        };
-        let grace = drain.0 + BEYOND_DRAIN;
-        self.child(
-            name.to_owned(),
-            command.to_vec(),
-            BTreeMap::new(),
-            &dir,
-            grace,
-        )
-    }
-
-    fn child(
-        &mut self,
-        name: String,
-        command: Vec<String>,
-        env: BTreeMap<String, String>,
-        dir: &Path,
-        grace: Duration,
-    ) -> Result<Supervised, UpError> {
-        let log = self.state.private("logs")?.join(format!("{name}.log"));
-        let job = Job {
-            name,
-            command,
-            env,
-            dir: dir.to_path_buf(),
-            log,
-            grace,
-        };
-        Ok(Supervised::start(self.nursery, job, self.tell.clone()))
     }
 
     /// Waits until every process is ready; a death on the way is fatal and shown.

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod child;
 pub mod error;
+mod jobs;
 pub mod leftovers;
 pub mod local;
 pub mod mesh;

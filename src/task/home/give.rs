@@ -137,6 +137,9 @@ impl Tasks {
 
     /// Sends the task to whoever fits best and has room.
     fn give(&mut self, task: Uuid, world: World<'_>) -> Given {
+        if self.holding {
+            return Given::Busy;
+        }
         let Some(entry) = self.tasks.get(&task) else {
             return Given::Nobody;
         };

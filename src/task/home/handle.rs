@@ -294,6 +294,18 @@ impl Home {
         self.shared.drain.clone()
     }
 
+    /// Gives nothing more out, and returns when no attempt is under way anywhere: its executors may
+    /// be about to stop as well, and want everything acknowledged. New tasks are taken, and wait.
+    pub async fn settle(&self) {
+        let all = (0..self.shared.inboxes.len())
+            .map(|shard| self.ask(shard, |answer| Request::Settle { answer }));
+        for settled in join_all(all).await {
+            if let Err(fault) = settled {
+                tracing::error!(%fault, "a shard could not be settled");
+            }
+        }
+    }
+
     /// Takes no new tasks, ends every watcher's stream with its cursor, and returns when all that
     /// was acknowledged is on disk. Tasks under way go on, here or after a restart.
     pub async fn drain(&self) {

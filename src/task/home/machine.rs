@@ -87,6 +87,8 @@ pub(super) struct Tasks {
     pub(super) ended_bytes: usize,
     pub(super) live_bytes: usize,
     pub(super) draining: bool,
+    /// What waits goes on waiting: nobody is given anything any more.
+    pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
     /// Tasks that end with the attempt that made them, and its token.
@@ -113,6 +115,7 @@ impl Tasks {
             ended_bytes: 0,
             live_bytes: 0,
             draining: false,
+            holding: false,
             low_space: false,
             children: BTreeMap::new(),
             records: Vec::new(),
