@@ -129,6 +129,7 @@ impl Bench {
         let config = HomeConfig {
             instance: "home".parse().unwrap(),
             own: own(),
+            lost_after: super::config::LOST_AFTER,
         };
         let routes: Arc<dyn Route> = route.clone();
         let connect: Arc<dyn Connect> = Arc::new(FakeConnect { opened: opens });

@@ -27,7 +27,7 @@ use crate::task::spec::Moment;
 use super::dispatch::{Carrier, First, Said};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::released::Released;
-use super::request::{Mark, Request, Watchers};
+use super::request::{Mark, Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -81,6 +81,8 @@ pub(super) struct Running {
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Who waits until no attempt is under way; at most one, the process's own end.
+    pub(super) settling: Vec<Reply<()>>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
@@ -95,6 +97,7 @@ impl Shard {
             pending: Vec::new(),
             stuck: false,
             carriers: HashMap::new(),
+            settling: Vec::new(),
             watchers: HashMap::new(),
             shard: self,
         };
@@ -116,6 +119,12 @@ impl Running {
         loop {
             self.append()?;
             self.perform();
+            if self.carriers.is_empty() {
+                for settled in self.settling.drain(..) {
+                    // Whoever asked may have given up.
+                    drop(settled.send(Ok(())));
+                }
+            }
             let next = self.next_wake();
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
