@@ -19,6 +19,7 @@ use crate::{
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop, clock},
+    telemetry::{Telemetry, otlp::Identity},
     transport::{Limits, Listener, Security, Server},
 };
 
@@ -52,6 +53,7 @@ pub struct Listening {
 /// When anything it needs is missing or taken.
 pub async fn run(
     settings: &RegistrySettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -64,6 +66,7 @@ pub async fn run(
     let authority = Arc::new(Authority::open(&settings.ca)?);
     authority.roll_over(clock::wall())?;
     let id = own_id(settings, &authority)?;
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
     let credentials = Credentials::new(authority.svid(&id, None, OWN_LIFE)?);
     let store = open_store(settings)?;
 
@@ -98,6 +101,7 @@ pub async fn run(
     });
     let inspect = Arc::new(Inspected {
         id: id.clone(),
+        telemetry,
         engine,
         stop: stop.clone(),
     });
@@ -216,6 +220,7 @@ fn keep_own_certificate(
 
 struct Inspected {
     id: SpiffeId,
+    telemetry: Telemetry,
     engine: Engine,
     stop: Stop,
 }
@@ -227,6 +232,10 @@ impl Inspect for Inspected {
         } else {
             Ok(())
         }
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     fn info(&self) -> Value {

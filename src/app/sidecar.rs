@@ -6,6 +6,7 @@ use super::{error::StartError, registry::private_dir, settings::SidecarSettings}
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
+    telemetry::Telemetry,
 };
 
 /// Environment variable that may hold a join string.
@@ -19,6 +20,7 @@ const LOCAL_TCP: &str = "127.0.0.1:7600";
 /// When a setting is wrong, or it cannot start or go on.
 pub async fn run(
     settings: &SidecarSettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -57,6 +59,7 @@ pub async fn run(
         agent: settings.agent.clone(),
         journal: settings.journal,
         card: settings.card.card(),
+        telemetry,
     };
     Ok(Box::pin(sidecar::run(config, stop, started)).await?)
 }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{Layer, Registry, filter::Targets};
 
 use super::span::TARGET;
+use crate::domain::{Member, SpiffeId};
 
 /// Spans that wait to be sent: some seconds at a thousand tasks a second, and about 8 MiB.
 const QUEUE: usize = 8192;
@@ -89,6 +90,24 @@ pub struct Identity {
     pub namespace: Option<String>,
     /// Which copy of it.
     pub instance: String,
+}
+
+impl Identity {
+    /// What a member is called in traces; `instance` tells its copies apart.
+    pub fn of(id: &SpiffeId, instance: &str) -> Self {
+        let (name, namespace) = match &id.member {
+            Member::Agent(name) | Member::Service(name) => {
+                (name.name.to_string(), Some(name.namespace.to_string()))
+            }
+            Member::Registry(_) => ("registry".to_owned(), None),
+            Member::Operator(name) => (name.to_string(), None),
+        };
+        Self {
+            name,
+            namespace,
+            instance: instance.to_owned(),
+        }
+    }
 }
 
 /// The traces of this process. Clones are the same; the default is off.

@@ -3,7 +3,9 @@
 pub mod card;
 pub mod registry;
 pub mod sidecar;
+pub mod telemetry;
 
 pub use card::{CardSettings, SkillSettings};
 pub use registry::RegistrySettings;
 pub use sidecar::SidecarSettings;
+pub use telemetry::TelemetrySettings;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::telemetry::TelemetrySettings;
+
 /// Port of the registry's mutual TLS listener.
 pub const REGISTRY_PORT: u16 = 7443;
 /// Port of the enrolment listener.
@@ -29,6 +31,8 @@ pub struct RegistrySettings {
     pub admin: String,
     /// Data threads; 0: one per core.
     pub threads: usize,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for RegistrySettings {
@@ -41,6 +45,7 @@ impl Default for RegistrySettings {
             enrollment: format!("[::]:{ENROLLMENT_PORT}"),
             admin: format!("127.0.0.1:{REGISTRY_ADMIN_PORT}"),
             threads: 0,
+            telemetry: TelemetrySettings::default(),
         }
     }
 }

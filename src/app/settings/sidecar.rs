@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
+use super::telemetry::TelemetrySettings;
 use crate::sidecar::Journaling;
 
 /// Port of the sidecar's mutual TLS listener.
@@ -44,6 +45,8 @@ pub struct SidecarSettings {
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
     /// What the agent publishes about itself.
     pub card: CardSettings,
 }
@@ -63,6 +66,7 @@ impl Default for SidecarSettings {
             threads: 0,
             agent: None,
             journal: Journaling::Disk,
+            telemetry: TelemetrySettings::default(),
             card: CardSettings::default(),
         }
     }

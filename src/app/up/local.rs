@@ -179,6 +179,7 @@ impl Starting<'_> {
             enrollment: at.enrollment.clone(),
             admin: at.admin.clone(),
             threads: 0,
+            telemetry: self.mesh.telemetry.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         let config = self.state.write("config/registry.toml", &text)?;
@@ -284,6 +285,7 @@ impl Starting<'_> {
             threads: 0,
             agent: Some(instance.handler.clone()),
             journal: Journaling::default(),
+            telemetry: self.mesh.telemetry.clone(),
             card: instance.agent.card.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");

@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    app::settings::{CardSettings, SkillSettings, card},
+    app::settings::{CardSettings, SkillSettings, TelemetrySettings, card},
     config::{self, ConfigError, Span},
     domain::{AgentName, SkillName, TrustDomain},
 };
@@ -32,6 +32,8 @@ pub struct Mesh {
     pub tasks: Vec<MeshTask>,
     /// Ports of the registry, where the file names them.
     pub ports: RegistryPorts,
+    /// Where the traces of all go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// One agent of the mesh.
@@ -110,6 +112,8 @@ struct MeshToml {
     set: BTreeMap<String, String>,
     #[serde(default)]
     registry: RegistryPorts,
+    #[serde(default)]
+    telemetry: TelemetrySettings,
     #[serde(default)]
     agents: Vec<AgentToml>,
     #[serde(default)]
@@ -235,6 +239,7 @@ fn check(
         agents,
         tasks,
         ports: toml.registry,
+        telemetry: toml.telemetry,
     })
 }
 
