@@ -138,8 +138,8 @@ pub struct Sent {
     pub dropped: u64,
 }
 
-/// What a subscriber needs to record spans.
-pub type TraceLayer = Box<dyn Layer<Registry> + Send + Sync>;
+/// What a subscriber is made of.
+pub type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 impl Traces {
     /// Makes everything ready; nothing is sent before [`Export::run`] is. Inside of a tokio runtime.
@@ -184,7 +184,7 @@ impl Traces {
     }
 
     /// The layer that records spans of [`TARGET`]; `None` where nobody asked for traces.
-    pub fn layer(&self) -> Option<TraceLayer> {
+    pub fn layer(&self) -> Option<BoxedLayer> {
         let open = self.open.as_ref()?;
         let tracer = open.provider.tracer("attache");
         let ours = Targets::new().with_target(TARGET, tracing::Level::INFO);
