@@ -21,6 +21,7 @@ mod grpcurl;
 mod impostor;
 mod lifecycle;
 mod namespaces;
+mod trace;
 
 #[path = "../support/mod.rs"]
 mod support;

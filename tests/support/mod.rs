@@ -4,6 +4,7 @@
 #![allow(missing_debug_implementations, reason = "nobody prints these")]
 
 pub mod client;
+pub mod collector;
 pub mod mesh;
 pub mod netns;
 pub mod process;
