@@ -28,6 +28,7 @@ use crate::{
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop},
+    telemetry::{Telemetry, otlp::Identity},
     transport::{Limits, Listener, Security, Server},
 };
 
@@ -56,6 +57,7 @@ pub struct Listening {
 /// When anything it needs is missing or taken.
 pub async fn run(
     settings: &RegistrySettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -69,6 +71,7 @@ pub async fn run(
     let drain = DRAIN.within(settings.drain)?;
     let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
 
@@ -103,6 +106,7 @@ pub async fn run(
     });
     let inspect = Arc::new(Inspected {
         id: id.clone(),
+        telemetry,
         engine,
         stop: stop.clone(),
     });
@@ -209,6 +213,7 @@ fn keep_own_certificate(nursery: &Nursery, authority: &Arc<Authority>, credentia
 
 struct Inspected {
     id: SpiffeId,
+    telemetry: Telemetry,
     engine: Engine,
     stop: Stop,
 }
@@ -220,6 +225,10 @@ impl Inspect for Inspected {
         } else {
             Ok(())
         }
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     fn info(&self) -> Value {

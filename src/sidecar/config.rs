@@ -9,6 +9,7 @@ pub use super::join::Invitation;
 use crate::{
     domain::{InstanceId, SpiffeId},
     pb,
+    telemetry::Telemetry,
 };
 
 /// What a sidecar is told.
@@ -46,6 +47,8 @@ pub struct SidecarConfig {
     pub journal: Journaling,
     /// The card as configured.
     pub card: pb::AgentCard,
+    /// How it is seen.
+    pub telemetry: Telemetry,
 }
 
 /// Where a home's tasks are kept.

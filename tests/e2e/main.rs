@@ -24,6 +24,7 @@ mod lifecycle;
 mod lifetimes;
 mod namespaces;
 mod outage;
+mod trace;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,6 +7,7 @@ pub mod client;
 pub mod hand;
 pub mod ledger;
 pub mod load;
+pub mod collector;
 pub mod mesh;
 pub mod netns;
 pub mod process;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE};
 use crate::config::Span;
+use super::telemetry::TelemetrySettings;
 
 /// Port of the registry's mutual TLS listener.
 pub const REGISTRY_PORT: u16 = 7443;
@@ -40,6 +41,8 @@ pub struct RegistrySettings {
     pub lease: Span,
     /// How long it may take to end; see [`DRAIN`].
     pub drain: Span,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for RegistrySettings {
@@ -56,6 +59,7 @@ impl Default for RegistrySettings {
             connection_age: CONNECTION_AGE.default,
             lease: LEASE.default,
             drain: DRAIN.default,
+            telemetry: TelemetrySettings::default(),
         }
     }
 }

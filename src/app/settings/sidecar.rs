@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::card::CardSettings;
 use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN};
 use crate::config::Span;
+use super::telemetry::TelemetrySettings;
 use crate::sidecar::Journaling;
 
 /// Port of the sidecar's mutual TLS listener.
@@ -53,6 +54,8 @@ pub struct SidecarSettings {
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
     /// What the agent publishes about itself.
     pub card: CardSettings,
 }
@@ -75,6 +78,7 @@ impl Default for SidecarSettings {
             agent_lost_after: AGENT_LOST_AFTER.default,
             agent: None,
             journal: Journaling::Disk,
+            telemetry: TelemetrySettings::default(),
             card: CardSettings::default(),
         }
     }

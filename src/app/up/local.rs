@@ -191,6 +191,7 @@ impl Starting<'_> {
             connection_age: self.mesh.registry.connection_age,
             lease: self.mesh.registry.lease,
             drain: self.mesh.registry.drain,
+            telemetry: self.mesh.telemetry.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         let config = self.state.write("config/registry.toml", &text)?;
@@ -299,6 +300,7 @@ impl Starting<'_> {
             agent_lost_after: self.mesh.sidecars.agent_lost_after,
             agent: Some(instance.handler.clone()),
             journal: Journaling::default(),
+            telemetry: self.mesh.telemetry.clone(),
             card: instance.agent.card.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
