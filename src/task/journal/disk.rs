@@ -28,6 +28,8 @@ pub trait Disk: Debug + Send {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes created, renamed and removed names durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Bytes that may still be reserved; cheap enough to be asked once a second.
+    fn free(&self) -> io::Result<u64>;
 }
 
 /// An open file of a [`Disk`].
@@ -119,6 +121,11 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self) -> io::Result<()> {
         self.dir.sync_all()
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 

@@ -81,6 +81,12 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// Whether there is no room on the disk, which passes by itself: nothing was lost.
+    pub(super) fn no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// For `map_err`: an operation on a file and the system's answer.
     pub(super) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();

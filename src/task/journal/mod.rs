@@ -31,8 +31,11 @@ mod frame;
 mod handle;
 mod log;
 mod queue;
+mod recover;
 mod writer;
 
+#[cfg(test)]
+mod controls;
 #[cfg(test)]
 mod faulty;
 #[cfg(test)]
