@@ -56,6 +56,8 @@ pub async fn run(
         threads,
         agent: settings.agent.clone(),
         journal: settings.journal,
+        journal_segment: settings.journal_segment.0,
+        disk_reserve: settings.disk_reserve.0,
         card: settings.card.card(),
     };
     Ok(Box::pin(sidecar::run(config, stop, started)).await?)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Span;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
 
 /// Shown under `attache --help`.
@@ -219,6 +219,9 @@ pub struct SidecarArgs {
     /// `memory` loses all tasks at a restart: to measure what the disk costs
     #[arg(long, env = "ATTACHE_JOURNAL", value_name = "disk|memory", hide = true)]
     pub journal: Option<Journaling>,
+    /// Free space below which no task is taken, such as 256MiB
+    #[arg(long, env = "ATTACHE_DISK_RESERVE", value_name = "SIZE")]
+    pub disk_reserve: Option<Size>,
     /// Print the configuration in force and end
     #[arg(long)]
     pub print_config: bool,

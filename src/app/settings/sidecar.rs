@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
+use crate::config::Size;
 use crate::sidecar::Journaling;
 
 /// Port of the sidecar's mutual TLS listener.
@@ -44,6 +45,10 @@ pub struct SidecarSettings {
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
+    /// Length of the journal's files, two of which are there from the start: `4KiB` to `256MiB`.
+    pub journal_segment: Size,
+    /// What must be free on the disk of `state` for a new task to be taken; `0`: anything.
+    pub disk_reserve: Size,
     /// What the agent publishes about itself.
     pub card: CardSettings,
 }
@@ -63,6 +68,8 @@ impl Default for SidecarSettings {
             threads: 0,
             agent: None,
             journal: Journaling::Disk,
+            journal_segment: Size(16 << 20),
+            disk_reserve: Size(256 << 20),
             card: CardSettings::default(),
         }
     }

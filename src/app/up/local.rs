@@ -27,7 +27,6 @@ use crate::{
     app::settings::{RegistrySettings, SidecarSettings},
     domain::{Member, SpiffeId},
     runtime::Nursery,
-    sidecar::Journaling,
 };
 
 /// How long everything may take to become ready.
@@ -283,8 +282,8 @@ impl Starting<'_> {
             zone: String::new(),
             threads: 0,
             agent: Some(instance.handler.clone()),
-            journal: Journaling::default(),
             card: instance.agent.card.clone(),
+            ..SidecarSettings::default()
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         Ok(self

@@ -25,14 +25,14 @@ use super::view::ListQuery;
 use super::watch::TaskUpdates;
 
 /// A stream that the home opened, in the test's hands.
-struct Opened {
+pub(super) struct Opened {
     instance: InstanceId,
     steps: Steps,
     say: mpsc::Sender<Result<pb::ExecuteResponse, Status>>,
 }
 
 impl Opened {
-    async fn step(&mut self) -> Step {
+    pub(super) async fn step(&mut self) -> Step {
         self.steps.next().await.unwrap().step.unwrap()
     }
 
@@ -43,11 +43,11 @@ impl Opened {
             .unwrap();
     }
 
-    async fn accept(&self) {
+    pub(super) async fn accept(&self) {
         self.say(Answer::Accepted(pb::Accepted::default())).await;
     }
 
-    async fn update(&self, number: u64, update: Update) {
+    pub(super) async fn update(&self, number: u64, update: Update) {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
@@ -59,7 +59,7 @@ impl Opened {
         .await;
     }
 
-    async fn acked(&mut self, update: u64) {
+    pub(super) async fn acked(&mut self, update: u64) {
         loop {
             if let Step::Ack(ack) = self.step().await
                 && ack.update == update
@@ -102,14 +102,14 @@ impl Parents for NoParents {
     }
 }
 
-struct Bench {
-    home: Home,
+pub(super) struct Bench {
+    pub(super) home: Home,
     route: Arc<FakeRoute>,
     opened: mpsc::Receiver<Opened>,
 }
 
 impl Bench {
-    fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
+    pub(super) fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
         let route = Arc::new(FakeRoute::of(names, false));
         let (opens, opened) = mpsc::channel(16);
         let config = HomeConfig {
@@ -175,7 +175,7 @@ impl Bench {
         self.home.run(asked, 0).await.unwrap()
     }
 
-    async fn next(&mut self) -> Opened {
+    pub(super) async fn next(&mut self) -> Opened {
         self.opened.recv().await.unwrap()
     }
 
@@ -184,7 +184,7 @@ impl Bench {
     }
 }
 
-fn result() -> Update {
+pub(super) fn result() -> Update {
     Update::Result(pb::TaskResult {
         parts: vec![text("done")],
         ..Default::default()

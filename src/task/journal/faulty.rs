@@ -17,13 +17,13 @@ const SECTOR: usize = 512;
 
 /// Clones are the same disk.
 #[derive(Debug, Clone)]
-pub(crate) struct FaultyDisk {
+pub(in crate::task) struct FaultyDisk {
     state: Arc<Mutex<State>>,
 }
 
 /// How a planned operation goes wrong. What it was to write may be there in part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(in crate::task) enum Fault {
     /// An error, once.
     Error,
     /// No room, once.
@@ -73,7 +73,7 @@ impl Default for FaultyDisk {
 }
 
 impl FaultyDisk {
-    pub(crate) fn seeded(seed: u64) -> Self {
+    pub(in crate::task) fn seeded(seed: u64) -> Self {
         let state = State {
             random: StdRng::seed_from_u64(seed),
             files: Vec::new(),
@@ -91,42 +91,42 @@ impl FaultyDisk {
     }
 
     /// The operation after `operations` more ones goes wrong.
-    pub(crate) fn plan(&self, operations: u32, fault: Fault) {
+    pub(in crate::task) fn plan(&self, operations: u32, fault: Fault) {
         self.state.lock().plan = Some((operations, fault));
     }
 
     /// The operation after `operations` more ones fails, once.
-    pub(crate) fn fail_in(&self, operations: u32) {
+    pub(in crate::task) fn fail_in(&self, operations: u32) {
         self.plan(operations, Fault::Error);
     }
 
     /// Bytes that all files together may have; `None`: any.
-    pub(crate) fn set_room(&self, room: Option<u64>) {
+    pub(in crate::task) fn set_room(&self, room: Option<u64>) {
         self.state.lock().room = room;
     }
 
     /// Bytes of all files.
-    pub(super) fn used(&self) -> u64 {
+    pub(in crate::task) fn used(&self) -> u64 {
         self.state.lock().used()
     }
 
     /// What happens during each sync.
-    pub(super) fn during_sync(&self, act: Option<Box<dyn FnMut() + Send>>) {
+    pub(in crate::task) fn during_sync(&self, act: Option<Box<dyn FnMut() + Send>>) {
         self.state.lock().slow.0 = act;
     }
 
-    pub(super) fn syncs(&self) -> u64 {
+    pub(in crate::task) fn syncs(&self) -> u64 {
         self.state.lock().syncs
     }
 
     /// The process ends; what the system has stays.
-    pub(crate) fn restart(&self) {
+    pub(in crate::task) fn restart(&self) {
         let mut state = self.state.lock();
         (state.plan, state.dead) = (None, false);
     }
 
     /// The machine ends: any of what was not synced is there, or not.
-    pub(super) fn power_loss(&self) {
+    pub(in crate::task) fn power_loss(&self) {
         let mut state = self.state.lock();
         let State {
             random,
@@ -162,7 +162,7 @@ impl FaultyDisk {
     }
 
     /// Bytes of every file by name, to be damaged at will.
-    pub(crate) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    pub(in crate::task) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         let id = state.names[name];
         let file = &mut state.files[id];
@@ -172,7 +172,7 @@ impl FaultyDisk {
     }
 
     /// A disk of its own with the same files.
-    pub(super) fn copy(&self) -> Self {
+    pub(in crate::task) fn copy(&self) -> Self {
         let copy = Self::default();
         let state = self.state.lock();
         for (name, id) in &state.names {
@@ -184,7 +184,7 @@ impl FaultyDisk {
         copy
     }
 
-    pub(super) fn read(&self, name: &str) -> Vec<u8> {
+    pub(in crate::task) fn read(&self, name: &str) -> Vec<u8> {
         let state = self.state.lock();
         state.files[state.names[name]].live.clone()
     }

@@ -37,7 +37,7 @@ mod writer;
 #[cfg(test)]
 mod controls;
 #[cfg(test)]
-mod faulty;
+pub(in crate::task) mod faulty;
 #[cfg(test)]
 mod tests;
 

@@ -212,7 +212,7 @@ impl Writer {
     }
 
     /// Body of the writer's thread.
-    pub(super) fn run(mut self) {
+    pub(in crate::task) fn run(mut self) {
         loop {
             match self.step(Instant::now()) {
                 Step::Worked => {}
