@@ -41,6 +41,21 @@ pub enum JournalError {
         /// What was found.
         reason: String,
     },
+    /// There are no segments where a journal is to be checked.
+    #[error(
+        "{} holds no journal: name the directory with its *.log files, which a sidecar keeps in STATE/journal",
+        .dir.display()
+    )]
+    NoJournal {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory for the repaired journal has something in it.
+    #[error("{} is not empty: move it away, or name another directory with --into", .dir.display())]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The file system answered with an error.
     #[error("cannot {action} {file}: {source}")]
     Io {

@@ -19,9 +19,9 @@ use super::queue::{JournalStats, Kind, Queue, Synced};
 use super::writer::Writer;
 
 /// Smallest segment: below it, rotation would be all the work.
-const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+pub(super) const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 /// Largest segment: one is read into memory at start.
-const MAX_SEGMENT_BYTES: u64 = 256 << 20;
+pub(super) const MAX_SEGMENT_BYTES: u64 = 256 << 20;
 
 /// Sizes of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

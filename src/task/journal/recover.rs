@@ -12,7 +12,7 @@ use super::frame::{self, FORMAT, FRAME_HEADER, Frames, HeaderFault, SegmentHeade
 use super::log::{AHEAD, Active, Cut, name_of};
 
 /// A longer file is no segment of ours, and is not read into memory.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Reads a whole segment into `buffer` and checks its header.
 fn load(

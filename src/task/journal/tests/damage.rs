@@ -40,34 +40,18 @@ fn every_flipped_bit_in_a_small_log_is_refused_with_file_and_offset() {
     let disk = FaultyDisk::default();
     let (journal, mut writer, _) = open(&disk).unwrap();
     // Batches of several records too: the last one is told from a torn one by its mark alone.
-    for count in [1, 3, 2, 60, 1, 3, 20, 2] {
-        let batch: Vec<Record> = (0..count).map(|n| record("r".repeat(n % 24))).collect();
+    for count in [1, 3, 2, 9, 1, 3] {
+        let batch: Vec<Record> = (0..count).map(|n| record("r".repeat(n * 5))).collect();
         journal.append(&batch).unwrap();
         settle(&mut writer);
     }
-    assert_eq!(segments(&disk).len(), 1);
-    fill(&journal, &mut writer, 12);
-    let names = segments(&disk);
-    assert_eq!(names.len(), 2);
-    journal.append(&vec![record("the last batch"); 3]).unwrap();
-    settle(&mut writer);
     let (_, _, seen) = open(&disk).unwrap();
-    let second: u64 = names[1].trim_end_matches(".log").parse().unwrap();
-    for (name, first, last) in [
-        (&names[0], 1, second - 1),
-        (&names[1], second, seen.len() as u64),
-    ] {
-        let here = seen.iter().filter(|(lsn, _)| (first..=last).contains(lsn));
-        let here: Vec<Record> = here.map(|(_, record)| record.clone()).collect();
-        let starts = starts(&here);
-        for at in 0..*starts.last().unwrap() {
-            let start = starts
-                .iter()
-                .rev()
-                .find(|start| **start <= at)
-                .map_or(0, |start| *start);
-            (0..8).for_each(|bit| flip(&disk, name, at, bit, start));
-        }
+    let name = segments(&disk).remove(0);
+    let records: Vec<Record> = seen.iter().map(|(_, record)| record.clone()).collect();
+    let starts = starts(&records);
+    for at in 0..*starts.last().unwrap() {
+        let start = starts.iter().rev().find(|start| **start <= at);
+        (0..8).for_each(|bit| flip(&disk, &name, at, bit, start.map_or(0, |start| *start)));
     }
     // And after all that it is as it was.
     assert_eq!(open(&disk).unwrap().2, seen);

@@ -2,6 +2,7 @@
 
 mod damage;
 mod promises;
+mod repair;
 
 use std::time::Duration;
 
