@@ -68,6 +68,8 @@ pub async fn run(
         agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
         agent: settings.agent.clone(),
         journal: settings.journal,
+        journal_segment: settings.journal_segment.0,
+        disk_reserve: settings.disk_reserve.0,
         card: settings.card.card(),
         telemetry,
     };

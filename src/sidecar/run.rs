@@ -40,8 +40,6 @@ use crate::{
 
 /// How often the executor's load is put into the report; the heartbeat carries it on.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of a journal segment: two are preallocated.
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
@@ -308,7 +306,8 @@ impl Parts {
     ) -> Result<Home, SidecarError> {
         let mut replay = Replay::new(&self.instance, threads.count());
         let config = JournalConfig {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.config.journal_segment,
+            disk_reserve: self.config.disk_reserve,
             ..Default::default()
         };
         let dir = self.config.state.join("journal");

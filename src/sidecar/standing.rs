@@ -242,5 +242,7 @@ fn counted(journal: &Journal) -> Value {
         "mean_sync_us": stats.mean_sync.as_micros(),
         "mean_batch": stats.mean_batch,
         "segments": stats.segments,
+        "low_space": stats.low_space,
+        "free_bytes": stats.free_bytes,
     })
 }
