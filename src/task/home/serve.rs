@@ -50,6 +50,7 @@ impl Running {
                 });
                 self.answer(answer, canceled);
             }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -109,6 +110,7 @@ impl Running {
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }

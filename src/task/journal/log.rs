@@ -15,6 +15,7 @@ use super::error::JournalError;
 use super::frame::{
     self, FORMAT, FRAME_HEADER, Frames, HeaderFault, SEGMENT_HEADER, SegmentHeader,
 };
+use super::queue::Segments;
 
 /// A longer file is no segment of ours, and is not read into memory.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -187,6 +188,22 @@ impl Log {
     /// Number of segments on disk.
     pub(super) fn segments(&self) -> usize {
         self.firsts.len()
+    }
+
+    /// Whether the segments begin with these records.
+    pub(super) fn begins(&self, firsts: &[Lsn]) -> bool {
+        // The numbers grow, so the ends and the count say all.
+        self.firsts.len() == firsts.len()
+            && self.firsts.front() == firsts.first()
+            && self.firsts.back() == firsts.last()
+    }
+
+    /// Where the segments begin.
+    pub(super) fn begin(&self) -> Segments {
+        Segments {
+            firsts: self.firsts.iter().copied().collect(),
+            bytes: self.segment_bytes,
+        }
     }
 
     fn rotate(&mut self, batch: u64) -> Result<(), JournalError> {

@@ -43,7 +43,7 @@ pub use error::JournalError;
 pub use frame::MAX_RECORD_BYTES;
 pub use handle::{Journal, JournalConfig};
 pub use log::Cut;
-pub use queue::{JournalStats, Synced};
+pub use queue::{JournalStats, Segments, Synced};
 pub use writer::{Step, Writer};
 
 /// Number of a record, from 1, contiguous over the life of the directory; 0 is before the first.

@@ -92,6 +92,9 @@ impl Writer {
         let reserved = self.reserve(now);
         let mut state = self.queue.state.lock();
         state.totals.segments = self.log.segments();
+        if !self.log.begins(&state.segments.firsts) {
+            state.segments = self.log.begin();
+        }
         state.totals.low_space = !self.log.reserved();
         Ok(match records > 0 || released || reserved {
             true => Step::Worked,
