@@ -2,7 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::{error::StartError, registry::private_dir, settings::SidecarSettings};
+use super::{
+    error::StartError,
+    registry::private_dir,
+    settings::{
+        SidecarSettings,
+        lifetimes::{CONNECTION_AGE, RETENTION},
+    },
+};
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
@@ -54,6 +61,9 @@ pub async fn run(
         advertise: settings.advertise.clone(),
         zone: settings.zone.clone(),
         threads,
+        connection_age: CONNECTION_AGE.within(settings.connection_age)?,
+        retention: RETENTION.within(settings.retention)?,
+        finished_in_memory: settings.finished_in_memory,
         agent: settings.agent.clone(),
         journal: settings.journal,
         card: settings.card.card(),

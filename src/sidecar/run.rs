@@ -31,8 +31,9 @@ use crate::{
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
+        archive::{Archive, ArchiveConfig},
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
-        home::{Home, HomeConfig, Replay},
+        home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
@@ -147,7 +148,8 @@ impl Parts {
         mtls: Listener,
         local: Listener,
     ) -> Result<Running, SidecarError> {
-        let control = Pool::new(self.credentials.clone(), self.nursery.clone());
+        let age = self.config.connection_age;
+        let control = Pool::aged(self.credentials.clone(), self.nursery.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -164,7 +166,7 @@ impl Parts {
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads);
+        let pools = Pools::members(&self.credentials, threads, age);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -218,8 +220,18 @@ impl Parts {
             introspection::routes(SERVICES),
             introspection::routes(LOCAL_SERVICES),
         );
+        let outer = Limits {
+            connection_age: self.config.connection_age,
+            ..Limits::default()
+        };
+        // The own agent has nowhere to move to and shows no certificate; its client, of whatever
+        // make, may not send again what a GOAWAY crosses.
+        let inner = Limits {
+            connection_age: Limits::AGELESS,
+            ..Limits::default()
+        };
         let security = Security::MutualTls(self.credentials.clone());
-        let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
+        let mtls = Server::start(mtls, security, threads, outer, |thread| {
             mesh_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -227,7 +239,7 @@ impl Parts {
                 .add_service(health_service.clone())
         });
         let plain = Security::Plaintext;
-        let local = Server::start(local, plain, threads, Limits::default(), |thread| {
+        let local = Server::start(local, plain, threads, inner, |thread| {
             local_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -297,7 +309,8 @@ impl Parts {
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
-        let mut replay = Replay::new(&self.instance, threads.count());
+        let keeping = self.keeping()?;
+        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
         let config = JournalConfig {
             segment_bytes: SEGMENT_BYTES,
             ..Default::default()
@@ -337,6 +350,25 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
+    fn keeping(&self) -> Result<Keeping, SidecarError> {
+        let retention = self.config.retention;
+        let archive = if self.config.journal.is_disk() {
+            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
+            let archive = Archive::start(config, self.instance.as_str())
+                .map_err(|error| SidecarError::Records(error.to_string()))?;
+            self.progress.archives(archive.clone());
+            Some(archive)
+        } else {
+            None
+        };
+        Ok(Keeping {
+            retention,
+            archive,
+            in_memory: self.config.finished_in_memory,
+        })
     }
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {

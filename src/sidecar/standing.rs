@@ -8,7 +8,7 @@ use crate::{
     admin::Inspect,
     pb,
     registry::client::{Mirror, Report, Standing},
-    task::journal::Journal,
+    task::{archive::Archive, journal::Journal},
 };
 
 /// What a sidecar is made of, as far as it is there.
@@ -27,6 +27,7 @@ struct Facts {
     was_here: bool,
     mirror: Option<Mirror>,
     journal: Option<Journal>,
+    archive: Option<Archive>,
     draining: bool,
 }
 
@@ -69,6 +70,10 @@ impl Progress {
 
     pub(super) fn journals(&self, journal: Journal) {
         self.facts.lock().journal = Some(journal);
+    }
+
+    pub(super) fn archives(&self, archive: Archive) {
+        self.facts.lock().archive = Some(archive);
     }
 
     pub(super) fn set_agent(&self, answers: bool) {
@@ -163,9 +168,22 @@ impl Inspect for Progress {
             "running": load.running,
             "slots": load.slots,
             "journal": facts.journal.as_ref().map(counted),
+            "archive": facts.archive.as_ref().map(archived),
             "catalog": facts.mirror.as_ref().map_or(0, |mirror| mirror.catalog().len()),
         })
     }
+}
+
+fn archived(archive: &Archive) -> Value {
+    let stats = archive.stats();
+    json!({
+        "tasks": stats.tasks,
+        "bytes": stats.bytes,
+        "moved": stats.moved,
+        "retired": stats.retired,
+        "failures": stats.failures,
+        "last_error": stats.last_error.map(|error| error.to_string()),
+    })
 }
 
 fn counted(journal: &Journal) -> Value {

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
+use super::lifetimes::{CONNECTION_AGE, RETENTION};
+use crate::config::Span;
 use crate::sidecar::Journaling;
+use crate::task::home::IN_MEMORY;
 
 /// Port of the sidecar's mutual TLS listener.
 pub const SIDECAR_PORT: u16 = 7643;
@@ -39,6 +42,13 @@ pub struct SidecarSettings {
     pub zone: String,
     /// Data threads; 0: one per core.
     pub threads: usize,
+    /// Age at which a member's connection is told to go, give or take a tenth; see
+    /// [`CONNECTION_AGE`].
+    pub connection_age: Span,
+    /// How long a finished task can be asked for; see [`RETENTION`].
+    pub retention: Span,
+    /// Most finished tasks that stay in memory; the others are in the archive.
+    pub finished_in_memory: usize,
     /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
     pub agent: Option<String>,
     /// Where tasks are kept; anything but `disk` is for measuring.
@@ -61,6 +71,9 @@ impl Default for SidecarSettings {
             advertise: Vec::new(),
             zone: String::new(),
             threads: 0,
+            connection_age: CONNECTION_AGE.default,
+            retention: RETENTION.default,
+            finished_in_memory: IN_MEMORY,
             agent: None,
             journal: Journaling::Disk,
             card: CardSettings::default(),

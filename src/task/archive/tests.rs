@@ -52,6 +52,7 @@ fn row(number: u128, ended: u64, events: u64, size: usize) -> Row {
             submitted: Some(Submitted {
                 task: Some(task),
                 spec: Some(spec),
+                ..Default::default()
             }),
             first_seq: 1,
             ..Default::default()

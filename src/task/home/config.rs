@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::domain::{InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::Archive;
+use crate::telemetry::TraceContext;
 
 /// How long a finished task can be asked for, where nothing else is said.
 pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
@@ -49,4 +50,6 @@ pub struct Submission {
     pub spec: pb::TaskSpec,
     /// Who asks, by certificate or as the own agent. Authorized already.
     pub caller: SpiffeId,
+    /// What the caller traces it below, if it does.
+    pub trace: Option<TraceContext>,
 }

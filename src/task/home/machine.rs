@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
-use crate::pb::journal::{Record, Submitted, record::Kind as Recorded};
+use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::{Moment, NewTask};
 
@@ -30,6 +30,7 @@ pub(super) use super::entry::Entry;
 use super::gate::Gates;
 use super::kept::{Kept, UNCONFIRMED};
 use super::lanes::{Lane, Lanes};
+use super::snapshot::submitted;
 use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
@@ -119,10 +120,7 @@ impl Tasks {
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
         let id = new.task.id.clone();
-        let submitted = Submitted {
-            task: Some(new.task),
-            spec: Some(new.spec),
-        };
+        let submitted = submitted(new.task, new.spec, new.trace.as_ref());
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;

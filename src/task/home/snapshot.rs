@@ -12,6 +12,7 @@ use std::{
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
 use crate::pb::journal::{Attempt, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::telemetry::TraceContext;
 
 use super::kept::{Kept, KeptArtifact, Parties, RecordError, Running, event_bytes};
 
@@ -53,10 +54,11 @@ impl Kept {
         let seqs = |events: &[Arc<pb::TaskEvent>]| events.iter().map(|event| event.seq).collect();
         let held: usize = self.all_events().map(|event| event_bytes(event)).sum();
         Snapshot {
-            submitted: Some(Submitted {
-                task: Some(self.task.clone()),
-                spec: Some(self.spec.clone()),
-            }),
+            submitted: Some(submitted(
+                self.task.clone(),
+                self.spec.clone(),
+                self.trace.as_ref(),
+            )),
             running: self.running.as_ref().map(|running| Attempt {
                 attempt: running.attempt,
                 instance: running.instance.to_string(),
@@ -99,8 +101,9 @@ impl Kept {
     /// # Errors
     /// `Incomplete` where one is missing; `Name`.
     pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
-        let Submitted { task, spec } = snapshot.submitted.unwrap_or_default();
-        let (task, spec) = (task.unwrap_or_default(), spec.unwrap_or_default());
+        let submitted = snapshot.submitted.unwrap_or_default();
+        let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
+        let task = submitted.task.unwrap_or_default();
         let wrong = || RecordError::Name(task.id.clone());
         let event = |seq: &u64| {
             let missing = || RecordError::Incomplete(task.id.clone(), *seq);
@@ -145,13 +148,28 @@ impl Kept {
                 .and_then(|at| SystemTime::try_from(at).ok()),
             bytes: 0,
             events_bytes: 0,
+            spec: submitted.spec.unwrap_or_default(),
             task,
-            spec,
+            trace,
         };
         let held: usize = kept.all_events().map(|event| event_bytes(event)).sum();
         kept.events_bytes = kept.events.iter().map(|event| event_bytes(event)).sum();
         kept.bytes = size(snapshot.base) + kept.checkpoint.len() + held;
         Ok(kept)
+    }
+}
+
+/// A task as it is accepted, or as it stands.
+pub(super) fn submitted(
+    task: pb::Task,
+    spec: pb::TaskSpec,
+    trace: Option<&TraceContext>,
+) -> Submitted {
+    Submitted {
+        task: Some(task),
+        spec: Some(spec),
+        traceparent: trace.map_or_else(String::new, TraceContext::traceparent),
+        tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
     }
 }
 
