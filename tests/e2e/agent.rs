@@ -102,6 +102,14 @@ async fn run(
             send(result("let go")).await
         }
         "test.slow" | "test.echo.slow" => slow(text, updates).await,
+        // Says something, and makes the artifact "copy" of its input in two pieces.
+        "test.make" => {
+            send(message("making it")).await?;
+            let middle = text.len() / 2;
+            send(chunk(&text[..middle], false)).await?;
+            send(chunk(&text[middle..], true)).await?;
+            send(result("made")).await
+        }
         "test.crash" => {
             send(progress(1)).await?;
             sleep(TICK).await;
@@ -163,13 +171,33 @@ fn progress(step: u32) -> Option<Update> {
     }))
 }
 
-fn result(text: &str) -> Option<Update> {
-    let part = pb::Part {
+fn message(text: &str) -> Option<Update> {
+    Some(Update::Message(pb::Message {
+        parts: vec![part(text)],
+        ..Default::default()
+    }))
+}
+
+fn chunk(text: &str, last: bool) -> Option<Update> {
+    Some(Update::Artifact(pb::ArtifactChunk {
+        artifact_id: "copy".into(),
+        part: Some(part(text)),
+        append: last,
+        last_chunk: last,
+        ..Default::default()
+    }))
+}
+
+fn part(text: &str) -> pb::Part {
+    pb::Part {
         content: Some(Content::Text(text.into())),
         ..Default::default()
-    };
+    }
+}
+
+fn result(text: &str) -> Option<Update> {
     Some(Update::Result(pb::TaskResult {
-        parts: vec![part],
+        parts: vec![part(text)],
         ..Default::default()
     }))
 }

@@ -810,3 +810,53 @@ async fn a_damaged_archive_loses_nothing_that_is_not_in_it() {
     assert_eq!(bench.read(&id).await, before);
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_log_shrinks_though_a_task_lives_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::archived(dir.path(), &["i1"]);
+    let long = bench.submit(pb::TaskOptions::default()).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
+    for number in 1..=100 {
+        let message = pb::Message {
+            parts: vec![text(&format!("{number}"))],
+            ..Default::default()
+        };
+        opened.update(number, Update::Message(message)).await;
+    }
+    opened.acked(100).await;
+    // Twenty segments, each of them with a task that ended.
+    for _ in 0..20 {
+        bench.finish(60 << 10).await;
+    }
+    let segments = || {
+        let files = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let names = files.map(|file| file.file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".log")).collect();
+        names.sort();
+        names
+    };
+    until("old segments are gone", || {
+        let names = segments();
+        names.len() <= 4 && names[0] != "00000000000000000001.log"
+    })
+    .await;
+    let me = Arc::new(own());
+    let before = bench.home.get(&long, &me, true).await.unwrap();
+    bench.stop().await;
+
+    let mut bench = Bench::archived(dir.path(), &[]);
+    assert_eq!(bench.home.get(&long, &me, true).await.unwrap(), before);
+    let mut resumed = bench.next().await;
+    assert!(matches!(resumed.step().await, Step::Resume(resume) if resume.after_update == 100));
+    resumed.update(101, result()).await;
+    let mut updates = bench.watch(&long, 0).await.unwrap();
+    snapshot(&mut updates).await;
+    for seq in 1..=102 {
+        assert_eq!(event(&mut updates).await.seq, seq);
+    }
+    assert!(updates.next().await.is_none(), "the end");
+    bench.stop().await;
+}
