@@ -29,8 +29,9 @@ use crate::{
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
+        archive::{Archive, ArchiveConfig},
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
-        home::{Home, HomeConfig, Replay},
+        home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
@@ -304,7 +305,8 @@ impl Parts {
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
-        let mut replay = Replay::new(&self.instance, threads.count());
+        let keeping = self.keeping()?;
+        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
         let config = JournalConfig {
             segment_bytes: self.config.journal_segment,
             disk_reserve: self.config.disk_reserve,
@@ -346,6 +348,25 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
+    fn keeping(&self) -> Result<Keeping, SidecarError> {
+        let retention = self.config.retention;
+        let archive = if self.config.journal.is_disk() {
+            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
+            let archive = Archive::start(config, self.instance.as_str())
+                .map_err(|error| SidecarError::Records(error.to_string()))?;
+            self.progress.archives(archive.clone());
+            Some(archive)
+        } else {
+            None
+        };
+        Ok(Keeping {
+            retention,
+            archive,
+            in_memory: self.config.finished_in_memory,
+        })
     }
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {

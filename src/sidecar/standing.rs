@@ -13,7 +13,7 @@ use crate::{
     pb,
     registry::client::{Mirror, Report, Standing},
     runtime::clock,
-    task::journal::Journal,
+    task::{archive::Archive, journal::Journal},
     telemetry::Telemetry,
 };
 
@@ -40,6 +40,7 @@ struct Facts {
     was_here: bool,
     mirror: Option<Mirror>,
     journal: Option<Journal>,
+    archive: Option<Archive>,
     draining: bool,
 }
 
@@ -84,6 +85,10 @@ impl Progress {
 
     pub(super) fn journals(&self, journal: Journal) {
         self.facts.lock().journal = Some(journal);
+    }
+
+    pub(super) fn archives(&self, archive: Archive) {
+        self.facts.lock().archive = Some(archive);
     }
 
     pub(super) fn set_agent(&self, answers: bool) {
@@ -205,6 +210,7 @@ impl Inspect for Progress {
             "running": load.running,
             "slots": load.slots,
             "journal": facts.journal.as_ref().map(counted),
+            "archive": facts.archive.as_ref().map(archived),
             "catalog": facts.mirror.as_ref().map_or(0, |mirror| mirror.catalog().len()),
         })
     }
@@ -231,6 +237,18 @@ fn without_disk(journal: &Journal) -> Option<String> {
     }
     let low = journal.stats().low_space;
     low.then(|| "the disk is nearly full: no new task is taken until there is room".into())
+}
+
+fn archived(archive: &Archive) -> Value {
+    let stats = archive.stats();
+    json!({
+        "tasks": stats.tasks,
+        "bytes": stats.bytes,
+        "moved": stats.moved,
+        "retired": stats.retired,
+        "failures": stats.failures,
+        "last_error": stats.last_error.map(|error| error.to_string()),
+    })
 }
 
 fn counted(journal: &Journal) -> Value {

@@ -4,10 +4,10 @@
 #![allow(missing_debug_implementations, reason = "nobody prints these")]
 
 pub mod client;
+pub mod collector;
 pub mod hand;
 pub mod ledger;
 pub mod load;
-pub mod collector;
 pub mod mesh;
 pub mod netns;
 pub mod process;

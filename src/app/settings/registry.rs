@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE};
-use crate::config::Span;
 use super::telemetry::TelemetrySettings;
+use crate::config::Span;
 
 /// Port of the registry's mutual TLS listener.
 pub const REGISTRY_PORT: u16 = 7443;

@@ -39,6 +39,7 @@ async fn submit(bench: &Bench) -> Result<pb::Task, Reason> {
     let asked = Submission {
         spec: spec(pb::TaskOptions::default()),
         caller: own(),
+        trace: None,
     };
     let submitted = bench.home.submit(asked, 0).await;
     submitted.map_err(|fault| fault.reason)

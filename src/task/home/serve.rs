@@ -54,6 +54,7 @@ impl Running {
                 self.shard.tasks.holding = true;
                 self.settling.push(answer);
             }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -114,6 +115,7 @@ impl Running {
             | Request::Run { .. }
             | Request::Cancel { .. }
             | Request::Settle { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }

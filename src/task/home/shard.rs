@@ -18,12 +18,14 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 
+use super::archiving::Archiving;
+use super::counts::Counts;
 use super::dispatch::{Carrier, First, Said};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::released::Released;
@@ -60,6 +62,8 @@ pub(super) struct Shard {
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
+    pub(super) archiving: Archiving,
+    pub(super) counts: Arc<Counts>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
@@ -125,6 +129,8 @@ impl Running {
                     drop(settled.send(Ok(())));
                 }
             }
+            self.archive(false);
+            self.shard.counts.set(&self.shard.tasks);
             let next = self.next_wake();
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
@@ -215,10 +221,7 @@ impl Running {
             let first = self.last + 1 - group as u64;
             let appended: Vec<_> = self.shard.tasks.records.drain(..group).collect();
             for (lsn, record) in (first..).zip(&appended) {
-                if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(record))
-                {
-                    self.shard.tasks.logged(task, lsn);
-                }
+                self.shard.tasks.logged(lsn, record);
             }
         }
         let last = self.last;
@@ -332,10 +335,16 @@ impl Running {
         });
         self.watchers
             .retain(|_, watchers| !watchers.marks.is_closed());
+        self.archive(true);
+        if self.shard.place == 0 {
+            self.retire();
+        }
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
         if self.shard.tasks.records.is_empty() {
+            let segments = self.shard.journal.segments();
+            self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
             self.shard
                 .journal
@@ -372,9 +381,4 @@ fn group(records: &[Record]) -> usize {
         bytes <= GROUP_BYTES
     });
     fitting.count().max(1)
-}
-
-fn uuid_of(record: &Record) -> Option<Uuid> {
-    let (_, uuid) = record.task_id.split_once('.')?;
-    Uuid::try_parse(uuid).ok()
 }

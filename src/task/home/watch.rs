@@ -19,7 +19,9 @@ use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
+use crate::task::archive::{Archive, View};
 
+use super::finished;
 use super::kept::ended;
 use super::request::{Mark, Request, Watching};
 use super::storage_failed;
@@ -38,6 +40,8 @@ pub(super) struct Watcher {
     pub(super) cursor: u64,
     pub(super) transients: bool,
     pub(super) shard: mpsc::Sender<Request>,
+    /// Where the task is once it was moved.
+    pub(super) archive: Option<Archive>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
 }
@@ -96,7 +100,14 @@ impl Watcher {
             .send(request)
             .await
             .map_err(|_| storage_failed())?;
-        let batch = answered.await.map_err(|_| storage_failed())??;
+        let batch = match (answered.await.map_err(|_| storage_failed())?, &self.archive) {
+            // The archive had it before the shard let go.
+            (Err(gone), Some(archive)) if gone.reason == Reason::TaskNotFound => {
+                let next = move |view: &View| finished::next(view, task, after_seq);
+                archive.read(next).await?
+            }
+            (batch, _) => batch?,
+        };
         Ok(batch.events.into())
     }
 
