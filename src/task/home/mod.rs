@@ -2,7 +2,7 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
+//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
@@ -15,6 +15,7 @@ mod effect;
 mod gate;
 mod give;
 mod handle;
+mod hold;
 mod kept;
 mod lanes;
 mod machine;

@@ -24,10 +24,13 @@ use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 
+use super::attempt::Heard;
 use super::dispatch::{Carrier, First, Said};
+use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::reads;
 use super::released::Released;
-use super::request::{Mark, Request, Watchers};
+use super::request::{Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -80,6 +83,7 @@ pub(super) struct Running {
     last: Lsn,
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
+    hold: Hold,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
@@ -94,6 +98,7 @@ impl Shard {
             gated: VecDeque::new(),
             pending: Vec::new(),
             stuck: false,
+            hold: Hold::default(),
             carriers: HashMap::new(),
             watchers: HashMap::new(),
             shard: self,
@@ -114,9 +119,15 @@ impl Running {
         let mut requests = Vec::with_capacity(TURN);
         self.world(Tasks::recovered);
         loop {
-            self.append()?;
+            let held = self
+                .hold
+                .until(&self.shard.tasks.records, &self.pending, Instant::now());
+            if held.is_none() {
+                self.append()?;
+            }
             self.perform();
             let next = self.next_wake();
+            let next = held.map_or(next, |held| held.min(next));
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
             }
@@ -238,7 +249,10 @@ impl Running {
                 let Some(watchers) = self.watchers.get(&task) else {
                     return;
                 };
-                watchers.marks.send_replace(Mark { seq, ended });
+                let event = reads::event(&self.shard.tasks, task, seq);
+                watchers
+                    .marks
+                    .send_modify(|mark| mark.show(seq, ended, event));
                 if ended || watchers.marks.is_closed() {
                     self.watchers.remove(&task);
                 }
@@ -311,6 +325,7 @@ impl Running {
 
     fn sweep(&mut self) {
         self.shard.tasks.low_space = self.shard.journal.stats().low_space;
+        self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
             tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
@@ -326,6 +341,21 @@ impl Running {
             self.shard
                 .journal
                 .release(self.shard.released.up_to(self.shard.place, first));
+        }
+    }
+}
+
+impl Running {
+    /// Carriers that are gone though nobody let them go: their last word found no room.
+    fn mourn(&mut self) {
+        let gone = |(task, (attempt, said)): (&Uuid, &(u32, watch::Sender<Said>))| {
+            said.is_closed().then_some((*task, *attempt))
+        };
+        let gone: Vec<_> = self.carriers.iter().filter_map(gone).collect();
+        for (task, attempt) in gone {
+            // One that is over has said so, and that word comes before or after this one alike.
+            let broken = Heard::Broken(Instant::now());
+            self.world(|tasks, world| tasks.heard(task, attempt, broken, world));
         }
     }
 }
