@@ -186,7 +186,7 @@ impl Executor {
             out,
         };
         match first {
-            Some(Step::Start(start)) => match self.check(&home, start) {
+            Some(Step::Start(start)) => match self.check(&home, *start) {
                 Ok(work) => Box::pin(self.start(work, session, stops)).await,
                 Err(fault) => session.end(fault),
             },

@@ -93,7 +93,7 @@ impl Carrier {
             First::Start(mut start) => {
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
-                (0, Ask::Start(*start))
+                (0, Ask::Start(start))
             }
             First::Resume(after) => (after, self.resume(after)),
         };

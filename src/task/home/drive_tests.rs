@@ -213,7 +213,7 @@ async fn snapshot(updates: &mut TaskUpdates) -> pb::Task {
     let Shown::Task(task) = update else {
         panic!("not the task: {update:?}")
     };
-    task
+    *task
 }
 
 #[tokio::test(start_paused = true)]

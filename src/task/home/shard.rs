@@ -214,13 +214,15 @@ impl Running {
                 Err(failed) => return Err(failed),
             }
             let first = self.last + 1 - group as u64;
-            let appended: Vec<_> = self.shard.tasks.records.drain(..group).collect();
-            for (lsn, record) in (first..).zip(&appended) {
-                if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(record))
+            // Taken out for a moment, and its room used again: records are large.
+            let mut records = std::mem::take(&mut self.shard.tasks.records);
+            for (lsn, record) in (first..).zip(records.drain(..group)) {
+                if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(&record))
                 {
                     self.shard.tasks.logged(task, lsn);
                 }
             }
+            self.shard.tasks.records = records;
         }
         let last = self.last;
         self.gated

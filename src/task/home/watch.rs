@@ -127,7 +127,7 @@ impl Stand {
             Turn::First => {
                 self.turn = Turn::Follow;
                 let task = std::mem::take(&mut self.watcher.watching.task);
-                return Some(Ok(Update::Task(task)));
+                return Some(Ok(Update::Task(Box::new(task))));
             }
             Turn::Follow => {}
             Turn::Leave => {
