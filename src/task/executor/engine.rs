@@ -116,7 +116,7 @@ impl Executor {
             let stops = [stop, executor.shared.stop.clone()];
             executor.serve(home, steps, out, stops).await;
         });
-        Box::pin(ReceiverStream::new(updates))
+        Box::pin(ReceiverStream::new(updates).map(|update| *update))
     }
 
     /// What the catalog says about how busy the agent is.
@@ -256,7 +256,7 @@ impl Executor {
     }
 
     /// The slot that the book has given; with it the attempt's parent token.
-    fn take_slot(&self, work: Work) -> (Slot, pb::HandleRequest, Instant) {
+    fn take_slot(&self, work: Work) -> (Slot, Box<pb::HandleRequest>, Instant) {
         let began = Instant::now();
         let deadline = began + work.remaining;
         let token = new_token();
@@ -354,7 +354,7 @@ fn new_token() -> String {
 
 async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
     if let Err(mpsc::error::SendError(Command::Attach(session))) =
-        owner.send(Command::Attach(session)).await
+        owner.send(Command::Attach(Box::new(session))).await
     {
         // It ended between the look-up and now, so its home has everything, or it was cut.
         session.end(Fault::new(
@@ -366,7 +366,7 @@ async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
 
 /// The only answer on this stream.
 fn give_up(session: Session, answer: pb::ExecuteResponse) {
-    if session.out.try_send(Ok(answer)).is_err() {
+    if session.out.try_send(Box::new(Ok(answer))).is_err() {
         tracing::debug!("the home left before it was answered");
     }
 }
