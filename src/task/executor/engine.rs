@@ -200,16 +200,16 @@ impl Executor {
 
     /// Both the home and the caller that it states have to be allowed. The statement is unproved
     /// until delegation is signed; the proof will be checked here.
-    fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Work, Fault> {
+    fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Box<Work>, Fault> {
         let skills = Arc::clone(&self.shared.skills.lock());
         let namespace = self.shared.own.member.namespace();
         authorize(&home.id, Action::Execute, namespace)?;
         let work = door::start(home, start, &skills)?;
         authorize(&work.caller, Action::Execute, namespace)?;
-        Ok(work)
+        Ok(Box::new(work))
     }
 
-    async fn start(&self, work: Work, session: Session, stops: [Stop; 2]) {
+    async fn start(&self, work: Box<Work>, session: Session, stops: [Stop; 2]) {
         let (to_owner, inbox) = mpsc::channel(INBOX_QUEUE);
         let attempt = work.request.attempt;
         if work.remaining.is_zero() {
@@ -233,7 +233,7 @@ impl Executor {
             task: work.task_id.clone(),
             attempt,
         };
-        let (slot, request, deadline) = self.take_slot(work);
+        let (slot, request, deadline) = self.take_slot(*work);
         if let Some(older) = older
             && older.send(Command::Fence).await.is_err()
         {
