@@ -17,7 +17,7 @@ use http_body::Body as HttpBody;
 use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{
-    Code, Request, Status,
+    Code, Status,
     body::Body,
     client::{Grpc, GrpcService},
 };
@@ -26,6 +26,7 @@ use crate::domain::Reason;
 use crate::pb;
 use crate::pb::codec::Encoded;
 use crate::pb::handler_client::HandlerClient;
+use crate::telemetry::TraceContext;
 use crate::wire::status;
 
 /// Largest message either way: every payload of the contract fits below it.
@@ -55,7 +56,8 @@ pub enum HandlerError {
 /// The sidecar's own agent.
 #[tonic::async_trait]
 pub trait HandlerLink: Send + Sync + 'static {
-    /// Runs one attempt, which may take `remaining` at most. Dropping the stream resets it.
+    /// Runs one attempt, which may take `remaining` at most; `trace` goes with the call. Dropping the
+    /// stream resets it.
     ///
     /// # Errors
     /// All of [`HandlerError`].
@@ -63,6 +65,7 @@ pub trait HandlerLink: Send + Sync + 'static {
         &self,
         request: pb::HandleRequest,
         remaining: Duration,
+        trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError>;
 
     /// Asks the agent to stop an attempt.
@@ -115,8 +118,9 @@ where
         &self,
         request: pb::HandleRequest,
         remaining: Duration,
+        trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
-        let mut request = Request::new(Bytes::from(request.encode_to_vec()));
+        let mut request = TraceContext::on(trace, Bytes::from(request.encode_to_vec()));
         request.set_timeout(remaining);
         let mut client = Grpc::new(Marked(self.channel.clone()))
             .max_decoding_message_size(MESSAGE_MAX)
