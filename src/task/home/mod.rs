@@ -2,7 +2,7 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
+//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
@@ -22,6 +22,7 @@ mod finished;
 mod gate;
 mod give;
 mod handle;
+mod hold;
 mod kept;
 mod lanes;
 mod machine;

@@ -137,7 +137,7 @@ impl Running {
         let seq = entry.shown();
         let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
         let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
-            marks: watch::Sender::new(Mark { seq, ended }),
+            marks: watch::Sender::new(Mark::at(seq, ended)),
             transients: broadcast::Sender::new(TRANSIENTS),
         });
         let watching = Watching {
