@@ -1,4 +1,4 @@
-//! The listener, its bounds and its three pages.
+//! The listener, its bounds and its pages.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::runtime::{Nursery, Stop};
+use crate::{
+    runtime::{Nursery, Stop},
+    telemetry::metrics::Format,
+};
 
 /// Connections at a time: a browser, a probe, a scraper, and room.
 const CONNECTIONS: usize = 64;
@@ -40,6 +43,9 @@ pub trait Inspect: Send + Sync + 'static {
     /// # Errors
     /// With what is missing, one sentence each.
     fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// What it counts, as Prometheus reads it.
+    fn metrics(&self, format: Format) -> String;
 
     /// Who it is and how it does: name, version, listeners, counts. Never a secret.
     fn info(&self) -> Value;
@@ -158,7 +164,18 @@ fn answer(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<B
         let text = json!({"error": "ask for localhost or a loopback address"});
         return written(StatusCode::FORBIDDEN, &text);
     }
+    if request.uri().path() == "/metrics" && [Method::GET, Method::HEAD].contains(request.method())
+    {
+        return metrics(request, inspect);
+    }
     page(request.method(), request.uri().path(), inspect)
+}
+
+fn metrics(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+    let accept = request.headers().get(header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
+    let kind = header::HeaderValue::from_static(format.content_type());
+    respond(StatusCode::OK, kind, inspect.metrics(format))
 }
 
 /// A web page can point a name of its own at 127.0.0.1 and read us (DNS rebinding), but it cannot
@@ -191,17 +208,21 @@ fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Byt
         "/" => written(StatusCode::OK, &inspect.info()),
         _ => written(
             StatusCode::NOT_FOUND,
-            &json!({"error": "no such page", "pages": ["/", "/livez", "/readyz"]}),
+            &json!({"error": "no such page", "pages": ["/", "/livez", "/metrics", "/readyz"]}),
         ),
     }
 }
 
 fn written(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
+    let json = header::HeaderValue::from_static("application/json");
+    respond(status, json, format!("{value}\n"))
+}
+
+fn respond(status: StatusCode, kind: header::HeaderValue, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let json = header::HeaderValue::from_static("application/json");
-    headers.insert(header::CONTENT_TYPE, json);
+    headers.insert(header::CONTENT_TYPE, kind);
     let fresh = header::HeaderValue::from_static("no-store");
     headers.insert(header::CACHE_CONTROL, fresh);
     response
@@ -222,6 +243,10 @@ mod tests {
             } else {
                 Err(self.0.clone())
             }
+        }
+
+        fn metrics(&self, format: Format) -> String {
+            format!("{format:?}")
         }
 
         fn info(&self) -> Value {

@@ -19,6 +19,7 @@ use crate::{
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop, clock},
+    telemetry::metrics::{Format, Metrics, Outcomes, Sheet, family, remaining},
     transport::{Limits, Listener, Security, Server},
 };
 
@@ -74,10 +75,13 @@ pub async fn run(
     let threads = data_threads(settings.threads)?;
 
     let engine = start_engine(&nursery, &authority, &store);
-    keep_own_certificate(&nursery, &authority, &id, &credentials);
+    let metrics = Metrics::new("registry");
+    let renewals = certificates(&metrics, &authority, &credentials);
+    keep_own_certificate(&nursery, &authority, (&id, &credentials), renewals);
 
     let (health, health_service) = introspection::health(SERVICES).await;
     let catalog = RegistryService::new(engine.clone(), stop.clone());
+    metrics.add(catalog.clone());
     let ledger = store as Arc<dyn Ledger>;
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
     let members = IdentityServer::new(members);
@@ -91,12 +95,14 @@ pub async fn run(
             .add_service(members.clone())
             .add_service(health_service.clone())
     });
-    let newcomers = EnrollmentServer::new(EnrollmentService::new(authority, ledger));
+    let newcomers = newcomers(&metrics, authority, ledger);
     let security = Security::Enrollment(credentials);
     let enrollment = Server::start(enrollment, security, &threads, Limits::default(), |_| {
         tonic::service::Routes::new(newcomers.clone())
     });
+    metrics.add(vec![mtls.served(), enrollment.served()]);
     let inspect = Arc::new(Inspected {
+        metrics,
         id: id.clone(),
         engine,
         stop: stop.clone(),
@@ -187,8 +193,8 @@ pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
 fn keep_own_certificate(
     nursery: &Nursery,
     authority: &Arc<Authority>,
-    id: &SpiffeId,
-    credentials: &Credentials,
+    (id, credentials): (&SpiffeId, &Credentials),
+    renewals: Outcomes<1>,
 ) {
     let (authority, id, credentials) = (Arc::clone(authority), id.clone(), credentials.clone());
     nursery.start("own certificate", |stop| async move {
@@ -205,8 +211,12 @@ fn keep_own_certificate(
                 continue;
             }
             match authority.svid(&id, None, OWN_LIFE) {
-                Ok(svid) => credentials.replace(svid),
+                Ok(svid) => {
+                    renewals.count(["ok"]);
+                    credentials.replace(svid);
+                }
                 Err(error) => {
+                    renewals.count(["failed"]);
                     tracing::error!(%error, "the registry's certificate cannot be renewed");
                 }
             }
@@ -214,7 +224,42 @@ fn keep_own_certificate(
     });
 }
 
+/// The enrolment service, whose outcomes are read at every scrape.
+fn newcomers(
+    metrics: &Metrics,
+    authority: Arc<Authority>,
+    ledger: Arc<dyn Ledger>,
+) -> EnrollmentServer<EnrollmentService> {
+    let service = EnrollmentService::new(authority, ledger);
+    let outcomes = service.outcomes();
+    metrics.add(move |sheet: &mut Sheet<'_>| {
+        sheet.counter(&family::ENROLMENTS, outcomes.rows());
+    });
+    EnrollmentServer::new(service)
+}
+
+/// Has the rest of both certificates' lives read, and the renewals that it returns.
+fn certificates(
+    metrics: &Metrics,
+    authority: &Arc<Authority>,
+    credentials: &Credentials,
+) -> Outcomes<1> {
+    let renewals = Outcomes::of([["ok"], ["failed"]]);
+    let (authority, credentials) = (Arc::clone(authority), credentials.clone());
+    let counted = renewals.clone();
+    metrics.add(move |sheet: &mut Sheet<'_>| {
+        let now = clock::wall();
+        let own = remaining(credentials.current().peer().not_after, now);
+        let issuing = remaining(authority.issuing_until(), now);
+        let rows = [(["own"], own), (["issuing"], issuing)];
+        sheet.gauge(&family::CERTIFICATE_LEFT, rows);
+        sheet.counter(&family::RENEWALS, counted.rows());
+    });
+    renewals
+}
+
 struct Inspected {
+    metrics: Metrics,
     id: SpiffeId,
     engine: Engine,
     stop: Stop,
@@ -227,6 +272,10 @@ impl Inspect for Inspected {
         } else {
             Ok(())
         }
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        self.metrics.page(format)
     }
 
     fn info(&self) -> Value {

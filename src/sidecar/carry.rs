@@ -23,6 +23,7 @@ use crate::{
         Connect, Steps, Updates,
         executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
     },
+    telemetry::metrics::{calls::Method, peers::PeerCalls},
     transport::{Channel, Target},
 };
 
@@ -34,6 +35,7 @@ pub(super) struct Carrier {
     pub(super) mirror: Mirror,
     pub(super) pools: Pools,
     pub(super) flights: InFlight,
+    pub(super) calls: PeerCalls,
 }
 
 impl fmt::Debug for Carrier {
@@ -73,7 +75,11 @@ impl Connect for Carrier {
             let text = format!("instance {instance} is not in the catalog any more");
             Status::from(Fault::new(Reason::PeerUnreachable, text))
         })?;
-        let updates = open_stream(self.pools.channel(target(entry)), steps).await?;
+        let call = self.calls.begin(Method::of("/attache.v1.Executor/Execute"));
+        let updates = match open_stream(self.pools.channel(target(entry)), steps).await {
+            Ok(updates) => Box::pin(call.follows(updates)),
+            Err(status) => return call.ended(Err(status)),
+        };
         Ok(Box::pin(Counted {
             updates,
             _open: open,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tonic::Code;
 
-use super::error::SidecarError;
+use super::{error::SidecarError, metrics::Renewal};
 use crate::{
     domain::Fault,
     identity::{
@@ -12,6 +12,7 @@ use crate::{
         join as enrollment, join::JoinError, joining_config,
     },
     runtime::{Backoff, Nursery, Stop, clock},
+    telemetry::metrics::Outcomes,
     transport::{Pool, Target, dial_enrollment},
 };
 
@@ -190,11 +191,16 @@ fn refused(fault: Fault) -> JoinError {
 pub(super) struct Renewals {
     pub(super) joiner: Joiner,
     pub(super) pool: Pool,
+    pub(super) outcomes: Outcomes<1>,
 }
 
 impl Renewals {
-    pub(super) fn new(joiner: Joiner, pool: Pool) -> Arc<Self> {
-        Arc::new(Self { joiner, pool })
+    pub(super) fn new(joiner: Joiner, pool: Pool, outcomes: Outcomes<1>) -> Arc<Self> {
+        Arc::new(Self {
+            joiner,
+            pool,
+            outcomes,
+        })
     }
 }
 
@@ -206,10 +212,13 @@ impl Renewer for Renewals {
             endpoints,
             expect: Some(Expect::AnyRegistry),
         };
-        enrollment::renew(self.pool.channel(target), present, draft).await
+        let renewal = Renewal::begin(&self.outcomes);
+        let channel = self.pool.channel(target);
+        renewal.ended(enrollment::renew(channel, present, draft).await)
     }
 
     async fn rejoin(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError> {
-        self.joiner.rejoin_with(present, draft).await
+        let renewal = Renewal::begin(&self.outcomes);
+        renewal.ended(self.joiner.rejoin_with(present, draft).await)
     }
 }

@@ -8,6 +8,7 @@ mod carry;
 mod config;
 mod error;
 mod join;
+mod metrics;
 mod pools;
 mod probe;
 mod register;

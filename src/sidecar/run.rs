@@ -13,6 +13,7 @@ use super::{
     config::{Journaling, Listening, SidecarConfig},
     error::SidecarError,
     join::{Joiner, Renewals},
+    metrics,
     pools::Pools,
     probe::Prober,
     register::Place,
@@ -27,7 +28,9 @@ use crate::{
         self, agent_server::AgentServer, executor_server::ExecutorServer,
         registry_server::RegistryServer,
     },
-    registry::client::{Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Source},
+    registry::client::{
+        Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Source, counted,
+    },
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
@@ -149,7 +152,7 @@ impl Parts {
     ) -> Result<Running, SidecarError> {
         let control = Pool::new(self.credentials.clone(), self.nursery.clone());
         self.keep_renewed(joiner, control.clone());
-        let source = self.source(control);
+        let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
         let copy = Some(self.config.state.join("catalog"));
         let mirror_config = MirrorConfig {
@@ -174,6 +177,13 @@ impl Parts {
         });
         let reads =
             LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), self.stop.clone());
+        let metrics = self.progress.metrics();
+        metrics::parts(
+            metrics,
+            (&home, &executor),
+            described.subscribe(),
+            &self.nursery,
+        );
         let desk = Desk {
             home,
             around,
@@ -234,6 +244,8 @@ impl Parts {
                 .add_service(RegistryServer::new(reads.clone()))
                 .add_service(health_service.clone())
         });
+        let metrics = self.progress.metrics();
+        metrics.add(vec![mtls.served(), local.served()]);
         Running {
             home,
             executor,
@@ -322,6 +334,7 @@ impl Parts {
             mirror: mirror.clone(),
             pools: pools.clone(),
             flights,
+            calls: self.progress.calls(),
         });
         let parents: Arc<dyn Parents> = Arc::new(executor.clone());
         let config = HomeConfig {
@@ -341,8 +354,9 @@ impl Parts {
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
         let (credentials, dir) = (self.credentials.clone(), self.config.state.clone());
+        let outcomes = metrics::certificate(self.progress.metrics(), &credentials);
         self.nursery.start("renewals", |stop| async move {
-            let renewals = Renewals::new(joiner, pool);
+            let renewals = Renewals::new(joiner, pool, outcomes);
             keep_renewed(credentials, Some(&dir), renewals.as_ref(), stop).await;
         });
     }

@@ -9,6 +9,7 @@ use crate::{
     pb,
     registry::client::{Mirror, Report, Standing},
     task::journal::Journal,
+    telemetry::metrics::{Format, Metrics, peers::PeerCalls},
 };
 
 /// What a sidecar is made of, as far as it is there.
@@ -16,6 +17,8 @@ use crate::{
 pub(super) struct Progress {
     facts: Mutex<Facts>,
     report: watch::Sender<Report>,
+    metrics: Metrics,
+    calls: PeerCalls,
 }
 
 #[derive(Debug, Default)]
@@ -43,10 +46,24 @@ impl Progress {
             ..Default::default()
         };
         let report = watch::Sender::new(Report { health, load: None });
+        let (metrics, calls) = (Metrics::new("sidecar"), PeerCalls::default());
+        metrics.add(calls.clone());
         Self {
             facts: Mutex::new(facts),
             report,
+            metrics,
+            calls,
         }
+    }
+
+    /// What is counted; components join it as they come to be.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Counts the calls to other members.
+    pub(super) fn calls(&self) -> PeerCalls {
+        self.calls.clone()
     }
 
     /// What the registry is told.
@@ -64,10 +81,12 @@ impl Progress {
     }
 
     pub(super) fn mirrors(&self, mirror: Mirror) {
+        self.metrics.add(mirror.clone());
         self.facts.lock().mirror = Some(mirror);
     }
 
     pub(super) fn journals(&self, journal: Journal) {
+        self.metrics.add(journal.clone());
         self.facts.lock().journal = Some(journal);
     }
 
@@ -148,6 +167,10 @@ impl Inspect for Progress {
         } else {
             Err(missing)
         }
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        self.metrics.page(format)
     }
 
     fn info(&self) -> Value {

@@ -20,6 +20,7 @@ use crate::identity::certificate::peer_of;
 use crate::identity::exporter;
 use crate::runtime::Stop;
 use crate::runtime::clock::wall;
+use crate::telemetry::metrics::calls::Handshake;
 use crate::transport::limits::{Counted, Limits, Tally};
 use crate::transport::listen::Bound;
 use crate::transport::serve::{Context, READ_BUFFER, serve};
@@ -120,6 +121,7 @@ impl Gate {
     fn admit(&self, remote: Option<SocketAddr>) -> Option<(usize, Places)> {
         if self.connections() >= self.limits.connections {
             tracing::warn!(?remote, "too many connections");
+            self.shaken(Handshake::TooMany);
             return None;
         }
         let ip = remote.map(|remote| remote.ip().to_canonical());
@@ -128,6 +130,7 @@ impl Gate {
             Some(ip) => match self.addresses.enter(ip, self.limits.per_address) {
                 None => {
                     tracing::warn!(%ip, "too many connections of one address");
+                    self.shaken(Handshake::TooMany);
                     return None;
                 }
                 counted => counted,
@@ -200,6 +203,7 @@ impl Gate {
         };
         let config = match &self.security {
             Security::Plaintext => {
+                self.shaken(Handshake::Done);
                 return Box::pin(serve(io, connection, context, stop)).await;
             }
             Security::MutualTls(credentials) => credentials.server_config(),
@@ -214,6 +218,11 @@ impl Gate {
             Ok(tls) => tls,
             Err((error, refused)) => {
                 tracing::info!(?remote, %error, "handshake failed");
+                self.shaken(if error.kind() == io::ErrorKind::TimedOut {
+                    Handshake::Late
+                } else {
+                    Handshake::Failed
+                });
                 if let Some(refused) = refused {
                     linger(refused).await;
                 }
@@ -221,13 +230,17 @@ impl Gate {
             }
         };
         connection.exporter = exporter(tls.get_ref().1);
-        let Ok((caller, _member)) = self.recognize(&tls) else {
-            tracing::info!(
-                ?remote,
-                "a peer without a usable certificate, or too many of one"
-            );
-            return;
+        let (caller, _member) = match self.recognize(&tls) {
+            Ok(recognized) => recognized,
+            Err(refused) => {
+                tracing::info!(
+                    ?remote,
+                    "a peer without a usable certificate, or too many of one"
+                );
+                return self.shaken(refused);
+            }
         };
+        self.shaken(Handshake::Done);
         connection.caller = caller;
         Box::pin(serve(tls, connection, context, stop)).await;
     }
@@ -253,19 +266,27 @@ impl Gate {
         }
     }
 
+    fn shaken(&self, outcome: Handshake) {
+        if let Some(context) = self.threads.first() {
+            context.counts.shaken(outcome);
+        }
+    }
+
     /// Who the handshake has proven, and its place in the member's count.
     fn recognize<I>(
         &self,
         tls: &TlsStream<I>,
-    ) -> Result<(Caller, Option<Counted<SpiffeId>>), &'static str> {
+    ) -> Result<(Caller, Option<Counted<SpiffeId>>), Handshake> {
         if let Security::Enrollment(_) = self.security {
             return Ok((Caller::Anonymous, None));
         }
         let chain = tls.get_ref().1.peer_certificates();
-        let leaf = chain.and_then(|chain| chain.first()).ok_or("none")?;
-        let peer = peer_of(leaf).map_err(|_| "unreadable")?;
+        let leaf = chain
+            .and_then(|chain| chain.first())
+            .ok_or(Handshake::Nameless)?;
+        let peer = peer_of(leaf).map_err(|_| Handshake::Nameless)?;
         let counted = self.members.enter(peer.id.clone(), self.limits.per_member);
-        let counted = counted.ok_or("too many")?;
+        let counted = counted.ok_or(Handshake::TooMany)?;
         if let Some(context) = self.threads.first() {
             context.sightings.saw(&peer, wall());
         }

@@ -13,6 +13,7 @@ use crate::runtime::{DataThreads, Nursery, Stop};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::Journal;
 use crate::task::spec::{Asked, NewTask};
+use crate::telemetry::metrics::tasks::Tasks as Counts;
 
 use super::config::{HomeConfig, Submission};
 use super::kept::RecordError;
@@ -37,6 +38,7 @@ struct Shared {
     nurseries: Vec<Nursery>,
     journal: Journal,
     parents: Arc<dyn Parents>,
+    counts: Arc<Counts>,
     drain: Stop,
     failed: Stop,
 }
@@ -85,6 +87,7 @@ impl Home {
         }
         let released = Arc::new(Released::new(replay.shards.len()));
         let failed = Stop::new();
+        let counts = Counts::new(replay.shards.len());
         let mut inboxes = Vec::new();
         for (place, (tasks, nursery)) in replay
             .shards
@@ -105,6 +108,7 @@ impl Home {
                 connect: connect.clone(),
                 parents: parents.clone(),
                 nursery: nursery.clone(),
+                counts: counts.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
@@ -116,6 +120,7 @@ impl Home {
             nurseries,
             journal,
             parents,
+            counts,
             drain,
             failed,
         };
@@ -127,6 +132,11 @@ impl Home {
     /// Who this home is.
     pub fn config(&self) -> &HomeConfig {
         &self.shared.config
+    }
+
+    /// What it counts, for the process' metrics.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.shared.counts
     }
 
     /// Cancelled when the journal failed: the process must end, a restart replays what is on disk.
@@ -166,6 +176,7 @@ impl Home {
             transients: true,
             shard: self.shared.inboxes[shard].clone(),
             drain: self.shared.drain.clone(),
+            _counted: self.shared.counts.watching(),
         }
         .stream())
     }
@@ -233,6 +244,7 @@ impl Home {
             transients,
             shard: self.shared.inboxes[shard].clone(),
             drain: self.shared.drain.clone(),
+            _counted: self.shared.counts.watching(),
         }
         .stream())
     }

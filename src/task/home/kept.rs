@@ -95,7 +95,7 @@ pub(super) struct Kept {
     events_bytes: usize,
     /// Bytes of all that its attempts ever said: what it takes on disk, about.
     pub(super) said: usize,
-    working_since: Option<SystemTime>,
+    pub(super) working_since: Option<SystemTime>,
 }
 
 impl Kept {

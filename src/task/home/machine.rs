@@ -61,6 +61,10 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
+    /// It is among those that an agent works on.
+    pub(super) working: bool,
+    /// That an agent took it was counted.
+    pub(super) start_counted: bool,
 }
 
 /// All tasks of a shard.
@@ -85,6 +89,8 @@ pub(super) struct Tasks {
     pub(super) ended: VecDeque<Uuid>,
     pub(super) ended_bytes: usize,
     pub(super) live_bytes: usize,
+    /// Tasks that an agent works on.
+    pub(super) working: usize,
     pub(super) draining: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
@@ -110,6 +116,7 @@ impl Tasks {
             ended: VecDeque::new(),
             ended_bytes: 0,
             live_bytes: 0,
+            working: 0,
             draining: false,
             low_space: false,
             children: BTreeMap::new(),
@@ -309,6 +316,10 @@ impl Tasks {
             return;
         };
         let ended = entry.kept.ended();
+        let working = entry.kept.state() == pb::TaskState::Working;
+        self.working += usize::from(working && !entry.working);
+        self.working -= usize::from(entry.working && !working);
+        entry.working = working;
         let wake = if ended { None } else { Some(entry.next_due()) };
         if wake != entry.wake {
             if let Some(armed) = entry.wake.take() {
@@ -374,6 +385,8 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
+            working: false,
+            start_counted: false,
         }
     }
 

@@ -6,10 +6,11 @@
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
-//! - `dispatch`: carries one attempt. `watch`: one watcher's stream.
+//! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod attempt;
 mod config;
+mod counted;
 mod dispatch;
 mod effect;
 mod gate;

@@ -23,6 +23,7 @@ use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
+use crate::telemetry::metrics::tasks::Tasks as Counts;
 
 use super::dispatch::{Carrier, First, Said};
 use super::machine::{Carrying, Effect, Tasks, World};
@@ -65,6 +66,7 @@ pub(super) struct Shard {
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     pub(super) nursery: Nursery,
+    pub(super) counts: Arc<Counts>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -116,6 +118,7 @@ impl Running {
         loop {
             self.append()?;
             self.perform();
+            self.publish();
             let next = self.next_wake();
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
@@ -235,6 +238,7 @@ impl Running {
         match effect {
             Effect::Shown { task, seq, ended } => {
                 self.shard.tasks.shown(task, seq);
+                self.count(task, ended);
                 let Some(watchers) = self.watchers.get(&task) else {
                     return;
                 };
@@ -249,8 +253,14 @@ impl Running {
                     drop(watchers.transients.send(Arc::new(transient)));
                 }
             }
-            Effect::Start { to, start } => self.carry(to, First::Start(start)),
-            Effect::Resume { to, after_update } => self.carry(to, First::Resume(after_update)),
+            Effect::Start { to, start } => {
+                self.count_attempt(to.attempt, false);
+                self.carry(to, First::Start(start));
+            }
+            Effect::Resume { to, after_update } => {
+                self.count_attempt(to.attempt, true);
+                self.carry(to, First::Resume(after_update));
+            }
             Effect::Ack {
                 task,
                 attempt,

@@ -19,6 +19,7 @@ use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
+use crate::telemetry::metrics::tasks::Watching as Counted;
 
 use super::kept::ended;
 use super::request::{Mark, Request, Watching};
@@ -40,6 +41,8 @@ pub(super) struct Watcher {
     pub(super) shard: mpsc::Sender<Request>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
+    /// Counted as long as it lives.
+    pub(super) _counted: Counted,
 }
 
 /// What to do next.

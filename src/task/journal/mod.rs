@@ -30,6 +30,7 @@ mod error;
 mod frame;
 mod handle;
 mod log;
+mod metrics;
 mod queue;
 mod writer;
 

@@ -10,6 +10,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::pb::journal::Record;
+use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
 use super::error::JournalError;
@@ -61,6 +62,14 @@ pub(super) struct Queue {
     pub(super) state: Mutex<State>,
     pub(super) wake: Condvar,
     pub(super) synced: watch::Sender<Synced>,
+    pub(super) timing: Timing,
+}
+
+/// How long syncs took, and how much each of them put on disk.
+#[derive(Debug)]
+pub(super) struct Timing {
+    pub(super) syncs: Histogram,
+    pub(super) batches: Histogram,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +127,10 @@ impl Queue {
             state: Mutex::new(state),
             wake: Condvar::new(),
             synced,
+            timing: Timing {
+                syncs: Histogram::syncs(),
+                batches: Histogram::batches(),
+            },
         }
     }
 

@@ -108,6 +108,8 @@ impl Writer {
         let took = start.elapsed();
         self.batch.clear();
         self.batch.shrink_to(KEPT_CAPACITY);
+        self.queue.timing.syncs.took(took);
+        self.queue.timing.batches.count(records);
         let mut state = self.queue.state.lock();
         state.in_flight = 0;
         state.totals.count(records, bytes, took);

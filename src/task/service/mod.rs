@@ -14,6 +14,8 @@ use crate::identity::{Action, Caller, Connection, authorize};
 use crate::pb;
 use crate::pb::agent_client::AgentClient;
 use crate::pb::agent_server::Agent;
+use crate::pb::task_update::Update;
+use crate::telemetry::call::CallNotes;
 
 use super::home::{Home, ListQuery, PAGE, Submission};
 
@@ -174,11 +176,13 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::SubmitTaskRequest>,
     ) -> Result<Response<pb::SubmitTaskResponse>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, request.into_inner().spec)?;
-        let task = Some(self.home.submit(asked, self.thread).await?);
+        let asked = self.submission(&who, noted(&notes, request.into_inner().spec))?;
+        let task = self.home.submit(asked, self.thread).await?;
+        notes.about(&task);
         Ok(Response::new(pb::SubmitTaskResponse {
-            task,
+            task: Some(task),
             replayed: false,
         }))
     }
@@ -187,12 +191,17 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::RunTaskRequest>,
     ) -> Result<Response<Self::RunTaskStream>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, request.into_inner().spec)?;
+        let asked = self.submission(&who, noted(&notes, request.into_inner().spec))?;
         let updates = self.home.run(asked, self.thread).await?;
-        let answers = updates.map(|update| {
+        let answers = updates.map(move |update| {
+            let update = update?;
+            if let Some(Update::Task(task)) = &update.update {
+                notes.about(task);
+            }
             Ok(pb::RunTaskResponse {
-                update: Some(update?),
+                update: Some(update),
                 replayed: false,
             })
         });
@@ -203,15 +212,17 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::GetTaskRequest>,
     ) -> Result<Response<pb::GetTaskResponse>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
             let answered = Box::pin(client.get_task(asked)).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let full = asked.view() == pb::TaskView::Full;
         let (task, truncated) = self.home.get(&id, &who.id, full).await?;
+        notes.about(&task);
         Ok(Response::new(pb::GetTaskResponse {
             task: Some(task),
             truncated,
@@ -256,9 +267,10 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
             let answered = Box::pin(client.watch_task(asked)).await;
             return forwarded(answered, id.home);
@@ -278,9 +290,10 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::ReadArtifactRequest>,
     ) -> Result<Response<Self::ReadArtifactStream>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if !asked.sha256.is_empty() {
             let fault = Fault::unimplemented("sha256");
             return Err(Fault {
@@ -305,9 +318,10 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::CancelTaskRequest>,
     ) -> Result<Response<pb::CancelTaskResponse>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if asked.reason.len() > REASON_MAX {
             let text = format!("at most {REASON_MAX} bytes");
             return Err(Fault::field("reason", text).into());
@@ -316,8 +330,9 @@ impl Agent for AgentService {
             let answered = Box::pin(client.cancel_task(asked)).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
-        let task = Some(self.home.cancel(&id, &who.id, asked.reason).await?);
-        Ok(Response::new(pb::CancelTaskResponse { task }))
+        let task = self.home.cancel(&id, &who.id, asked.reason).await?;
+        notes.about(&task);
+        Ok(Response::new(pb::CancelTaskResponse { task: Some(task) }))
     }
 
     async fn respond_task(
@@ -352,7 +367,18 @@ impl fmt::Debug for AgentService {
 /// Most bytes of a cancellation's reason: it becomes part of an event.
 const REASON_MAX: usize = 1024;
 
-fn task_id(text: &str) -> Result<TaskId, Fault> {
+/// The spec, told to the call's line.
+fn noted(notes: &CallNotes, spec: Option<pb::TaskSpec>) -> Option<pb::TaskSpec> {
+    if let Some(spec) = &spec {
+        let skill = spec.selector.as_ref().map(|selector| &selector.skill);
+        skill.inspect(|skill| notes.skill(skill));
+        notes.correlation(&spec.correlation_id);
+    }
+    spec
+}
+
+fn task_id(notes: &CallNotes, text: &str) -> Result<TaskId, Fault> {
+    notes.task(text);
     text.parse()
         .map_err(|wrong: crate::domain::ids::NameError| Fault::field("task_id", wrong.to_string()))
 }
