@@ -3,19 +3,28 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use super::{error::StartError, settings::RegistrySettings};
+use super::{
+    error::StartError,
+    settings::{
+        RegistrySettings,
+        lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, LEASE},
+    },
+};
 use crate::{
     admin::{self, Inspect, introspection},
     domain::{Member, SpiffeId},
-    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names},
+    identity::{
+        Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
+        OwnSigner, keep_renewed,
+    },
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
         registry_server::RegistryServer,
     },
     registry::{
         Door, Engine, RegistryService,
+        lease::Terms,
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop, clock},
@@ -23,11 +32,6 @@ use crate::{
     transport::{Limits, Listener, Security, Server},
 };
 
-/// Life of the registry's own certificate, which it signs itself.
-const OWN_LIFE: Duration = Duration::from_secs(60 * 60);
-/// How often the registry looks whether its certificate or its issuing CA is due. By the wall
-/// clock, so that a laptop that slept is right again within this time.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long calls may take to finish when the process ends.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -62,11 +66,11 @@ pub async fn run(
             dir: settings.ca.display().to_string(),
         });
     }
-    let authority = Arc::new(Authority::open(&settings.ca)?);
-    authority.roll_over(clock::wall())?;
+    let (terms, life, limits) = lifetimes(settings)?;
+    let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
-    let credentials = Credentials::new(authority.svid(&id, None, OWN_LIFE)?);
-    let store = open_store(settings)?;
+    let credentials = Credentials::new(authority.svid(&id, None, life)?);
+    let store = open_store(settings, terms)?;
 
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&settings.listen)?;
@@ -76,8 +80,7 @@ pub async fn run(
 
     let engine = start_engine(&nursery, &authority, &store);
     let metrics = Metrics::new("registry");
-    let renewals = certificates(&metrics, &authority, &credentials);
-    keep_own_certificate(&nursery, &authority, (&id, &credentials), renewals);
+    keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
     let (health, health_service) = introspection::health(SERVICES).await;
     let catalog = RegistryService::new(engine.clone(), stop.clone());
@@ -88,7 +91,7 @@ pub async fn run(
     let security = Security::MutualTls(credentials.clone());
     // Built once and shared by the threads: the contract with its comments is large.
     let routes = introspection::routes(SERVICES);
-    let mtls = Server::start(mtls, security, &threads, Limits::default(), |_| {
+    let mtls = Server::start(mtls, security, &threads, limits.clone(), |_| {
         routes
             .clone()
             .add_service(RegistryServer::new(catalog.clone()))
@@ -97,16 +100,11 @@ pub async fn run(
     });
     let newcomers = newcomers(&metrics, authority, ledger);
     let security = Security::Enrollment(credentials);
-    let enrollment = Server::start(enrollment, security, &threads, Limits::default(), |_| {
+    let enrollment = Server::start(enrollment, security, &threads, limits, |_| {
         tonic::service::Routes::new(newcomers.clone())
     });
     metrics.add(vec![mtls.served(), enrollment.served()]);
-    let inspect = Arc::new(Inspected {
-        metrics,
-        id: id.clone(),
-        engine,
-        stop: stop.clone(),
-    });
+    let inspect = Inspected::new(metrics, &id, engine, &stop);
     let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
     let listening = Listening {
         id,
@@ -123,6 +121,17 @@ pub async fn run(
     nursery.close(Duration::from_secs(5)).await;
     tracing::info!("registry ended");
     Ok(())
+}
+
+/// What the settings say of leases, certificates and connections.
+fn lifetimes(settings: &RegistrySettings) -> Result<(Terms, Duration, Limits), StartError> {
+    let limits = Limits {
+        connection_age: CONNECTION_AGE.within(settings.connection_age)?,
+        ..Limits::default()
+    };
+    let terms = Terms::of_lease(LEASE.within(settings.lease)?);
+    let life = CERTIFICATE_LIFE.within(settings.certificate_life)?;
+    Ok((terms, life, limits))
 }
 
 /// The catalog, with the sweeper that takes out who no longer beats.
@@ -154,16 +163,14 @@ fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId
     })
 }
 
-fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError> {
+fn open_store(settings: &RegistrySettings, terms: Terms) -> Result<Arc<RedbStore>, StartError> {
     let failed = |text: String| StartError::Store {
         dir: settings.state.display().to_string(),
         text,
     };
     private_dir(&settings.state).map_err(|error| failed(error.to_string()))?;
-    let store = RedbStore::open(
-        &settings.state.join("catalog.redb"),
-        tokio::time::Instant::now(),
-    );
+    let path = settings.state.join("catalog.redb");
+    let store = RedbStore::open_with(&path, terms, tokio::time::Instant::now());
     store
         .map(Arc::new)
         .map_err(|error| failed(error.to_string()))
@@ -193,34 +200,14 @@ pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
 fn keep_own_certificate(
     nursery: &Nursery,
     authority: &Arc<Authority>,
-    (id, credentials): (&SpiffeId, &Credentials),
-    renewals: Outcomes<1>,
+    credentials: &Credentials,
+    metrics: &Metrics,
 ) {
-    let (authority, id, credentials) = (Arc::clone(authority), id.clone(), credentials.clone());
+    let signer = Counted::new(OwnSigner(Arc::clone(authority)));
+    certificates(metrics, (authority, credentials), signer.outcomes());
+    let credentials = credentials.clone();
     nursery.start("own certificate", |stop| async move {
-        loop {
-            tokio::select! {
-                () = sleep(LOOK_EVERY) => {}
-                () = stop.cancelled() => return,
-            }
-            let now = clock::wall();
-            if let Err(error) = authority.roll_over(now) {
-                tracing::error!(%error, "the issuing CA cannot be rolled over");
-            }
-            if now + OWN_LIFE / 2 < credentials.current().peer().not_after {
-                continue;
-            }
-            match authority.svid(&id, None, OWN_LIFE) {
-                Ok(svid) => {
-                    renewals.count(["ok"]);
-                    credentials.replace(svid);
-                }
-                Err(error) => {
-                    renewals.count(["failed"]);
-                    tracing::error!(%error, "the registry's certificate cannot be renewed");
-                }
-            }
-        }
+        keep_renewed(credentials, None, &signer, stop).await;
     });
 }
 
@@ -238,24 +225,21 @@ fn newcomers(
     EnrollmentServer::new(service)
 }
 
-/// Has the rest of both certificates' lives read, and the renewals that it returns.
+/// Has the rest of both certificates' lives read, and the outcomes of the own one's renewals.
 fn certificates(
     metrics: &Metrics,
-    authority: &Arc<Authority>,
-    credentials: &Credentials,
-) -> Outcomes<1> {
-    let renewals = Outcomes::of([["ok"], ["failed"]]);
+    (authority, credentials): (&Arc<Authority>, &Credentials),
+    renewals: Outcomes<1>,
+) {
     let (authority, credentials) = (Arc::clone(authority), credentials.clone());
-    let counted = renewals.clone();
     metrics.add(move |sheet: &mut Sheet<'_>| {
         let now = clock::wall();
         let own = remaining(credentials.current().peer().not_after, now);
         let issuing = remaining(authority.issuing_until(), now);
         let rows = [(["own"], own), (["issuing"], issuing)];
         sheet.gauge(&family::CERTIFICATE_LEFT, rows);
-        sheet.counter(&family::RENEWALS, counted.rows());
+        sheet.counter(&family::RENEWALS, renewals.rows());
     });
-    renewals
 }
 
 struct Inspected {
@@ -263,6 +247,17 @@ struct Inspected {
     id: SpiffeId,
     engine: Engine,
     stop: Stop,
+}
+
+impl Inspected {
+    fn new(metrics: Metrics, id: &SpiffeId, engine: Engine, stop: &Stop) -> Arc<Self> {
+        Arc::new(Self {
+            metrics,
+            id: id.clone(),
+            engine,
+            stop: stop.clone(),
+        })
+    }
 }
 
 impl Inspect for Inspected {

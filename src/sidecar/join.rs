@@ -1,10 +1,10 @@
 //! How a sidecar comes by its certificate: the saved one, a rejoin, or a join string.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use tonic::Code;
 
-use super::{error::SidecarError, metrics::Renewal};
+use super::error::SidecarError;
 use crate::{
     domain::Fault,
     identity::{
@@ -12,7 +12,6 @@ use crate::{
         join as enrollment, join::JoinError, joining_config,
     },
     runtime::{Backoff, Nursery, Stop, clock},
-    telemetry::metrics::Outcomes,
     transport::{Pool, Target, dial_enrollment},
 };
 
@@ -179,6 +178,7 @@ fn passing(error: &JoinError) -> bool {
         | JoinError::Unfit(_)
         | JoinError::Pin
         | JoinError::Stranger { .. }
+        | JoinError::Authority(_)
         | JoinError::Sign(_) => false,
     }
 }
@@ -191,17 +191,6 @@ fn refused(fault: Fault) -> JoinError {
 pub(super) struct Renewals {
     pub(super) joiner: Joiner,
     pub(super) pool: Pool,
-    pub(super) outcomes: Outcomes<1>,
-}
-
-impl Renewals {
-    pub(super) fn new(joiner: Joiner, pool: Pool, outcomes: Outcomes<1>) -> Arc<Self> {
-        Arc::new(Self {
-            joiner,
-            pool,
-            outcomes,
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -212,13 +201,10 @@ impl Renewer for Renewals {
             endpoints,
             expect: Some(Expect::AnyRegistry),
         };
-        let renewal = Renewal::begin(&self.outcomes);
-        let channel = self.pool.channel(target);
-        renewal.ended(enrollment::renew(channel, present, draft).await)
+        enrollment::renew(self.pool.channel(target), present, draft).await
     }
 
     async fn rejoin(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError> {
-        let renewal = Renewal::begin(&self.outcomes);
-        renewal.ended(self.joiner.rejoin_with(present, draft).await)
+        self.joiner.rejoin_with(present, draft).await
     }
 }

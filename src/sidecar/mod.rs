@@ -4,6 +4,7 @@
 //! between them.
 
 mod around;
+mod background;
 mod carry;
 mod config;
 mod error;

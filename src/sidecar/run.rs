@@ -2,20 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{interval, sleep},
-};
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     around::Around,
     carry::{AgentLink, Carrier},
     config::{Journaling, Listening, SidecarConfig},
     error::SidecarError,
-    join::{Joiner, Renewals},
+    join::Joiner,
     metrics,
     pools::Pools,
-    probe::Prober,
     register::Place,
     route::{CatalogRoute, InFlight},
     standing::Progress,
@@ -23,7 +19,7 @@ use super::{
 use crate::{
     admin::{self, introspection},
     domain::{InstanceId, SpiffeId},
-    identity::{Credentials, Expect, keep_renewed},
+    identity::{Credentials, Expect},
     pb::{
         self, agent_server::AgentServer, executor_server::ExecutorServer,
         registry_server::RegistryServer,
@@ -49,8 +45,6 @@ const SETTLE: Duration = Duration::from_millis(300);
 const DRAIN: Duration = Duration::from_secs(25);
 /// How long tasks of our own may take to stop after that.
 const CLOSE: Duration = Duration::from_secs(2);
-/// How often the executor's load is put into the report; the heartbeat carries it on.
-const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of a journal segment: two are preallocated.
 const SEGMENT_BYTES: u64 = 16 << 20;
 
@@ -115,13 +109,14 @@ pub async fn run(
     running.until_stopped(&parts).await
 }
 
-struct Parts {
-    config: SidecarConfig,
+/// What everything in a sidecar is made with.
+pub(super) struct Parts {
+    pub(super) config: SidecarConfig,
     id: SpiffeId,
     instance: InstanceId,
-    credentials: Credentials,
-    progress: Arc<Progress>,
-    nursery: Nursery,
+    pub(super) credentials: Credentials,
+    pub(super) progress: Arc<Progress>,
+    pub(super) nursery: Nursery,
     stop: Stop,
 }
 
@@ -150,7 +145,8 @@ impl Parts {
         mtls: Listener,
         local: Listener,
     ) -> Result<Running, SidecarError> {
-        let control = Pool::new(self.credentials.clone(), self.nursery.clone());
+        let age = self.config.connection_age;
+        let control = Pool::aged(self.credentials.clone(), self.nursery.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -167,7 +163,7 @@ impl Parts {
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads);
+        let pools = Pools::members(&self.credentials, threads, age);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -228,8 +224,18 @@ impl Parts {
             introspection::routes(SERVICES),
             introspection::routes(LOCAL_SERVICES),
         );
+        let outer = Limits {
+            connection_age: self.config.connection_age,
+            ..Limits::default()
+        };
+        // The own agent has nowhere to move to and shows no certificate; its client, of whatever
+        // make, may not send again what a GOAWAY crosses.
+        let inner = Limits {
+            connection_age: Limits::AGELESS,
+            ..Limits::default()
+        };
         let security = Security::MutualTls(self.credentials.clone());
-        let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
+        let mtls = Server::start(mtls, security, threads, outer, |thread| {
             mesh_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -237,7 +243,7 @@ impl Parts {
                 .add_service(health_service.clone())
         });
         let plain = Security::Plaintext;
-        let local = Server::start(local, plain, threads, Limits::default(), |thread| {
+        let local = Server::start(local, plain, threads, inner, |thread| {
             local_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -350,48 +356,6 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
-    }
-
-    fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
-        let (credentials, dir) = (self.credentials.clone(), self.config.state.clone());
-        let outcomes = metrics::certificate(self.progress.metrics(), &credentials);
-        self.nursery.start("renewals", |stop| async move {
-            let renewals = Renewals::new(joiner, pool, outcomes);
-            keep_renewed(credentials, Some(&dir), renewals.as_ref(), stop).await;
-        });
-    }
-
-    fn watch_agent(
-        &self,
-        link: Arc<dyn HandlerLink>,
-        described: watch::Sender<Arc<Described>>,
-        executor: &Executor,
-    ) {
-        let Some(address) = self.config.agent.clone() else {
-            return;
-        };
-        let prober = Prober {
-            address,
-            link,
-            configured: self.config.card.clone(),
-            described,
-            executor: executor.clone(),
-            progress: self.progress.clone(),
-        };
-        self.nursery.start("prober", |stop| prober.run(stop));
-    }
-
-    fn report_load(&self, executor: Executor) {
-        let progress = self.progress.clone();
-        self.nursery.start("load", |stop| async move {
-            let mut every = interval(LOAD_EVERY);
-            loop {
-                tokio::select! {
-                    _ = every.tick() => progress.set_load(executor.load()),
-                    () = stop.cancelled() => return,
-                }
-            }
-        });
     }
 }
 

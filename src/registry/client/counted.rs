@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::source::{Changes, Source};
 use crate::pb;
@@ -47,7 +47,10 @@ impl Source for Counted {
         call.ended(self.source.deregister(ask).await)
     }
 
-    async fn agent(&self, ask: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, Status> {
+    async fn agent(
+        &self,
+        ask: Request<pb::GetAgentRequest>,
+    ) -> Result<pb::GetAgentResponse, Status> {
         let call = self.begin("/attache.v1.Registry/GetAgent");
         call.ended(self.source.agent(ask).await)
     }

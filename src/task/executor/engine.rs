@@ -21,6 +21,7 @@ use super::book::{Admission, Book};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::run::{Command, Run, Session};
+use super::spans::Spans;
 use super::{Answer, answer, refused};
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::identity::authorize::{Action, authorize};
@@ -29,6 +30,7 @@ use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop};
 use crate::task::doors::{Parent, Parents, Steps, Updates};
+use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
 
 /// Slots of an agent whose card does not say: enough to keep a process busy that waits for models
@@ -109,13 +111,15 @@ impl Executor {
         *self.shared.skills.lock() = Arc::new(skills.into_iter().collect());
     }
 
-    /// Serves one attempt's stream of `home`. Dropping the answer leaves the attempt alone.
-    pub fn execute(&self, home: HomePeer, steps: Steps) -> Updates {
+    /// Serves one attempt's stream of `home`, which goes below `trace`. Dropping the answer leaves
+    /// the attempt alone.
+    pub fn execute(&self, home: HomePeer, steps: Steps, trace: Option<TraceContext>) -> Updates {
         let (out, updates) = mpsc::channel(OUT_QUEUE);
         let executor = self.clone();
         self.nursery().start("attempt", |stop| async move {
             let stops = [stop, executor.shared.stop.clone()];
-            executor.serve(home, steps, out, stops).await;
+            let asked = Asked { home, steps, trace };
+            executor.serve(asked, out, stops).await;
         });
         Box::pin(ReceiverStream::new(updates))
     }
@@ -170,13 +174,12 @@ impl Executor {
         own.unwrap_or_else(|| &all[self.shared.turn.fetch_add(1, Ordering::Relaxed) % all.len()])
     }
 
-    async fn serve(
-        self,
-        home: HomePeer,
-        mut steps: Steps,
-        out: mpsc::Sender<Answer>,
-        stops: [Stop; 2],
-    ) {
+    async fn serve(self, asked: Asked, out: mpsc::Sender<Answer>, stops: [Stop; 2]) {
+        let Asked {
+            home,
+            mut steps,
+            trace,
+        } = asked;
         let first = match timeout(FIRST_STEP, steps.next()).await {
             Ok(Some(request)) => request.step,
             Ok(None) | Err(_) => None,
@@ -188,7 +191,10 @@ impl Executor {
         };
         match first {
             Some(Step::Start(start)) => match self.check(&home, start) {
-                Ok(work) => Box::pin(self.start(work, session, stops)).await,
+                Ok(work) => {
+                    let spans = Spans::begin(trace.as_ref(), &work, &home);
+                    Box::pin(self.start(work, spans, session, stops)).await;
+                }
                 Err(fault) => session.end(fault),
             },
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
@@ -210,10 +216,11 @@ impl Executor {
         Ok(work)
     }
 
-    async fn start(&self, work: Work, session: Session, stops: [Stop; 2]) {
+    async fn start(&self, work: Work, spans: Spans, session: Session, stops: [Stop; 2]) {
         let (to_owner, inbox) = mpsc::channel(INBOX_QUEUE);
         let attempt = work.request.attempt;
         if work.remaining.is_zero() {
+            spans.fail(Reason::DeadlineExceeded.label());
             return give_up(session, refused(Reason::DeadlineExceeded, None));
         }
         let admission = self
@@ -227,14 +234,17 @@ impl Executor {
             Admission::Refused {
                 reason,
                 retry_after,
-            } => return give_up(session, refused(reason, retry_after)),
+            } => {
+                spans.fail(reason.label());
+                return give_up(session, refused(reason, retry_after));
+            }
         };
         let entry = Entry {
             shared: Arc::clone(&self.shared),
             task: work.task_id.clone(),
             attempt,
         };
-        let (slot, request, deadline) = self.take_slot(work);
+        let (slot, request, deadline) = self.take_slot(work, spans.below());
         if let Some(older) = older
             && older.send(Command::Fence).await.is_err()
         {
@@ -248,6 +258,7 @@ impl Executor {
             inbox,
             session,
             slot: Box::new(slot),
+            spans,
             stops,
         };
         if !run.carry().await {
@@ -257,7 +268,11 @@ impl Executor {
     }
 
     /// The slot that the book has given; with it the attempt's parent token.
-    fn take_slot(&self, work: Work) -> (Slot, pb::HandleRequest, Instant) {
+    fn take_slot(
+        &self,
+        work: Work,
+        trace: Option<TraceContext>,
+    ) -> (Slot, pb::HandleRequest, Instant) {
         let began = Instant::now();
         let deadline = began + work.remaining;
         let token = new_token();
@@ -268,6 +283,7 @@ impl Executor {
             attempt: request.attempt,
             deadline,
             chain: work.chain,
+            trace,
         };
         self.shared.book.lock().add_parent(token.clone(), parent);
         self.shared.changed.send_replace(());
@@ -327,6 +343,13 @@ impl fmt::Debug for Executor {
             .field("slots", &self.shared.slots)
             .finish_non_exhaustive()
     }
+}
+
+/// Who asks for an attempt, and how.
+struct Asked {
+    home: HomePeer,
+    steps: Steps,
+    trace: Option<TraceContext>,
 }
 
 /// A taken slot and a live parent token.

@@ -21,6 +21,7 @@ use super::attempt::{Attempt, Phase};
 use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
 use super::handler::{HandlerError, HandlerLink};
+use super::spans::Spans;
 use super::{Answer, accepted, answer, refused};
 use crate::domain::{Fault, Reason};
 use crate::pb;
@@ -88,6 +89,7 @@ pub(super) struct Run {
     pub(super) session: Session,
     /// Slot and parent token; let go when the handler has ended or was cut.
     pub(super) slot: Guard,
+    pub(super) spans: Spans,
     /// The runtime's, and the executor's own.
     pub(super) stops: [Stop; 2],
 }
@@ -98,10 +100,10 @@ impl Run {
         let (task_id, number) = task_of(&self.request);
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let (link, request) = (Arc::clone(&self.link), self.request);
-        let mut handler =
-            Handler::Opening(Box::pin(
-                async move { link.handle(request, remaining).await },
-            ));
+        let trace = self.spans.below();
+        let mut handler = Handler::Opening(Box::pin(async move {
+            link.handle(request, remaining, trace.as_ref()).await
+        }));
         let mut first = None;
         match timeout(OPENING, handler.next()).await {
             Ok(Heard::Said(Said::Failed(HandlerError::Unreachable(text)))) => {
@@ -109,6 +111,7 @@ impl Run {
                     task = task_id,
                     "not started: the agent cannot be reached: {text}"
                 );
+                self.spans.fail(Reason::AgentUnavailable.label());
                 let refusal = refused(Reason::AgentUnavailable, Some(UNREACHABLE_RETRY));
                 if self.session.out.send(Ok(refusal)).await.is_err() {
                     tracing::debug!("the home left before it was refused");
@@ -128,6 +131,7 @@ impl Run {
             orphan_since: Instant::now(),
             unwanted: false,
             slot: Some(self.slot),
+            spans: self.spans,
             task_id,
             number,
             boot_id: self.boot_id,
@@ -154,6 +158,7 @@ struct Owner {
     /// The home does not want it any more.
     unwanted: bool,
     slot: Option<Guard>,
+    spans: Spans,
     task_id: String,
     number: u32,
     boot_id: String,
@@ -195,6 +200,7 @@ impl Owner {
                     let now = Instant::now();
                     if orphan_ends.is_some_and(|ends| ends <= now) {
                         tracing::warn!(task = self.task_id, "cut: its home did not come back");
+                        self.spans.fail("ORPHANED");
                         return;
                     }
                     let verdict = self.course.tick(now);
@@ -327,6 +333,7 @@ impl Owner {
                 self.attempt.push(update, false, false);
             }
             Some(Verdict::Last { update, cut }) => {
+                self.spans.judge(&update);
                 self.attempt.push(update, true, cut);
             }
             Some(Verdict::AskToStop(reason)) => {
@@ -345,10 +352,12 @@ impl Owner {
             self.handler = Handler::Closed;
             self.asking = None;
             self.slot = None;
+            self.spans.handled();
         }
     }
 
     fn leave(&mut self, reason: Reason, text: &str) {
+        self.spans.fail(reason.label());
         if let Some(session) = self.session.take() {
             session.end(Fault::new(reason, text));
         }

@@ -10,7 +10,7 @@ use crate::identity::peer::Connection;
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::task::doors::Updates;
-use crate::telemetry::call::CallNotes;
+use crate::telemetry::{TraceContext, call::CallNotes};
 
 /// Serves homes elsewhere; the own home calls [`Executor::execute`] in process.
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ impl pb::executor_server::Executor for ExecutorService {
     ) -> Result<Response<Updates>, Status> {
         let home = home_of(&request)?;
         let notes = CallNotes::of(&request);
+        let trace = TraceContext::of_request(&request);
         let steps = request.into_inner().map_while(move |step| match step {
             Ok(step) => {
                 note(&notes, step.step.as_ref());
@@ -46,7 +47,11 @@ impl pb::executor_server::Executor for ExecutorService {
                 None
             }
         });
-        Ok(Response::new(self.executor.execute(home, Box::pin(steps))))
+        Ok(Response::new(self.executor.execute(
+            home,
+            Box::pin(steps),
+            trace,
+        )))
     }
 
     async fn slots(

@@ -77,12 +77,26 @@ impl Tasks {
                 self.again(task, world);
             }
             Heard::Update(update) => self.update(task, update, world),
-            Heard::Unknown => self.lost(task, world),
+            Heard::Unknown => self.unknown(task, world),
         }
         self.settle(task);
     }
 
-    /// The attempt is lost: again where that is allowed, else the end.
+    /// The executor does not know the attempt, and will never start it.
+    fn unknown(&mut self, task: Uuid, world: World<'_>) {
+        let entry = self.tasks.get(&task);
+        if entry.is_some_and(|entry| entry.kept.state() != pb::TaskState::Submitted) {
+            return self.lost(task, world);
+        }
+        // Its Start never came there, such as when this home was cut right before.
+        if let Some(instance) = self.not_started(task) {
+            self.gates.ended(&instance, world.at.now);
+            self.look_again(world.at.now);
+        }
+        self.again(task, world);
+    }
+
+    /// The attempt is lost: again where it had not begun or may run twice, else the end.
     pub(super) fn lost(&mut self, task: Uuid, world: World<'_>) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
@@ -95,6 +109,13 @@ impl Tasks {
         let fail = entry.kept.on_agent_loss() == pb::OnAgentLoss::Fail || !running.idempotent;
         if entry.kept.task.cancel_requested {
             return self.end_canceled(task, UNCONFIRMED, world.at);
+        }
+        if entry.kept.state() == pb::TaskState::Submitted {
+            // Nobody said that it had begun: it is given out again, under a number that fences it.
+            if let Some(instance) = self.not_started(task) {
+                self.gates.away(&instance, world.at.now);
+            }
+            return self.again(task, world);
         }
         if fail {
             let text = format!(

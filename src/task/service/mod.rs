@@ -15,7 +15,7 @@ use crate::pb;
 use crate::pb::agent_client::AgentClient;
 use crate::pb::agent_server::Agent;
 use crate::pb::task_update::Update;
-use crate::telemetry::call::CallNotes;
+use crate::telemetry::{TraceContext, call::CallNotes};
 
 use super::home::{Home, ListQuery, PAGE, Submission};
 
@@ -86,7 +86,12 @@ impl AgentService {
         &self.home.config().own
     }
 
-    fn submission(&self, who: &Principal, spec: Option<pb::TaskSpec>) -> Result<Submission, Fault> {
+    fn submission(
+        &self,
+        who: &Principal,
+        spec: Option<pb::TaskSpec>,
+        trace: Option<TraceContext>,
+    ) -> Result<Submission, Fault> {
         let Some(mut spec) = spec else {
             return Err(Fault::field(
                 "spec",
@@ -121,6 +126,7 @@ impl AgentService {
         Ok(Submission {
             spec,
             caller: who.id.as_ref().clone(),
+            trace,
         })
     }
 
@@ -178,7 +184,9 @@ impl Agent for AgentService {
     ) -> Result<Response<pb::SubmitTaskResponse>, Status> {
         let notes = CallNotes::of(&request);
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, noted(&notes, request.into_inner().spec))?;
+        let trace = TraceContext::of_request(&request);
+        let spec = noted(&notes, request.into_inner().spec);
+        let asked = self.submission(&who, spec, trace)?;
         let task = self.home.submit(asked, self.thread).await?;
         notes.about(&task);
         Ok(Response::new(pb::SubmitTaskResponse {
@@ -193,7 +201,9 @@ impl Agent for AgentService {
     ) -> Result<Response<Self::RunTaskStream>, Status> {
         let notes = CallNotes::of(&request);
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, noted(&notes, request.into_inner().spec))?;
+        let trace = TraceContext::of_request(&request);
+        let spec = noted(&notes, request.into_inner().spec);
+        let asked = self.submission(&who, spec, trace)?;
         let updates = self.home.run(asked, self.thread).await?;
         let answers = updates.map(move |update| {
             let update = update?;
@@ -214,10 +224,11 @@ impl Agent for AgentService {
     ) -> Result<Response<pb::GetTaskResponse>, Status> {
         let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&notes, &asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.get_task(asked)).await;
+            let answered = Box::pin(client.get_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let full = asked.view() == pb::TaskView::Full;
@@ -269,10 +280,12 @@ impl Agent for AgentService {
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&notes, &asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.watch_task(asked)).await;
+            let answered =
+                Box::pin(client.watch_task(TraceContext::on(trace.as_ref(), asked))).await;
             return forwarded(answered, id.home);
         }
         let watched = self
@@ -292,6 +305,7 @@ impl Agent for AgentService {
     ) -> Result<Response<Self::ReadArtifactStream>, Status> {
         let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&notes, &asked.task_id)?;
         if !asked.sha256.is_empty() {
@@ -303,7 +317,8 @@ impl Agent for AgentService {
             .into());
         }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.read_artifact(asked)).await;
+            let answered =
+                Box::pin(client.read_artifact(TraceContext::on(trace.as_ref(), asked))).await;
             return forwarded(answered, id.home);
         }
         let pieces = self
@@ -320,6 +335,7 @@ impl Agent for AgentService {
     ) -> Result<Response<pb::CancelTaskResponse>, Status> {
         let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&notes, &asked.task_id)?;
         if asked.reason.len() > REASON_MAX {
@@ -327,7 +343,8 @@ impl Agent for AgentService {
             return Err(Fault::field("reason", text).into());
         }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.cancel_task(asked)).await;
+            let answered =
+                Box::pin(client.cancel_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let task = self.home.cancel(&id, &who.id, asked.reason).await?;
