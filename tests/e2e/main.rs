@@ -20,6 +20,7 @@ mod foreign_clients;
 mod grpcurl;
 mod impostor;
 mod lifecycle;
+mod metrics;
 mod namespaces;
 mod outage;
 

@@ -27,6 +27,8 @@ pub struct Site {
     pub temp: TempDir,
     /// Directory of mesh.toml.
     pub dir: PathBuf,
+    /// Environment of what is started, beside what it needs.
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// A running `attache up`.
@@ -45,6 +47,7 @@ impl Site {
             mark: Mark::new(),
             dir: temp.path().to_path_buf(),
             temp,
+            env: Vec::new(),
         }
     }
 
@@ -54,6 +57,7 @@ impl Site {
             mark: Mark::new(),
             temp: tempfile::tempdir().unwrap(),
             dir: dir.to_path_buf(),
+            env: Vec::new(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Site {
             .env_remove("ATTACHE_MESH")
             .kill_on_drop(true);
         command.env("TEST_RUNS", self.path("runs"));
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
         // Sockets go where the test's other files go, and with them.
         command.env("XDG_RUNTIME_DIR", self.temp.path());
         command.current_dir(self.temp.path()).stdin(Stdio::null());

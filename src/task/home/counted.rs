@@ -1,6 +1,6 @@
 //! What is counted of a shard's tasks once it is on disk.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -44,19 +44,12 @@ impl Entry {
     /// How long after its submission an agent took the task, the first time that this is asked
     /// after it did.
     fn first_start(&mut self) -> Option<Duration> {
-        let task = &self.kept.task;
-        if self.start_counted || task.attempt == 0 {
+        if self.start_counted {
             return None;
         }
-        let after = if self.kept.state() == pb::TaskState::Working {
-            between(task.created_at, self.kept.working_since.map(Into::into))
-        } else if self.kept.ended() && task.execution_ms > 0 {
-            // It went on before its start was on disk.
-            let worked = Duration::from_millis(task.execution_ms.unsigned_abs());
-            between(task.created_at, task.ended_at).saturating_sub(worked)
-        } else {
-            return None;
-        };
+        let works = |event: &&Arc<pb::TaskEvent>| event.state() == pb::TaskState::Working;
+        let taken = self.kept.events.iter().find(works)?;
+        let after = between(self.kept.task.created_at, taken.at);
         self.start_counted = true;
         Some(after)
     }

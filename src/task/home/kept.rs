@@ -98,7 +98,7 @@ pub(super) struct Kept {
     events_bytes: usize,
     /// Bytes of all that its attempts ever said: what it takes on disk, about.
     pub(super) said: usize,
-    pub(super) working_since: Option<SystemTime>,
+    working_since: Option<SystemTime>,
 }
 
 impl Kept {

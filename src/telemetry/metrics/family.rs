@@ -201,6 +201,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn all_are_in_the_golden_file() {
+        let golden = include_str!("../../../tests/golden/metrics.txt");
+        let golden: Vec<&str> = golden.lines().collect();
+        assert_eq!(
+            table(),
+            golden,
+            "a change of the contract: change the file with it"
+        );
+    }
+
+    #[test]
     fn names_follow_the_fields_rules() {
         let mut names = std::collections::HashSet::new();
         for line in table() {
