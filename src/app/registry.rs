@@ -8,7 +8,7 @@ use super::{
     error::StartError,
     settings::{
         RegistrySettings,
-        lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, LEASE},
+        lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE},
     },
 };
 use crate::{
@@ -32,8 +32,8 @@ use crate::{
     transport::{Limits, Listener, Security, Server},
 };
 
-/// How long calls may take to finish when the process ends.
-const DRAIN: Duration = Duration::from_secs(30);
+/// What of the drain is kept for the registry's own tasks, after the calls.
+const TAIL: Duration = Duration::from_secs(2);
 
 /// What members find on the mutual TLS listener.
 const SERVICES: &[&str] = &["attache.v1.Registry", "attache.v1.Identity"];
@@ -67,6 +67,7 @@ pub async fn run(
         });
     }
     let (terms, life, limits) = lifetimes(settings)?;
+    let drain = DRAIN.within(settings.drain)?;
     let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
@@ -117,8 +118,10 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    tokio::join!(mtls.drain(DRAIN), enrollment.drain(DRAIN));
-    nursery.close(Duration::from_secs(5)).await;
+    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+    let calls = drain.saturating_sub(TAIL);
+    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    nursery.close(TAIL).await;
     tracing::info!("registry ended");
     Ok(())
 }

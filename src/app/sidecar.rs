@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use super::{
     error::StartError,
     registry::private_dir,
-    settings::{SidecarSettings, lifetimes::CONNECTION_AGE},
+    settings::{
+        SidecarSettings,
+        lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN},
+    },
 };
 use crate::{
     runtime::{DataThreads, Stop},
@@ -59,6 +62,8 @@ pub async fn run(
         zone: settings.zone.clone(),
         threads,
         connection_age: CONNECTION_AGE.within(settings.connection_age)?,
+        drain: DRAIN.within(settings.drain)?,
+        agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
         agent: settings.agent.clone(),
         journal: settings.journal,
         card: settings.card.card(),

@@ -36,6 +36,10 @@ pub struct SidecarConfig {
     pub threads: usize,
     /// Age of members' connections; ours to them are replaced before it.
     pub connection_age: Duration,
+    /// How long the whole drain may take.
+    pub drain: Duration,
+    /// How long an attempt elsewhere may be out of reach before it is lost.
+    pub agent_lost_after: Duration,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
     /// Where its tasks are kept.

@@ -7,6 +7,7 @@ mod around;
 mod background;
 mod carry;
 mod config;
+mod drain;
 mod error;
 mod join;
 mod metrics;

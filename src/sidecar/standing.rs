@@ -1,13 +1,18 @@
 //! How far a sidecar has come, for its readiness and for what it reports to the registry.
 
+use std::time::{Duration, SystemTime};
+
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{
     admin::Inspect,
+    config::Span,
+    identity::Credentials,
     pb,
     registry::client::{Mirror, Report, Standing},
+    runtime::clock,
     task::journal::Journal,
     telemetry::metrics::{Format, Metrics, peers::PeerCalls},
 };
@@ -25,6 +30,7 @@ pub(super) struct Progress {
 struct Facts {
     id: String,
     instance: String,
+    credentials: Option<Credentials>,
     agent: Option<bool>,
     standing: Option<watch::Receiver<Standing>>,
     was_here: bool,
@@ -71,9 +77,10 @@ impl Progress {
         self.report.subscribe()
     }
 
-    pub(super) fn joined(&self, id: String, instance: String) {
+    pub(super) fn joined(&self, id: String, instance: String, credentials: Credentials) {
         let mut facts = self.facts.lock();
         (facts.id, facts.instance) = (id, instance);
+        facts.credentials = Some(credentials);
     }
 
     pub(super) fn registering(&self, standing: watch::Receiver<Standing>) {
@@ -126,6 +133,24 @@ impl Progress {
     }
 }
 
+/// What is wrong with a certificate that is not valid now.
+fn out_of_life(own: &Credentials, now: SystemTime) -> Option<String> {
+    let current = own.current();
+    if let Ok(since) = now.duration_since(current.peer().not_after) {
+        let since = Span(Duration::from_secs(since.as_secs()));
+        return Some(format!(
+            "its certificate ended {since} ago and there is no new one: peers refuse it until the \
+             registry can be reached; its log says why it cannot"
+        ));
+    }
+    let early = current.peer().not_before.duration_since(now).ok()?;
+    let early = Span(Duration::from_secs(early.as_secs()));
+    Some(format!(
+        "its certificate is not valid for {early} yet by this machine's clock, and there is no new \
+         one: is the clock right, and the registry in reach?"
+    ))
+}
+
 impl Inspect for Progress {
     fn ready(&self) -> Result<(), Vec<String>> {
         let mut facts = self.facts.lock();
@@ -135,6 +160,13 @@ impl Inspect for Progress {
         }
         if facts.id.is_empty() {
             missing.push("has not joined the mesh yet".to_owned());
+        }
+        if let Some(why) = facts
+            .credentials
+            .as_ref()
+            .and_then(|own| out_of_life(own, clock::wall()))
+        {
+            missing.push(why);
         }
         if facts.agent == Some(false) {
             missing.push("the agent does not answer on its address".to_owned());

@@ -15,11 +15,13 @@
 
 mod bad_input;
 mod crash;
+mod drain;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
 mod impostor;
 mod lifecycle;
+mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
-use super::lifetimes::CONNECTION_AGE;
+use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN};
 use crate::config::Span;
 use crate::sidecar::Journaling;
 
@@ -44,6 +44,10 @@ pub struct SidecarSettings {
     /// Age at which a member's connection is told to go, give or take a tenth; see
     /// [`CONNECTION_AGE`].
     pub connection_age: Span,
+    /// How long it may take to end; see [`DRAIN`].
+    pub drain: Span,
+    /// How long an attempt elsewhere may be out of reach; see [`AGENT_LOST_AFTER`].
+    pub agent_lost_after: Span,
     /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
     pub agent: Option<String>,
     /// Where tasks are kept; anything but `disk` is for measuring.
@@ -67,6 +71,8 @@ impl Default for SidecarSettings {
             zone: String::new(),
             threads: 0,
             connection_age: CONNECTION_AGE.default,
+            drain: DRAIN.default,
+            agent_lost_after: AGENT_LOST_AFTER.default,
             agent: None,
             journal: Journaling::Disk,
             card: CardSettings::default(),

@@ -1,5 +1,7 @@
 //! Who a home is, and what it is asked to do.
 
+use std::time::Duration;
+
 use crate::domain::{InstanceId, SpiffeId};
 use crate::pb;
 use crate::telemetry::TraceContext;
@@ -11,7 +13,13 @@ pub struct HomeConfig {
     pub instance: InstanceId,
     /// The sidecar's member: who calls on its local listener.
     pub own: SpiffeId,
+    /// An executor is lost after this long without a word; [`LOST_AFTER`] where nothing is said.
+    pub lost_after: Duration,
 }
+
+/// An executor is lost after this long without a word, unless a home is told otherwise. It keeps
+/// the attempt for longer than this.
+pub const LOST_AFTER: Duration = Duration::from_secs(45);
 
 /// What somebody wants done.
 #[derive(Clone, Debug)]

@@ -129,6 +129,7 @@ impl Bench {
         let config = HomeConfig {
             instance: "home".parse().unwrap(),
             own: own(),
+            lost_after: super::config::LOST_AFTER,
         };
         let routes: Arc<dyn Route> = route.clone();
         let connect: Arc<dyn Connect> = Arc::new(FakeConnect { opened: opens });
@@ -330,16 +331,18 @@ async fn a_waiting_task_goes_out_when_an_agent_comes() {
     bench.route.set(&["i1"], false);
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
-    // It never began: nobody has said so.
-    let unknown = pb::AttemptUnknown::default();
-    opened.say(Answer::AttemptUnknown(unknown.clone())).await;
+    let unknown = |boot_id: &str| pb::AttemptUnknown {
+        boot_id: boot_id.into(),
+        never_begun: true,
+    };
+    // The run that was there at the dispatch has never had it: nothing was lost.
+    opened.say(Answer::AttemptUnknown(unknown("boot"))).await;
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
-    opened.accept().await;
     let mut updates = bench.watch(&id, 0).await.unwrap();
     snapshot(&mut updates).await;
-    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
-    opened.say(Answer::AttemptUnknown(unknown)).await;
+    // Another run knows nothing of what an earlier one began.
+    opened.say(Answer::AttemptUnknown(unknown("later"))).await;
     assert_eq!(event(&mut updates).await.state(), pb::TaskState::Failed);
     assert!(updates.next().await.is_none());
 }

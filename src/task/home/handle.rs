@@ -99,12 +99,13 @@ impl Home {
         let failed = Stop::new();
         let counts = Counts::new(replay.shards.len());
         let mut inboxes = Vec::new();
-        for (place, (tasks, nursery)) in replay
+        for (place, (mut tasks, nursery)) in replay
             .shards
             .into_iter()
             .zip(nurseries.iter().cycle())
             .enumerate()
         {
+            tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
             let shard = Shard {
@@ -308,6 +309,23 @@ impl Home {
             answer,
         })
         .await
+    }
+
+    /// Cancelled when the home drains: whoever passes on streams of other homes ends them then too.
+    pub fn drains(&self) -> Stop {
+        self.shared.drain.clone()
+    }
+
+    /// Gives nothing more out, and returns when no attempt is under way anywhere: its executors may
+    /// be about to stop as well, and want everything acknowledged. New tasks are taken, and wait.
+    pub async fn settle(&self) {
+        let all = (0..self.shared.inboxes.len())
+            .map(|shard| self.ask(shard, |answer| Request::Settle { answer }));
+        for settled in join_all(all).await {
+            if let Err(fault) = settled {
+                tracing::error!(%fault, "a shard could not be settled");
+            }
+        }
     }
 
     /// Takes no new tasks, ends every watcher's stream with its cursor, and returns when all that

@@ -25,6 +25,7 @@ use crate::pb::task_event::Kind;
 use crate::task::spec::{Moment, NewTask};
 use crate::telemetry::TraceContext;
 
+use super::config::LOST_AFTER;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 use super::gate::Gates;
 use super::kept::{Kept, UNCONFIRMED};
@@ -33,8 +34,6 @@ use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
-/// An executor is lost after this long without a word.
-pub(super) const LOST_AFTER: Duration = Duration::from_secs(45);
 /// Starts of a task whose skill may run twice.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// What a submitter is told to wait when there is no room.
@@ -75,6 +74,8 @@ pub(super) struct Tasks {
     /// Stands for every deadline until the replay is over.
     pub(super) base: Instant,
     pub(super) limits: Limits,
+    /// An executor is lost after this long without a word.
+    pub(super) lost_after: Duration,
     /// Boxed: a tree moves its values when it grows and shrinks, and these are large.
     pub(super) tasks: BTreeMap<Uuid, Box<Entry>>,
     pub(super) lanes: Lanes,
@@ -93,6 +94,8 @@ pub(super) struct Tasks {
     /// Tasks that an agent works on.
     pub(super) working: usize,
     pub(super) draining: bool,
+    /// What waits goes on waiting: nobody is given anything any more.
+    pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
     /// Tasks that end with the attempt that made them, and its token.
@@ -107,6 +110,7 @@ impl Tasks {
             own,
             base,
             limits,
+            lost_after: LOST_AFTER,
             tasks: BTreeMap::new(),
             lanes: Lanes::default(),
             gates: Gates::default(),
@@ -119,6 +123,7 @@ impl Tasks {
             live_bytes: 0,
             working: 0,
             draining: false,
+            holding: false,
             low_space: false,
             children: BTreeMap::new(),
             records: Vec::new(),

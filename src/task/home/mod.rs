@@ -35,12 +35,13 @@ mod drive_tests;
 #[cfg(test)]
 mod tests;
 
-pub use config::{HomeConfig, Submission};
+pub use config::{HomeConfig, LOST_AFTER, Submission};
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;
 pub use view::{ANSWER_MAX, ListQuery, PAGE};
 pub use watch::TaskUpdates;
+pub(in crate::task) use watch::sent_away;
 
 use crate::domain::{Fault, Reason};
 

@@ -65,6 +65,10 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
+    /// Gives nothing more out; answered once no attempt is under way.
+    Settle {
+        answer: Reply<()>,
+    },
     Drain {
         answer: Reply<()>,
     },

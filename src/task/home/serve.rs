@@ -56,6 +56,10 @@ impl Running {
                 });
                 self.answer(answer, canceled);
             }
+            Request::Settle { answer } => {
+                self.shard.tasks.holding = true;
+                self.settling.push(answer);
+            }
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -115,6 +119,7 @@ impl Running {
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
+            | Request::Settle { .. }
             | Request::Drain { .. } => {}
         }
     }

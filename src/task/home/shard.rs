@@ -28,7 +28,7 @@ use crate::telemetry::metrics::tasks::Tasks as Counts;
 use super::dispatch::{Carrier, First, Said};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::released::Released;
-use super::request::{Mark, Request, Watchers};
+use super::request::{Mark, Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -83,6 +83,8 @@ pub(super) struct Running {
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Who waits until no attempt is under way; at most one, the process's own end.
+    pub(super) settling: Vec<Reply<()>>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
@@ -97,6 +99,7 @@ impl Shard {
             pending: Vec::new(),
             stuck: false,
             carriers: HashMap::new(),
+            settling: Vec::new(),
             watchers: HashMap::new(),
             shard: self,
         };
@@ -119,6 +122,12 @@ impl Running {
             self.append()?;
             self.perform();
             self.publish();
+            if self.carriers.is_empty() {
+                for settled in self.settling.drain(..) {
+                    // Whoever asked may have given up.
+                    drop(settled.send(Ok(())));
+                }
+            }
             let next = self.next_wake();
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
