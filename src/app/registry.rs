@@ -28,7 +28,11 @@ use crate::{
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop, clock},
-    telemetry::metrics::{Format, Metrics, Outcomes, Sheet, family, remaining},
+    telemetry::{
+        Telemetry,
+        metrics::{Format, Metrics, Outcomes, Sheet, family, remaining},
+        otlp::Identity,
+    },
     transport::{Limits, Listener, Security, Server},
 };
 
@@ -57,6 +61,7 @@ pub struct Listening {
 /// When anything it needs is missing or taken.
 pub async fn run(
     settings: &RegistrySettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -70,6 +75,7 @@ pub async fn run(
     let drain = DRAIN.within(settings.drain)?;
     let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
 
@@ -81,6 +87,7 @@ pub async fn run(
 
     let engine = start_engine(&nursery, &authority, &store);
     let metrics = Metrics::new("registry");
+    metrics.add(telemetry.clone());
     keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
     let (health, health_service) = introspection::health(SERVICES).await;
@@ -105,16 +112,15 @@ pub async fn run(
         tonic::service::Routes::new(newcomers.clone())
     });
     metrics.add(vec![mtls.served(), enrollment.served()]);
-    let inspect = Inspected::new(metrics, &id, engine, &stop);
+    let inspect = Arc::new(Inspected {
+        metrics,
+        id: id.clone(),
+        telemetry,
+        engine,
+        stop: stop.clone(),
+    });
     let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
-    let listening = Listening {
-        id,
-        mtls: mtls.address().to_owned(),
-        enrollment: enrollment.address().to_owned(),
-        admin: admin.address(),
-    };
-    tracing::info!(mtls = listening.mtls, enrollment = listening.enrollment, admin = %listening.admin, "registry serves");
-    started(&listening);
+    started(&listening(id, &mtls, &enrollment, &admin));
 
     stop.cancelled().await;
     health.stop().await;
@@ -124,6 +130,17 @@ pub async fn run(
     nursery.close(TAIL).await;
     tracing::info!("registry ended");
     Ok(())
+}
+
+fn listening(id: SpiffeId, mtls: &Server, enrollment: &Server, admin: &admin::Server) -> Listening {
+    let listening = Listening {
+        id,
+        mtls: mtls.address().to_owned(),
+        enrollment: enrollment.address().to_owned(),
+        admin: admin.address(),
+    };
+    tracing::info!(mtls = listening.mtls, enrollment = listening.enrollment, admin = %listening.admin, "registry serves");
+    listening
 }
 
 /// What the settings say of leases, certificates and connections.
@@ -248,19 +265,9 @@ fn certificates(
 struct Inspected {
     metrics: Metrics,
     id: SpiffeId,
+    telemetry: Telemetry,
     engine: Engine,
     stop: Stop,
-}
-
-impl Inspected {
-    fn new(metrics: Metrics, id: &SpiffeId, engine: Engine, stop: &Stop) -> Arc<Self> {
-        Arc::new(Self {
-            metrics,
-            id: id.clone(),
-            engine,
-            stop: stop.clone(),
-        })
-    }
 }
 
 impl Inspect for Inspected {
@@ -274,6 +281,10 @@ impl Inspect for Inspected {
 
     fn metrics(&self, format: Format) -> String {
         self.metrics.page(format)
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     fn info(&self) -> Value {

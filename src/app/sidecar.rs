@@ -13,6 +13,7 @@ use super::{
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
+    telemetry::Telemetry,
 };
 
 /// Environment variable that may hold a join string.
@@ -26,6 +27,7 @@ const LOCAL_TCP: &str = "127.0.0.1:7600";
 /// When a setting is wrong, or it cannot start or go on.
 pub async fn run(
     settings: &SidecarSettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -66,7 +68,10 @@ pub async fn run(
         agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
         agent: settings.agent.clone(),
         journal: settings.journal,
+        journal_segment: settings.journal_segment.0,
+        disk_reserve: settings.disk_reserve.0,
         card: settings.card.card(),
+        telemetry,
     };
     Ok(Box::pin(sidecar::run(config, stop, started)).await?)
 }

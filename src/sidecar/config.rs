@@ -9,6 +9,7 @@ pub use super::join::Invitation;
 use crate::{
     domain::{InstanceId, SpiffeId},
     pb,
+    telemetry::Telemetry,
 };
 
 /// What a sidecar is told.
@@ -44,8 +45,14 @@ pub struct SidecarConfig {
     pub agent: Option<String>,
     /// Where its tasks are kept.
     pub journal: Journaling,
+    /// Bytes that a segment of the journal reserves; two are on disk at least.
+    pub journal_segment: u64,
+    /// Bytes that must be free on the journal's disk for a task to be taken; 0: any.
+    pub disk_reserve: u64,
     /// The card as configured.
     pub card: pb::AgentCard,
+    /// How it is seen.
+    pub telemetry: Telemetry,
 }
 
 /// Where a home's tasks are kept.

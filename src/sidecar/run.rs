@@ -36,11 +36,9 @@ use crate::{
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
+    telemetry::otlp::Identity,
     transport::{Limits, Listener, Pool, Security, Server, Target},
 };
-
-/// Bytes of a journal segment: two are preallocated.
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
@@ -58,7 +56,10 @@ pub async fn run(
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&config.listen)?;
     let local = Listener::parse(&config.local)?.only_this_machine()?;
-    let progress = Arc::new(Progress::new(config.agent.is_some()));
+    let progress = Arc::new(Progress::new(
+        config.agent.is_some(),
+        config.telemetry.clone(),
+    ));
     let admin = admin::Server::start(config.admin, progress.clone(), &nursery).await?;
 
     let joiner = Joiner {
@@ -76,6 +77,8 @@ pub async fn run(
         .instance()
         .ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
     progress.joined(id.to_string(), instance.to_string(), credentials.clone());
+    let traced = Identity::of(&id, instance.as_str());
+    config.telemetry.traces.known_as(traced);
     let threads = DataThreads::start(config.threads).map_err(|source| SidecarError::System {
         what: "cannot start the data threads".to_owned(),
         source,
@@ -307,7 +310,8 @@ impl Parts {
     ) -> Result<Home, SidecarError> {
         let mut replay = Replay::new(&self.instance, threads.count());
         let config = JournalConfig {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.config.journal_segment,
+            disk_reserve: self.config.disk_reserve,
             ..Default::default()
         };
         let dir = self.config.state.join("journal");

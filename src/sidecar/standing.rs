@@ -9,18 +9,27 @@ use tokio::sync::watch;
 use crate::{
     admin::Inspect,
     config::Span,
-    identity::Credentials,
+    identity::{Credentials, Peer},
     pb,
     registry::client::{Mirror, Report, Standing},
     runtime::clock,
     task::journal::Journal,
-    telemetry::metrics::{Format, Metrics, peers::PeerCalls},
+    telemetry::{
+        Telemetry,
+        metrics::{Format, Metrics, peers::PeerCalls},
+    },
 };
+
+/// Part of its life that a certificate has left when its renewal, due at half, has failed for long.
+const OVERDUE: f64 = 0.4;
+/// A certificate that is overdue and has less than this left is worth a word.
+const SOON: Duration = Duration::from_mins(5);
 
 /// What a sidecar is made of, as far as it is there.
 #[derive(Debug)]
 pub(super) struct Progress {
     facts: Mutex<Facts>,
+    telemetry: Telemetry,
     report: watch::Sender<Report>,
     metrics: Metrics,
     calls: PeerCalls,
@@ -41,7 +50,7 @@ struct Facts {
 
 impl Progress {
     /// Nothing is there yet; `has_agent` says whether an agent is waited for.
-    pub(super) fn new(has_agent: bool) -> Self {
+    pub(super) fn new(has_agent: bool, telemetry: Telemetry) -> Self {
         let health = if has_agent {
             pb::Health::NotServing
         } else {
@@ -54,8 +63,10 @@ impl Progress {
         let report = watch::Sender::new(Report { health, load: None });
         let (metrics, calls) = (Metrics::new("sidecar"), PeerCalls::default());
         metrics.add(calls.clone());
+        metrics.add(telemetry.clone());
         Self {
             facts: Mutex::new(facts),
+            telemetry,
             report,
             metrics,
             calls,
@@ -134,16 +145,15 @@ impl Progress {
 }
 
 /// What is wrong with a certificate that is not valid now.
-fn out_of_life(own: &Credentials, now: SystemTime) -> Option<String> {
-    let current = own.current();
-    if let Ok(since) = now.duration_since(current.peer().not_after) {
+fn out_of_life(own: &Peer, now: SystemTime) -> Option<String> {
+    if let Ok(since) = now.duration_since(own.not_after) {
         let since = Span(Duration::from_secs(since.as_secs()));
         return Some(format!(
             "its certificate ended {since} ago and there is no new one: peers refuse it until the \
              registry can be reached; its log says why it cannot"
         ));
     }
-    let early = current.peer().not_before.duration_since(now).ok()?;
+    let early = own.not_before.duration_since(now).ok()?;
     let early = Span(Duration::from_secs(early.as_secs()));
     Some(format!(
         "its certificate is not valid for {early} yet by this machine's clock, and there is no new \
@@ -161,13 +171,12 @@ impl Inspect for Progress {
         if facts.id.is_empty() {
             missing.push("has not joined the mesh yet".to_owned());
         }
-        if let Some(why) = facts
-            .credentials
-            .as_ref()
-            .and_then(|own| out_of_life(own, clock::wall()))
-        {
-            missing.push(why);
-        }
+        let certificate = facts.credentials.as_ref().map(Credentials::current);
+        missing.extend(certificate.and_then(|own| {
+            let (own, now) = (own.peer(), clock::wall());
+            out_of_life(own, now).or_else(|| ends_soon(own, now))
+        }));
+        missing.extend(facts.journal.as_ref().and_then(without_disk));
         if facts.agent == Some(false) {
             missing.push("the agent does not answer on its address".to_owned());
         }
@@ -205,6 +214,10 @@ impl Inspect for Progress {
         self.metrics.page(format)
     }
 
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     fn info(&self) -> Value {
         let facts = self.facts.lock();
         let report = *self.report.borrow();
@@ -223,6 +236,29 @@ impl Inspect for Progress {
     }
 }
 
+/// What is wrong with a certificate that should have been replaced: less than a tenth of its life is
+/// left, or little time at all and the moment of its renewal is past.
+fn ends_soon(own: &Peer, now: SystemTime) -> Option<String> {
+    let left = own.not_after.duration_since(now).ok()?;
+    let life = own.not_after.duration_since(own.not_before).ok()?;
+    let overdue = left < life.mul_f64(OVERDUE) && left < SOON;
+    (left < life / 10 || overdue).then(|| {
+        format!(
+            "its certificate ends in {} s and there is no new one: is the registry in reach?",
+            left.as_secs()
+        )
+    })
+}
+
+/// Why no task can be taken in.
+fn without_disk(journal: &Journal) -> Option<String> {
+    if journal.failed() {
+        return Some("the journal failed: this sidecar stops; is its disk broken or full?".into());
+    }
+    let low = journal.stats().low_space;
+    low.then(|| "the disk is nearly full: no new task is taken until there is room".into())
+}
+
 fn counted(journal: &Journal) -> Value {
     let stats = journal.stats();
     json!({
@@ -232,5 +268,7 @@ fn counted(journal: &Journal) -> Value {
         "mean_sync_us": stats.mean_sync.as_micros(),
         "mean_batch": stats.mean_batch,
         "segments": stats.segments,
+        "low_space": stats.low_space,
+        "free_bytes": stats.free_bytes,
     })
 }

@@ -25,6 +25,7 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod trace;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
 use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN};
-use crate::config::Span;
+use super::telemetry::TelemetrySettings;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
 
 /// Port of the sidecar's mutual TLS listener.
@@ -53,6 +54,12 @@ pub struct SidecarSettings {
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
+    /// Length of the journal's files, two of which are there from the start: `4KiB` to `256MiB`.
+    pub journal_segment: Size,
+    /// What must be free on the disk of `state` for a new task to be taken; `0`: anything.
+    pub disk_reserve: Size,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
     /// What the agent publishes about itself.
     pub card: CardSettings,
 }
@@ -75,6 +82,9 @@ impl Default for SidecarSettings {
             agent_lost_after: AGENT_LOST_AFTER.default,
             agent: None,
             journal: Journaling::Disk,
+            journal_segment: Size(16 << 20),
+            disk_reserve: Size(256 << 20),
+            telemetry: TelemetrySettings::default(),
             card: CardSettings::default(),
         }
     }

@@ -25,14 +25,14 @@ use super::tests::{FakeRoute, own, spec, text};
 use super::view::ListQuery;
 use super::watch::TaskUpdates;
 
-/// A stream that the home opened, in the test's hands.
 /// What every submission of these tests comes with.
 fn traced() -> TraceContext {
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     TraceContext::parse(parent, "a=1,b=2").unwrap()
 }
 
-struct Opened {
+/// A stream that the home opened, in the test's hands.
+pub(super) struct Opened {
     instance: InstanceId,
     steps: Steps,
     say: mpsc::Sender<Result<pb::ExecuteResponse, Status>>,
@@ -40,7 +40,7 @@ struct Opened {
 }
 
 impl Opened {
-    async fn step(&mut self) -> Step {
+    pub(super) async fn step(&mut self) -> Step {
         self.steps.next().await.unwrap().step.unwrap()
     }
 
@@ -51,11 +51,11 @@ impl Opened {
             .unwrap();
     }
 
-    async fn accept(&self) {
+    pub(super) async fn accept(&self) {
         self.say(Answer::Accepted(pb::Accepted::default())).await;
     }
 
-    async fn update(&self, number: u64, update: Update) {
+    pub(super) async fn update(&self, number: u64, update: Update) {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
@@ -67,7 +67,7 @@ impl Opened {
         .await;
     }
 
-    async fn acked(&mut self, update: u64) {
+    pub(super) async fn acked(&mut self, update: u64) {
         loop {
             if let Step::Ack(ack) = self.step().await
                 && ack.update == update
@@ -116,14 +116,14 @@ impl Parents for NoParents {
     }
 }
 
-struct Bench {
-    home: Home,
+pub(super) struct Bench {
+    pub(super) home: Home,
     route: Arc<FakeRoute>,
     opened: mpsc::Receiver<Opened>,
 }
 
 impl Bench {
-    fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
+    pub(super) fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
         let route = Arc::new(FakeRoute::of(names, false));
         let (opens, opened) = mpsc::channel(16);
         let config = HomeConfig {
@@ -192,7 +192,7 @@ impl Bench {
         self.home.run(asked, 0).await.unwrap()
     }
 
-    async fn next(&mut self) -> Opened {
+    pub(super) async fn next(&mut self) -> Opened {
         self.opened.recv().await.unwrap()
     }
 
@@ -201,7 +201,7 @@ impl Bench {
     }
 }
 
-fn result() -> Update {
+pub(super) fn result() -> Update {
     Update::Result(pb::TaskResult {
         parts: vec![text("done")],
         ..Default::default()

@@ -158,7 +158,7 @@ impl Home {
     /// Takes a task in. It is on disk when this answers. `thread`: where the caller runs.
     ///
     /// # Errors
-    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DRAINING, STORAGE_FAILED.
+    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DISK_FULL, DRAINING, STORAGE_FAILED.
     pub async fn submit(&self, asked: Submission, thread: usize) -> Result<pb::Task, Fault> {
         let taken = self.check(asked, thread, "SubmitTask")?;
         let (new, work) = (Box::new(taken.new), taken.work);

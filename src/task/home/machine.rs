@@ -138,8 +138,8 @@ impl Tasks {
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
         }
         if self.low_space {
-            let text = "this sidecar's disk is nearly full: make room, then submit again";
-            return Err(Fault::new(Reason::QueueFull, text).retry_after(LOW_SPACE_RETRY));
+            let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
+            return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
         }
         let live = self.tasks.len() - self.ended.len();
         if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {

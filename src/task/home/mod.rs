@@ -31,6 +31,8 @@ mod view;
 mod watch;
 
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod drive_tests;
 #[cfg(test)]
 mod tests;

@@ -161,6 +161,7 @@ impl Running {
     }
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
+        self.shard.tasks.low_space = self.shard.journal.low_space();
         for request in requests.drain(..) {
             self.handle(request);
             self.gather();
@@ -334,7 +335,6 @@ impl Running {
     }
 
     fn sweep(&mut self) {
-        self.shard.tasks.low_space = self.shard.journal.stats().low_space;
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
             tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);

@@ -180,9 +180,9 @@ impl Method {
         self.place == FLAT.len()
     }
 
-    /// Whether probes and tools call it all the time: its line is for who looks closely.
+    /// Whether it is called all the time by itself, by probes, tools and heartbeats: its line is for who looks closely.
     pub fn is_background(&self) -> bool {
-        self.service.starts_with("grpc.")
+        self.service.starts_with("grpc.") || self.name == "Heartbeat"
     }
 }
 

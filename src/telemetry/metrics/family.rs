@@ -181,8 +181,10 @@ families! {
 
     LOG_LINES "attache_log_lines_total" Counter None, ["level"]
         "Lines that were logged.";
-    LOG_DROPPED "attache_log_lines_dropped_total" Counter None, []
-        "Lines that were not written because nobody took them off fast enough.";
+    SPANS_SENT "attache_spans_sent_total" Counter None, []
+        "Spans that the collector of traces took.";
+    SPANS_DROPPED "attache_spans_dropped_total" Counter None, []
+        "Spans that were lost: the queue was full, or the collector did not take them.";
 
     PROCESS_START "process_start_time_seconds" Gauge SECONDS, []
         "When the process was started, in Unix time.";
