@@ -196,9 +196,10 @@ impl Drop for Call {
         let took = self.began.elapsed();
         let received = self.notes.inner.received.load(Relaxed);
         let Told { code, reason } = self.outcome(took);
+        // In this order: what is counted has been told.
+        self.line(code, reason.as_deref(), took, received);
         let bytes = (received, self.sent);
         self.origin.listener.ended(self.method, code, took, bytes);
-        self.line(code, reason.as_deref(), took, received);
     }
 }
 

@@ -152,9 +152,6 @@ impl Tasks {
         let place = ENDS.iter().position(|(state, _)| *state == task.state());
         let Some(place) = place else { return };
         let (_, state) = ENDS[place];
-        let reason = reason(task);
-        let key = (place, self.skills.place(&task.skill), reason);
-        *self.finished.lock().entry(key).or_insert(0) += 1;
         let took = between(task.created_at, task.ended_at);
         self.duration[place].took(took);
         let failure = task.failure.as_ref();
@@ -173,6 +170,9 @@ impl Tasks {
             worked_ms = task.execution_ms,
             "task"
         );
+        // In this order: what is counted has been told.
+        let key = (place, self.skills.place(&task.skill), reason(task));
+        *self.finished.lock().entry(key).or_insert(0) += 1;
     }
 
     fn standing(&self) -> Standing {
