@@ -7,7 +7,7 @@ use super::{
     registry::private_dir,
     settings::{
         SidecarSettings,
-        lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN},
+        lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION},
     },
 };
 use crate::{
@@ -66,6 +66,8 @@ pub async fn run(
         connection_age: CONNECTION_AGE.within(settings.connection_age)?,
         drain: DRAIN.within(settings.drain)?,
         agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
+        retention: RETENTION.within(settings.retention)?,
+        finished_in_memory: settings.finished_in_memory,
         agent: settings.agent.clone(),
         journal: settings.journal,
         journal_segment: settings.journal_segment.0,

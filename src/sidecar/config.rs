@@ -41,6 +41,10 @@ pub struct SidecarConfig {
     pub drain: Duration,
     /// How long an attempt elsewhere may be out of reach before it is lost.
     pub agent_lost_after: Duration,
+    /// How long a finished task can be asked for.
+    pub retention: Duration,
+    /// Most finished tasks that stay in memory.
+    pub finished_in_memory: usize,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
     /// Where its tasks are kept.

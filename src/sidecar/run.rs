@@ -31,8 +31,9 @@ use crate::{
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
+        archive::{Archive, ArchiveConfig},
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
-        home::{Home, HomeConfig, Replay},
+        home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
@@ -169,8 +170,7 @@ impl Parts {
         // The own agent may look for peers until the last of its work is done.
         let leave = home.drains();
         let reads = LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), leave);
-        let metrics = self.progress.metrics();
-        let parts = (&home, &executor);
+        let (metrics, parts) = (self.progress.metrics(), (&home, &executor));
         metrics::parts(metrics, parts, described.subscribe(), &self.nursery);
         let desk = Desk {
             home,
@@ -308,7 +308,8 @@ impl Parts {
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
-        let mut replay = Replay::new(&self.instance, threads.count());
+        let keeping = self.keeping()?;
+        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
         let config = JournalConfig {
             segment_bytes: self.config.journal_segment,
             disk_reserve: self.config.disk_reserve,
@@ -351,5 +352,24 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
+    fn keeping(&self) -> Result<Keeping, SidecarError> {
+        let retention = self.config.retention;
+        let archive = if self.config.journal.is_disk() {
+            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
+            let archive = Archive::start(config, self.instance.as_str())
+                .map_err(|error| SidecarError::Records(error.to_string()))?;
+            self.progress.archives(archive.clone());
+            Some(archive)
+        } else {
+            None
+        };
+        Ok(Keeping {
+            retention,
+            archive,
+            in_memory: self.config.finished_in_memory,
+        })
     }
 }

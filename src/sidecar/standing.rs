@@ -13,7 +13,7 @@ use crate::{
     pb,
     registry::client::{Mirror, Report, Standing},
     runtime::clock,
-    task::journal::Journal,
+    task::{archive::Archive, journal::Journal},
     telemetry::{
         Telemetry,
         metrics::{Format, Metrics, peers::PeerCalls},
@@ -45,6 +45,7 @@ struct Facts {
     was_here: bool,
     mirror: Option<Mirror>,
     journal: Option<Journal>,
+    archive: Option<Archive>,
     draining: bool,
 }
 
@@ -106,6 +107,11 @@ impl Progress {
     pub(super) fn journals(&self, journal: Journal) {
         self.metrics.add(journal.clone());
         self.facts.lock().journal = Some(journal);
+    }
+
+    pub(super) fn archives(&self, archive: Archive) {
+        self.metrics.add(archive.clone());
+        self.facts.lock().archive = Some(archive);
     }
 
     pub(super) fn set_agent(&self, answers: bool) {
@@ -231,6 +237,7 @@ impl Inspect for Progress {
             "running": load.running,
             "slots": load.slots,
             "journal": facts.journal.as_ref().map(counted),
+            "archive": facts.archive.as_ref().map(archived),
             "catalog": facts.mirror.as_ref().map_or(0, |mirror| mirror.catalog().len()),
         })
     }
@@ -257,6 +264,18 @@ fn without_disk(journal: &Journal) -> Option<String> {
     }
     let low = journal.stats().low_space;
     low.then(|| "the disk is nearly full: no new task is taken until there is room".into())
+}
+
+fn archived(archive: &Archive) -> Value {
+    let stats = archive.stats();
+    json!({
+        "tasks": stats.tasks,
+        "bytes": stats.bytes,
+        "moved": stats.moved,
+        "retired": stats.retired,
+        "failures": stats.failures,
+        "last_error": stats.last_error.map(|error| error.to_string()),
+    })
 }
 
 fn counted(journal: &Journal) -> Value {

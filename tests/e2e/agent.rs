@@ -116,6 +116,14 @@ async fn run(
             send(result("let go")).await
         }
         "test.slow" | "test.echo.slow" => slow(text, updates).await,
+        // Says something, and makes the artifact "copy" of its input in two pieces.
+        "test.make" => {
+            send(message("making it")).await?;
+            let middle = text.len() / 2;
+            send(chunk(&text[..middle], false)).await?;
+            send(chunk(&text[middle..], true)).await?;
+            send(result("made")).await
+        }
         "test.crash" => {
             send(progress(1)).await?;
             sleep(TICK).await;
@@ -222,6 +230,23 @@ fn progress(step: u32) -> Option<Update> {
     let message = format!("step {step}");
     Some(Update::Progress(pb::Progress {
         message,
+        ..Default::default()
+    }))
+}
+
+fn message(text: &str) -> Option<Update> {
+    Some(Update::Message(pb::Message {
+        parts: vec![text_part(text)],
+        ..Default::default()
+    }))
+}
+
+fn chunk(text: &str, last: bool) -> Option<Update> {
+    Some(Update::Artifact(pb::ArtifactChunk {
+        artifact_id: "copy".into(),
+        part: Some(text_part(text)),
+        append: last,
+        last_chunk: last,
         ..Default::default()
     }))
 }

@@ -13,6 +13,7 @@
     reason = "each test is one story, told once"
 )]
 
+mod archive;
 mod bad_input;
 mod crash;
 mod drain;

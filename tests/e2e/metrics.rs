@@ -241,7 +241,6 @@ fn home_counts(page: &Page) {
         ("attache_tasks_submitted_total", &["skill=\"other\""], 6.0),
         ("attache_tasks", &[], 0.0),
         ("attache_tasks_waiting", &[], 0.0),
-        ("attache_tasks_ended", &[], 6.0),
         ("attache_task_watchers", &[], 0.0),
         ("attache_attempts_total", &["kind=\"first\""], 5.0),
         ("attache_task_duration_seconds_count", &[], 6.0),

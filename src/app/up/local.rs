@@ -297,6 +297,8 @@ impl Starting<'_> {
             connection_age: self.mesh.sidecars.connection_age,
             drain: self.mesh.sidecars.drain,
             agent_lost_after: self.mesh.sidecars.agent_lost_after,
+            retention: self.mesh.sidecars.retention,
+            finished_in_memory: self.mesh.sidecars.finished_in_memory,
             agent: Some(instance.handler.clone()),
             telemetry: self.mesh.telemetry.clone(),
             card: instance.agent.card.clone(),

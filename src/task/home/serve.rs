@@ -28,7 +28,7 @@ impl Running {
                 let entry = submitted.map(|task| self.shard.tasks.tasks.get(&task));
                 let task = entry.and_then(|entry| Ok(entry.ok_or_else(not_found)?.kept.basic()));
                 if let Ok(task) = &task {
-                    self.shard.counts.submitted(&task.skill);
+                    self.shard.metrics.submitted(&task.skill);
                 }
                 self.answer(answer, task);
             }
@@ -36,7 +36,7 @@ impl Running {
                 let submitted = self.world(|tasks, world| tasks.submit(*new, world));
                 let watching = submitted.and_then(|task| self.watch(task));
                 if let Ok(watching) = &watching {
-                    self.shard.counts.submitted(&watching.task.skill);
+                    self.shard.metrics.submitted(&watching.task.skill);
                 }
                 self.answer(answer, watching);
             }
@@ -60,6 +60,7 @@ impl Running {
                 self.shard.tasks.holding = true;
                 self.settling.push(answer);
             }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -120,6 +121,7 @@ impl Running {
             | Request::Run { .. }
             | Request::Cancel { .. }
             | Request::Settle { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -141,7 +143,7 @@ impl Running {
         let seq = entry.shown();
         let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
         let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
-            marks: watch::Sender::new(Mark { seq, ended }),
+            marks: watch::Sender::new(Mark::at(seq, ended)),
             transients: broadcast::Sender::new(TRANSIENTS),
         });
         let watching = Watching {

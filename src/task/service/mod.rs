@@ -262,14 +262,11 @@ impl Agent for AgentService {
             before,
             limit,
         };
-        let (tasks, more) = self.home.list(query).await?;
-        let last = tasks
-            .last()
-            .filter(|_| more)
-            .and_then(|task| task.id.parse::<TaskId>().ok());
-        let next_page_token = last.map_or_else(String::new, |id| page_token(id.uuid, mark));
+        let page = self.home.list(query).await?;
+        let next = page.next;
+        let next_page_token = next.map_or_else(String::new, |last| page_token(last, mark));
         Ok(Response::new(pb::ListTasksResponse {
-            tasks,
+            tasks: page.tasks,
             next_page_token,
         }))
     }
