@@ -110,6 +110,7 @@ impl Progress {
     }
 
     pub(super) fn archives(&self, archive: Archive) {
+        self.metrics.add(archive.clone());
         self.facts.lock().archive = Some(archive);
     }
 

@@ -706,7 +706,7 @@ impl Bench {
     }
 
     fn in_memory(&self) -> usize {
-        self.home.counts().standing().ended
+        self.home.counts().iter().map(|shard| shard.ended).sum()
     }
 
     async fn stop(self) {
