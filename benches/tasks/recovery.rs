@@ -12,7 +12,7 @@ use attache::{
     runtime::Nursery,
     task::{
         Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want,
-        home::{Home, HomeConfig, ListQuery, Replay, Submission},
+        home::{Home, HomeConfig, LOST_AFTER, ListQuery, Replay, Submission},
         journal::{Journal, JournalConfig},
     },
     telemetry::TraceContext,
@@ -139,6 +139,7 @@ fn start(dir: &Path) -> Outcome<(Home, Vec<Nursery>)> {
     let config = HomeConfig {
         instance,
         own: own(),
+        lost_after: LOST_AFTER,
     };
     let state = (journal, replay);
     let home = Home::on(config, state, &route, &connect, far, nurseries.clone())?;
@@ -195,6 +196,7 @@ impl Route for Far {
             instance: "far".parse().expect("an instance"),
             agent: "default/far".parse().expect("an agent"),
             idempotent: true,
+            boot_id: String::new(),
         }]
     }
 

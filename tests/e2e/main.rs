@@ -16,13 +16,16 @@
 mod archive;
 mod bad_input;
 mod crash;
+mod drain;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
 mod impostor;
 mod lifecycle;
+mod lifetimes;
 mod namespaces;
 mod outage;
+mod trace;
 
 #[path = "../support/mod.rs"]
 mod support;

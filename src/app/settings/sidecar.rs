@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
-use super::lifetimes::{CONNECTION_AGE, RETENTION};
-use crate::config::Span;
+use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION};
+use super::telemetry::TelemetrySettings;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
 use crate::task::home::IN_MEMORY;
 
@@ -45,6 +46,10 @@ pub struct SidecarSettings {
     /// Age at which a member's connection is told to go, give or take a tenth; see
     /// [`CONNECTION_AGE`].
     pub connection_age: Span,
+    /// How long it may take to end; see [`DRAIN`].
+    pub drain: Span,
+    /// How long an attempt elsewhere may be out of reach; see [`AGENT_LOST_AFTER`].
+    pub agent_lost_after: Span,
     /// How long a finished task can be asked for; see [`RETENTION`].
     pub retention: Span,
     /// Most finished tasks that stay in memory; the others are in the archive.
@@ -54,6 +59,12 @@ pub struct SidecarSettings {
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
+    /// Length of the journal's files, two of which are there from the start: `4KiB` to `256MiB`.
+    pub journal_segment: Size,
+    /// What must be free on the disk of `state` for a new task to be taken; `0`: anything.
+    pub disk_reserve: Size,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
     /// What the agent publishes about itself.
     pub card: CardSettings,
 }
@@ -72,10 +83,15 @@ impl Default for SidecarSettings {
             zone: String::new(),
             threads: 0,
             connection_age: CONNECTION_AGE.default,
+            drain: DRAIN.default,
+            agent_lost_after: AGENT_LOST_AFTER.default,
             retention: RETENTION.default,
             finished_in_memory: IN_MEMORY,
             agent: None,
             journal: Journaling::Disk,
+            journal_segment: Size(16 << 20),
+            disk_reserve: Size(256 << 20),
+            telemetry: TelemetrySettings::default(),
             card: CardSettings::default(),
         }
     }

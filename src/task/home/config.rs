@@ -20,6 +20,8 @@ pub struct HomeConfig {
     pub instance: InstanceId,
     /// The sidecar's member: who calls on its local listener.
     pub own: SpiffeId,
+    /// An executor is lost after this long without a word; [`LOST_AFTER`] where nothing is said.
+    pub lost_after: Duration,
 }
 
 /// What a home keeps of tasks that have ended.
@@ -42,6 +44,10 @@ impl Default for Keeping {
         }
     }
 }
+
+/// An executor is lost after this long without a word, unless a home is told otherwise. It keeps
+/// the attempt for longer than this.
+pub const LOST_AFTER: Duration = Duration::from_secs(45);
 
 /// What somebody wants done.
 #[derive(Clone, Debug)]

@@ -26,14 +26,14 @@ use super::tests::{FakeRoute, own, spec, text};
 use super::view::ListQuery;
 use super::watch::TaskUpdates;
 
-/// A stream that the home opened, in the test's hands.
 /// What every submission of these tests comes with.
 fn traced() -> TraceContext {
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     TraceContext::parse(parent, "a=1,b=2").unwrap()
 }
 
-struct Opened {
+/// A stream that the home opened, in the test's hands.
+pub(super) struct Opened {
     instance: InstanceId,
     steps: Steps,
     say: mpsc::Sender<Result<pb::ExecuteResponse, Status>>,
@@ -41,7 +41,7 @@ struct Opened {
 }
 
 impl Opened {
-    async fn step(&mut self) -> Step {
+    pub(super) async fn step(&mut self) -> Step {
         self.steps.next().await.unwrap().step.unwrap()
     }
 
@@ -52,11 +52,11 @@ impl Opened {
             .unwrap();
     }
 
-    async fn accept(&self) {
+    pub(super) async fn accept(&self) {
         self.say(Answer::Accepted(pb::Accepted::default())).await;
     }
 
-    async fn update(&self, number: u64, update: Update) {
+    pub(super) async fn update(&self, number: u64, update: Update) {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
@@ -68,7 +68,7 @@ impl Opened {
         .await;
     }
 
-    async fn acked(&mut self, update: u64) {
+    pub(super) async fn acked(&mut self, update: u64) {
         loop {
             if let Step::Ack(ack) = self.step().await
                 && ack.update == update
@@ -117,19 +117,20 @@ impl Parents for NoParents {
     }
 }
 
-struct Bench {
-    home: Home,
+pub(super) struct Bench {
+    pub(super) home: Home,
     route: Arc<FakeRoute>,
     opened: mpsc::Receiver<Opened>,
 }
 
 impl Bench {
-    fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
+    pub(super) fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
         let route = Arc::new(FakeRoute::of(names, false));
         let (opens, opened) = mpsc::channel(16);
         let config = HomeConfig {
             instance: "home".parse().unwrap(),
             own: own(),
+            lost_after: super::config::LOST_AFTER,
         };
         let routes: Arc<dyn Route> = route.clone();
         let connect: Arc<dyn Connect> = Arc::new(FakeConnect { opened: opens });
@@ -213,7 +214,7 @@ impl Bench {
         self.home.run(asked, 0).await.unwrap()
     }
 
-    async fn next(&mut self) -> Opened {
+    pub(super) async fn next(&mut self) -> Opened {
         self.opened.recv().await.unwrap()
     }
 
@@ -222,7 +223,7 @@ impl Bench {
     }
 }
 
-fn result() -> Update {
+pub(super) fn result() -> Update {
     Update::Result(pb::TaskResult {
         parts: vec![text("done")],
         ..Default::default()
@@ -352,16 +353,18 @@ async fn a_waiting_task_goes_out_when_an_agent_comes() {
     bench.route.set(&["i1"], false);
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
-    // It never began: nobody has said so.
-    let unknown = pb::AttemptUnknown::default();
-    opened.say(Answer::AttemptUnknown(unknown.clone())).await;
+    let unknown = |boot_id: &str| pb::AttemptUnknown {
+        boot_id: boot_id.into(),
+        never_begun: true,
+    };
+    // The run that was there at the dispatch has never had it: nothing was lost.
+    opened.say(Answer::AttemptUnknown(unknown("boot"))).await;
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
-    opened.accept().await;
     let mut updates = bench.watch(&id, 0).await.unwrap();
     snapshot(&mut updates).await;
-    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
-    opened.say(Answer::AttemptUnknown(unknown)).await;
+    // Another run knows nothing of what an earlier one began.
+    opened.say(Answer::AttemptUnknown(unknown("later"))).await;
     assert_eq!(event(&mut updates).await.state(), pb::TaskState::Failed);
     assert!(updates.next().await.is_none());
 }

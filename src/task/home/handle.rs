@@ -96,9 +96,10 @@ impl Home {
         let released = Arc::new(Released::new(shards.len()));
         let failed = Stop::new();
         let (mut inboxes, mut counts) = (Vec::new(), Vec::new());
-        for (place, (tasks, nursery)) in
+        for (place, (mut tasks, nursery)) in
             shards.into_iter().zip(nurseries.iter().cycle()).enumerate()
         {
+            tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
             let counted = Arc::new(Counts::default());
@@ -150,7 +151,7 @@ impl Home {
     /// Takes a task in. It is on disk when this answers. `thread`: where the caller runs.
     ///
     /// # Errors
-    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DRAINING, STORAGE_FAILED.
+    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DISK_FULL, DRAINING, STORAGE_FAILED.
     pub async fn submit(&self, asked: Submission, thread: usize) -> Result<pb::Task, Fault> {
         let taken = self.check(asked, thread, "SubmitTask")?;
         let (new, work) = (Box::new(taken.new), taken.work);
@@ -173,6 +174,23 @@ impl Home {
             .await
             .inspect_err(|fault| work.fail(fault.reason.label()))?;
         Ok(self.watcher(shard, task, watching, (0, true)).stream())
+    }
+
+    /// Cancelled when the home drains: whoever passes on streams of other homes ends them then too.
+    pub fn drains(&self) -> Stop {
+        self.shared.drain.clone()
+    }
+
+    /// Gives nothing more out, and returns when no attempt is under way anywhere: its executors may
+    /// be about to stop as well, and want everything acknowledged. New tasks are taken, and wait.
+    pub async fn settle(&self) {
+        let all = (0..self.shared.inboxes.len())
+            .map(|shard| self.ask(shard, |answer| Request::Settle { answer }));
+        for settled in join_all(all).await {
+            if let Err(fault) = settled {
+                tracing::error!(%fault, "a shard could not be settled");
+            }
+        }
     }
 
     /// Takes no new tasks, ends every watcher's stream with its cursor, and returns when all that

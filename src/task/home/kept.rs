@@ -48,6 +48,8 @@ pub(super) struct Running {
     pub(super) instance: InstanceId,
     /// By the card at the time of the dispatch.
     pub(super) idempotent: bool,
+    /// Run of the executor's process by the catalog at that time; empty: not known.
+    pub(super) boot_id: String,
     /// Number of the executor's last update that was taken in.
     pub(super) after_update: u64,
 }
@@ -247,6 +249,7 @@ impl Kept {
             attempt: sent.attempt,
             instance,
             idempotent: sent.idempotent,
+            boot_id: sent.boot_id.clone(),
             after_update: 0,
         });
         Ok(())

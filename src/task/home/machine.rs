@@ -25,6 +25,7 @@ use crate::pb::task_event::Kind;
 use crate::task::spec::{Moment, NewTask};
 
 use super::compaction::{Compaction, Stash};
+use super::config::LOST_AFTER;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 pub(super) use super::entry::Entry;
 use super::gate::Gates;
@@ -35,8 +36,6 @@ use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
-/// An executor is lost after this long without a word.
-pub(super) const LOST_AFTER: Duration = Duration::from_secs(45);
 /// Starts of a task whose skill may run twice.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// What a submitter is told to wait when there is no room.
@@ -51,6 +50,8 @@ pub(super) struct Tasks {
     /// Stands for every deadline until the replay is over.
     pub(super) base: Instant,
     pub(super) limits: Limits,
+    /// An executor is lost after this long without a word.
+    pub(super) lost_after: Duration,
     /// Boxed: a tree moves its values when it grows and shrinks, and these are large.
     pub(super) tasks: BTreeMap<Uuid, Box<Entry>>,
     pub(super) lanes: Lanes,
@@ -67,6 +68,8 @@ pub(super) struct Tasks {
     pub(super) ended_bytes: usize,
     pub(super) live_bytes: usize,
     pub(super) draining: bool,
+    /// What waits goes on waiting: nobody is given anything any more.
+    pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
     /// Tasks that end with the attempt that made them, and its token.
@@ -84,6 +87,7 @@ impl Tasks {
             own,
             base,
             limits,
+            lost_after: LOST_AFTER,
             tasks: BTreeMap::new(),
             lanes: Lanes::default(),
             gates: Gates::default(),
@@ -95,6 +99,7 @@ impl Tasks {
             ended_bytes: 0,
             live_bytes: 0,
             draining: false,
+            holding: false,
             low_space: false,
             children: BTreeMap::new(),
             compaction: Compaction::default(),
@@ -111,8 +116,8 @@ impl Tasks {
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
         }
         if self.low_space {
-            let text = "this sidecar's disk is nearly full: make room, then submit again";
-            return Err(Fault::new(Reason::QueueFull, text).retry_after(LOW_SPACE_RETRY));
+            let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
+            return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
         }
         let live = self.tasks.len() - self.ended.len();
         if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {

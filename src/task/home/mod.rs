@@ -40,17 +40,20 @@ mod view;
 mod watch;
 
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod drive_tests;
 #[cfg(test)]
 mod tests;
 
-pub use config::{HomeConfig, IN_MEMORY, Keeping, RETENTION, Submission};
+pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
 pub use counts::TaskCounts;
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;
 pub use view::{ANSWER_MAX, ListPage, ListQuery, PAGE};
 pub use watch::TaskUpdates;
+pub(in crate::task) use watch::sent_away;
 
 use crate::domain::{Fault, Reason};
 

@@ -71,6 +71,10 @@ pub(super) enum Request {
         tasks: Vec<Uuid>,
         outcome: Result<(), ArchiveError>,
     },
+    /// Gives nothing more out; answered once no attempt is under way.
+    Settle {
+        answer: Reply<()>,
+    },
     Drain {
         answer: Reply<()>,
     },

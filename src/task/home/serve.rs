@@ -51,6 +51,10 @@ impl Running {
                 self.answer(answer, canceled);
             }
             Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
+            Request::Settle { answer } => {
+                self.shard.tasks.holding = true;
+                self.settling.push(answer);
+            }
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -111,6 +115,7 @@ impl Running {
             | Request::Run { .. }
             | Request::Cancel { .. }
             | Request::Moved { .. }
+            | Request::Settle { .. }
             | Request::Drain { .. } => {}
         }
     }

@@ -29,7 +29,7 @@ use super::counts::Counts;
 use super::dispatch::{Carrier, First, Said};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::released::Released;
-use super::request::{Mark, Request, Watchers};
+use super::request::{Mark, Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -85,6 +85,8 @@ pub(super) struct Running {
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Who waits until no attempt is under way; at most one, the process's own end.
+    pub(super) settling: Vec<Reply<()>>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
@@ -99,6 +101,7 @@ impl Shard {
             pending: Vec::new(),
             stuck: false,
             carriers: HashMap::new(),
+            settling: Vec::new(),
             watchers: HashMap::new(),
             shard: self,
         };
@@ -122,6 +125,12 @@ impl Running {
             self.perform();
             self.archive(false);
             self.shard.counts.set(&self.shard.tasks);
+            if self.carriers.is_empty() {
+                for settled in self.settling.drain(..) {
+                    // Whoever asked may have given up.
+                    drop(settled.send(Ok(())));
+                }
+            }
             let next = self.next_wake();
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
@@ -155,6 +164,7 @@ impl Running {
     }
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
+        self.shard.tasks.low_space = self.shard.journal.low_space();
         for request in requests.drain(..) {
             self.handle(request);
             self.gather();
@@ -318,7 +328,6 @@ impl Running {
     }
 
     fn sweep(&mut self) {
-        self.shard.tasks.low_space = self.shard.journal.stats().low_space;
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
             tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
@@ -337,9 +346,12 @@ impl Running {
             let segments = self.shard.journal.segments();
             self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
-            self.shard
-                .journal
-                .release(self.shard.released.up_to(self.shard.place, first));
+            // Not before what makes the old records needless is on disk itself: the journal may wait
+            // for room to write it.
+            let (journal, released) = (self.shard.journal.clone(), self.shard.released.clone());
+            let place = self.shard.place;
+            let release = Box::new(move || journal.release(released.up_to(place, first)));
+            self.gated.push_back((self.last, Gated::Answer(release)));
         }
     }
 }

@@ -64,6 +64,7 @@ impl Kept {
                 instance: running.instance.to_string(),
                 idempotent: running.idempotent,
                 after_update: running.after_update,
+                boot_id: running.boot_id.clone(),
             }),
             tried: self.tried.iter().map(ToString::to_string).collect(),
             started: self.started,
@@ -178,6 +179,7 @@ fn taken_up(running: Attempt) -> Option<Running> {
         attempt: running.attempt,
         instance: running.instance.parse().ok()?,
         idempotent: running.idempotent,
+        boot_id: running.boot_id,
         after_update: running.after_update,
     })
 }

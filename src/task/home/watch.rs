@@ -116,6 +116,14 @@ impl Watcher {
     }
 }
 
+/// The last word of a stream whose sidecar is about to stop: where its reader stands.
+pub(in crate::task) fn sent_away(last_seq: u64) -> Fault {
+    let text = "this sidecar is about to stop: watch again from the last number";
+    Fault::new(Reason::Draining, text)
+        .with("last_seq", last_seq.to_string())
+        .retry_after(Duration::from_secs(1))
+}
+
 impl Stand {
     async fn next(&mut self) -> Option<Result<Update, Fault>> {
         match self.turn {
@@ -127,16 +135,19 @@ impl Stand {
             Turn::Follow => {}
             Turn::Leave => {
                 self.turn = Turn::Over;
-                let text = "this sidecar is about to stop: watch again from the last number";
-                let fault = Fault::new(Reason::Draining, text);
-                let fault = fault.with("last_seq", self.watcher.cursor.to_string());
-                return Some(Err(fault.retry_after(Duration::from_secs(1))));
+                return Some(Err(sent_away(self.watcher.cursor)));
             }
             Turn::Over => return None,
         }
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(self.show(&event)));
+            }
+            // Also where events come faster than they are read: who resumes gets the rest.
+            if self.watcher.drain.is_cancelled() {
+                self.turn = Turn::Leave;
+                let last_seq = self.watcher.cursor;
+                return Some(Ok(Update::Keepalive(pb::Keepalive { last_seq })));
             }
             if let Some(transient) = self.transient() {
                 return Some(Ok(transient));

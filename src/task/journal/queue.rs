@@ -3,6 +3,7 @@
 //! A record is encoded straight into the buffer that the next write takes. Refused is what does
 //! not fit, and everything after a failure or after closing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -46,10 +47,13 @@ pub struct JournalStats {
     pub pending_bytes: usize,
     /// Segments on disk.
     pub segments: usize,
-    /// The disk has no room for the next segment: what is in work may be written on, new work
-    /// should be refused until this clears, which it does by itself. If the active segment fills
-    /// up first, the journal fails.
+    /// The disk has less free than its reserve, or no room for the next segment: what is in work
+    /// is written on, new work should be refused until this clears, which it does by itself. If
+    /// the last segment fills up first, records wait for room.
     pub low_space: bool,
+    /// Bytes that the disk had free when it was last looked at, at most a second ago; `None`: it
+    /// is not looked at.
+    pub free_bytes: Option<u64>,
 }
 
 /// Where the log's segments begin.
@@ -69,6 +73,8 @@ pub(super) struct Queue {
     limit: usize,
     pub(super) state: Mutex<State>,
     pub(super) wake: Condvar,
+    /// See [`JournalStats::low_space`].
+    pub(super) low_space: AtomicBool,
     pub(super) synced: watch::Sender<Synced>,
 }
 
@@ -128,6 +134,7 @@ impl Queue {
             limit,
             state: Mutex::new(state),
             wake: Condvar::new(),
+            low_space: AtomicBool::new(false),
             synced,
         }
     }
@@ -230,6 +237,7 @@ impl Queue {
         let mut stats = state.totals;
         stats.pending_bytes = state.pending.len() + state.in_flight;
         drop(state);
+        stats.low_space = self.low_space.load(Ordering::Relaxed);
         if stats.syncs > 0 {
             stats.mean_sync = stats.mean_sync.div_f64(stats.syncs as f64);
             stats.mean_batch = stats.records as f64 / stats.syncs as f64;

@@ -25,7 +25,7 @@ mod tests;
 
 pub use forward::{HomeService, Surroundings};
 
-use forward::{Streamed, away, forwarded, passed_on};
+use forward::{Streamed, away, followed, forwarded, passed_on};
 use page::{page_mark, page_token, read_token};
 
 /// The task API of one listener on one data thread.
@@ -268,9 +268,10 @@ impl Agent for AgentService {
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let after_seq = asked.after_seq;
             let answered =
                 Box::pin(client.watch_task(TraceContext::on(trace.as_ref(), asked))).await;
-            return forwarded(answered, id.home);
+            return followed(answered, id.home, after_seq, self.home.drains());
         }
         let watched = self
             .home
