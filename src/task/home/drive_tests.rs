@@ -169,11 +169,16 @@ impl Bench {
 
     /// With an archive, and nothing that has ended in memory longer than needed.
     fn archived(dir: &Path, names: &[&str]) -> Self {
+        Self::keeping(dir, 0, names)
+    }
+
+    /// With an archive, and so many finished tasks in memory.
+    fn keeping(dir: &Path, in_memory: usize, names: &[&str]) -> Self {
         let path = dir.join("archive.redb");
         let config = ArchiveConfig::new(path, Duration::from_secs(3600));
         let keeping = Keeping {
             archive: Some(Archive::start(config, "home").unwrap()),
-            in_memory: 0,
+            in_memory: 2 * in_memory,
             ..Default::default()
         };
         Self::kept(dir, keeping, names)
@@ -905,4 +910,48 @@ async fn a_log_shrinks_though_a_task_lives_long() {
     }
     assert!(updates.next().await.is_none(), "the end");
     bench.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_crash_right_after_the_move_a_task_is_in_both_and_shown_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = tempfile::tempdir().unwrap();
+    let mut bench = Bench::on_disk(dir.path(), &["i1"]);
+    let ids = [bench.finish(10).await, bench.finish(70_000).await];
+    let before = [bench.read(&ids[0]).await, bench.read(&ids[1]).await];
+    let listed = bench.all(1).await;
+    bench.stop().await;
+    let copy = |from: &Path, to: &Path| {
+        for file in std::fs::read_dir(from).unwrap().flatten() {
+            if file.file_name().to_str().unwrap().ends_with(".log") {
+                std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+    };
+    copy(dir.path(), saved.path());
+    let bench = Bench::archived(dir.path(), &[]);
+    until("all are moved", || bench.in_memory() == 0).await;
+    bench.stop().await;
+    // The log as it was before it was told.
+    for file in std::fs::read_dir(dir.path()).unwrap().flatten() {
+        if file.file_name().to_str().unwrap().ends_with(".log") {
+            std::fs::remove_file(file.path()).unwrap();
+        }
+    }
+    copy(saved.path(), dir.path());
+    for in_memory in [10, 0] {
+        let bench = Bench::keeping(dir.path(), in_memory, &[]);
+        until("they are where they belong", || {
+            bench.in_memory() == in_memory.min(2)
+        })
+        .await;
+        for limit in [1, 5] {
+            assert_eq!(bench.all(limit).await, listed);
+        }
+        for (id, before) in ids.iter().zip(&before) {
+            assert_eq!(&bench.read(id).await, before);
+        }
+        assert_eq!(bench.home.archive().unwrap().stats().tasks, 2);
+        bench.stop().await;
+    }
 }

@@ -370,9 +370,12 @@ impl Running {
             let segments = self.shard.journal.segments();
             self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
-            self.shard
-                .journal
-                .release(self.shard.released.up_to(self.shard.place, first));
+            // Not before what makes the old records needless is on disk itself: the journal may wait
+            // for room to write it.
+            let (journal, released) = (self.shard.journal.clone(), self.shard.released.clone());
+            let place = self.shard.place;
+            let release = Box::new(move || journal.release(released.up_to(place, first)));
+            self.gated.push_back((self.last, Gated::Answer(release)));
         }
     }
 }
