@@ -13,8 +13,10 @@
     reason = "each test is one story, told once"
 )]
 
+mod archive;
 mod bad_input;
 mod crash;
+mod drain;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
@@ -23,6 +25,7 @@ mod lifecycle;
 mod lifetimes;
 mod namespaces;
 mod outage;
+mod trace;
 
 #[path = "../support/mod.rs"]
 mod support;

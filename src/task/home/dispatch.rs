@@ -75,11 +75,22 @@ enum End {
 impl Carrier {
     /// Runs until the shard lets go, or the home stops.
     pub(super) async fn run(mut self, stop: Stop) {
-        let carrying = pin!(self.carry());
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = carrying => {}
+        {
+            let carrying = pin!(self.carry());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = carrying => {}
+            }
+        }
+        // Let go without an end that the agent told of.
+        let abort = self.said.borrow().abort.clone();
+        match abort.as_deref() {
+            None => self.work.give_up(Reason::AgentLost.label()),
+            Some(reason) if ENDED_HERE.iter().any(|known| known.label() == reason) => {
+                self.work.give_up(reason);
+            }
+            Some(_) => {}
         }
     }
 
@@ -109,10 +120,7 @@ impl Carrier {
             let mut said = self.said.clone();
             tokio::select! {
                 () = sleep(wait) => {}
-                () = released(&mut said) => {
-                    self.work.fail(Reason::AgentLost.label());
-                    return;
-                }
+                () = released(&mut said) => return,
             }
         }
     }
@@ -229,11 +237,12 @@ impl Carrier {
         }
     }
 
-    /// A failure that the agent tells of is the attempt's.
+    /// An end that the agent tells of is the attempt's.
     fn judge(&self, update: &pb::NumberedUpdate) {
-        let said = update.update.as_ref().and_then(|said| said.update.as_ref());
-        if let Some(Update::Failure(failure)) = said {
-            self.work.fail(&failure.reason);
+        match update.update.as_ref().and_then(|said| said.update.as_ref()) {
+            Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
+            Some(Update::Result(_) | Update::Canceled(_)) => self.work.done(),
+            _ => {}
         }
     }
 
@@ -264,6 +273,13 @@ impl Carrier {
 
 /// Statuses that say that nothing was sent.
 const NOT_SENT: &[Reason] = &[Reason::PeerUnreachable, Reason::PeerMismatch];
+
+/// Reasons for which the home ends an attempt by itself.
+const ENDED_HERE: &[Reason] = &[
+    Reason::AgentLost,
+    Reason::RetriesExhausted,
+    Reason::DeadlineExceeded,
+];
 
 /// Statuses with which an executor turns a Start down before it runs anything.
 const REFUSED: &[Reason] = &[
