@@ -66,14 +66,9 @@ pub async fn run(
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
     let nursery = Nursery::here();
-    if !Authority::exists(&settings.ca) {
-        return Err(StartError::NoAuthority {
-            dir: settings.ca.display().to_string(),
-        });
-    }
     let (terms, life, limits) = lifetimes(settings)?;
     let drain = DRAIN.within(settings.drain)?;
-    let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
+    let authority = Arc::new(open_authority(settings)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
     telemetry.traces.known_as(Identity::of(&id, &settings.name));
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
@@ -181,6 +176,15 @@ fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId
         trust_domain,
         member: Member::Registry(name),
     })
+}
+
+fn open_authority(settings: &RegistrySettings) -> Result<Authority, StartError> {
+    if !Authority::exists(&settings.ca) {
+        return Err(StartError::NoAuthority {
+            dir: settings.ca.display().to_string(),
+        });
+    }
+    Ok(Authority::open(&settings.ca)?)
 }
 
 fn open_store(settings: &RegistrySettings, terms: Terms) -> Result<Arc<RedbStore>, StartError> {
