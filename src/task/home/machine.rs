@@ -172,7 +172,8 @@ impl Tasks {
             return Ok(());
         }
         if entry.kept.ended() {
-            let text = format!("the task has ended already: {}", state.as_str_name());
+            let state = state.as_str_name().trim_start_matches("TASK_STATE_");
+            let text = format!("the task has ended already, {}", state.to_lowercase());
             return Err(Fault::new(Reason::TaskNotCancelable, text));
         }
         if entry.kept.task.cancel_requested {
