@@ -23,6 +23,7 @@ mod impostor;
 mod lifecycle;
 mod namespaces;
 mod outage;
+mod soak;
 
 #[path = "../support/mod.rs"]
 mod support;
