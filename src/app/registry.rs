@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{
@@ -28,6 +29,7 @@ use crate::{
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop},
+    telemetry::{Telemetry, otlp::Identity},
     transport::{Limits, Listener, Security, Server},
 };
 
@@ -56,6 +58,7 @@ pub struct Listening {
 /// When anything it needs is missing or taken.
 pub async fn run(
     settings: &RegistrySettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -69,6 +72,7 @@ pub async fn run(
     let drain = DRAIN.within(settings.drain)?;
     let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
 
@@ -103,6 +107,7 @@ pub async fn run(
     });
     let inspect = Arc::new(Inspected {
         id: id.clone(),
+        telemetry,
         engine,
         stop: stop.clone(),
     });
@@ -118,12 +123,17 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+    end(drain, [mtls, enrollment], &nursery).await;
+    Ok(())
+}
+
+/// Sends everybody away (GOAWAY), lets calls finish, and ends the rest, all within `drain`. Watchers
+/// were told by the stop itself.
+async fn end(drain: Duration, listeners: [Server; 2], nursery: &Nursery) {
     let calls = drain.saturating_sub(TAIL);
-    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    join_all(listeners.iter().map(|server| server.drain(calls))).await;
     nursery.close(TAIL).await;
     tracing::info!("registry ended");
-    Ok(())
 }
 
 /// What the settings say of leases, certificates and connections.
@@ -209,6 +219,7 @@ fn keep_own_certificate(nursery: &Nursery, authority: &Arc<Authority>, credentia
 
 struct Inspected {
     id: SpiffeId,
+    telemetry: Telemetry,
     engine: Engine,
     stop: Stop,
 }
@@ -220,6 +231,10 @@ impl Inspect for Inspected {
         } else {
             Ok(())
         }
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     fn info(&self) -> Value {

@@ -168,6 +168,7 @@ mod tests {
     use crate::{
         runtime::Nursery,
         task::executor::{ExecutorConfig, HandleStream, HandlerError},
+        telemetry::{Telemetry, TraceContext},
     };
 
     #[test]
@@ -206,6 +207,7 @@ mod tests {
             &self,
             _: pb::HandleRequest,
             _: Duration,
+            _: Option<&TraceContext>,
         ) -> Result<HandleStream, HandlerError> {
             Err(HandlerError::Unreachable("not asked for".into()))
         }
@@ -239,7 +241,7 @@ mod tests {
             configured: pb::AgentCard::default(),
             described: watch::Sender::default(),
             executor: Executor::new(config, link, vec![nursery.clone()]),
-            progress: Arc::new(Progress::new(true)),
+            progress: Arc::new(Progress::new(true, Telemetry::default())),
         };
         nursery.start("prober", |stop| prober.run(stop));
         let mut asked = asked.subscribe();

@@ -29,18 +29,18 @@ use crate::{
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
+        archive::{Archive, ArchiveConfig},
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
-        home::{Home, HomeConfig, Replay},
+        home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
+    telemetry::otlp::Identity,
     transport::{Limits, Listener, Pool, Security, Server, Target},
 };
 
 /// How often the executor's load is put into the report; the heartbeat carries it on.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of a journal segment: two are preallocated.
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
@@ -58,7 +58,10 @@ pub async fn run(
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&config.listen)?;
     let local = Listener::parse(&config.local)?.only_this_machine()?;
-    let progress = Arc::new(Progress::new(config.agent.is_some()));
+    let progress = Arc::new(Progress::new(
+        config.agent.is_some(),
+        config.telemetry.clone(),
+    ));
     let admin = admin::Server::start(config.admin, progress.clone(), &nursery).await?;
 
     let joiner = Joiner {
@@ -75,7 +78,9 @@ pub async fn run(
     let instance = credentials
         .instance()
         .ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
-    progress.joined(id.to_string(), instance.to_string());
+    progress.joined(id.to_string(), instance.to_string(), credentials.clone());
+    let traced = Identity::of(&id, instance.as_str());
+    config.telemetry.traces.known_as(traced);
     let threads = DataThreads::start(config.threads).map_err(|source| SidecarError::System {
         what: "cannot start the data threads".to_owned(),
         source,
@@ -85,6 +90,7 @@ pub async fn run(
         config,
         id,
         instance,
+        boot_id: uuid::Uuid::now_v7().to_string(),
         credentials,
         progress,
         nursery,
@@ -109,6 +115,8 @@ pub(super) struct Parts {
     pub(super) config: SidecarConfig,
     id: SpiffeId,
     instance: InstanceId,
+    /// Names this run of the process.
+    boot_id: String,
     credentials: Credentials,
     pub(super) progress: Arc<Progress>,
     pub(super) nursery: Nursery,
@@ -261,6 +269,7 @@ impl Parts {
             zone: self.config.zone.clone(),
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(now.into()),
+            boot_id: self.boot_id.clone(),
             ..Default::default()
         };
         Described {
@@ -279,7 +288,7 @@ impl Parts {
         let config = ExecutorConfig {
             own: self.id.clone(),
             slots,
-            boot_id: uuid::Uuid::now_v7().to_string(),
+            boot_id: self.boot_id.clone(),
             skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
         };
         let nurseries = threads
@@ -296,9 +305,11 @@ impl Parts {
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
-        let mut replay = Replay::new(&self.instance, threads.count());
+        let keeping = self.keeping()?;
+        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
         let config = JournalConfig {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.config.journal_segment,
+            disk_reserve: self.config.disk_reserve,
             ..Default::default()
         };
         let dir = self.config.state.join("journal");
@@ -337,6 +348,25 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
+    fn keeping(&self) -> Result<Keeping, SidecarError> {
+        let retention = self.config.retention;
+        let archive = if self.config.journal.is_disk() {
+            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
+            let archive = Archive::start(config, self.instance.as_str())
+                .map_err(|error| SidecarError::Records(error.to_string()))?;
+            self.progress.archives(archive.clone());
+            Some(archive)
+        } else {
+            None
+        };
+        Ok(Keeping {
+            retention,
+            archive,
+            in_memory: self.config.finished_in_memory,
+        })
     }
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {

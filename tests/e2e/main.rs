@@ -13,6 +13,7 @@
     reason = "each test is one story, told once"
 )]
 
+mod archive;
 mod bad_input;
 mod crash;
 mod drain;
@@ -21,9 +22,11 @@ mod foreign_clients;
 mod grpcurl;
 mod impostor;
 mod lifecycle;
+mod lifetimes;
 mod namespaces;
 mod outage;
 mod soak;
+mod trace;
 
 #[path = "../support/mod.rs"]
 mod support;

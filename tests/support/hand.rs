@@ -181,6 +181,7 @@ impl ByHand {
         .await;
     }
 
+    /// The admin listener of a process, `host:port`.
     pub fn admin(&self, name: &str) -> String {
         if name == REGISTRY {
             return self.endpoints.registry.admin.clone();

@@ -65,6 +65,14 @@ pub const AGENT_LOST_AFTER: Bounds = Bounds {
     default: Span(Duration::from_secs(45)),
 };
 
+/// How long a finished task can be asked for.
+pub const RETENTION: Bounds = Bounds {
+    key: "retention",
+    least: Span(Duration::from_secs(1)),
+    most: Span(Duration::from_hours(365 * 24)),
+    default: Span(crate::task::home::RETENTION),
+};
+
 impl Bounds {
     /// As [`Self::check`], for a process that starts.
     ///
@@ -100,6 +108,7 @@ mod tests {
             LEASE,
             DRAIN,
             AGENT_LOST_AFTER,
+            RETENTION,
         ] {
             for within in [bounds.least, bounds.default, bounds.most] {
                 assert_eq!(bounds.check(within), Ok(within.0), "{}", bounds.key);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE};
+use super::telemetry::TelemetrySettings;
 use crate::config::Span;
 
 /// Port of the registry's mutual TLS listener.
@@ -40,6 +41,8 @@ pub struct RegistrySettings {
     pub lease: Span,
     /// How long it may take to end; see [`DRAIN`].
     pub drain: Span,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for RegistrySettings {
@@ -56,6 +59,7 @@ impl Default for RegistrySettings {
             connection_age: CONNECTION_AGE.default,
             lease: LEASE.default,
             drain: DRAIN.default,
+            telemetry: TelemetrySettings::default(),
         }
     }
 }

@@ -26,7 +26,6 @@ use crate::{
     app::settings::{RegistrySettings, SidecarSettings},
     domain::{Member, SpiffeId},
     runtime::Nursery,
-    sidecar::Journaling,
 };
 
 /// How long everything may take to become ready.
@@ -191,6 +190,7 @@ impl Starting<'_> {
             connection_age: self.mesh.registry.connection_age,
             lease: self.mesh.registry.lease,
             drain: self.mesh.registry.drain,
+            telemetry: self.mesh.telemetry.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         let config = self.state.write("config/registry.toml", &text)?;
@@ -297,9 +297,12 @@ impl Starting<'_> {
             connection_age: self.mesh.sidecars.connection_age,
             drain: self.mesh.sidecars.drain,
             agent_lost_after: self.mesh.sidecars.agent_lost_after,
+            retention: self.mesh.sidecars.retention,
+            finished_in_memory: self.mesh.sidecars.finished_in_memory,
             agent: Some(instance.handler.clone()),
-            journal: Journaling::default(),
+            telemetry: self.mesh.telemetry.clone(),
             card: instance.agent.card.clone(),
+            ..SidecarSettings::default()
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         Ok(self

@@ -4,9 +4,10 @@ use serde::Deserialize;
 
 use crate::{
     app::settings::lifetimes::{
-        AGENT_LOST_AFTER, Bounds, CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE,
+        AGENT_LOST_AFTER, Bounds, CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE, RETENTION,
     },
     config::Span,
+    task::home::IN_MEMORY,
 };
 
 /// The registry of the mesh. Ports that are 0 are free ones, remembered; the rest as in
@@ -40,6 +41,10 @@ pub struct MeshSidecars {
     pub drain: Span,
     /// How long an attempt elsewhere may be out of reach.
     pub agent_lost_after: Span,
+    /// How long finished tasks can be asked for.
+    pub retention: Span,
+    /// Most finished tasks that stay in memory.
+    pub finished_in_memory: usize,
 }
 
 impl Default for MeshRegistry {
@@ -62,6 +67,8 @@ impl Default for MeshSidecars {
             connection_age: CONNECTION_AGE.default,
             drain: DRAIN.default,
             agent_lost_after: AGENT_LOST_AFTER.default,
+            retention: RETENTION.default,
+            finished_in_memory: IN_MEMORY,
         }
     }
 }
@@ -74,7 +81,7 @@ pub(super) fn check(
     registry: &MeshRegistry,
     sidecars: &MeshSidecars,
 ) -> Result<(), (String, String)> {
-    let spans: [(&str, Bounds, Span); 7] = [
+    let spans: [(&str, Bounds, Span); 8] = [
         ("registry", CERTIFICATE_LIFE, registry.certificate_life),
         ("registry", CONNECTION_AGE, registry.connection_age),
         ("registry", LEASE, registry.lease),
@@ -82,6 +89,7 @@ pub(super) fn check(
         ("sidecars", CONNECTION_AGE, sidecars.connection_age),
         ("sidecars", DRAIN, sidecars.drain),
         ("sidecars", AGENT_LOST_AFTER, sidecars.agent_lost_after),
+        ("sidecars", RETENTION, sidecars.retention),
     ];
     for (table, bounds, span) in spans {
         bounds

@@ -19,6 +19,7 @@ use crate::pb::execute_request::Step as Ask;
 use crate::pb::handle_response::Update;
 use crate::runtime::{DataThreads, Nursery};
 use crate::task::doors::{Parents as _, Updates};
+use crate::telemetry::TraceContext;
 use crate::wire::status::reason_of;
 
 const SKILL: &str = "demo.echo";
@@ -57,6 +58,7 @@ impl HandlerLink for Agent {
         &self,
         request: pb::HandleRequest,
         _: Duration,
+        _: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
         if !*self.reachable.lock() {
             return Err(HandlerError::Unreachable("connection refused".into()));
@@ -129,7 +131,7 @@ impl Bench {
         };
         let updates = self
             .executor
-            .execute(home, Box::pin(ReceiverStream::new(asked)));
+            .execute(home, Box::pin(ReceiverStream::new(asked)), None);
         let mut home = Home { steps, updates };
         home.ask(first).await;
         home
@@ -219,8 +221,8 @@ fn id(task: u128) -> String {
     format!("i1.{}", uuid::Uuid::from_u128(task))
 }
 
-fn start(task: u128, attempt: u32) -> pb::Start {
-    pb::Start {
+fn start(task: u128, attempt: u32) -> Box<pb::Start> {
+    Box::new(pb::Start {
         handle: Some(pb::HandleRequest {
             task: Some(pb::Task {
                 id: id(task),
@@ -237,7 +239,7 @@ fn start(task: u128, attempt: u32) -> pb::Start {
         }),
         home: "i1".into(),
         ..pb::Start::default()
-    }
+    })
 }
 
 fn said(update: Update) -> Word {
@@ -617,7 +619,7 @@ impl Wired {
         };
         let updates = self
             .executor
-            .execute(home, Box::pin(ReceiverStream::new(asked)));
+            .execute(home, Box::pin(ReceiverStream::new(asked)), None);
         let mut home = Home { steps, updates };
         home.ask(first).await;
         home

@@ -32,8 +32,11 @@ pub(super) enum Heard {
     NotSent,
     /// The attempt's next update.
     Update(pb::NumberedUpdate),
-    /// It does not know the attempt.
-    Unknown,
+    /// It does not know the attempt, and will never start it.
+    Unknown {
+        /// The run of its process that has never had it; `None`: it cannot say so.
+        never_begun_in: Option<String>,
+    },
     /// The stream broke; the last word came at this time. The carrier tries on.
     Broken(Instant),
 }
@@ -64,7 +67,7 @@ impl Tasks {
             | Heard::Refused { .. }
             | Heard::NotSent
             | Heard::Update(_)
-            | Heard::Unknown => None,
+            | Heard::Unknown { .. } => None,
         };
         match heard {
             Heard::Alive | Heard::Broken(_) => {}
@@ -77,18 +80,23 @@ impl Tasks {
                 self.again(task, world);
             }
             Heard::Update(update) => self.update(task, update, world),
-            Heard::Unknown => self.unknown(task, world),
+            Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
         self.settle(task);
     }
 
-    /// The executor does not know the attempt, and will never start it.
-    fn unknown(&mut self, task: Uuid, world: World<'_>) {
+    /// The executor does not know the attempt. That its Start never came is proved only by the run
+    /// of the process that was there when the attempt was given out, and still is: an earlier or
+    /// later one may have begun it.
+    fn unknown(&mut self, task: Uuid, never_begun_in: Option<String>, world: World<'_>) {
         let entry = self.tasks.get(&task);
-        if entry.is_some_and(|entry| entry.kept.state() != pb::TaskState::Submitted) {
+        let running = entry.and_then(|entry| entry.kept.running.as_ref());
+        let proved = running
+            .zip(never_begun_in)
+            .is_some_and(|(running, run)| !run.is_empty() && run == running.boot_id);
+        if !proved {
             return self.lost(task, world);
         }
-        // Its Start never came there, such as when this home was cut right before.
         if let Some(instance) = self.not_started(task) {
             self.gates.ended(&instance, world.at.now);
             self.look_again(world.at.now);
@@ -96,7 +104,7 @@ impl Tasks {
         self.again(task, world);
     }
 
-    /// The attempt is lost: again where it had not begun or may run twice, else the end.
+    /// The attempt is lost: again where that is allowed, else the end.
     pub(super) fn lost(&mut self, task: Uuid, world: World<'_>) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
@@ -109,13 +117,6 @@ impl Tasks {
         let fail = entry.kept.on_agent_loss() == pb::OnAgentLoss::Fail || !running.idempotent;
         if entry.kept.task.cancel_requested {
             return self.end_canceled(task, UNCONFIRMED, world.at);
-        }
-        if entry.kept.state() == pb::TaskState::Submitted {
-            // Nobody said that it had begun: it is given out again, under a number that fences it.
-            if let Some(instance) = self.not_started(task) {
-                self.gates.away(&instance, world.at.now);
-            }
-            return self.again(task, world);
         }
         if fail {
             let text = format!(

@@ -4,6 +4,14 @@ use std::time::Duration;
 
 use crate::domain::{InstanceId, SpiffeId};
 use crate::pb;
+use crate::task::archive::Archive;
+use crate::telemetry::TraceContext;
+
+/// How long a finished task can be asked for, where nothing else is said.
+pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Finished tasks that stay in memory, where nothing else is said: whoever submitted one asks for
+/// its end at once, and rarely again.
+pub const IN_MEMORY: usize = 1000;
 
 /// Who a home is.
 #[derive(Clone, Debug)]
@@ -19,6 +27,26 @@ pub struct HomeConfig {
 /// An executor is lost after this long without a word, unless a home is told otherwise. It keeps
 /// the attempt for longer than this.
 pub const LOST_AFTER: Duration = Duration::from_secs(45);
+/// What a home keeps of tasks that have ended.
+#[derive(Clone, Debug)]
+pub struct Keeping {
+    /// How long after its end a task can be asked for.
+    pub retention: Duration,
+    /// Where finished tasks are moved; `None`: they stay in memory, up to its bounds.
+    pub archive: Option<Archive>,
+    /// Most finished tasks that stay in memory while the archive takes the others.
+    pub in_memory: usize,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self {
+            retention: RETENTION,
+            archive: None,
+            in_memory: IN_MEMORY,
+        }
+    }
+}
 
 /// What somebody wants done.
 #[derive(Clone, Debug)]
@@ -27,4 +55,6 @@ pub struct Submission {
     pub spec: pb::TaskSpec,
     /// Who asks, by certificate or as the own agent. Authorized already.
     pub caller: SpiffeId,
+    /// What the caller traces it below, if it does.
+    pub trace: Option<TraceContext>,
 }

@@ -9,13 +9,16 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::domain::Reason;
 use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
+use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop};
 use crate::task::doors::{Connect, Steps, Updates};
+use crate::telemetry::Work;
 use crate::wire::status::{reason_of, retry_after};
 
 use super::attempt::Heard;
@@ -58,6 +61,8 @@ pub(super) struct Carrier {
     pub(super) said: watch::Receiver<Said>,
     pub(super) shard: mpsc::Sender<Request>,
     pub(super) connect: Arc<dyn Connect>,
+    /// Its span, which ends with the carrier.
+    pub(super) work: Work,
 }
 
 /// How a stream ended for the carrier.
@@ -71,11 +76,31 @@ enum End {
 impl Carrier {
     /// Runs until the shard lets go, or the home stops.
     pub(super) async fn run(mut self, stop: Stop) {
-        let carrying = pin!(self.carry());
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = carrying => {}
+        let mut guard = Guard {
+            task: self.to.task,
+            attempt: self.to.attempt,
+            shard: Some(self.shard.clone()),
+        };
+        {
+            let carrying = pin!(self.carry());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    guard.shard = None;
+                    return;
+                }
+                () = carrying => {}
+            }
+        }
+        guard.shard = None;
+        // Let go without an end that the agent told of.
+        let abort = self.said.borrow().abort.clone();
+        match abort.as_deref() {
+            None => self.work.give_up(Reason::AgentLost.label()),
+            Some(reason) if ENDED_HERE.iter().any(|known| known.label() == reason) => {
+                self.work.give_up(reason);
+            }
+            Some(_) => {}
         }
     }
 
@@ -86,7 +111,7 @@ impl Carrier {
             First::Start(mut start) => {
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
-                (0, Ask::Start(*start))
+                (0, Ask::Start(start))
             }
             First::Resume(after) => (after, self.resume(after)),
         };
@@ -122,8 +147,11 @@ impl Carrier {
     async fn stream(&self, first: Ask, fresh: bool, after: &mut u64) -> End {
         let steps = steps(first, self.said.clone());
         let mut said = self.said.clone();
+        let opening = self
+            .connect
+            .execute(&self.to.instance, steps, self.work.context());
         let opened = tokio::select! {
-            opened = timeout(OPEN, self.connect.execute(&self.to.instance, steps)) => opened,
+            opened = timeout(OPEN, opening) => opened,
             // What was sent cannot be called back; the executor's own deadline ends it.
             () = released(&mut said) => return End::Over,
         };
@@ -163,10 +191,13 @@ impl Carrier {
             silent = false;
             let heard = match step {
                 Some(Answer::Accepted(_)) => Heard::Accepted,
-                Some(Answer::Refused(refused)) => Heard::Refused {
-                    wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
-                    reason: refused.reason,
-                },
+                Some(Answer::Refused(refused)) => {
+                    self.work.fail(&refused.reason);
+                    Heard::Refused {
+                        wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
+                        reason: refused.reason,
+                    }
+                }
                 Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
                 // Said before: a stream that broke may repeat what was on its way.
                 Some(Answer::Update(update)) if update.number <= *after => Heard::Alive,
@@ -176,9 +207,15 @@ impl Carrier {
                 }
                 Some(Answer::Update(update)) => {
                     *after = update.number;
+                    self.judge(&update);
                     Heard::Update(update)
                 }
-                Some(Answer::AttemptUnknown(_)) => Heard::Unknown,
+                Some(Answer::AttemptUnknown(unknown)) => {
+                    self.work.fail(Reason::AgentLost.label());
+                    Heard::Unknown {
+                        never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
+                    }
+                }
                 Some(Answer::Keepalive(_)) | None => Heard::Alive,
             };
             if !self.tell(heard).await {
@@ -192,10 +229,12 @@ impl Carrier {
         let reason = reason_of(status).unwrap_or_default();
         let is = |known: &[Reason]| known.iter().any(|known| known.label() == reason);
         if fresh && is(NOT_SENT) {
+            self.work.fail(&reason);
             self.tell(Heard::NotSent).await;
             return End::Over;
         }
         if fresh && is(REFUSED) {
+            self.work.fail(&reason);
             let wait = retry_after(status);
             self.tell(Heard::Refused { reason, wait }).await;
             return End::Over;
@@ -205,6 +244,15 @@ impl Carrier {
             End::Broken
         } else {
             End::Over
+        }
+    }
+
+    /// An end that the agent tells of is the attempt's.
+    fn judge(&self, update: &pb::NumberedUpdate) {
+        match update.update.as_ref().and_then(|said| said.update.as_ref()) {
+            Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
+            Some(Update::Result(_) | Update::Canceled(_)) => self.work.done(),
+            _ => {}
         }
     }
 
@@ -233,8 +281,40 @@ impl Carrier {
     }
 }
 
+/// Reports a broken stream when a carrier ends in the middle: nobody else would, and the task would
+/// wait for its deadline.
+struct Guard {
+    task: Uuid,
+    attempt: u32,
+    /// `None`: it ended as it should.
+    shard: Option<mpsc::Sender<Request>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(shard) = self.shard.take() else {
+            return;
+        };
+        tracing::error!(task = %self.task, attempt = self.attempt, "an attempt's carrier ended early");
+        let heard = Request::Heard {
+            task: self.task,
+            attempt: self.attempt,
+            heard: Heard::Broken(Instant::now()),
+        };
+        // Where there is no room now, the shard's next sweep finds the carrier gone.
+        drop(shard.try_send(heard));
+    }
+}
+
 /// Statuses that say that nothing was sent.
 const NOT_SENT: &[Reason] = &[Reason::PeerUnreachable, Reason::PeerMismatch];
+
+/// Reasons for which the home ends an attempt by itself.
+const ENDED_HERE: &[Reason] = &[
+    Reason::AgentLost,
+    Reason::RetriesExhausted,
+    Reason::DeadlineExceeded,
+];
 
 /// Statuses with which an executor turns a Start down before it runs anything.
 const REFUSED: &[Reason] = &[

@@ -54,6 +54,7 @@ impl Running {
                 self.shard.tasks.holding = true;
                 self.settling.push(answer);
             }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -114,6 +115,7 @@ impl Running {
             | Request::Run { .. }
             | Request::Cancel { .. }
             | Request::Settle { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -135,7 +137,7 @@ impl Running {
         let seq = entry.shown();
         let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
         let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
-            marks: watch::Sender::new(Mark { seq, ended }),
+            marks: watch::Sender::new(Mark::at(seq, ended)),
             transients: broadcast::Sender::new(TRANSIENTS),
         });
         let watching = Watching {

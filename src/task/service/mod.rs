@@ -14,6 +14,7 @@ use crate::identity::{Action, Caller, Connection, authorize};
 use crate::pb;
 use crate::pb::agent_client::AgentClient;
 use crate::pb::agent_server::Agent;
+use crate::telemetry::TraceContext;
 
 use super::home::{Home, ListQuery, PAGE, Submission};
 
@@ -84,7 +85,12 @@ impl AgentService {
         &self.home.config().own
     }
 
-    fn submission(&self, who: &Principal, spec: Option<pb::TaskSpec>) -> Result<Submission, Fault> {
+    fn submission(
+        &self,
+        who: &Principal,
+        spec: Option<pb::TaskSpec>,
+        trace: Option<TraceContext>,
+    ) -> Result<Submission, Fault> {
         let Some(mut spec) = spec else {
             return Err(Fault::field(
                 "spec",
@@ -119,6 +125,7 @@ impl AgentService {
         Ok(Submission {
             spec,
             caller: who.id.as_ref().clone(),
+            trace,
         })
     }
 
@@ -175,7 +182,8 @@ impl Agent for AgentService {
         request: Request<pb::SubmitTaskRequest>,
     ) -> Result<Response<pb::SubmitTaskResponse>, Status> {
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, request.into_inner().spec)?;
+        let trace = TraceContext::of_request(&request);
+        let asked = self.submission(&who, request.into_inner().spec, trace)?;
         let task = Some(self.home.submit(asked, self.thread).await?);
         Ok(Response::new(pb::SubmitTaskResponse {
             task,
@@ -188,7 +196,8 @@ impl Agent for AgentService {
         request: Request<pb::RunTaskRequest>,
     ) -> Result<Response<Self::RunTaskStream>, Status> {
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, request.into_inner().spec)?;
+        let trace = TraceContext::of_request(&request);
+        let asked = self.submission(&who, request.into_inner().spec, trace)?;
         let updates = self.home.run(asked, self.thread).await?;
         let answers = updates.map(|update| {
             Ok(pb::RunTaskResponse {
@@ -204,10 +213,11 @@ impl Agent for AgentService {
         request: Request<pb::GetTaskRequest>,
     ) -> Result<Response<pb::GetTaskResponse>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.get_task(asked)).await;
+            let answered = Box::pin(client.get_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let full = asked.view() == pb::TaskView::Full;
@@ -240,14 +250,11 @@ impl Agent for AgentService {
             before,
             limit,
         };
-        let (tasks, more) = self.home.list(query).await?;
-        let last = tasks
-            .last()
-            .filter(|_| more)
-            .and_then(|task| task.id.parse::<TaskId>().ok());
-        let next_page_token = last.map_or_else(String::new, |id| page_token(id.uuid, mark));
+        let page = self.home.list(query).await?;
+        let next = page.next;
+        let next_page_token = next.map_or_else(String::new, |last| page_token(last, mark));
         Ok(Response::new(pb::ListTasksResponse {
-            tasks,
+            tasks: page.tasks,
             next_page_token,
         }))
     }
@@ -257,11 +264,13 @@ impl Agent for AgentService {
         request: Request<pb::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
             let after_seq = asked.after_seq;
-            let answered = Box::pin(client.watch_task(asked)).await;
+            let answered =
+                Box::pin(client.watch_task(TraceContext::on(trace.as_ref(), asked))).await;
             return followed(answered, id.home, after_seq, self.home.drains());
         }
         let watched = self
@@ -280,6 +289,7 @@ impl Agent for AgentService {
         request: Request<pb::ReadArtifactRequest>,
     ) -> Result<Response<Self::ReadArtifactStream>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if !asked.sha256.is_empty() {
@@ -291,7 +301,8 @@ impl Agent for AgentService {
             .into());
         }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.read_artifact(asked)).await;
+            let answered =
+                Box::pin(client.read_artifact(TraceContext::on(trace.as_ref(), asked))).await;
             return forwarded(answered, id.home);
         }
         let pieces = self
@@ -307,6 +318,7 @@ impl Agent for AgentService {
         request: Request<pb::CancelTaskRequest>,
     ) -> Result<Response<pb::CancelTaskResponse>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if asked.reason.len() > REASON_MAX {
@@ -314,7 +326,8 @@ impl Agent for AgentService {
             return Err(Fault::field("reason", text).into());
         }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.cancel_task(asked)).await;
+            let answered =
+                Box::pin(client.cancel_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let task = Some(self.home.cancel(&id, &who.id, asked.reason).await?);
