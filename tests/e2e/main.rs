@@ -26,6 +26,7 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod soak;
 mod trace;
 
 #[path = "../support/mod.rs"]

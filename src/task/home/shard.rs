@@ -133,7 +133,8 @@ impl Running {
                 self.append()?;
             }
             self.perform();
-            if self.carriers.is_empty() {
+            // What waits for the disk may be an attempt that goes out once it is there.
+            if self.carriers.is_empty() && self.gated.is_empty() {
                 for settled in self.settling.drain(..) {
                     // Whoever asked may have given up.
                     drop(settled.send(Ok(())));
