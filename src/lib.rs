@@ -14,7 +14,7 @@
 //! | 4 | [`registry`]: the catalog; [`task`]: home, executor and journal |
 //! | 3 | [`transport`]: listeners and connections; [`admin`]: health pages |
 //! | 2 | [`identity`]: CA, certificates, TLS, the door; [`agent`]: agents written in Rust |
-//! | 1 | [`wire`], [`runtime`], [`config`] |
+//! | 1 | [`wire`], [`runtime`], [`config`], [`telemetry`] |
 //! | 0 | [`domain`], [`pb`] |
 //!
 //! The way of a task: `task::service` (who asks, and may they) -> `task::spec` (checked at the
@@ -35,5 +35,6 @@ pub mod registry;
 pub mod runtime;
 pub mod sidecar;
 pub mod task;
+pub mod telemetry;
 pub mod transport;
 pub mod wire;

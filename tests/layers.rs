@@ -10,6 +10,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("wire", 1),
     ("runtime", 1),
     ("config", 1),
+    ("telemetry", 1),
     ("identity", 2),
     ("agent", 2),
     ("transport", 3),

@@ -2,7 +2,11 @@
 
 use std::net::SocketAddr;
 
-use super::{error::StartError, registry::private_dir, settings::SidecarSettings};
+use super::{
+    error::StartError,
+    registry::private_dir,
+    settings::{SidecarSettings, lifetimes::CONNECTION_AGE},
+};
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
@@ -54,6 +58,7 @@ pub async fn run(
         advertise: settings.advertise.clone(),
         zone: settings.zone.clone(),
         threads,
+        connection_age: CONNECTION_AGE.within(settings.connection_age)?,
         agent: settings.agent.clone(),
         journal: settings.journal,
         journal_segment: settings.journal_segment.0,

@@ -7,6 +7,7 @@ mod ca;
 mod documents;
 pub mod exit;
 mod follow;
+mod journal;
 mod logging;
 mod mesh;
 pub mod output;
@@ -52,6 +53,7 @@ async fn act(verb: Verb, output: &Output) -> Result<Exit, Failed> {
         Verb::Sidecar(args) => process::sidecar(args, output, &nursery).await,
         Verb::Ca(verb) => ca::run(verb, output, &nursery).await,
         Verb::Agents(verb) => agents::run(verb, output, &nursery).await,
+        Verb::Journal(verb) => journal::run(verb, output),
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
     }
 }

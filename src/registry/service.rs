@@ -270,7 +270,7 @@ mod tests {
             agent: "x".into(),
             ..Default::default()
         };
-        assert_eq!(y.agent(ask).await.unwrap().instances.len(), 1);
+        assert_eq!(y.agent(Request::new(ask)).await.unwrap().instances.len(), 1);
         let mut words = y.watch(pb::WatchRequest::default()).await.unwrap();
         let mut kinds = Vec::new();
         for _ in 0..4 {
@@ -305,7 +305,10 @@ mod tests {
                     .deregister(pb::DeregisterRequest::default())
                     .await
                     .map(drop),
-                nobody.agent(pb::GetAgentRequest::default()).await.map(drop),
+                nobody
+                    .agent(Request::new(pb::GetAgentRequest::default()))
+                    .await
+                    .map(drop),
                 nobody.watch(pb::WatchRequest::default()).await.map(drop),
             ];
             for status in statuses {

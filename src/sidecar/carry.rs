@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::{
     pools::Pools,
@@ -23,6 +23,7 @@ use crate::{
         Connect, Steps, Updates,
         executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
     },
+    telemetry::TraceContext,
     transport::{Channel, Target},
 };
 
@@ -55,14 +56,19 @@ pub(super) fn target(entry: &Entry) -> Target {
 
 #[tonic::async_trait]
 impl Connect for Carrier {
-    async fn execute(&self, instance: &InstanceId, steps: Steps) -> Result<Updates, Status> {
+    async fn execute(
+        &self,
+        instance: &InstanceId,
+        steps: Steps,
+        trace: Option<&TraceContext>,
+    ) -> Result<Updates, Status> {
         let open = self.flights.enter(instance);
         if *instance == self.instance {
             let home = HomePeer {
                 id: self.own.clone(),
                 instance: self.instance.clone(),
             };
-            let updates = self.executor.execute(home, steps);
+            let updates = self.executor.execute(home, steps, trace.cloned());
             return Ok(Box::pin(Counted {
                 updates,
                 _open: open,
@@ -73,6 +79,7 @@ impl Connect for Carrier {
             let text = format!("instance {instance} is not in the catalog any more");
             Status::from(Fault::new(Reason::PeerUnreachable, text))
         })?;
+        let steps = TraceContext::on(trace, Outbound(steps));
         let updates = open_stream(self.pools.channel(target(entry)), steps).await?;
         Ok(Box::pin(Counted {
             updates,
@@ -95,11 +102,11 @@ impl Stream for Outbound {
 /// Opens the stream at another sidecar. Boxed: the generated client's future is large.
 fn open_stream(
     channel: Channel,
-    steps: Steps,
+    steps: Request<Outbound>,
 ) -> Pin<Box<dyn Future<Output = Result<Updates, Status>> + Send>> {
     Box::pin(async move {
         let mut client = ExecutorClient::new(channel);
-        let updates = client.execute(Outbound(steps)).await?.into_inner();
+        let updates = client.execute(steps).await?.into_inner();
         Ok(Box::pin(updates) as Updates)
     })
 }
@@ -148,8 +155,9 @@ impl HandlerLink for AgentLink {
         &self,
         request: pb::HandleRequest,
         remaining: Duration,
+        trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
-        self.handler()?.handle(request, remaining).await
+        self.handler()?.handle(request, remaining, trace).await
     }
 
     async fn cancel(&self, request: pb::CancelRequest) -> Result<(), Status> {

@@ -1,6 +1,6 @@
 //! What a sidecar is told, and what it tells once it serves.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ pub struct SidecarConfig {
     pub zone: String,
     /// Data threads, at least 1.
     pub threads: usize,
+    /// Age of members' connections; ours to them are replaced before it.
+    pub connection_age: Duration,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
     /// Where its tasks are kept.

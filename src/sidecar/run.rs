@@ -92,6 +92,7 @@ pub async fn run(
         config,
         id,
         instance,
+        boot_id: uuid::Uuid::now_v7().to_string(),
         credentials,
         progress,
         nursery,
@@ -114,6 +115,8 @@ struct Parts {
     config: SidecarConfig,
     id: SpiffeId,
     instance: InstanceId,
+    /// Names this run of the process.
+    boot_id: String,
     credentials: Credentials,
     progress: Arc<Progress>,
     nursery: Nursery,
@@ -145,7 +148,8 @@ impl Parts {
         mtls: Listener,
         local: Listener,
     ) -> Result<Running, SidecarError> {
-        let control = Pool::new(self.credentials.clone(), self.nursery.clone());
+        let age = self.config.connection_age;
+        let control = Pool::aged(self.credentials.clone(), self.nursery.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -162,7 +166,7 @@ impl Parts {
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads);
+        let pools = Pools::members(&self.credentials, threads, age);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -216,8 +220,18 @@ impl Parts {
             introspection::routes(SERVICES),
             introspection::routes(LOCAL_SERVICES),
         );
+        let outer = Limits {
+            connection_age: self.config.connection_age,
+            ..Limits::default()
+        };
+        // The own agent has nowhere to move to and shows no certificate; its client, of whatever
+        // make, may not send again what a GOAWAY crosses.
+        let inner = Limits {
+            connection_age: Limits::AGELESS,
+            ..Limits::default()
+        };
         let security = Security::MutualTls(self.credentials.clone());
-        let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
+        let mtls = Server::start(mtls, security, threads, outer, |thread| {
             mesh_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -225,7 +239,7 @@ impl Parts {
                 .add_service(health_service.clone())
         });
         let plain = Security::Plaintext;
-        let local = Server::start(local, plain, threads, Limits::default(), |thread| {
+        let local = Server::start(local, plain, threads, inner, |thread| {
             local_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -260,6 +274,7 @@ impl Parts {
             zone: self.config.zone.clone(),
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(now.into()),
+            boot_id: self.boot_id.clone(),
             ..Default::default()
         };
         Described {
@@ -278,7 +293,7 @@ impl Parts {
         let config = ExecutorConfig {
             own: self.id.clone(),
             slots,
-            boot_id: uuid::Uuid::now_v7().to_string(),
+            boot_id: self.boot_id.clone(),
             skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
         };
         let nurseries = threads

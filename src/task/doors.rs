@@ -10,6 +10,7 @@ use tonic::Status;
 
 use crate::domain::{AgentName, InstanceId, Label};
 use crate::pb;
+use crate::telemetry::TraceContext;
 
 /// What a home looks for when it gives out an attempt.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,8 @@ pub struct Candidate {
     pub agent: AgentName,
     /// Whether its card says that the skill may run twice.
     pub idempotent: bool,
+    /// Which run of the instance's process; empty: not known.
+    pub boot_id: String,
 }
 
 /// Who could run a task now.
@@ -51,12 +54,18 @@ pub type Steps = Pin<Box<dyn Stream<Item = pb::ExecuteRequest> + Send>>;
 /// Carries an attempt's stream to an instance.
 #[tonic::async_trait]
 pub trait Connect: Send + Sync + 'static {
-    /// Opens `Executor.Execute` at `instance`; in process where it is the own one.
+    /// Opens `Executor.Execute` at `instance`; in process where it is the own one. `trace` goes with
+    /// it.
     ///
     /// # Errors
     /// A status with reason PEER_UNREACHABLE or PEER_MISMATCH: nothing of `steps` was sent.
     /// Any other: it may have been.
-    async fn execute(&self, instance: &InstanceId, steps: Steps) -> Result<Updates, Status>;
+    async fn execute(
+        &self,
+        instance: &InstanceId,
+        steps: Steps,
+        trace: Option<&TraceContext>,
+    ) -> Result<Updates, Status>;
 }
 
 /// The attempt that a handler works on while it submits a child.
@@ -70,6 +79,8 @@ pub struct Parent {
     pub deadline: Instant,
     /// The hops so far, the root first.
     pub chain: Vec<pb::ChainLink>,
+    /// What the handler was called with: a child that brings no context of its own goes below it.
+    pub trace: Option<TraceContext>,
 }
 
 /// Knows the attempts that run on this sidecar by their secret token.

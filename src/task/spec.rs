@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::domain::{AgentName, Fault, Label, Reason, SkillName, SpiffeId, TaskId};
 use crate::pb;
+use crate::telemetry::TraceContext;
 
 use super::doors::Parent;
 
@@ -78,6 +79,8 @@ pub struct NewTask {
     pub spec: pb::TaskSpec,
     /// Token of the attempt that it ends with. Never stored.
     pub parent: Option<String>,
+    /// What its attempts go below, in whatever traces them.
+    pub trace: Option<TraceContext>,
 }
 
 impl NewTask {
@@ -126,7 +129,12 @@ impl NewTask {
             task.correlation_id = uuid::Uuid::now_v7().to_string();
         }
         let parent = ends_with_parent.then_some(token);
-        Ok(Self { task, spec, parent })
+        Ok(Self {
+            task,
+            spec,
+            parent,
+            trace: None,
+        })
     }
 }
 
@@ -568,6 +576,7 @@ mod tests {
             attempt: 2,
             deadline: at.now + Duration::from_secs(10),
             chain: vec![],
+            trace: None,
         });
         let mut deep = asked.clone();
         let new = NewTask::check(asked, &at).unwrap();

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_stream::iter;
 use tonic::Status;
@@ -18,6 +19,7 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::task_update::Update as Shown;
 use crate::runtime::Nursery;
+use crate::telemetry::TraceContext;
 
 use super::doors::{Candidate, Connect, Route, Steps, Updates, Want};
 use super::executor::{
@@ -26,9 +28,13 @@ use super::executor::{
 use super::home::{Home, HomeConfig, Replay, Submission};
 use super::journal::{Journal, JournalConfig};
 
+/// What the agent was called with.
+type Traced = Arc<Mutex<Vec<Option<TraceContext>>>>;
+
 /// An agent that answers at once, or, asked to wait, never; asked to die, it is lost once.
 struct Agent {
     tokens: watch::Sender<Vec<String>>,
+    traces: Traced,
     handled: AtomicUsize,
 }
 
@@ -38,7 +44,9 @@ impl HandlerLink for Agent {
         &self,
         request: pb::HandleRequest,
         _: Duration,
+        trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
+        self.traces.lock().push(trace.cloned());
         let task = request.task.unwrap_or_default();
         self.tokens
             .send_modify(|tokens| tokens.push(request.parent_token));
@@ -92,6 +100,7 @@ impl Route for Here {
             instance: instance(),
             agent,
             idempotent: self.idempotent,
+            boot_id: "b".into(),
         }]
     }
 
@@ -102,12 +111,17 @@ impl Route for Here {
 
 #[tonic::async_trait]
 impl Connect for Here {
-    async fn execute(&self, _: &InstanceId, steps: Steps) -> Result<Updates, Status> {
+    async fn execute(
+        &self,
+        _: &InstanceId,
+        steps: Steps,
+        trace: Option<&TraceContext>,
+    ) -> Result<Updates, Status> {
         let peer = HomePeer {
             id: self.own.clone(),
             instance: instance(),
         };
-        Ok(self.executor.execute(peer, steps))
+        Ok(self.executor.execute(peer, steps, trace.cloned()))
     }
 }
 
@@ -115,6 +129,7 @@ struct Bench {
     home: Home,
     own: SpiffeId,
     tokens: watch::Receiver<Vec<String>>,
+    traces: Traced,
 }
 
 impl Bench {
@@ -137,7 +152,12 @@ impl Bench {
                 .to_vec(),
         };
         let handled = AtomicUsize::new(0);
-        let agent = Arc::new(Agent { tokens, handled });
+        let traces = Traced::default();
+        let agent = Arc::new(Agent {
+            tokens,
+            traces: traces.clone(),
+            handled,
+        });
         let executor = Executor::new(config, agent, vec![Nursery::here()]);
         let changes = watch::Sender::new(0);
         let here = Arc::new(Here {
@@ -165,6 +185,7 @@ impl Bench {
             home: home.unwrap(),
             own,
             tokens: heard,
+            traces,
         }
     }
 
@@ -182,6 +203,7 @@ impl Bench {
         Submission {
             spec,
             caller: self.own.clone(),
+            trace: None,
         }
     }
 
@@ -260,6 +282,40 @@ async fn a_cancelled_parent_takes_its_children_along() {
         .await
         .unwrap_err();
     assert_eq!(late.reason, crate::domain::Reason::ParentTokenInvalid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trace_reaches_the_handler_and_its_children() {
+    let parse = |span: u64| {
+        let text = format!("00-0af7651916cd43dd8448eb211c80319c-{span:016x}-00");
+        TraceContext::parse(&text, "vendor=x").unwrap()
+    };
+    let mut bench = Bench::new(4);
+    let root = Submission {
+        trace: Some(parse(1)),
+        ..bench.asked("work.wait", "")
+    };
+    bench.home.submit(root, 0).await.unwrap();
+    let tokens = bench.tokens.wait_for(|tokens| !tokens.is_empty()).await;
+    let token = tokens.unwrap()[0].clone();
+    for trace in [None, Some(parse(2))] {
+        let child = Submission {
+            trace,
+            ..bench.asked("work.do", &token)
+        };
+        let child = bench.home.submit(child, 0).await.unwrap();
+        bench.end(&child.id).await;
+    }
+    // Nobody's child and nobody's trace: none is made up.
+    let alone = bench
+        .home
+        .submit(bench.asked("work.do", ""), 0)
+        .await
+        .unwrap();
+    bench.end(&alone.id).await;
+    let seen = bench.traces.lock().clone();
+    // Without an exporter nothing comes in between.
+    assert_eq!(seen, [Some(parse(1)), Some(parse(1)), Some(parse(2)), None]);
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@ use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc, time::Duratio
 
 use parking_lot::Mutex;
 
+/// Age of a connection where nobody says another.
+pub(super) const CONNECTION_AGE: Duration = Duration::from_mins(30);
+
 /// Bounds of one listener.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -25,6 +28,11 @@ pub struct Limits {
     pub connection_age: Duration,
 }
 
+impl Limits {
+    /// An age that no connection reaches.
+    pub const AGELESS: Duration = Duration::from_hours(10 * 365 * 24);
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -36,7 +44,7 @@ impl Default for Limits {
             handshake_time: Duration::from_secs(5),
             member_streams: 1024,
             other_streams: 100,
-            connection_age: Duration::from_secs(30 * 60),
+            connection_age: CONNECTION_AGE,
         }
     }
 }

@@ -101,6 +101,7 @@ async fn run(
             }
             send(result("let go")).await
         }
+        "test.slow" | "test.echo.slow" => slow(text, updates).await,
         "test.crash" => {
             send(progress(1)).await?;
             sleep(TICK).await;
@@ -134,6 +135,24 @@ async fn run(
             send(Some(Update::Failure(failure))).await
         }
     }
+}
+
+/// Works for the milliseconds that the input begins with.
+async fn slow(
+    text: &str,
+    updates: &Updates,
+) -> Result<(), mpsc::error::SendError<Result<HandleResponse, Status>>> {
+    let millis = text.split(' ').next().unwrap().parse().unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_millis(millis);
+    let mut step = 0;
+    while tokio::time::Instant::now() < until {
+        step += 1;
+        let update = progress(step);
+        updates.send(Ok(HandleResponse { update })).await?;
+        sleep(5 * TICK).await;
+    }
+    let update = result(text);
+    updates.send(Ok(HandleResponse { update })).await
 }
 
 fn progress(step: u32) -> Option<Update> {

@@ -21,6 +21,7 @@ mod grpcurl;
 mod impostor;
 mod lifecycle;
 mod namespaces;
+mod outage;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,6 +4,9 @@
 #![allow(missing_debug_implementations, reason = "nobody prints these")]
 
 pub mod client;
+pub mod hand;
+pub mod ledger;
+pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod process;

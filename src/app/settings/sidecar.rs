@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
-use crate::config::Size;
+use super::lifetimes::CONNECTION_AGE;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
 
 /// Port of the sidecar's mutual TLS listener.
@@ -40,6 +41,9 @@ pub struct SidecarSettings {
     pub zone: String,
     /// Data threads; 0: one per core.
     pub threads: usize,
+    /// Age at which a member's connection is told to go, give or take a tenth; see
+    /// [`CONNECTION_AGE`].
+    pub connection_age: Span,
     /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
     pub agent: Option<String>,
     /// Where tasks are kept; anything but `disk` is for measuring.
@@ -66,6 +70,7 @@ impl Default for SidecarSettings {
             advertise: Vec::new(),
             zone: String::new(),
             threads: 0,
+            connection_age: CONNECTION_AGE.default,
             agent: None,
             journal: Journaling::Disk,
             journal_segment: Size(16 << 20),

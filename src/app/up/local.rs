@@ -178,6 +178,9 @@ impl Starting<'_> {
             enrollment: at.enrollment.clone(),
             admin: at.admin.clone(),
             threads: 0,
+            certificate_life: self.mesh.registry.certificate_life,
+            connection_age: self.mesh.registry.connection_age,
+            lease: self.mesh.registry.lease,
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         let config = self.state.write("config/registry.toml", &text)?;
@@ -281,6 +284,7 @@ impl Starting<'_> {
             advertise: vec![format!("127.0.0.1:{}", instance.mtls)],
             zone: String::new(),
             threads: 0,
+            connection_age: self.mesh.sidecars.connection_age,
             agent: Some(instance.handler.clone()),
             card: instance.agent.card.clone(),
             ..SidecarSettings::default()

@@ -8,6 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
+use super::roles::{self, MeshRegistry, MeshSidecars};
 use crate::{
     app::settings::{CardSettings, SkillSettings, card},
     config::{self, ConfigError, Span},
@@ -30,8 +31,10 @@ pub struct Mesh {
     pub agents: Vec<MeshAgent>,
     /// Tasks to run once all agents are healthy.
     pub tasks: Vec<MeshTask>,
-    /// Ports of the registry, where the file names them.
-    pub ports: RegistryPorts,
+    /// What the file says of the registry.
+    pub registry: MeshRegistry,
+    /// What the file says of all sidecars.
+    pub sidecars: MeshSidecars,
 }
 
 /// One agent of the mesh.
@@ -89,18 +92,6 @@ pub struct MeshTask {
     pub timeout: Option<Span>,
 }
 
-/// Ports that the file fixes; 0: a free one, remembered.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RegistryPorts {
-    /// Mutual TLS.
-    pub mtls: u16,
-    /// Enrolment.
-    pub enrollment: u16,
-    /// Admin.
-    pub admin: u16,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MeshToml {
@@ -109,7 +100,9 @@ struct MeshToml {
     #[serde(default)]
     set: BTreeMap<String, String>,
     #[serde(default)]
-    registry: RegistryPorts,
+    registry: MeshRegistry,
+    #[serde(default)]
+    sidecars: MeshSidecars,
     #[serde(default)]
     agents: Vec<AgentToml>,
     #[serde(default)]
@@ -208,6 +201,7 @@ fn check(
         .trust_domain
         .parse()
         .map_err(|e| at("trust_domain".into(), format!("{e}")))?;
+    roles::check(&toml.registry, &toml.sidecars).map_err(|(key, text)| at(key, text))?;
     let mut names = BTreeSet::new();
     let mut agents = Vec::new();
     for (place, agent) in toml.agents.into_iter().enumerate() {
@@ -234,7 +228,8 @@ fn check(
         trust_domain,
         agents,
         tasks,
-        ports: toml.registry,
+        registry: toml.registry,
+        sidecars: toml.sidecars,
     })
 }
 
@@ -507,6 +502,16 @@ data = '{"query": "{question}"}'
                 "agents[0].command: beside `cargo`",
             ),
             ("'{\"query\"", "'{query\"", "tasks[0].data: "),
+            (
+                "[set]",
+                "[registry]\ncertificate_life = \"1s\"\n[set]",
+                "registry.certificate_life: 1s is not from 10s to 7d",
+            ),
+            (
+                "[set]",
+                "[sidecars]\nconnection_age = \"30\"\n[set]",
+                "sidecars.connection_age: ",
+            ),
         ] {
             let error = read(&DESK.replace(change, with), &[]).unwrap_err();
             assert!(error.contains(told), "{error}");

@@ -9,6 +9,7 @@ pub mod mesh;
 pub mod operator;
 mod places;
 mod probe;
+pub mod roles;
 pub mod state;
 
 pub use error::UpError;

@@ -18,6 +18,7 @@ use crate::registry::service::Desk;
 use crate::registry::service::Watching;
 use crate::registry::sight::Sight;
 use crate::runtime::Stop;
+use crate::telemetry::TraceContext;
 
 /// How long the registry is waited for before the mirror answers instead of it.
 const SCHEMAS_WITHIN: Duration = Duration::from_secs(1);
@@ -84,6 +85,7 @@ impl pb::registry_server::Registry for LocalRegistryService {
         &self,
         request: Request<pb::GetAgentRequest>,
     ) -> Result<Response<pb::GetAgentResponse>, Status> {
+        let trace = TraceContext::of_request(&request);
         let ask = request.into_inner();
         let sight = self.sight();
         let own = self.desk.read(&sight, |reads| reads.agent(&ask));
@@ -92,9 +94,13 @@ impl pb::registry_server::Registry for LocalRegistryService {
             // registry's, or nobody's.
             return match own {
                 Ok(page) => Ok(page),
-                Err(_) => self.source.agent(ask).await.map(Response::new),
+                Err(_) => {
+                    let ask = TraceContext::on(trace.as_ref(), ask);
+                    self.source.agent(ask).await.map(Response::new)
+                }
             };
         }
+        let ask = TraceContext::on(trace.as_ref(), ask);
         match timeout(SCHEMAS_WITHIN, self.source.agent(ask)).await {
             Ok(Ok(whole)) => Ok(Response::new(whole)),
             Ok(Err(_)) | Err(_) => own,

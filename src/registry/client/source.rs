@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::timeout;
-use tonic::{Response, Status, body::Body, client::GrpcService};
+use tonic::{Request, Response, Status, body::Body, client::GrpcService};
 
 use crate::domain::Fault;
 use crate::domain::Reason;
@@ -30,8 +30,11 @@ pub trait Source: Send + Sync + 'static {
         &self,
         ask: pb::DeregisterRequest,
     ) -> Result<pb::DeregisterResponse, Status>;
-    /// `Registry.GetAgent`.
-    async fn agent(&self, ask: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, Status>;
+    /// `Registry.GetAgent`, with the metadata that is to go along.
+    async fn agent(
+        &self,
+        ask: Request<pb::GetAgentRequest>,
+    ) -> Result<pb::GetAgentResponse, Status>;
     /// `Registry.Watch`.
     async fn watch(&self, ask: pb::WatchRequest) -> Result<Changes, Status>;
 }
@@ -82,7 +85,10 @@ where
         in_time(client.deregister(ask)).await
     }
 
-    async fn agent(&self, ask: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, Status> {
+    async fn agent(
+        &self,
+        ask: Request<pb::GetAgentRequest>,
+    ) -> Result<pb::GetAgentResponse, Status> {
         let mut client = self.client();
         in_time(client.get_agent(ask)).await
     }
@@ -223,7 +229,11 @@ pub(crate) mod fake {
             Ok(engine.deregister(self.who(), ask).await?)
         }
 
-        async fn agent(&self, ask: pb::GetAgentRequest) -> Result<pb::GetAgentResponse, Status> {
+        async fn agent(
+            &self,
+            ask: Request<pb::GetAgentRequest>,
+        ) -> Result<pb::GetAgentResponse, Status> {
+            let ask = ask.into_inner();
             let (engine, _) = self.reached()?;
             let (sight, key) = (Sight::of(self.caller.clone()), PageKey::new(&[0; 32]));
             let catalog = engine.store().live().catalog();

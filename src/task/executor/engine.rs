@@ -17,10 +17,11 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use super::book::{Admission, Book};
+use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
-use super::run::{Command, Run, Session};
+use super::run::{Command, Ended, Run, Session};
+use super::spans::Spans;
 use super::{Answer, answer, refused};
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::identity::authorize::{Action, authorize};
@@ -29,6 +30,7 @@ use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop};
 use crate::task::doors::{Parent, Parents, Steps, Updates};
+use crate::telemetry::TraceContext;
 
 /// Slots of an agent whose card does not say: enough to keep a process busy that waits for models
 /// and tools, few enough that a newcomer's laptop does not choke.
@@ -108,13 +110,15 @@ impl Executor {
         *self.shared.skills.lock() = Arc::new(skills.into_iter().collect());
     }
 
-    /// Serves one attempt's stream of `home`. Dropping the answer leaves the attempt alone.
-    pub fn execute(&self, home: HomePeer, steps: Steps) -> Updates {
+    /// Serves one attempt's stream of `home`, which goes below `trace`. Dropping the answer leaves
+    /// the attempt alone.
+    pub fn execute(&self, home: HomePeer, steps: Steps, trace: Option<TraceContext>) -> Updates {
         let (out, updates) = mpsc::channel(OUT_QUEUE);
         let executor = self.clone();
         self.nursery().start("attempt", |stop| async move {
             let stops = [stop, executor.shared.stop.clone()];
-            executor.serve(home, steps, out, stops).await;
+            let asked = Asked { home, steps, trace };
+            executor.serve(asked, out, stops).await;
         });
         Box::pin(ReceiverStream::new(updates))
     }
@@ -169,13 +173,12 @@ impl Executor {
         own.unwrap_or_else(|| &all[self.shared.turn.fetch_add(1, Ordering::Relaxed) % all.len()])
     }
 
-    async fn serve(
-        self,
-        home: HomePeer,
-        mut steps: Steps,
-        out: mpsc::Sender<Answer>,
-        stops: [Stop; 2],
-    ) {
+    async fn serve(self, asked: Asked, out: mpsc::Sender<Answer>, stops: [Stop; 2]) {
+        let Asked {
+            home,
+            mut steps,
+            trace,
+        } = asked;
         let first = match timeout(FIRST_STEP, steps.next()).await {
             Ok(Some(request)) => request.step,
             Ok(None) | Err(_) => None,
@@ -187,7 +190,10 @@ impl Executor {
         };
         match first {
             Some(Step::Start(start)) => match self.check(&home, start) {
-                Ok(work) => Box::pin(self.start(work, session, stops)).await,
+                Ok(work) => {
+                    let spans = Spans::begin(trace.as_ref(), &work, &home);
+                    Box::pin(self.start(work, spans, session, stops)).await;
+                }
                 Err(fault) => session.end(fault),
             },
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
@@ -209,10 +215,11 @@ impl Executor {
         Ok(work)
     }
 
-    async fn start(&self, work: Work, session: Session, stops: [Stop; 2]) {
+    async fn start(&self, work: Work, spans: Spans, session: Session, stops: [Stop; 2]) {
         let (to_owner, inbox) = mpsc::channel(INBOX_QUEUE);
         let attempt = work.request.attempt;
         if work.remaining.is_zero() {
+            spans.fail(Reason::DeadlineExceeded.label());
             return give_up(session, refused(Reason::DeadlineExceeded, None));
         }
         let admission = self
@@ -226,14 +233,18 @@ impl Executor {
             Admission::Refused {
                 reason,
                 retry_after,
-            } => return give_up(session, refused(reason, retry_after)),
+            } => {
+                spans.fail(reason.label());
+                return give_up(session, refused(reason, retry_after));
+            }
         };
-        let entry = Entry {
+        let mut entry = Entry {
             shared: Arc::clone(&self.shared),
             task: work.task_id.clone(),
             attempt,
+            settled: false,
         };
-        let (slot, request, deadline) = self.take_slot(work);
+        let (slot, request, deadline) = self.take_slot(work, spans.below());
         if let Some(older) = older
             && older.send(Command::Fence).await.is_err()
         {
@@ -247,16 +258,23 @@ impl Executor {
             inbox,
             session,
             slot: Box::new(slot),
+            spans,
             stops,
         };
-        if !run.carry().await {
+        let ended = run.carry().await;
+        if ended == Ended::Refused {
             let mut book = self.shared.book.lock();
             book.unremember(&entry.task, attempt);
         }
+        entry.settled = ended != Ended::Unsettled;
     }
 
     /// The slot that the book has given; with it the attempt's parent token.
-    fn take_slot(&self, work: Work) -> (Slot, pb::HandleRequest, Instant) {
+    fn take_slot(
+        &self,
+        work: Work,
+        trace: Option<TraceContext>,
+    ) -> (Slot, pb::HandleRequest, Instant) {
         let began = Instant::now();
         let deadline = began + work.remaining;
         let token = new_token();
@@ -267,6 +285,7 @@ impl Executor {
             attempt: request.attempt,
             deadline,
             chain: work.chain,
+            trace,
         };
         self.shared.book.lock().add_parent(token.clone(), parent);
         self.shared.changed.send_replace(());
@@ -289,11 +308,12 @@ impl Executor {
         let owner = self.shared.book.lock().find(&task, resume.attempt);
         session.cursor = Some(resume.after_update);
         match owner {
-            Some(owner) => attach(&owner, session).await,
-            None => give_up(
+            Found::Known(owner) => attach(&owner, session).await,
+            Found::Unknown { never_begun } => give_up(
                 session,
                 answer(Reply::AttemptUnknown(pb::AttemptUnknown {
                     boot_id: self.shared.boot_id.clone(),
+                    never_begun,
                 })),
             ),
         }
@@ -313,6 +333,13 @@ impl fmt::Debug for Executor {
             .field("slots", &self.shared.slots)
             .finish_non_exhaustive()
     }
+}
+
+/// Who asks for an attempt, and how.
+struct Asked {
+    home: HomePeer,
+    steps: Steps,
+    trace: Option<TraceContext>,
 }
 
 /// A taken slot and a live parent token.
@@ -336,11 +363,14 @@ struct Entry {
     shared: Arc<Shared>,
     task: TaskId,
     attempt: u32,
+    settled: bool,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.shared.book.lock().forget(&self.task, self.attempt);
+        let mut book = self.shared.book.lock();
+        book.forget(&self.task, self.attempt, self.settled);
+        drop(book);
         self.shared.changed.send_replace(());
     }
 }

@@ -14,11 +14,12 @@ use std::{
 use bytes::Bytes;
 use http_body::Body as HttpBody;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, Request, Status, body::Body, client::GrpcService};
+use tonic::{Code, Status, body::Body, client::GrpcService};
 
 use crate::domain::Reason;
 use crate::pb;
 use crate::pb::handler_client::HandlerClient;
+use crate::telemetry::TraceContext;
 use crate::wire::status;
 
 /// Largest message either way: every payload of the contract fits below it.
@@ -45,7 +46,8 @@ pub enum HandlerError {
 /// The sidecar's own agent.
 #[tonic::async_trait]
 pub trait HandlerLink: Send + Sync + 'static {
-    /// Runs one attempt, which may take `remaining` at most. Dropping the stream resets it.
+    /// Runs one attempt, which may take `remaining` at most; `trace` goes with the call. Dropping the
+    /// stream resets it.
     ///
     /// # Errors
     /// All of [`HandlerError`].
@@ -53,6 +55,7 @@ pub trait HandlerLink: Send + Sync + 'static {
         &self,
         request: pb::HandleRequest,
         remaining: Duration,
+        trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError>;
 
     /// Asks the agent to stop an attempt.
@@ -105,8 +108,9 @@ where
         &self,
         request: pb::HandleRequest,
         remaining: Duration,
+        trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
-        let mut request = Request::new(request);
+        let mut request = TraceContext::on(trace, request);
         request.set_timeout(remaining);
         let answer = self.client().handle(request).await.map_err(sorted)?;
         Ok(Box::pin(

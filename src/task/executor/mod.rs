@@ -11,6 +11,7 @@ mod engine;
 pub mod handler;
 mod run;
 pub mod service;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod update;

@@ -21,6 +21,7 @@ use super::attempt::{Attempt, Phase};
 use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
 use super::handler::{HandlerError, HandlerLink};
+use super::spans::Spans;
 use super::{Answer, accepted, answer, refused};
 use crate::domain::{Fault, Reason};
 use crate::pb;
@@ -78,6 +79,17 @@ impl Session {
 /// What goes up comes down when this is dropped.
 pub(super) type Guard = Box<dyn std::any::Any + Send>;
 
+/// How an attempt ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The handler never saw it.
+    Refused,
+    /// Its home has everything.
+    Settled,
+    /// It was cut, or its home left or did not say that it has everything.
+    Unsettled,
+}
+
 /// All that an attempt's owner needs.
 pub(super) struct Run {
     pub(super) link: Arc<dyn HandlerLink>,
@@ -88,20 +100,21 @@ pub(super) struct Run {
     pub(super) session: Session,
     /// Slot and parent token; let go when the handler has ended or was cut.
     pub(super) slot: Guard,
+    pub(super) spans: Spans,
     /// The runtime's, and the executor's own.
     pub(super) stops: [Stop; 2],
 }
 
 impl Run {
-    /// Carries the attempt to its end. `false`: refused, the handler never saw it.
-    pub(super) async fn carry(self) -> bool {
+    /// Carries the attempt to its end.
+    pub(super) async fn carry(self) -> Ended {
         let (task_id, number) = task_of(&self.request);
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let (link, request) = (Arc::clone(&self.link), self.request);
-        let mut handler =
-            Handler::Opening(Box::pin(
-                async move { link.handle(request, remaining).await },
-            ));
+        let trace = self.spans.below();
+        let mut handler = Handler::Opening(Box::pin(async move {
+            link.handle(request, remaining, trace.as_ref()).await
+        }));
         let mut first = None;
         match timeout(OPENING, handler.next()).await {
             Ok(Heard::Said(Said::Failed(HandlerError::Unreachable(text)))) => {
@@ -109,11 +122,12 @@ impl Run {
                     task = task_id,
                     "not started: the agent cannot be reached: {text}"
                 );
+                self.spans.fail(Reason::AgentUnavailable.label());
                 let refusal = refused(Reason::AgentUnavailable, Some(UNREACHABLE_RETRY));
                 if self.session.out.send(Ok(refusal)).await.is_err() {
                     tracing::debug!("the home left before it was refused");
                 }
-                return false;
+                return Ended::Refused;
             }
             Ok(Heard::Said(said)) => first = Some(said),
             Ok(Heard::Opened) | Err(_) => {}
@@ -128,6 +142,7 @@ impl Run {
             orphan_since: Instant::now(),
             unwanted: false,
             slot: Some(self.slot),
+            spans: self.spans,
             task_id,
             number,
             boot_id: self.boot_id,
@@ -137,7 +152,11 @@ impl Run {
             owner.heard(Heard::Said(said));
         }
         owner.run(self.inbox, &self.stops).await;
-        true
+        if owner.is_settled() && !owner.unwanted {
+            Ended::Settled
+        } else {
+            Ended::Unsettled
+        }
     }
 }
 
@@ -154,6 +173,7 @@ struct Owner {
     /// The home does not want it any more.
     unwanted: bool,
     slot: Option<Guard>,
+    spans: Spans,
     task_id: String,
     number: u32,
     boot_id: String,
@@ -195,6 +215,7 @@ impl Owner {
                     let now = Instant::now();
                     if orphan_ends.is_some_and(|ends| ends <= now) {
                         tracing::warn!(task = self.task_id, "cut: its home did not come back");
+                        self.spans.fail("ORPHANED");
                         return;
                     }
                     let verdict = self.course.tick(now);
@@ -327,6 +348,7 @@ impl Owner {
                 self.attempt.push(update, false, false);
             }
             Some(Verdict::Last { update, cut }) => {
+                self.spans.judge(&update);
                 self.attempt.push(update, true, cut);
             }
             Some(Verdict::AskToStop(reason)) => {
@@ -345,10 +367,12 @@ impl Owner {
             self.handler = Handler::Closed;
             self.asking = None;
             self.slot = None;
+            self.spans.handled();
         }
     }
 
     fn leave(&mut self, reason: Reason, text: &str) {
+        self.spans.fail(reason.label());
         if let Some(session) = self.session.take() {
             session.end(Fault::new(reason, text));
         }

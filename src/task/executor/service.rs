@@ -9,6 +9,7 @@ use crate::domain::{Fault, Reason};
 use crate::identity::peer::Connection;
 use crate::pb;
 use crate::task::doors::Updates;
+use crate::telemetry::TraceContext;
 
 /// Serves homes elsewhere; the own home calls [`Executor::execute`] in process.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ impl pb::executor_server::Executor for ExecutorService {
         request: Request<Streaming<pb::ExecuteRequest>>,
     ) -> Result<Response<Updates>, Status> {
         let home = home_of(&request)?;
+        let trace = TraceContext::of_request(&request);
         let steps = request.into_inner().map_while(|step| match step {
             Ok(step) => Some(step),
             Err(status) => {
@@ -40,7 +42,11 @@ impl pb::executor_server::Executor for ExecutorService {
                 None
             }
         });
-        Ok(Response::new(self.executor.execute(home, Box::pin(steps))))
+        Ok(Response::new(self.executor.execute(
+            home,
+            Box::pin(steps),
+            trace,
+        )))
     }
 
     async fn slots(

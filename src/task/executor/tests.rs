@@ -19,6 +19,7 @@ use crate::pb::execute_request::Step as Ask;
 use crate::pb::handle_response::Update;
 use crate::runtime::{DataThreads, Nursery};
 use crate::task::doors::{Parents as _, Updates};
+use crate::telemetry::TraceContext;
 use crate::wire::status::reason_of;
 
 const SKILL: &str = "demo.echo";
@@ -57,6 +58,7 @@ impl HandlerLink for Agent {
         &self,
         request: pb::HandleRequest,
         _: Duration,
+        _: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
         if !*self.reachable.lock() {
             return Err(HandlerError::Unreachable("connection refused".into()));
@@ -129,7 +131,7 @@ impl Bench {
         };
         let updates = self
             .executor
-            .execute(home, Box::pin(ReceiverStream::new(asked)));
+            .execute(home, Box::pin(ReceiverStream::new(asked)), None);
         let mut home = Home { steps, updates };
         home.ask(first).await;
         home
@@ -617,7 +619,7 @@ impl Wired {
         };
         let updates = self
             .executor
-            .execute(home, Box::pin(ReceiverStream::new(asked)));
+            .execute(home, Box::pin(ReceiverStream::new(asked)), None);
         let mut home = Home { steps, updates };
         home.ask(first).await;
         home

@@ -32,8 +32,11 @@ pub(super) enum Heard {
     NotSent,
     /// The attempt's next update.
     Update(pb::NumberedUpdate),
-    /// It does not know the attempt.
-    Unknown,
+    /// It does not know the attempt, and will never start it.
+    Unknown {
+        /// The run of its process that has never had it; `None`: it cannot say so.
+        never_begun_in: Option<String>,
+    },
     /// The stream broke; the last word came at this time. The carrier tries on.
     Broken(Instant),
 }
@@ -64,7 +67,7 @@ impl Tasks {
             | Heard::Refused { .. }
             | Heard::NotSent
             | Heard::Update(_)
-            | Heard::Unknown => None,
+            | Heard::Unknown { .. } => None,
         };
         match heard {
             Heard::Alive | Heard::Broken(_) => {}
@@ -77,9 +80,28 @@ impl Tasks {
                 self.again(task, world);
             }
             Heard::Update(update) => self.update(task, update, world),
-            Heard::Unknown => self.lost(task, world),
+            Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
         self.settle(task);
+    }
+
+    /// The executor does not know the attempt. That its Start never came is proved only by the run
+    /// of the process that was there when the attempt was given out, and still is: an earlier or
+    /// later one may have begun it.
+    fn unknown(&mut self, task: Uuid, never_begun_in: Option<String>, world: World<'_>) {
+        let entry = self.tasks.get(&task);
+        let running = entry.and_then(|entry| entry.kept.running.as_ref());
+        let proved = running
+            .zip(never_begun_in)
+            .is_some_and(|(running, run)| !run.is_empty() && run == running.boot_id);
+        if !proved {
+            return self.lost(task, world);
+        }
+        if let Some(instance) = self.not_started(task) {
+            self.gates.ended(&instance, world.at.now);
+            self.look_again(world.at.now);
+        }
+        self.again(task, world);
     }
 
     /// The attempt is lost: again where that is allowed, else the end.

@@ -2,6 +2,7 @@
 
 use crate::domain::{InstanceId, SpiffeId};
 use crate::pb;
+use crate::telemetry::TraceContext;
 
 /// Who a home is.
 #[derive(Clone, Debug)]
@@ -19,4 +20,6 @@ pub struct Submission {
     pub spec: pb::TaskSpec,
     /// Who asks, by certificate or as the own agent. Authorized already.
     pub caller: SpiffeId,
+    /// What the caller traces it below, if it does.
+    pub trace: Option<TraceContext>,
 }

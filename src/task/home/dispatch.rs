@@ -14,8 +14,10 @@ use crate::domain::Reason;
 use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
+use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop};
 use crate::task::doors::{Connect, Steps, Updates};
+use crate::telemetry::Work;
 use crate::wire::status::{reason_of, retry_after};
 
 use super::attempt::Heard;
@@ -58,6 +60,8 @@ pub(super) struct Carrier {
     pub(super) said: watch::Receiver<Said>,
     pub(super) shard: mpsc::Sender<Request>,
     pub(super) connect: Arc<dyn Connect>,
+    /// Its span, which ends with the carrier.
+    pub(super) work: Work,
 }
 
 /// How a stream ended for the carrier.
@@ -105,7 +109,10 @@ impl Carrier {
             let mut said = self.said.clone();
             tokio::select! {
                 () = sleep(wait) => {}
-                () = released(&mut said) => return,
+                () = released(&mut said) => {
+                    self.work.fail(Reason::AgentLost.label());
+                    return;
+                }
             }
         }
     }
@@ -122,8 +129,11 @@ impl Carrier {
     async fn stream(&self, first: Ask, fresh: bool, after: &mut u64) -> End {
         let steps = steps(first, self.said.clone());
         let mut said = self.said.clone();
+        let opening = self
+            .connect
+            .execute(&self.to.instance, steps, self.work.context());
         let opened = tokio::select! {
-            opened = timeout(OPEN, self.connect.execute(&self.to.instance, steps)) => opened,
+            opened = timeout(OPEN, opening) => opened,
             // What was sent cannot be called back; the executor's own deadline ends it.
             () = released(&mut said) => return End::Over,
         };
@@ -163,10 +173,13 @@ impl Carrier {
             silent = false;
             let heard = match step {
                 Some(Answer::Accepted(_)) => Heard::Accepted,
-                Some(Answer::Refused(refused)) => Heard::Refused {
-                    wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
-                    reason: refused.reason,
-                },
+                Some(Answer::Refused(refused)) => {
+                    self.work.fail(&refused.reason);
+                    Heard::Refused {
+                        wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
+                        reason: refused.reason,
+                    }
+                }
                 Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
                 // Said before: a stream that broke may repeat what was on its way.
                 Some(Answer::Update(update)) if update.number <= *after => Heard::Alive,
@@ -176,9 +189,15 @@ impl Carrier {
                 }
                 Some(Answer::Update(update)) => {
                     *after = update.number;
+                    self.judge(&update);
                     Heard::Update(update)
                 }
-                Some(Answer::AttemptUnknown(_)) => Heard::Unknown,
+                Some(Answer::AttemptUnknown(unknown)) => {
+                    self.work.fail(Reason::AgentLost.label());
+                    Heard::Unknown {
+                        never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
+                    }
+                }
                 Some(Answer::Keepalive(_)) | None => Heard::Alive,
             };
             if !self.tell(heard).await {
@@ -192,10 +211,12 @@ impl Carrier {
         let reason = reason_of(status).unwrap_or_default();
         let is = |known: &[Reason]| known.iter().any(|known| known.label() == reason);
         if fresh && is(NOT_SENT) {
+            self.work.fail(&reason);
             self.tell(Heard::NotSent).await;
             return End::Over;
         }
         if fresh && is(REFUSED) {
+            self.work.fail(&reason);
             let wait = retry_after(status);
             self.tell(Heard::Refused { reason, wait }).await;
             return End::Over;
@@ -205,6 +226,14 @@ impl Carrier {
             End::Broken
         } else {
             End::Over
+        }
+    }
+
+    /// A failure that the agent tells of is the attempt's.
+    fn judge(&self, update: &pb::NumberedUpdate) {
+        let said = update.update.as_ref().and_then(|said| said.update.as_ref());
+        if let Some(Update::Failure(failure)) = said {
+            self.work.fail(&failure.reason);
         }
     }
 

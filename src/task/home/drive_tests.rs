@@ -16,6 +16,7 @@ use crate::pb::task_update::Update as Shown;
 use crate::runtime::Nursery;
 use crate::task::doors::{Connect, Parent, Parents, Route, Steps, Updates};
 use crate::task::journal::{Journal, JournalConfig};
+use crate::telemetry::TraceContext;
 
 use super::config::{HomeConfig, Submission};
 use super::handle::Home;
@@ -24,11 +25,18 @@ use super::tests::{FakeRoute, own, spec, text};
 use super::view::ListQuery;
 use super::watch::TaskUpdates;
 
+/// What every submission of these tests comes with.
+fn traced() -> TraceContext {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    TraceContext::parse(parent, "a=1,b=2").unwrap()
+}
+
 /// A stream that the home opened, in the test's hands.
 pub(super) struct Opened {
     instance: InstanceId,
     steps: Steps,
     say: mpsc::Sender<Result<pb::ExecuteResponse, Status>>,
+    trace: Option<TraceContext>,
 }
 
 impl Opened {
@@ -76,7 +84,12 @@ struct FakeConnect {
 
 #[tonic::async_trait]
 impl Connect for FakeConnect {
-    async fn execute(&self, instance: &InstanceId, steps: Steps) -> Result<Updates, Status> {
+    async fn execute(
+        &self,
+        instance: &InstanceId,
+        steps: Steps,
+        trace: Option<&TraceContext>,
+    ) -> Result<Updates, Status> {
         if instance.as_str() == "away" {
             return Err(Fault::new(Reason::PeerUnreachable, "nobody there").into());
         }
@@ -85,6 +98,7 @@ impl Connect for FakeConnect {
             instance: instance.clone(),
             steps,
             say,
+            trace: trace.cloned(),
         };
         self.opened
             .send(opened)
@@ -157,6 +171,7 @@ impl Bench {
         let asked = Submission {
             spec: spec(options),
             caller: own(),
+            trace: Some(traced()),
         };
         self.home
             .submit(asked, 1)
@@ -171,6 +186,7 @@ impl Bench {
         let asked = Submission {
             spec: spec(pb::TaskOptions::default()),
             caller: own(),
+            trace: None,
         };
         self.home.run(asked, 0).await.unwrap()
     }
@@ -314,10 +330,18 @@ async fn a_waiting_task_goes_out_when_an_agent_comes() {
     bench.route.set(&["i1"], false);
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
+    let unknown = |boot_id: &str| pb::AttemptUnknown {
+        boot_id: boot_id.into(),
+        never_begun: true,
+    };
+    // The run that was there at the dispatch has never had it: nothing was lost.
+    opened.say(Answer::AttemptUnknown(unknown("boot"))).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
     let mut updates = bench.watch(&id, 0).await.unwrap();
     snapshot(&mut updates).await;
-    let unknown = pb::AttemptUnknown::default();
-    opened.say(Answer::AttemptUnknown(unknown)).await;
+    // Another run knows nothing of what an earlier one began.
+    opened.say(Answer::AttemptUnknown(unknown("later"))).await;
     assert_eq!(event(&mut updates).await.state(), pb::TaskState::Failed);
     assert!(updates.next().await.is_none());
 }
@@ -392,6 +416,7 @@ async fn watchers_start_anywhere_and_strangers_see_nothing() {
     let asked = Submission {
         spec: spec(pb::TaskOptions::default()),
         caller: own(),
+        trace: None,
     };
     assert_eq!(
         bench.home.submit(asked, 0).await.unwrap_err().reason,
@@ -461,6 +486,7 @@ async fn lists_are_newest_first_and_paged() {
         let asked = Submission {
             spec: spec(pb::TaskOptions::default()),
             caller: own(),
+            trace: None,
         };
         ids.push(bench.home.submit(asked, thread).await.unwrap().id);
     }
@@ -488,6 +514,7 @@ async fn a_restart_goes_on_where_the_home_stopped() {
     let mut bench = Bench::on_disk(dir.path(), &["i1"]);
     let id = bench.submit(pb::TaskOptions::default()).await;
     let mut opened = bench.next().await;
+    assert_eq!(opened.trace, Some(traced()));
     assert!(matches!(opened.step().await, Step::Start(_)));
     opened.accept().await;
     opened
@@ -516,6 +543,7 @@ async fn a_restart_goes_on_where_the_home_stopped() {
         (resume.task_id, resume.attempt, resume.after_update),
         (id.to_string(), 1, 1)
     );
+    assert_eq!(resumed.trace, Some(traced()), "the trace goes on");
     assert_eq!(bench.home.get(&id, &me, true).await.unwrap(), before);
     resumed.update(2, result()).await;
     let mut updates = bench.watch(&id, 0).await.unwrap();
@@ -530,5 +558,6 @@ async fn a_restart_goes_on_where_the_home_stopped() {
         panic!("no start")
     };
     assert_eq!(start.handle.unwrap().task.unwrap().id, waiting.to_string());
+    assert_eq!(opened.trace, Some(traced()));
     bench.home.close(Duration::from_secs(5)).await;
 }

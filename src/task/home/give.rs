@@ -10,6 +10,7 @@ use crate::pb;
 use crate::pb::journal::{Dispatched, record::Kind as Recorded};
 use crate::task::doors::{Candidate, Want};
 use crate::task::spec::Moment;
+use crate::telemetry::{Subject, Work};
 
 use super::lanes::Lanes;
 use super::machine::{Carrying, Effect, LOST_AFTER, Tasks, World};
@@ -184,6 +185,7 @@ impl Tasks {
             agent: to.agent.to_string(),
             at: Some(at.wall.into()),
             idempotent: to.idempotent,
+            boot_id: to.boot_id,
         };
         let task_id = entry.kept.task.id.clone();
         self.gates.sent(&to.instance, at.now);
@@ -201,6 +203,26 @@ impl Tasks {
             deadline: entry.deadline,
         };
         self.effects.push(Effect::Start { to, start });
+    }
+
+    /// The span of an attempt, below the submission: a restart and another attempt go on there.
+    pub(super) fn work(&self, to: &Carrying, again: bool) -> Work {
+        let Some(entry) = self.tasks.get(&to.task) else {
+            return Work::none();
+        };
+        let task = &entry.kept.task;
+        let subject = Subject {
+            task_id: &to.task_id,
+            skill: &task.skill,
+            attempt: to.attempt,
+            correlation_id: &task.correlation_id,
+        };
+        let agent = task
+            .executor
+            .as_ref()
+            .map_or("", |executor| &executor.agent);
+        let executor = (agent, to.instance.as_str());
+        Work::attempt(entry.kept.trace.as_ref(), subject, executor, again)
     }
 }
 

@@ -10,9 +10,10 @@ use uuid::Uuid;
 use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::{DataThreads, Nursery, Stop};
-use crate::task::doors::{Connect, Parents, Route};
+use crate::task::doors::{Connect, Parent, Parents, Route};
 use crate::task::journal::Journal;
 use crate::task::spec::{Asked, NewTask};
+use crate::telemetry::Work;
 
 use super::config::{HomeConfig, Submission};
 use super::kept::RecordError;
@@ -24,6 +25,15 @@ use super::shard::{INBOX, Shard, moment};
 use super::storage_failed;
 use super::view::ListQuery;
 use super::watch::{TaskUpdates, Watcher};
+
+/// A submission that passed every check.
+struct Taken {
+    shard: usize,
+    task: Uuid,
+    new: NewTask,
+    /// Ends when the submission is answered.
+    work: Work,
+}
 
 /// A sidecar's tasks. Clones are the same home.
 #[derive(Clone)]
@@ -139,12 +149,12 @@ impl Home {
     /// # Errors
     /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DISK_FULL, DRAINING, STORAGE_FAILED.
     pub async fn submit(&self, asked: Submission, thread: usize) -> Result<pb::Task, Fault> {
-        let (shard, _, new) = self.check(asked, thread)?;
-        self.ask(shard, |answer| Request::Submit {
-            new: Box::new(new),
-            answer,
-        })
-        .await
+        let taken = self.check(asked, thread, "SubmitTask")?;
+        let (new, work) = (Box::new(taken.new), taken.work);
+        let submitted = self.ask(taken.shard, |answer| Request::Submit { new, answer });
+        submitted
+            .await
+            .inspect_err(|fault| work.fail(fault.reason.label()))
     }
 
     /// Takes a task in and follows it. Dropping the stream does not cancel the task.
@@ -152,13 +162,13 @@ impl Home {
     /// # Errors
     /// As [`Home::submit`].
     pub async fn run(&self, asked: Submission, thread: usize) -> Result<TaskUpdates, Fault> {
-        let (shard, task, new) = self.check(asked, thread)?;
-        let watching = self
-            .ask(shard, |answer| Request::Run {
-                new: Box::new(new),
-                answer,
-            })
-            .await?;
+        let taken = self.check(asked, thread, "RunTask")?;
+        let (shard, task) = (taken.shard, taken.task);
+        let (new, work) = (Box::new(taken.new), taken.work);
+        let running = self.ask(shard, |answer| Request::Run { new, answer });
+        let watching = running
+            .await
+            .inspect_err(|fault| work.fail(fault.reason.label()))?;
         Ok(Watcher {
             task,
             watching,
@@ -313,43 +323,67 @@ impl Home {
     }
 
     /// Checks a submission, and chooses an id of the shard on `thread`.
-    fn check(&self, asked: Submission, thread: usize) -> Result<(usize, Uuid, NewTask), Fault> {
+    fn check(&self, asked: Submission, thread: usize, method: &str) -> Result<Taken, Fault> {
         let (config, shards) = (&self.shared.config, self.shared.inboxes.len());
         let shard = thread % shards;
-        let mut uuid = Uuid::now_v7();
-        while shard_of(uuid, shards) != shard {
-            uuid = Uuid::now_v7();
+        let mut task = Uuid::now_v7();
+        while shard_of(task, shards) != shard {
+            task = Uuid::now_v7();
         }
-        let parent = if asked.spec.parent_token.is_empty() {
-            None
-        } else {
-            // The token is a secret of the own handler: nobody else can have it by right.
-            let own = asked.caller == config.own;
-            let found = own
-                .then(|| self.shared.parents.parent(&asked.spec.parent_token))
-                .flatten();
-            Some(found.ok_or_else(|| {
-                let text = "parent_token names no attempt that runs on this sidecar: it ends with its attempt";
-                Fault { field: Some("spec.parent_token".into()), ..Fault::new(Reason::ParentTokenInvalid, text) }
-            })?)
+        let id = TaskId {
+            home: config.instance.clone(),
+            uuid: task,
         };
+        let parent = self.parent_of(&asked);
+        // A handler that brings no context of its own means the one that it was called with.
+        let inherited = || parent.as_ref().ok()?.as_ref()?.trace.as_ref();
+        let work = Work::submit(asked.trace.as_ref().or_else(inherited), method, &id);
         let namespace = asked
             .caller
             .member
             .namespace()
-            .or_else(|| config.own.member.namespace());
-        let asked = Asked {
-            id: TaskId {
-                home: config.instance.clone(),
-                uuid,
-            },
-            namespace: namespace.cloned().unwrap_or_else(default_namespace),
-            spec: asked.spec,
-            caller: asked.caller,
-            own: config.own.clone(),
-            parent,
-        };
-        Ok((shard, uuid, NewTask::check(asked, &moment())?))
+            .or_else(|| config.own.member.namespace())
+            .cloned()
+            .unwrap_or_else(default_namespace);
+        let checked = parent.and_then(|parent| {
+            let asked = Asked {
+                id,
+                namespace,
+                spec: asked.spec,
+                caller: asked.caller,
+                own: config.own.clone(),
+                parent,
+            };
+            NewTask::check(asked, &moment())
+        });
+        let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
+        work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
+        new.trace = work.context().cloned();
+        Ok(Taken {
+            shard,
+            task,
+            new,
+            work,
+        })
+    }
+
+    /// The attempt that a submission's token names. The token is a secret of the own handler: nobody
+    /// else can have it by right.
+    fn parent_of(&self, asked: &Submission) -> Result<Option<Parent>, Fault> {
+        let token = &asked.spec.parent_token;
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let own = asked.caller == self.shared.config.own;
+        let found = own.then(|| self.shared.parents.parent(token)).flatten();
+        found.map(Some).ok_or_else(|| {
+            let text =
+                "parent_token names no attempt that runs on this sidecar: it ends with its attempt";
+            Fault {
+                field: Some("spec.parent_token".into()),
+                ..Fault::new(Reason::ParentTokenInvalid, text)
+            }
+        })
     }
 
     fn shard(&self, id: &TaskId) -> Result<usize, Fault> {

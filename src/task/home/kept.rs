@@ -12,6 +12,7 @@ use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
+use crate::telemetry::TraceContext;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
@@ -43,6 +44,8 @@ pub(super) struct Running {
     pub(super) instance: InstanceId,
     /// By the card at the time of the dispatch.
     pub(super) idempotent: bool,
+    /// Run of the executor's process by the catalog at that time; empty: not known.
+    pub(super) boot_id: String,
     /// Number of the executor's last update that was taken in.
     pub(super) after_update: u64,
 }
@@ -76,6 +79,8 @@ pub(super) struct Kept {
     /// BASIC view and chain; no messages, artifacts or result.
     pub(super) task: pb::Task,
     pub(super) spec: pb::TaskSpec,
+    /// What its attempts go below, in whatever traces them.
+    pub(super) trace: Option<TraceContext>,
     pub(super) parties: Parties,
     pub(super) running: Option<Running>,
     /// Instances on which a started attempt was lost.
@@ -114,9 +119,10 @@ impl Kept {
         let spec = record.spec.clone().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
-            bytes: ENTRY_BYTES + task.encoded_len() + spec.encoded_len(),
+            bytes: ENTRY_BYTES + task.encoded_len() + spec.encoded_len() + record.tracestate.len(),
             task,
             spec,
+            trace: TraceContext::parse(&record.traceparent, &record.tracestate),
             parties,
             running: None,
             tried: Vec::new(),
@@ -234,6 +240,7 @@ impl Kept {
             attempt: sent.attempt,
             instance,
             idempotent: sent.idempotent,
+            boot_id: sent.boot_id.clone(),
             after_update: 0,
         });
         Ok(())

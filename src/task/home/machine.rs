@@ -23,6 +23,7 @@ use crate::pb;
 use crate::pb::journal::{Record, Submitted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::{Moment, NewTask};
+use crate::telemetry::TraceContext;
 
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 use super::gate::Gates;
@@ -137,6 +138,14 @@ impl Tasks {
         let submitted = Submitted {
             task: Some(new.task),
             spec: Some(new.spec),
+            traceparent: new
+                .trace
+                .as_ref()
+                .map_or_else(String::new, TraceContext::traceparent),
+            tracestate: new
+                .trace
+                .as_ref()
+                .map_or_else(String::new, |trace| trace.tracestate().into()),
         };
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;

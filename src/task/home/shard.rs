@@ -287,6 +287,10 @@ impl Running {
     }
 
     fn carry(&mut self, to: Carrying, first: First) {
+        let work = self
+            .shard
+            .tasks
+            .work(&to, matches!(first, First::Resume(_)));
         let (say, said) = watch::channel(Said::default());
         self.carriers.insert(to.task, (to.attempt, say));
         let (shard, connect) = (self.shard.sender.clone(), self.shard.connect.clone());
@@ -296,6 +300,7 @@ impl Running {
             said,
             shard,
             connect,
+            work,
         };
         self.shard
             .nursery

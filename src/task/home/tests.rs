@@ -21,6 +21,11 @@ use super::kept::{EVENTS_BYTES, ended};
 use super::machine::{Effect, Limits, Tasks, World};
 use super::update::SAID_MAX;
 
+/// An executor that cannot say that it never had the attempt.
+const UNKNOWN: Heard = Heard::Unknown {
+    never_begun_in: None,
+};
+
 /// Instances to route to; all offer everything.
 #[derive(Debug, Default)]
 pub(super) struct FakeRoute {
@@ -40,6 +45,7 @@ impl FakeRoute {
             instance: name.parse().unwrap(),
             agent: "default/worker".parse().unwrap(),
             idempotent,
+            boot_id: "boot".into(),
         };
         *self.all.lock().unwrap() = names.iter().map(candidate).collect();
         self.changed.send_modify(|generation| *generation += 1);
@@ -271,7 +277,7 @@ async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may
         );
         assert_eq!(bench.started().last().unwrap(), &("i3".to_owned(), 3));
         bench.hear(task, Heard::Accepted);
-        bench.hear(task, Heard::Unknown);
+        bench.hear(task, UNKNOWN);
         assert_eq!(bench.state(task), end);
         if end == pb::TaskState::Failed {
             assert_eq!(bench.failure(task), "AGENT_LOST");
@@ -285,7 +291,7 @@ async fn an_idempotent_task_is_tried_three_times_and_elsewhere_while_there_is_on
     let task = bench.submit();
     for _ in 0..3 {
         bench.hear(task, Heard::Accepted);
-        bench.hear(task, Heard::Unknown);
+        bench.hear(task, UNKNOWN);
     }
     assert_eq!(bench.failure(task), "RETRIES_EXHAUSTED");
     let where_to: Vec<String> = bench.started().into_iter().map(|(to, _)| to).collect();
@@ -502,7 +508,7 @@ fn word(what: u8, now: Instant) -> Heard {
             wait: None,
         },
         4 => Heard::NotSent,
-        5 => Heard::Unknown,
+        5 => UNKNOWN,
         _ => Heard::Broken(now),
     }
 }

@@ -14,6 +14,7 @@ use crate::identity::{Action, Caller, Connection, authorize};
 use crate::pb;
 use crate::pb::agent_client::AgentClient;
 use crate::pb::agent_server::Agent;
+use crate::telemetry::TraceContext;
 
 use super::home::{Home, ListQuery, PAGE, Submission};
 
@@ -84,7 +85,12 @@ impl AgentService {
         &self.home.config().own
     }
 
-    fn submission(&self, who: &Principal, spec: Option<pb::TaskSpec>) -> Result<Submission, Fault> {
+    fn submission(
+        &self,
+        who: &Principal,
+        spec: Option<pb::TaskSpec>,
+        trace: Option<TraceContext>,
+    ) -> Result<Submission, Fault> {
         let Some(mut spec) = spec else {
             return Err(Fault::field(
                 "spec",
@@ -119,6 +125,7 @@ impl AgentService {
         Ok(Submission {
             spec,
             caller: who.id.as_ref().clone(),
+            trace,
         })
     }
 
@@ -175,7 +182,8 @@ impl Agent for AgentService {
         request: Request<pb::SubmitTaskRequest>,
     ) -> Result<Response<pb::SubmitTaskResponse>, Status> {
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, request.into_inner().spec)?;
+        let trace = TraceContext::of_request(&request);
+        let asked = self.submission(&who, request.into_inner().spec, trace)?;
         let task = Some(self.home.submit(asked, self.thread).await?);
         Ok(Response::new(pb::SubmitTaskResponse {
             task,
@@ -188,7 +196,8 @@ impl Agent for AgentService {
         request: Request<pb::RunTaskRequest>,
     ) -> Result<Response<Self::RunTaskStream>, Status> {
         let who = self.principal(&request)?;
-        let asked = self.submission(&who, request.into_inner().spec)?;
+        let trace = TraceContext::of_request(&request);
+        let asked = self.submission(&who, request.into_inner().spec, trace)?;
         let updates = self.home.run(asked, self.thread).await?;
         let answers = updates.map(|update| {
             Ok(pb::RunTaskResponse {
@@ -204,10 +213,11 @@ impl Agent for AgentService {
         request: Request<pb::GetTaskRequest>,
     ) -> Result<Response<pb::GetTaskResponse>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.get_task(asked)).await;
+            let answered = Box::pin(client.get_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let full = asked.view() == pb::TaskView::Full;
@@ -257,10 +267,12 @@ impl Agent for AgentService {
         request: Request<pb::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.watch_task(asked)).await;
+            let answered =
+                Box::pin(client.watch_task(TraceContext::on(trace.as_ref(), asked))).await;
             return forwarded(answered, id.home);
         }
         let watched = self
@@ -279,6 +291,7 @@ impl Agent for AgentService {
         request: Request<pb::ReadArtifactRequest>,
     ) -> Result<Response<Self::ReadArtifactStream>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if !asked.sha256.is_empty() {
@@ -290,7 +303,8 @@ impl Agent for AgentService {
             .into());
         }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.read_artifact(asked)).await;
+            let answered =
+                Box::pin(client.read_artifact(TraceContext::on(trace.as_ref(), asked))).await;
             return forwarded(answered, id.home);
         }
         let pieces = self
@@ -306,6 +320,7 @@ impl Agent for AgentService {
         request: Request<pb::CancelTaskRequest>,
     ) -> Result<Response<pb::CancelTaskResponse>, Status> {
         let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if asked.reason.len() > REASON_MAX {
@@ -313,7 +328,8 @@ impl Agent for AgentService {
             return Err(Fault::field("reason", text).into());
         }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
-            let answered = Box::pin(client.cancel_task(asked)).await;
+            let answered =
+                Box::pin(client.cancel_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let task = Some(self.home.cancel(&id, &who.id, asked.reason).await?);

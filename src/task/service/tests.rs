@@ -12,6 +12,7 @@ use crate::runtime::{Nursery, clock};
 use crate::task::doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
 use crate::task::home::{Home, HomeConfig, Replay};
 use crate::task::journal::Journal;
+use crate::telemetry::TraceContext;
 use crate::wire::status::reason_of;
 
 use super::{AgentService, HomeService, Surroundings};
@@ -29,7 +30,12 @@ impl Route for Nothing {
 
 #[tonic::async_trait]
 impl Connect for Nothing {
-    async fn execute(&self, _: &InstanceId, _: Steps) -> Result<Updates, tonic::Status> {
+    async fn execute(
+        &self,
+        _: &InstanceId,
+        _: Steps,
+        _: Option<&TraceContext>,
+    ) -> Result<Updates, tonic::Status> {
         Err(tonic::Status::unavailable("nobody"))
     }
 }
