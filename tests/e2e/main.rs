@@ -15,6 +15,7 @@
 
 mod bad_input;
 mod crash;
+mod disk;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;

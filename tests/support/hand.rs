@@ -1,7 +1,11 @@
 //! The processes of a mesh in the test's own hands: killed, ended, and started again when the test
 //! says so, where `attache up` would start them again by itself.
 
-use std::{collections::BTreeMap, fs, process::ExitStatus};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{ExitStatus, Stdio},
+};
 
 use attache::app::up::state::Endpoints;
 use rustix::process::Signal;
@@ -85,10 +89,16 @@ impl ByHand {
 
     /// Starts a process that does not run.
     pub fn start(&mut self, name: &str) {
+        self.start_with(name, |command| command);
+    }
+
+    /// The same by another command, made from its own. The process must be the one that it starts.
+    pub fn start_with(&mut self, name: &str, change: impl FnOnce(Command) -> Command) {
         if self.running.contains_key(name) {
             return;
         }
-        let mut command = self.command(name);
+        let mut command = change(self.command(name));
+        command.stdin(Stdio::null());
         let log = self.site.state().join(format!("logs/{name}.log"));
         let log = fs::File::options()
             .create(true)
