@@ -80,11 +80,16 @@ impl ByHand {
         all.collect()
     }
 
-    /// Puts a key in front of a process's configuration, for its next start.
+    /// Puts a key in front of a process's configuration, for its next start, in the place of the
+    /// same key.
     pub fn set(&self, name: &str, line: &str) {
         let path = self.site.state().join(format!("config/{name}.toml"));
+        let key = line.split('=').next().unwrap().trim();
+        let old = format!("{key} = ");
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{line}\n{text}")).unwrap();
+        let kept = text.lines().filter(|line| !line.starts_with(&old));
+        let lines: Vec<&str> = [line].into_iter().chain(kept).collect();
+        fs::write(&path, lines.join("\n")).unwrap();
     }
 
     /// Starts a process that does not run.
