@@ -9,6 +9,7 @@ pub use super::join::Invitation;
 use crate::{
     domain::{InstanceId, SpiffeId},
     pb,
+    telemetry::Telemetry,
 };
 
 /// What a sidecar is told.
@@ -36,6 +37,14 @@ pub struct SidecarConfig {
     pub threads: usize,
     /// Age of members' connections; ours to them are replaced before it.
     pub connection_age: Duration,
+    /// How long the whole drain may take.
+    pub drain: Duration,
+    /// How long an attempt elsewhere may be out of reach before it is lost.
+    pub agent_lost_after: Duration,
+    /// How long a finished task can be asked for.
+    pub retention: Duration,
+    /// Most finished tasks that stay in memory.
+    pub finished_in_memory: usize,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
     /// Where its tasks are kept.
@@ -46,6 +55,8 @@ pub struct SidecarConfig {
     pub disk_reserve: u64,
     /// The card as configured.
     pub card: pb::AgentCard,
+    /// How it is seen.
+    pub telemetry: Telemetry,
 }
 
 /// Where a home's tasks are kept.

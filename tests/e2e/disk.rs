@@ -224,8 +224,8 @@ async fn a_full_disk_takes_no_task_lets_those_under_way_end_and_recovers_by_itse
     let mut hand = ByHand::started(&home_and_worker()).await;
     hand.term(HOME);
     assert!(hand.ended(HOME).await.success());
-    hand.set(HOME, "journal_segment = \"64KiB\"");
-    hand.set(HOME, "disk_reserve = \"256KiB\"");
+    hand.set(HOME, "journal_segment", "64KiB");
+    hand.set(HOME, "disk_reserve", "256KiB");
     let journal = hand
         .site
         .state()

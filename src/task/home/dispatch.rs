@@ -9,6 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::domain::Reason;
 use crate::pb;
@@ -75,11 +76,31 @@ enum End {
 impl Carrier {
     /// Runs until the shard lets go, or the home stops.
     pub(super) async fn run(mut self, stop: Stop) {
-        let carrying = pin!(self.carry());
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = carrying => {}
+        let mut guard = Guard {
+            task: self.to.task,
+            attempt: self.to.attempt,
+            shard: Some(self.shard.clone()),
+        };
+        {
+            let carrying = pin!(self.carry());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    guard.shard = None;
+                    return;
+                }
+                () = carrying => {}
+            }
+        }
+        guard.shard = None;
+        // Let go without an end that the agent told of.
+        let abort = self.said.borrow().abort.clone();
+        match abort.as_deref() {
+            None => self.work.give_up(Reason::AgentLost.label()),
+            Some(reason) if ENDED_HERE.iter().any(|known| known.label() == reason) => {
+                self.work.give_up(reason);
+            }
+            Some(_) => {}
         }
     }
 
@@ -90,7 +111,7 @@ impl Carrier {
             First::Start(mut start) => {
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
-                (0, Ask::Start(*start))
+                (0, Ask::Start(start))
             }
             First::Resume(after) => (after, self.resume(after)),
         };
@@ -109,10 +130,7 @@ impl Carrier {
             let mut said = self.said.clone();
             tokio::select! {
                 () = sleep(wait) => {}
-                () = released(&mut said) => {
-                    self.work.fail(Reason::AgentLost.label());
-                    return;
-                }
+                () = released(&mut said) => return,
             }
         }
     }
@@ -229,11 +247,12 @@ impl Carrier {
         }
     }
 
-    /// A failure that the agent tells of is the attempt's.
+    /// An end that the agent tells of is the attempt's.
     fn judge(&self, update: &pb::NumberedUpdate) {
-        let said = update.update.as_ref().and_then(|said| said.update.as_ref());
-        if let Some(Update::Failure(failure)) = said {
-            self.work.fail(&failure.reason);
+        match update.update.as_ref().and_then(|said| said.update.as_ref()) {
+            Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
+            Some(Update::Result(_) | Update::Canceled(_)) => self.work.done(),
+            _ => {}
         }
     }
 
@@ -262,8 +281,40 @@ impl Carrier {
     }
 }
 
+/// Reports a broken stream when a carrier ends in the middle: nobody else would, and the task would
+/// wait for its deadline.
+struct Guard {
+    task: Uuid,
+    attempt: u32,
+    /// `None`: it ended as it should.
+    shard: Option<mpsc::Sender<Request>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(shard) = self.shard.take() else {
+            return;
+        };
+        tracing::error!(task = %self.task, attempt = self.attempt, "an attempt's carrier ended early");
+        let heard = Request::Heard {
+            task: self.task,
+            attempt: self.attempt,
+            heard: Heard::Broken(Instant::now()),
+        };
+        // Where there is no room now, the shard's next sweep finds the carrier gone.
+        drop(shard.try_send(heard));
+    }
+}
+
 /// Statuses that say that nothing was sent.
 const NOT_SENT: &[Reason] = &[Reason::PeerUnreachable, Reason::PeerMismatch];
+
+/// Reasons for which the home ends an attempt by itself.
+const ENDED_HERE: &[Reason] = &[
+    Reason::AgentLost,
+    Reason::RetriesExhausted,
+    Reason::DeadlineExceeded,
+];
 
 /// Statuses with which an executor turns a Start down before it runs anything.
 const REFUSED: &[Reason] = &[

@@ -50,6 +50,11 @@ impl Running {
                 });
                 self.answer(answer, canceled);
             }
+            Request::Settle { answer } => {
+                self.shard.tasks.holding = true;
+                self.settling.push(answer);
+            }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -109,6 +114,8 @@ impl Running {
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
+            | Request::Settle { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -130,7 +137,7 @@ impl Running {
         let seq = entry.shown();
         let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
         let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
-            marks: watch::Sender::new(Mark { seq, ended }),
+            marks: watch::Sender::new(Mark::at(seq, ended)),
             transients: broadcast::Sender::new(TRANSIENTS),
         });
         let watching = Watching {

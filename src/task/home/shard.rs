@@ -18,16 +18,21 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 
+use super::archiving::Archiving;
+use super::attempt::Heard;
+use super::counts::Counts;
 use super::dispatch::{Carrier, First, Said};
+use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::reads;
 use super::released::Released;
-use super::request::{Mark, Request, Watchers};
+use super::request::{Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -60,6 +65,8 @@ pub(super) struct Shard {
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
+    pub(super) archiving: Archiving,
+    pub(super) counts: Arc<Counts>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
@@ -80,7 +87,10 @@ pub(super) struct Running {
     last: Lsn,
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
+    hold: Hold,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Who waits until no attempt is under way; at most one, the process's own end.
+    pub(super) settling: Vec<Reply<()>>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
@@ -94,7 +104,9 @@ impl Shard {
             gated: VecDeque::new(),
             pending: Vec::new(),
             stuck: false,
+            hold: Hold::default(),
             carriers: HashMap::new(),
+            settling: Vec::new(),
             watchers: HashMap::new(),
             shard: self,
         };
@@ -114,9 +126,23 @@ impl Running {
         let mut requests = Vec::with_capacity(TURN);
         self.world(Tasks::recovered);
         loop {
-            self.append()?;
+            let held = self
+                .hold
+                .until(&self.shard.tasks.records, &self.pending, Instant::now());
+            if held.is_none() {
+                self.append()?;
+            }
             self.perform();
+            if self.carriers.is_empty() {
+                for settled in self.settling.drain(..) {
+                    // Whoever asked may have given up.
+                    drop(settled.send(Ok(())));
+                }
+            }
+            self.archive(false);
+            self.shard.counts.set(&self.shard.tasks);
             let next = self.next_wake();
+            let next = held.map_or(next, |held| held.min(next));
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
             }
@@ -204,13 +230,12 @@ impl Running {
                 Err(failed) => return Err(failed),
             }
             let first = self.last + 1 - group as u64;
-            let appended: Vec<_> = self.shard.tasks.records.drain(..group).collect();
-            for (lsn, record) in (first..).zip(&appended) {
-                if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(record))
-                {
-                    self.shard.tasks.logged(task, lsn);
-                }
+            // Taken out for a moment, and its room used again: records are large.
+            let mut records = std::mem::take(&mut self.shard.tasks.records);
+            for (lsn, record) in (first..).zip(records.drain(..group)) {
+                self.shard.tasks.logged(lsn, &record);
             }
+            self.shard.tasks.records = records;
         }
         let last = self.last;
         self.gated
@@ -239,7 +264,10 @@ impl Running {
                 let Some(watchers) = self.watchers.get(&task) else {
                     return;
                 };
-                watchers.marks.send_replace(Mark { seq, ended });
+                let event = reads::event(&self.shard.tasks, task, seq);
+                watchers
+                    .marks
+                    .send_modify(|mark| mark.show(seq, ended, event));
                 if ended || watchers.marks.is_closed() {
                     self.watchers.remove(&task);
                 }
@@ -316,6 +344,7 @@ impl Running {
     }
 
     fn sweep(&mut self) {
+        self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
             tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
@@ -323,14 +352,35 @@ impl Running {
         });
         self.watchers
             .retain(|_, watchers| !watchers.marks.is_closed());
+        self.archive(true);
+        if self.shard.place == 0 {
+            self.retire();
+        }
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
         if self.shard.tasks.records.is_empty() {
+            let segments = self.shard.journal.segments();
+            self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
             self.shard
                 .journal
                 .release(self.shard.released.up_to(self.shard.place, first));
+        }
+    }
+}
+
+impl Running {
+    /// Carriers that are gone though nobody let them go: their last word found no room.
+    fn mourn(&mut self) {
+        let gone = |(task, (attempt, said)): (&Uuid, &(u32, watch::Sender<Said>))| {
+            said.is_closed().then_some((*task, *attempt))
+        };
+        let gone: Vec<_> = self.carriers.iter().filter_map(gone).collect();
+        for (task, attempt) in gone {
+            // One that is over has said so, and that word comes before or after this one alike.
+            let broken = Heard::Broken(Instant::now());
+            self.world(|tasks, world| tasks.heard(task, attempt, broken, world));
         }
     }
 }
@@ -363,9 +413,4 @@ fn group(records: &[Record]) -> usize {
         bytes <= GROUP_BYTES
     });
     fitting.count().max(1)
-}
-
-fn uuid_of(record: &Record) -> Option<Uuid> {
-    let (_, uuid) = record.task_id.split_once('.')?;
-    Uuid::try_parse(uuid).ok()
 }

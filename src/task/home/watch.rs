@@ -19,9 +19,11 @@ use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
+use crate::task::archive::{Archive, View};
 
+use super::finished;
 use super::kept::ended;
-use super::request::{Mark, Request, Watching};
+use super::request::{Request, Watching};
 use super::storage_failed;
 
 /// A stream that has nothing to say says so this often.
@@ -38,6 +40,8 @@ pub(super) struct Watcher {
     pub(super) cursor: u64,
     pub(super) transients: bool,
     pub(super) shard: mpsc::Sender<Request>,
+    /// Where the task is once it was moved.
+    pub(super) archive: Option<Archive>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
 }
@@ -49,6 +53,17 @@ enum Turn {
     Follow,
     /// A keepalive with the cursor went out: end as DRAINING.
     Leave,
+    Over,
+}
+
+/// What there is after the cursor.
+enum Look {
+    Ready(VecDeque<Arc<pb::TaskEvent>>),
+    /// More than the mark carries.
+    Fetch,
+    /// Nothing yet.
+    Wait,
+    /// Nothing, for good.
     Over,
 }
 
@@ -96,13 +111,33 @@ impl Watcher {
             .send(request)
             .await
             .map_err(|_| storage_failed())?;
-        let batch = answered.await.map_err(|_| storage_failed())??;
+        let batch = match (answered.await.map_err(|_| storage_failed())?, &self.archive) {
+            // The archive had it before the shard let go.
+            (Err(gone), Some(archive)) if gone.reason == Reason::TaskNotFound => {
+                let next = move |view: &View| finished::next(view, task, after_seq);
+                archive.read(next).await?
+            }
+            (batch, _) => batch?,
+        };
         Ok(batch.events.into())
     }
 
-    fn mark(&self) -> Mark {
-        *self.watching.marks.borrow()
+    fn look(&self) -> Look {
+        let mark = self.watching.marks.borrow();
+        match mark.seq > self.cursor {
+            true => mark.after(self.cursor).map_or(Look::Fetch, Look::Ready),
+            false if mark.ended => Look::Over,
+            false => Look::Wait,
+        }
     }
+}
+
+/// The last word of a stream whose sidecar is about to stop: where its reader stands.
+pub(in crate::task) fn sent_away(last_seq: u64) -> Fault {
+    let text = "this sidecar is about to stop: watch again from the last number";
+    Fault::new(Reason::Draining, text)
+        .with("last_seq", last_seq.to_string())
+        .retry_after(Duration::from_secs(1))
 }
 
 impl Stand {
@@ -111,15 +146,12 @@ impl Stand {
             Turn::First => {
                 self.turn = Turn::Follow;
                 let task = std::mem::take(&mut self.watcher.watching.task);
-                return Some(Ok(Update::Task(task)));
+                return Some(Ok(Update::Task(Box::new(task))));
             }
             Turn::Follow => {}
             Turn::Leave => {
                 self.turn = Turn::Over;
-                let text = "this sidecar is about to stop: watch again from the last number";
-                let fault = Fault::new(Reason::Draining, text);
-                let fault = fault.with("last_seq", self.watcher.cursor.to_string());
-                return Some(Err(fault.retry_after(Duration::from_secs(1))));
+                return Some(Err(sent_away(self.watcher.cursor)));
             }
             Turn::Over => return None,
         }
@@ -127,20 +159,31 @@ impl Stand {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(self.show(&event)));
             }
+            // Also where events come faster than they are read: who resumes gets the rest.
+            if self.watcher.drain.is_cancelled() {
+                self.turn = Turn::Leave;
+                let last_seq = self.watcher.cursor;
+                return Some(Ok(Update::Keepalive(pb::Keepalive { last_seq })));
+            }
             if let Some(transient) = self.transient() {
                 return Some(Ok(transient));
             }
-            let mark = self.watcher.mark();
-            if mark.seq > self.watcher.cursor {
-                match self.watcher.fetch().await {
-                    Ok(events) => self.ready = events,
-                    Err(fault) => return Some(Err(fault)),
-                }
-                if !self.ready.is_empty() {
+            match self.watcher.look() {
+                Look::Ready(events) => {
+                    self.ready = events;
                     continue;
                 }
-            } else if mark.ended {
-                return None;
+                Look::Fetch => {
+                    match self.watcher.fetch().await {
+                        Ok(events) => self.ready = events,
+                        Err(fault) => return Some(Err(fault)),
+                    }
+                    if !self.ready.is_empty() {
+                        continue;
+                    }
+                }
+                Look::Wait => {}
+                Look::Over => return None,
             }
             if let Some(update) = self.wait().await {
                 return Some(update);

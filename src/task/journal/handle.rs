@@ -15,7 +15,7 @@ use super::Lsn;
 use super::disk::{Disk, RealDisk};
 use super::error::JournalError;
 use super::log::{Cut, Log};
-use super::queue::{JournalStats, Kind, Queue, Synced};
+use super::queue::{JournalStats, Kind, Queue, Segments, Synced};
 use super::writer::Writer;
 
 /// Smallest segment: below it, rotation would be all the work.
@@ -174,6 +174,12 @@ impl Journal {
     #[must_use]
     pub fn low_space(&self) -> bool {
         self.inner.queue.low_space.load(Ordering::Relaxed)
+    }
+
+    /// Where its segments begin, as of the writer's last step; none without a disk.
+    #[must_use]
+    pub fn segments(&self) -> Segments {
+        self.inner.queue.state.lock().segments.clone()
     }
 
     /// Counters as of now.

@@ -11,6 +11,7 @@ use super::Lsn;
 use super::disk::{Disk, DiskFile};
 use super::error::JournalError;
 use super::frame::{self, FRAME_HEADER, SEGMENT_HEADER, SegmentHeader};
+use super::queue::Segments;
 use super::recover::{recover, replay_full};
 
 /// A segment that has no records yet.
@@ -213,6 +214,22 @@ impl Log {
     /// Number of segments on disk.
     pub(super) fn segments(&self) -> usize {
         self.firsts.len()
+    }
+
+    /// Whether the segments begin with these records.
+    pub(super) fn begins(&self, firsts: &[Lsn]) -> bool {
+        // The numbers grow, so the ends and the count say all.
+        self.firsts.len() == firsts.len()
+            && self.firsts.front() == firsts.first()
+            && self.firsts.back() == firsts.last()
+    }
+
+    /// Where the segments begin.
+    pub(super) fn begin(&self) -> Segments {
+        Segments {
+            firsts: self.firsts.iter().copied().collect(),
+            bytes: self.segment_bytes,
+        }
     }
 
     fn rotate(&mut self) -> Result<(), JournalError> {

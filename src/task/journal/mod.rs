@@ -54,7 +54,7 @@ pub use frame::MAX_RECORD_BYTES;
 pub use handle::{Journal, JournalConfig};
 pub use log::Cut;
 pub use owners::Fate;
-pub use queue::{JournalStats, Synced};
+pub use queue::{JournalStats, Segments, Synced};
 pub use repair::Repaired;
 pub use survey::{Damage, Segment, Survey, Torn};
 pub use writer::{Step, Writer};

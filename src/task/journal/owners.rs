@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::pb::TaskState;
-use crate::pb::journal::{Record, record::Kind};
+use crate::pb::journal::{Record, Snapshot, record::Kind};
 
 use super::survey::{Damage, Seen};
 
@@ -50,6 +50,8 @@ struct Track {
     holed: bool,
     last_seq: u64,
     attempt: u32,
+    /// Events that were copied, or came after them, while the submission is not in the log.
+    pieces: BTreeSet<u64>,
     /// Holes before the first record that was seen of it.
     born: usize,
     /// Holes before its last record.
@@ -116,10 +118,17 @@ impl Owners {
             Some(Kind::Event(event)) => {
                 lost = event.seq.saturating_sub(task.last_seq + 1);
                 task.last_seq = event.seq;
+                if !task.pieces.is_empty() {
+                    task.pieces.insert(event.seq);
+                }
                 lost += u64::from(event.attempt > task.attempt);
                 task.attempt = task.attempt.max(event.attempt);
                 task.ended = ended(event.state());
             }
+            Some(Kind::Copied(event)) => {
+                task.pieces.insert(event.seq);
+            }
+            Some(Kind::Snapshot(snapshot)) => lost = task.snapshot(snapshot),
             Some(Kind::Checkpoint(_) | Kind::NotStarted(_) | Kind::Forgotten(_)) | None => {}
         }
         let between = task.seen..holes;
@@ -154,7 +163,11 @@ impl Owners {
     /// A task that was seen first after a hole and has no submission has lost it there: whose
     /// submission was let go has been forgotten since, though that may be lost.
     fn submissions(&mut self) {
-        self.tasks.retain(|_, task| task.submitted || task.born > 0);
+        self.tasks.retain(|_, task| {
+            // Its copies are there, and the snapshot that they are for is not.
+            let cut = !task.pieces.is_empty() && !task.passed.is_empty();
+            task.submitted || task.born > 0 || cut
+        });
         for (id, task) in &mut self.tasks {
             if task.submitted {
                 continue;
@@ -185,6 +198,32 @@ impl Owners {
                 task.holed = true;
             }
         }
+    }
+}
+
+impl Track {
+    /// Takes in a snapshot, which stands for all before it. Gives how many events that it names are
+    /// neither in the log behind the submission nor among the copies.
+    fn snapshot(&mut self, snapshot: &Snapshot) -> u64 {
+        let named = snapshot.submitted.as_ref();
+        let Some(task) = named.and_then(|submitted| submitted.task.as_ref()) else {
+            return 0;
+        };
+        let lost = if self.submitted {
+            task.last_seq.saturating_sub(self.last_seq)
+        } else {
+            let chunks = snapshot.artifacts.iter().flat_map(|kept| &kept.chunks);
+            let content = snapshot.messages.iter().chain(chunks).copied();
+            let watched = snapshot.first_seq.max(1)..=task.last_seq;
+            let all: BTreeSet<u64> = content.chain(watched).collect();
+            all.difference(&self.pieces).count() as u64
+        };
+        self.submitted = true;
+        self.pieces.clear();
+        self.last_seq = task.last_seq;
+        self.attempt = self.attempt.max(task.attempt);
+        self.ended = ended(task.state());
+        lost
     }
 }
 

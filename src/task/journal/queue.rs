@@ -56,6 +56,15 @@ pub struct JournalStats {
     pub free_bytes: Option<u64>,
 }
 
+/// Where the log's segments begin.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Segments {
+    /// First record of each, the oldest first; the last one is written to.
+    pub firsts: Vec<Lsn>,
+    /// Length that each takes on disk, about.
+    pub bytes: u64,
+}
+
 /// What the handles and the writer share.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -97,6 +106,7 @@ pub(super) struct State {
     /// Bytes of the batch that is being written.
     pub(super) in_flight: usize,
     pub(super) release: Lsn,
+    pub(super) segments: Segments,
     /// `mean_sync` holds the sum and the derived fields are unset; see `Queue::stats`.
     pub(super) totals: JournalStats,
 }
@@ -112,6 +122,7 @@ impl Queue {
             next,
             in_flight: 0,
             release: 0,
+            segments: Segments::default(),
             totals: JournalStats::default(),
         };
         let synced = watch::Sender::new(Synced {

@@ -207,6 +207,9 @@ impl Writer {
             tracing::info!("the disk has room again: new tasks are taken");
         }
         let mut state = self.queue.state.lock();
+        if !self.log.begins(&state.segments.firsts) {
+            state.segments = self.log.begin();
+        }
         state.totals.segments = self.log.segments();
         state.totals.free_bytes = self.free;
     }
