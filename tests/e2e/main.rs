@@ -16,6 +16,7 @@
 mod archive;
 mod bad_input;
 mod crash;
+mod disk;
 mod drain;
 mod first_command;
 mod foreign_clients;

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    process::ExitStatus,
+    process::{ExitStatus, Stdio},
 };
 
 use attache::{
@@ -96,10 +96,16 @@ impl ByHand {
 
     /// Starts a process that does not run.
     pub fn start(&mut self, name: &str) {
+        self.start_with(name, |command| command);
+    }
+
+    /// The same by another command, made from its own. The process must be the one that it starts.
+    pub fn start_with(&mut self, name: &str, change: impl FnOnce(Command) -> Command) {
         if self.running.contains_key(name) {
             return;
         }
-        let mut command = self.command(name);
+        let mut command = change(self.command(name));
+        command.stdin(Stdio::null());
         let log = self.site.state().join(format!("logs/{name}.log"));
         let log = fs::File::options()
             .create(true)

@@ -100,7 +100,7 @@ impl Registration {
 
 impl metrics::Source for Registration {
     fn write(&self, sheet: &mut Sheet<'_>) {
-        let here = u8::from(*self.standing.borrow() == Standing::Here);
+        let here = u8::from(matches!(*self.standing.borrow(), Standing::Here(_)));
         let accepted = *self.accepted.borrow();
         let age = accepted.map(|at| ([], at.elapsed().as_secs_f64()));
         sheet.gauge(&family::REGISTERED, [([], f64::from(here))]);
