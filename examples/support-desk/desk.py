@@ -36,6 +36,12 @@ def sidecar():
     return grpc.insecure_channel(os.environ["ATTACHE_SIDECAR"], options)
 
 
+def trace_of(context):
+    """The trace that we are called in, as metadata: our calls with it stand below us."""
+    known = ("traceparent", "tracestate")
+    return [(key, value) for key, value in context.invocation_metadata() if key in known]
+
+
 def text_of(request):
     """All text of the request's input."""
     parts = [part for message in request.inputs for part in message.parts]

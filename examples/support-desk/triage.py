@@ -40,7 +40,8 @@ class Triage(handler_pb2_grpc.HandlerServicer):
             parent_token=request.parent_token,  # Makes it a child: it ends when we do.
         )
         run = agent_pb2.RunTaskRequest(spec=spec)
-        updates = self.agent.RunTask(run, timeout=context.time_remaining())
+        trace = desk.trace_of(context)
+        updates = self.agent.RunTask(run, timeout=context.time_remaining(), metadata=trace)
         context.add_callback(updates.cancel)
         child = next(updates).update.task.id  # The first update is the task itself.
         for update in (response.update for response in updates):

@@ -2,6 +2,7 @@
 //!
 //! HTTP/1 on loopback only, since it asks for no identity. Changes nothing.
 
+pub mod client;
 pub mod introspection;
 mod server;
 

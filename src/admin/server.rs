@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header, uri::Authority};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
@@ -20,7 +20,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::runtime::{Nursery, Stop};
+use crate::{
+    runtime::{Nursery, Stop},
+    telemetry::{Telemetry, logging::FILTER_MAX},
+};
 
 /// Connections at a time: a browser, a probe, a scraper, and room.
 const CONNECTIONS: usize = 64;
@@ -40,6 +43,9 @@ pub trait Inspect: Send + Sync + 'static {
     /// # Errors
     /// With what is missing, one sentence each.
     fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// What it logs and traces.
+    fn telemetry(&self) -> &Telemetry;
 
     /// Who it is and how it does: name, version, listeners, counts. Never a secret.
     fn info(&self) -> Value;
@@ -138,8 +144,8 @@ async fn connection(
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES);
     let service = service_fn(move |request| {
-        let answer = answer(&request, inspect.as_ref());
-        async move { Ok::<_, Infallible>(answer) }
+        let inspect = Arc::clone(&inspect);
+        async move { Ok::<_, Infallible>(answer(request, inspect.as_ref()).await) }
     });
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::select! {
@@ -153,12 +159,37 @@ async fn connection(
     drop(slot);
 }
 
-fn answer(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
-    if !names_this_machine(request) {
+async fn answer(request: Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+    if !names_this_machine(&request) {
         let text = json!({"error": "ask for localhost or a loopback address"});
         return written(StatusCode::FORBIDDEN, &text);
     }
+    if request.method() == Method::PUT && request.uri().path() == "/log" {
+        return set_log(request, inspect.telemetry()).await;
+    }
     page(request.method(), request.uri().path(), inspect)
+}
+
+/// The one thing that can be changed here. A browser asks before it sends a PUT for another site's
+/// page, and gets no leave; should one not ask, it still names the page's origin.
+async fn set_log(request: Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
+    if request.headers().contains_key(header::ORIGIN) {
+        let text = json!({"error": "not from a web page"});
+        return written(StatusCode::FORBIDDEN, &text);
+    }
+    let refused = |text: String| written(StatusCode::BAD_REQUEST, &json!({"error": text}));
+    let body = Limited::new(request.into_body(), FILTER_MAX + 2);
+    let Ok(Ok(body)) = timeout(HEAD, body.collect()).await else {
+        return refused(format!("send a filter of at most {FILTER_MAX} bytes"));
+    };
+    let body = body.to_bytes();
+    let Ok(filter) = str::from_utf8(&body).map(str::trim) else {
+        return refused("a filter is text".into());
+    };
+    match telemetry.log.set(filter) {
+        Ok(was) => written(StatusCode::OK, &json!({"filter": filter, "was": was})),
+        Err(error) => refused(error.to_string()),
+    }
 }
 
 /// A web page can point a name of its own at 127.0.0.1 and read us (DNS rebinding), but it cannot
@@ -176,7 +207,7 @@ fn names_this_machine(request: &Request<Incoming>) -> bool {
 
 fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
-        let text = json!({"error": "only GET: nothing can be changed here"});
+        let text = json!({"error": "only GET, and PUT of /log"});
         return written(StatusCode::METHOD_NOT_ALLOWED, &text);
     }
     match path {
@@ -188,12 +219,27 @@ fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Byt
                 &json!({"ready": false, "reasons": reasons}),
             ),
         },
-        "/" => written(StatusCode::OK, &inspect.info()),
+        "/log" => written(
+            StatusCode::OK,
+            &json!({"filter": inspect.telemetry().log.filter()}),
+        ),
+        "/" => written(StatusCode::OK, &all_of(inspect)),
         _ => written(
             StatusCode::NOT_FOUND,
-            &json!({"error": "no such page", "pages": ["/", "/livez", "/readyz"]}),
+            &json!({"error": "no such page", "pages": ["/", "/livez", "/log", "/readyz"]}),
         ),
     }
+}
+
+fn all_of(inspect: &dyn Inspect) -> Value {
+    let mut info = inspect.info();
+    let traces = &inspect.telemetry().traces;
+    if let (Some(collector), Some(info)) = (traces.endpoint(), info.as_object_mut()) {
+        let spans = traces.sent();
+        let traces = json!({"collector": collector, "sent": spans.sent, "dropped": spans.dropped});
+        info.insert("traces".to_owned(), traces);
+    }
+    info
 }
 
 fn written(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
@@ -213,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    struct Process(Vec<String>);
+    struct Process(Vec<String>, Telemetry);
 
     impl Inspect for Process {
         fn ready(&self) -> Result<(), Vec<String>> {
@@ -224,9 +270,18 @@ mod tests {
             }
         }
 
+        fn telemetry(&self) -> &Telemetry {
+            &self.1
+        }
+
         fn info(&self) -> Value {
             json!({"name": "billing"})
         }
+    }
+
+    fn process(missing: &[&str]) -> Process {
+        let missing = missing.iter().map(|one| (*one).to_owned());
+        Process(missing.collect(), Telemetry::default())
     }
 
     async fn ask(address: SocketAddr, line: &str) -> (String, Value) {
@@ -248,10 +303,10 @@ mod tests {
     async fn pages_say_what_the_process_says() {
         let nursery = Nursery::here();
         let any = "127.0.0.1:0".parse().unwrap();
-        let fine = Server::start(any, Arc::new(Process(Vec::new())), &nursery);
+        let fine = Server::start(any, Arc::new(process(&[])), &nursery);
         let fine = fine.await.unwrap().address();
-        let missing = vec!["the registry is away".to_owned()];
-        let lame = Server::start(any, Arc::new(Process(missing)), &nursery);
+        let missing = Arc::new(process(&["the registry is away"]));
+        let lame = Server::start(any, missing, &nursery);
         let lame = lame.await.unwrap().address();
 
         assert_eq!(ask(fine, "GET /livez").await.0, "200");
@@ -278,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn other_machines_are_kept_out_and_a_taken_port_is_named() {
         let nursery = Nursery::here();
-        let process = || Arc::new(Process(Vec::new()));
+        let process = || Arc::new(process(&[]));
         for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
             let refused = Server::start(address.parse().unwrap(), process(), &nursery).await;
             assert!(

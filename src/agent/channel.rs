@@ -21,6 +21,7 @@ use tonic::{Status, body::Body};
 use super::{AgentError, socket::Socket};
 use crate::domain::{Fault, Reason};
 use crate::runtime::Nursery;
+use crate::telemetry::{TraceContext, trace::TRACEPARENT};
 
 /// A socket of the own machine answers at once, or not at all.
 const DIAL: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ const DIAL: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Channel {
     shared: Arc<Shared>,
+    /// Goes with every call that brings none of its own.
+    trace: Option<TraceContext>,
 }
 
 struct Shared {
@@ -50,7 +53,14 @@ impl Channel {
                 nursery,
                 live: Mutex::new(None),
             }),
+            trace: None,
         })
+    }
+
+    /// The same channel, for calls that belong to `trace`.
+    pub(super) fn traced(&self, trace: Option<TraceContext>) -> Self {
+        let shared = Arc::clone(&self.shared);
+        Self { shared, trace }
     }
 }
 
@@ -69,7 +79,12 @@ impl tower::Service<http::Request<Body>> for Channel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some(trace) = &self.trace
+            && !request.headers().contains_key(TRACEPARENT)
+        {
+            trace.write(request.headers_mut());
+        }
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let mut sender = shared.sender().await?;

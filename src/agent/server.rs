@@ -20,6 +20,7 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::handler_server::HandlerServer;
 use crate::runtime::{Nursery, Stop};
+use crate::telemetry::TraceContext;
 
 /// Largest message either way, as the contract has it.
 const MESSAGE_MAX: usize = 4 << 20;
@@ -212,12 +213,17 @@ impl pb::handler_server::Handler for Service {
         &self,
         request: Request<pb::HandleRequest>,
     ) -> Result<Response<Self::HandleStream>, Status> {
+        let trace = TraceContext::of_request(&request);
         let request = request.into_inner();
         let (out, updates) = mpsc::channel(OUT_QUEUE);
         let task = Task {
             request,
             out: out.clone(),
-            sidecar: self.sidecar.clone(),
+            sidecar: self
+                .sidecar
+                .as_ref()
+                .map(|sidecar| sidecar.traced(trace.clone())),
+            trace,
         };
         let key = (task.id().to_owned(), task.attempt());
         let canceled = Stop::new();

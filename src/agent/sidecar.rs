@@ -11,6 +11,7 @@ use crate::pb::{
     task_update::Update,
 };
 use crate::runtime::{Backoff, Nursery};
+use crate::telemetry::TraceContext;
 
 /// Tries to follow a task again after its stream broke, with waits up to 30 s: a sidecar restarts
 /// within that, and the task goes on meanwhile.
@@ -40,6 +41,12 @@ impl Sidecar {
     pub fn new(address: &str, nursery: Nursery) -> Result<Self, AgentError> {
         let channel = Channel::new(address, nursery)?;
         Ok(Self { channel })
+    }
+
+    /// The same sidecar, for calls that belong to `trace`.
+    pub(super) fn traced(&self, trace: Option<TraceContext>) -> Self {
+        let channel = self.channel.traced(trace);
+        Self { channel }
     }
 
     /// The task API.

@@ -7,6 +7,7 @@ use tonic::Status;
 use super::{TaskResult, sidecar::Sidecar};
 use crate::pb;
 use crate::pb::handle_response::Update;
+use crate::telemetry::TraceContext;
 
 /// One attempt of a task. Dropped with the handler's future when the task is cancelled.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub struct Task {
     pub(super) request: pb::HandleRequest,
     pub(super) out: mpsc::Sender<Result<pb::HandleResponse, Status>>,
     pub(super) sidecar: Option<Sidecar>,
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// A result of one text.
@@ -132,6 +134,12 @@ impl Task {
         if self.out.send(Ok(update)).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// The trace that the attempt belongs to, if it does: where spans of your own go below. Calls by
+    /// [`Task::sidecar`] and [`Task::run_child`] carry it by themselves.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// The way into the mesh; `None` without `ATTACHE_SIDECAR`.

@@ -1,6 +1,7 @@
 //! The processes: the only place that knows every service.
 
 mod error;
+pub mod observe;
 pub mod registry;
 pub mod settings;
 pub mod shutdown;

@@ -8,7 +8,7 @@ use super::{
     error::StartError,
     settings::{
         RegistrySettings,
-        lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, LEASE},
+        lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE},
     },
 };
 use crate::{
@@ -28,11 +28,12 @@ use crate::{
         storage::{RedbStore, Store},
     },
     runtime::{DataThreads, Nursery, Stop},
+    telemetry::{Telemetry, otlp::Identity},
     transport::{Limits, Listener, Security, Server},
 };
 
-/// How long calls may take to finish when the process ends.
-const DRAIN: Duration = Duration::from_secs(30);
+/// What of the drain is kept for the registry's own tasks, after the calls.
+const TAIL: Duration = Duration::from_secs(2);
 
 /// What members find on the mutual TLS listener.
 const SERVICES: &[&str] = &["attache.v1.Registry", "attache.v1.Identity"];
@@ -56,6 +57,7 @@ pub struct Listening {
 /// When anything it needs is missing or taken.
 pub async fn run(
     settings: &RegistrySettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -66,8 +68,10 @@ pub async fn run(
         });
     }
     let (terms, life, limits) = lifetimes(settings)?;
+    let drain = DRAIN.within(settings.drain)?;
     let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority)?;
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
 
@@ -102,6 +106,7 @@ pub async fn run(
     });
     let inspect = Arc::new(Inspected {
         id: id.clone(),
+        telemetry,
         engine,
         stop: stop.clone(),
     });
@@ -117,8 +122,10 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    tokio::join!(mtls.drain(DRAIN), enrollment.drain(DRAIN));
-    nursery.close(Duration::from_secs(5)).await;
+    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+    let calls = drain.saturating_sub(TAIL);
+    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    nursery.close(TAIL).await;
     tracing::info!("registry ended");
     Ok(())
 }
@@ -206,6 +213,7 @@ fn keep_own_certificate(nursery: &Nursery, authority: &Arc<Authority>, credentia
 
 struct Inspected {
     id: SpiffeId,
+    telemetry: Telemetry,
     engine: Engine,
     stop: Stop,
 }
@@ -217,6 +225,10 @@ impl Inspect for Inspected {
         } else {
             Ok(())
         }
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     fn info(&self) -> Value {

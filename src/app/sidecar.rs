@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use super::{
     error::StartError,
     registry::private_dir,
-    settings::{SidecarSettings, lifetimes::CONNECTION_AGE},
+    settings::{
+        SidecarSettings,
+        lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION},
+    },
 };
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
+    telemetry::Telemetry,
 };
 
 /// Environment variable that may hold a join string.
@@ -23,6 +27,7 @@ const LOCAL_TCP: &str = "127.0.0.1:7600";
 /// When a setting is wrong, or it cannot start or go on.
 pub async fn run(
     settings: &SidecarSettings,
+    telemetry: Telemetry,
     stop: Stop,
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
@@ -59,9 +64,16 @@ pub async fn run(
         zone: settings.zone.clone(),
         threads,
         connection_age: CONNECTION_AGE.within(settings.connection_age)?,
+        drain: DRAIN.within(settings.drain)?,
+        agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
+        retention: RETENTION.within(settings.retention)?,
+        finished_in_memory: settings.finished_in_memory,
         agent: settings.agent.clone(),
         journal: settings.journal,
+        journal_segment: settings.journal_segment.0,
+        disk_reserve: settings.disk_reserve.0,
         card: settings.card.card(),
+        telemetry,
     };
     Ok(Box::pin(sidecar::run(config, stop, started)).await?)
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Span;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
+use crate::telemetry::LogFormat;
 
 /// Shown under `attache --help`.
 const EXAMPLES: &str = "\
@@ -27,18 +28,9 @@ Exit codes: 0 done · 1 fault · 2 wrong arguments or configuration · 3 task fa
 #[derive(Debug, Parser)]
 #[command(name = "attache", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
-    /// What is logged, to standard error: a level, or `target=level` pairs
-    #[arg(long, global = true, env = "ATTACHE_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
-    /// How logs are written
-    #[arg(
-        long,
-        global = true,
-        env = "ATTACHE_LOG_FORMAT",
-        value_enum,
-        default_value_t
-    )]
-    pub log_format: LogFormat,
+    /// What is logged.
+    #[command(flatten)]
+    pub logs: LogArgs,
     /// Tables for people, or JSON for programs
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub output: Format,
@@ -57,14 +49,32 @@ pub enum Format {
     Json,
 }
 
-/// How logs are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people
-    #[default]
-    Human,
-    /// One JSON object per line
-    Json,
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LogArgs {
+    /// What is logged, to standard error: a level, or `target=level` pairs
+    #[arg(long, global = true, env = "ATTACHE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How logs are written
+    #[arg(
+        long,
+        global = true,
+        env = "ATTACHE_LOG_FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    pub log_format: LogFormat,
+}
+
+/// Where a process' traces go.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TraceArgs {
+    /// Collector that traces are sent to, by OTLP over gRPC: http://host:port
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp: Option<String>,
+    /// Name of the service in traces [default: attache-NAME]
+    #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
+    pub service_name: Option<String>,
 }
 
 /// What `attache` can do.
@@ -89,6 +99,37 @@ pub enum Verb {
     /// Tasks: submit, follow, read and cancel them
     #[command(subcommand)]
     Task(TaskVerb),
+    /// Show or change what running registries and sidecars log
+    #[command(after_help = LOG_EXAMPLES)]
+    Log(LogLevelArgs),
+}
+
+/// Shown under `attache log --help`.
+const LOG_EXAMPLES: &str = "\
+Of a mesh that `attache up` runs:
+  attache log                                all processes and what each logs
+  attache log billing                        the sidecars of the agent billing
+  attache log billing attache::task=debug,info
+  attache log all info                       back to where it was
+
+Started by hand, by the address of its admin listener, on its own machine:
+  attache log 127.0.0.1:7680 debug
+
+A filter is a level (off, error, warn, info, debug, trace), or TARGET=LEVEL pairs and a level for
+the rest. Targets are parts of the program: attache::task, attache::transport, attache::registry,
+attache::identity, attache::sidecar, h2, rustls. It holds until the process ends.";
+
+/// `attache log`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LogLevelArgs {
+    /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
+    #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
+    /// `registry`, an agent's name, an instance, `all`, or HOST:PORT of an admin listener
+    #[arg(default_value = "all", value_name = "NAME|ADDRESS")]
+    pub process: String,
+    /// What it is to log from now on; without: only show
+    pub filter: Option<String>,
 }
 
 /// `attache up`.
@@ -160,6 +201,9 @@ pub struct RegistryArgs {
     /// HTTP admin listener, loopback only
     #[arg(long, env = "ATTACHE_REGISTRY_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
+    /// Where its traces go.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// Print the configuration in force and end
     #[arg(long)]
     pub print_config: bool,
@@ -219,6 +263,12 @@ pub struct SidecarArgs {
     /// `memory` loses all tasks at a restart: to measure what the disk costs
     #[arg(long, env = "ATTACHE_JOURNAL", value_name = "disk|memory", hide = true)]
     pub journal: Option<Journaling>,
+    /// Where its traces go.
+    #[command(flatten)]
+    pub traces: TraceArgs,
+    /// Free space below which no task is taken, such as 256MiB
+    #[arg(long, env = "ATTACHE_DISK_RESERVE", value_name = "SIZE")]
+    pub disk_reserve: Option<Size>,
     /// Print the configuration in force and end
     #[arg(long)]
     pub print_config: bool,

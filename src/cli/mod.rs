@@ -7,7 +7,7 @@ mod ca;
 mod documents;
 pub mod exit;
 mod follow;
-mod logging;
+mod log;
 mod mesh;
 pub mod output;
 mod process;
@@ -22,16 +22,16 @@ use self::{
     exit::{Exit, Failed},
     output::Output,
 };
-use crate::runtime::Nursery;
+use crate::{
+    runtime::Nursery,
+    telemetry::{Traces, logging},
+};
 
 /// Carries out the command line of this process; returns its exit code.
 pub async fn run() -> Exit {
     let cli = Cli::parse();
     let output = Output::new(cli.output);
-    let outcome = match logging::start(&cli) {
-        Ok(()) => Box::pin(act(cli.verb, &output)).await,
-        Err(failed) => Err(failed),
-    };
+    let outcome = Box::pin(act(cli, &output)).await;
     output.wipe();
     match outcome {
         Ok(exit) => exit,
@@ -42,17 +42,24 @@ pub async fn run() -> Exit {
     }
 }
 
-async fn act(verb: Verb, output: &Output) -> Result<Exit, Failed> {
+async fn act(cli: Cli, output: &Output) -> Result<Exit, Failed> {
     let nursery = Nursery::here();
-    match verb {
+    // The two long-running verbs say what they do, and start to once they are configured.
+    if !matches!(cli.verb, Verb::Registry(_) | Verb::Sidecar(_)) {
+        let filter = cli.logs.log.as_deref().unwrap_or("error");
+        let started = logging::start(filter, cli.logs.log_format, &Traces::default());
+        started.map_err(|error| Failed::usage(format!("--log: {error}")))?;
+    }
+    match cli.verb {
         Verb::Up(args) => up::up(args, output, &nursery).await,
         Verb::Down(args) => up::down(&args, output).await,
         Verb::Check(args) => up::check(&args, output),
-        Verb::Registry(args) => process::registry(args, output, &nursery).await,
-        Verb::Sidecar(args) => process::sidecar(args, output, &nursery).await,
+        Verb::Registry(args) => process::registry(args, &cli.logs, output, &nursery).await,
+        Verb::Sidecar(args) => process::sidecar(args, &cli.logs, output, &nursery).await,
         Verb::Ca(verb) => ca::run(verb, output, &nursery).await,
         Verb::Agents(verb) => agents::run(verb, output, &nursery).await,
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
+        Verb::Log(args) => log::run(&args, output).await,
     }
 }
 

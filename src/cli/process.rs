@@ -4,14 +4,15 @@
 use serde::Serialize;
 
 use super::{
-    args::{RegistryArgs, SidecarArgs},
+    args::{LogArgs, RegistryArgs, SidecarArgs, TraceArgs},
     exit::{Exit, Failed},
     output::Output,
 };
 use crate::{
     app::{
         self, StartError,
-        settings::{RegistrySettings, SidecarSettings},
+        observe::{Observed, Observing},
+        settings::{RegistrySettings, SidecarSettings, TelemetrySettings},
         shutdown,
     },
     config,
@@ -31,6 +32,7 @@ macro_rules! over {
 /// When it cannot start.
 pub(super) async fn registry(
     args: RegistryArgs,
+    logs: &LogArgs,
     output: &Output,
     nursery: &Nursery,
 ) -> Result<Exit, Failed> {
@@ -39,9 +41,11 @@ pub(super) async fn registry(
         None => RegistrySettings::default(),
     };
     over!(settings, args: ca, state, listen, enrollment, admin);
+    put_traces(&mut settings.telemetry, &args.traces);
     if args.print_config {
         return print(&settings, output);
     }
+    let observed = observe("registry", logs, &settings.telemetry, args.traces)?;
     let stop = Stop::new();
     shutdown::listen(nursery, stop.clone(), args.until_stdin_closes).map_err(Failed::fault)?;
     let told = |at: &app::registry::Listening| {
@@ -50,9 +54,9 @@ pub(super) async fn registry(
             at.id, at.mtls, at.enrollment, at.admin
         ));
     };
-    app::registry::run(&settings, stop, told)
-        .await
-        .map_err(failed)?;
+    let ran = app::registry::run(&settings, observed.telemetry(), stop, told).await;
+    observed.end().await;
+    ran.map_err(failed)?;
     Ok(Exit::Done)
 }
 
@@ -62,6 +66,7 @@ pub(super) async fn registry(
 /// When it cannot start.
 pub(super) async fn sidecar(
     args: SidecarArgs,
+    logs: &LogArgs,
     output: &Output,
     nursery: &Nursery,
 ) -> Result<Exit, Failed> {
@@ -69,13 +74,15 @@ pub(super) async fn sidecar(
         Some(path) => config::load(path).map_err(Failed::usage)?,
         None => SidecarSettings::default(),
     };
-    over!(settings, args: state, registry, enrollment, listen, local, admin, advertise);
+    over!(settings, args: state, registry, enrollment, listen, local, admin, advertise, disk_reserve);
     settings.join_file = args.join_file.or(settings.join_file);
     settings.agent = args.agent.or(settings.agent);
     settings.journal = args.journal.unwrap_or(settings.journal);
+    put_traces(&mut settings.telemetry, &args.traces);
     if args.print_config {
         return print(&settings, output);
     }
+    let observed = observe("sidecar", logs, &settings.telemetry, args.traces)?;
     let stop = Stop::new();
     shutdown::listen(nursery, stop.clone(), args.until_stdin_closes).map_err(Failed::fault)?;
     let told = |at: &crate::sidecar::Listening| {
@@ -84,10 +91,39 @@ pub(super) async fn sidecar(
             at.id, at.instance, at.mtls, at.local, at.admin
         ));
     };
-    app::sidecar::run(&settings, stop, told)
-        .await
-        .map_err(failed)?;
+    let ran = Box::pin(app::sidecar::run(
+        &settings,
+        observed.telemetry(),
+        stop,
+        told,
+    ));
+    let ran = ran.await;
+    observed.end().await;
+    ran.map_err(failed)?;
     Ok(Exit::Done)
+}
+
+/// An empty variable of the environment is one that is not set, by OpenTelemetry's rules.
+fn put_traces(settings: &mut TelemetrySettings, args: &TraceArgs) {
+    if let Some(otlp) = args.otlp.as_ref().filter(|otlp| !otlp.is_empty()) {
+        settings.otlp.clone_from(otlp);
+    }
+}
+
+fn observe(
+    role: &'static str,
+    logs: &LogArgs,
+    settings: &TelemetrySettings,
+    args: TraceArgs,
+) -> Result<Observed, Failed> {
+    let told = Observing {
+        filter: logs.log.clone().unwrap_or_else(|| "info".to_owned()),
+        format: logs.log_format,
+        settings: settings.clone(),
+        service: args.service_name.filter(|name| !name.is_empty()),
+        role,
+    };
+    Observed::start(told).map_err(failed)
 }
 
 fn print(settings: &impl Serialize, output: &Output) -> Result<Exit, Failed> {

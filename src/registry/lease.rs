@@ -267,6 +267,22 @@ mod tests {
     }
 
     #[test]
+    fn a_late_look_is_no_standstill_however_short_the_terms() {
+        let start = Instant::now();
+        let terms = Terms::of_lease(seconds(3));
+        assert_eq!((terms.heartbeat, terms.grace), (seconds(1), seconds(1)));
+        let mut leases = Leases::new(terms, start);
+        leases.grant(id(1), instance("a"), start);
+        let late = Duration::from_millis(2100);
+        let mut at = start;
+        while leases.expired(at).is_empty() {
+            at += late;
+            assert!(at < start + seconds(8), "never");
+        }
+        assert!(at >= start + seconds(4));
+    }
+
+    #[test]
     fn only_the_owner_keeps_or_ends_it() {
         let now = Instant::now();
         let mut leases = Leases::new(Terms::DEFAULT, now);

@@ -9,6 +9,7 @@ pub use super::join::Invitation;
 use crate::{
     domain::{InstanceId, SpiffeId},
     pb,
+    telemetry::Telemetry,
 };
 
 /// What a sidecar is told.
@@ -36,12 +37,26 @@ pub struct SidecarConfig {
     pub threads: usize,
     /// Age of members' connections; ours to them are replaced before it.
     pub connection_age: Duration,
+    /// How long the whole drain may take.
+    pub drain: Duration,
+    /// How long an attempt elsewhere may be out of reach before it is lost.
+    pub agent_lost_after: Duration,
+    /// How long a finished task can be asked for.
+    pub retention: Duration,
+    /// Most finished tasks that stay in memory.
+    pub finished_in_memory: usize,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
     /// Where its tasks are kept.
     pub journal: Journaling,
+    /// Bytes that a segment of the journal reserves; two are on disk at least.
+    pub journal_segment: u64,
+    /// Bytes that must be free on the journal's disk for a task to be taken; 0: any.
+    pub disk_reserve: u64,
     /// The card as configured.
     pub card: pb::AgentCard,
+    /// How it is seen.
+    pub telemetry: Telemetry,
 }
 
 /// Where a home's tasks are kept.

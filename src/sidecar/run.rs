@@ -1,16 +1,14 @@
-//! The life of a sidecar: open the listeners, join, start the parts, drain at the end.
+//! The life of a sidecar: open the listeners, join, start the parts; `drain` ends it.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{interval, sleep},
-};
+use tokio::{sync::watch, time::interval};
 
 use super::{
     around::Around,
     carry::{AgentLink, Carrier},
     config::{Journaling, Listening, SidecarConfig},
+    drain::Running,
     error::SidecarError,
     join::{Joiner, Renewals},
     pools::Pools,
@@ -31,25 +29,18 @@ use crate::{
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
+        archive::{Archive, ArchiveConfig},
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
-        home::{Home, HomeConfig, Replay},
+        home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
+    telemetry::otlp::Identity,
     transport::{Limits, Listener, Pool, Security, Server, Target},
 };
 
-/// How long peers get to hear that this sidecar drains, before it stops taking calls. Short: what
-/// comes later is refused as not started, and goes elsewhere without loss.
-const SETTLE: Duration = Duration::from_millis(300);
-/// How long attempts and calls may take to finish when the process ends.
-const DRAIN: Duration = Duration::from_secs(25);
-/// How long tasks of our own may take to stop after that.
-const CLOSE: Duration = Duration::from_secs(2);
 /// How often the executor's load is put into the report; the heartbeat carries it on.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of a journal segment: two are preallocated.
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
@@ -67,7 +58,10 @@ pub async fn run(
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&config.listen)?;
     let local = Listener::parse(&config.local)?.only_this_machine()?;
-    let progress = Arc::new(Progress::new(config.agent.is_some()));
+    let progress = Arc::new(Progress::new(
+        config.agent.is_some(),
+        config.telemetry.clone(),
+    ));
     let admin = admin::Server::start(config.admin, progress.clone(), &nursery).await?;
 
     let joiner = Joiner {
@@ -84,7 +78,9 @@ pub async fn run(
     let instance = credentials
         .instance()
         .ok_or_else(|| SidecarError::NoInstance(id.to_string()))?;
-    progress.joined(id.to_string(), instance.to_string());
+    progress.joined(id.to_string(), instance.to_string(), credentials.clone());
+    let traced = Identity::of(&id, instance.as_str());
+    config.telemetry.traces.known_as(traced);
     let threads = DataThreads::start(config.threads).map_err(|source| SidecarError::System {
         what: "cannot start the data threads".to_owned(),
         source,
@@ -98,6 +94,7 @@ pub async fn run(
         credentials,
         progress,
         nursery,
+        control: Nursery::here(),
         stop,
     };
     let listening = Listening {
@@ -113,24 +110,19 @@ pub async fn run(
     running.until_stopped(&parts).await
 }
 
-struct Parts {
-    config: SidecarConfig,
+/// What every part of a sidecar may need.
+pub(super) struct Parts {
+    pub(super) config: SidecarConfig,
     id: SpiffeId,
     instance: InstanceId,
     /// Names this run of the process.
     boot_id: String,
     credentials: Credentials,
-    progress: Arc<Progress>,
-    nursery: Nursery,
-    stop: Stop,
-}
-
-struct Running {
-    home: Home,
-    executor: Executor,
-    health: introspection::Health,
-    mtls: Server,
-    local: Server,
+    pub(super) progress: Arc<Progress>,
+    pub(super) nursery: Nursery,
+    /// Connections to the registry: they outlive what says goodbye over them.
+    pub(super) control: Nursery,
+    pub(super) stop: Stop,
 }
 
 /// What the listeners answer with.
@@ -151,7 +143,7 @@ impl Parts {
         local: Listener,
     ) -> Result<Running, SidecarError> {
         let age = self.config.connection_age;
-        let control = Pool::aged(self.credentials.clone(), self.nursery.clone(), age);
+        let control = Pool::aged(self.credentials.clone(), self.control.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -176,8 +168,9 @@ impl Parts {
             mirror: mirror.clone(),
             pools,
         });
-        let reads =
-            LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), self.stop.clone());
+        // The own agent may look for peers until the last of its work is done.
+        let leave = home.drains();
+        let reads = LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), leave);
         let desk = Desk {
             home,
             around,
@@ -312,9 +305,11 @@ impl Parts {
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
-        let mut replay = Replay::new(&self.instance, threads.count());
+        let keeping = self.keeping()?;
+        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
         let config = JournalConfig {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.config.journal_segment,
+            disk_reserve: self.config.disk_reserve,
             ..Default::default()
         };
         let dir = self.config.state.join("journal");
@@ -342,6 +337,7 @@ impl Parts {
         let config = HomeConfig {
             instance: self.instance.clone(),
             own: self.id.clone(),
+            lost_after: self.config.agent_lost_after,
         };
         Home::start(
             config,
@@ -352,6 +348,25 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
+    fn keeping(&self) -> Result<Keeping, SidecarError> {
+        let retention = self.config.retention;
+        let archive = if self.config.journal.is_disk() {
+            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
+            let archive = Archive::start(config, self.instance.as_str())
+                .map_err(|error| SidecarError::Records(error.to_string()))?;
+            self.progress.archives(archive.clone());
+            Some(archive)
+        } else {
+            None
+        };
+        Ok(Keeping {
+            retention,
+            archive,
+            in_memory: self.config.finished_in_memory,
+        })
     }
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
@@ -393,27 +408,5 @@ impl Parts {
                 }
             }
         });
-    }
-}
-
-impl Running {
-    async fn until_stopped(self, parts: &Parts) -> Result<(), SidecarError> {
-        let failed = self.home.failed();
-        tokio::select! {
-            () = parts.stop.cancelled() => {}
-            () = failed.cancelled() => return Err(SidecarError::JournalFailed),
-        }
-        // First everybody hears of it, then nothing new comes in, then what runs may finish.
-        parts.progress.drain();
-        self.health.stop().await;
-        sleep(SETTLE).await;
-        self.executor.drain(DRAIN).await;
-        self.home.drain().await;
-        tokio::join!(self.mtls.drain(CLOSE), self.local.drain(CLOSE));
-        parts.nursery.close(CLOSE).await;
-        let home = self.home;
-        home.close(CLOSE).await;
-        tracing::info!("sidecar ended");
-        Ok(())
     }
 }

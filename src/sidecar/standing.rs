@@ -1,20 +1,32 @@
 //! How far a sidecar has come, for its readiness and for what it reports to the registry.
 
+use std::time::{Duration, SystemTime};
+
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::{
     admin::Inspect,
+    config::Span,
+    identity::{Credentials, Peer},
     pb,
     registry::client::{Mirror, Report, Standing},
-    task::journal::Journal,
+    runtime::clock,
+    task::{archive::Archive, journal::Journal},
+    telemetry::Telemetry,
 };
+
+/// Part of its life that a certificate has left when its renewal, due at half, has failed for long.
+const OVERDUE: f64 = 0.4;
+/// A certificate that is overdue and has less than this left is worth a word.
+const SOON: Duration = Duration::from_mins(5);
 
 /// What a sidecar is made of, as far as it is there.
 #[derive(Debug)]
 pub(super) struct Progress {
     facts: Mutex<Facts>,
+    telemetry: Telemetry,
     report: watch::Sender<Report>,
 }
 
@@ -22,17 +34,19 @@ pub(super) struct Progress {
 struct Facts {
     id: String,
     instance: String,
+    credentials: Option<Credentials>,
     agent: Option<bool>,
     standing: Option<watch::Receiver<Standing>>,
     was_here: bool,
     mirror: Option<Mirror>,
     journal: Option<Journal>,
+    archive: Option<Archive>,
     draining: bool,
 }
 
 impl Progress {
     /// Nothing is there yet; `has_agent` says whether an agent is waited for.
-    pub(super) fn new(has_agent: bool) -> Self {
+    pub(super) fn new(has_agent: bool, telemetry: Telemetry) -> Self {
         let health = if has_agent {
             pb::Health::NotServing
         } else {
@@ -45,6 +59,7 @@ impl Progress {
         let report = watch::Sender::new(Report { health, load: None });
         Self {
             facts: Mutex::new(facts),
+            telemetry,
             report,
         }
     }
@@ -54,9 +69,10 @@ impl Progress {
         self.report.subscribe()
     }
 
-    pub(super) fn joined(&self, id: String, instance: String) {
+    pub(super) fn joined(&self, id: String, instance: String, credentials: Credentials) {
         let mut facts = self.facts.lock();
         (facts.id, facts.instance) = (id, instance);
+        facts.credentials = Some(credentials);
     }
 
     pub(super) fn registering(&self, standing: watch::Receiver<Standing>) {
@@ -69,6 +85,10 @@ impl Progress {
 
     pub(super) fn journals(&self, journal: Journal) {
         self.facts.lock().journal = Some(journal);
+    }
+
+    pub(super) fn archives(&self, archive: Archive) {
+        self.facts.lock().archive = Some(archive);
     }
 
     pub(super) fn set_agent(&self, answers: bool) {
@@ -107,6 +127,23 @@ impl Progress {
     }
 }
 
+/// What is wrong with a certificate that is not valid now.
+fn out_of_life(own: &Peer, now: SystemTime) -> Option<String> {
+    if let Ok(since) = now.duration_since(own.not_after) {
+        let since = Span(Duration::from_secs(since.as_secs()));
+        return Some(format!(
+            "its certificate ended {since} ago and there is no new one: peers refuse it until the \
+             registry can be reached; its log says why it cannot"
+        ));
+    }
+    let early = own.not_before.duration_since(now).ok()?;
+    let early = Span(Duration::from_secs(early.as_secs()));
+    Some(format!(
+        "its certificate is not valid for {early} yet by this machine's clock, and there is no new \
+         one: is the clock right, and the registry in reach?"
+    ))
+}
+
 impl Inspect for Progress {
     fn ready(&self) -> Result<(), Vec<String>> {
         let mut facts = self.facts.lock();
@@ -117,6 +154,12 @@ impl Inspect for Progress {
         if facts.id.is_empty() {
             missing.push("has not joined the mesh yet".to_owned());
         }
+        let certificate = facts.credentials.as_ref().map(Credentials::current);
+        missing.extend(certificate.and_then(|own| {
+            let (own, now) = (own.peer(), clock::wall());
+            out_of_life(own, now).or_else(|| ends_soon(own, now))
+        }));
+        missing.extend(facts.journal.as_ref().and_then(without_disk));
         if facts.agent == Some(false) {
             missing.push("the agent does not answer on its address".to_owned());
         }
@@ -150,6 +193,10 @@ impl Inspect for Progress {
         }
     }
 
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     fn info(&self) -> Value {
         let facts = self.facts.lock();
         let report = *self.report.borrow();
@@ -163,9 +210,45 @@ impl Inspect for Progress {
             "running": load.running,
             "slots": load.slots,
             "journal": facts.journal.as_ref().map(counted),
+            "archive": facts.archive.as_ref().map(archived),
             "catalog": facts.mirror.as_ref().map_or(0, |mirror| mirror.catalog().len()),
         })
     }
+}
+
+/// What is wrong with a certificate that should have been replaced: less than a tenth of its life is
+/// left, or little time at all and the moment of its renewal is past.
+fn ends_soon(own: &Peer, now: SystemTime) -> Option<String> {
+    let left = own.not_after.duration_since(now).ok()?;
+    let life = own.not_after.duration_since(own.not_before).ok()?;
+    let overdue = left < life.mul_f64(OVERDUE) && left < SOON;
+    (left < life / 10 || overdue).then(|| {
+        format!(
+            "its certificate ends in {} s and there is no new one: is the registry in reach?",
+            left.as_secs()
+        )
+    })
+}
+
+/// Why no task can be taken in.
+fn without_disk(journal: &Journal) -> Option<String> {
+    if journal.failed() {
+        return Some("the journal failed: this sidecar stops; is its disk broken or full?".into());
+    }
+    let low = journal.stats().low_space;
+    low.then(|| "the disk is nearly full: no new task is taken until there is room".into())
+}
+
+fn archived(archive: &Archive) -> Value {
+    let stats = archive.stats();
+    json!({
+        "tasks": stats.tasks,
+        "bytes": stats.bytes,
+        "moved": stats.moved,
+        "retired": stats.retired,
+        "failures": stats.failures,
+        "last_error": stats.last_error.map(|error| error.to_string()),
+    })
 }
 
 fn counted(journal: &Journal) -> Value {
@@ -177,5 +260,7 @@ fn counted(journal: &Journal) -> Value {
         "mean_sync_us": stats.mean_sync.as_micros(),
         "mean_batch": stats.mean_batch,
         "segments": stats.segments,
+        "low_space": stats.low_space,
+        "free_bytes": stats.free_bytes,
     })
 }

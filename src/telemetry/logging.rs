@@ -21,7 +21,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use super::{otlp::TraceLayer, otlp::Traces, span};
+use super::{
+    otlp::{BoxedLayer, Traces},
+    span,
+};
 
 /// Most bytes of a filter.
 pub const FILTER_MAX: usize = 1024;
@@ -54,8 +57,6 @@ pub enum LogError {
     Fixed,
 }
 
-type Under = tracing_subscriber::layer::Layered<Option<TraceLayer>, Registry>;
-
 /// Changes what a running process logs. Clones are the same; the default changes nothing.
 #[derive(Clone, Default)]
 pub struct LogControl {
@@ -63,7 +64,7 @@ pub struct LogControl {
 }
 
 struct Held {
-    handle: reload::Handle<Targets, Under>,
+    handle: reload::Handle<Targets, Registry>,
     filter: Mutex<String>,
 }
 
@@ -100,11 +101,15 @@ impl fmt::Debug for LogControl {
 pub fn start(filter: &str, format: LogFormat, traces: &Traces) -> Result<LogControl, LogError> {
     let (layer, control) = layer(filter, format, io::stderr, io::stderr().is_terminal())?;
     tracing_subscriber::registry()
-        .with(traces.layer())
-        .with(layer)
+        .with(all(layer, traces))
         .try_init()
         .map_err(|_| LogError::Fixed)?;
     Ok(control)
+}
+
+/// One list: a layer that may be missing would make every span count as wanted.
+fn all(lines: BoxedLayer, traces: &Traces) -> Vec<BoxedLayer> {
+    std::iter::once(lines).chain(traces.layer()).collect()
 }
 
 fn layer<W>(
@@ -112,7 +117,7 @@ fn layer<W>(
     format: LogFormat,
     writer: W,
     colours: bool,
-) -> Result<(Box<dyn Layer<Under> + Send + Sync>, LogControl), LogError>
+) -> Result<(BoxedLayer, LogControl), LogError>
 where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -149,7 +154,7 @@ fn parse(filter: &str) -> Result<Targets, LogError> {
     }
     for word in filter.split(',') {
         let level = word.rsplit('=').next().unwrap_or(word);
-        if level.parse::<LevelFilter>().is_err() || word.starts_with('=') {
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() || word.starts_with('=') {
             return Err(wrong(format!("{word:?} is no level and no target=level")));
         }
     }
@@ -177,4 +182,141 @@ impl<W: fmt::Write> fmt::Write for Clean<W> {
 /// Ends a line, or turns the direction of what follows.
 fn moves_the_reader(letter: char) -> bool {
     matches!(letter, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    /// What was written.
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Paper {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    impl Paper {
+        fn take(&self) -> String {
+            String::from_utf8(std::mem::take(&mut *self.0.lock())).unwrap()
+        }
+    }
+
+    fn logged(
+        filter: &str,
+        format: LogFormat,
+        say: impl FnOnce(&LogControl, &Paper),
+    ) -> Result<(), LogError> {
+        let paper = Paper::default();
+        let (layer, control) = layer(filter, format, paper.clone(), true)?;
+        let subscriber = tracing_subscriber::registry().with(all(layer, &Traces::default()));
+        tracing::subscriber::with_default(subscriber, || say(&control, &paper));
+        Ok(())
+    }
+
+    /// What a peer might send to forge a line, hide one, or move the cursor.
+    const HOSTILE: &str =
+        "x\n2026-01-01T00:00:00Z  INFO attache: forged\r\x1b[2J\u{7}\u{9b}31m\u{202e}\u{2028}é";
+
+    #[test]
+    fn what_others_say_stays_within_its_line() {
+        for format in [LogFormat::Human, LogFormat::Json] {
+            logged("info", format, |_, paper| {
+                let error = io::Error::other(HOSTILE);
+                tracing::info!(task = HOSTILE, shown = %HOSTILE, debugged = ?HOSTILE, %error, "told {HOSTILE}");
+                let line = paper.take();
+                let inner = line.strip_suffix('\n').unwrap();
+                // The colours of the level are ours.
+                let ours = inner.replace("\u{1b}[2m", "").replace("\u{1b}[0m", "").replace("\u{1b}[32m", "");
+                let bad = ours.chars().find(|c| c.is_control() || moves_the_reader(*c));
+                // JSON readers take C1 and the like as data.
+                let fine = format == LogFormat::Json && bad.is_none_or(|c| c > '\u{7e}');
+                assert!(bad.is_none() || fine, "{bad:?} in {line:?}");
+                assert!(line.contains('é'), "{line}");
+                if format == LogFormat::Json {
+                    let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    assert_eq!(json["fields"]["task"], HOSTILE);
+                }
+            })
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn the_filter_changes_while_the_process_runs() {
+        logged("info", LogFormat::Human, |control, paper| {
+            tracing::debug!("one");
+            assert_eq!(paper.take(), "");
+            assert_eq!(control.set("attache=debug,error").unwrap(), "info");
+            assert!(paper.take().contains("the log's filter changes"));
+            tracing::debug!("two");
+            assert!(paper.take().contains("two"));
+            assert_eq!(control.filter().as_deref(), Some("attache=debug,error"));
+            assert!(control.set("attache=loud").is_err());
+            tracing::debug!("three");
+            assert!(paper.take().contains("three"));
+            control.set("off").unwrap();
+            drop(paper.take());
+            tracing::error!("four");
+            assert_eq!(paper.take(), "");
+        })
+        .unwrap();
+        assert!(matches!(
+            LogControl::default().set("info"),
+            Err(LogError::Fixed)
+        ));
+    }
+
+    #[test]
+    fn spans_for_the_exporter_are_nothing_to_the_log() {
+        for filter in ["trace", "attache::trace=trace", "attache=trace"] {
+            logged(filter, LogFormat::Human, |_, paper| {
+                let work = span::Work::submit(None, "SubmitTask", &"i1.x");
+                assert!(work.context().is_none());
+                let off = tracing::enabled!(target: span::TARGET, tracing::Level::INFO);
+                assert!(!off, "{filter}");
+                assert_eq!(paper.take(), "");
+            })
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn filters_that_would_be_misread_are_refused() {
+        for good in [
+            "info",
+            "OFF",
+            "attache=debug",
+            "attache::task=trace,h2=off,warn",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        let long = "a=info,".repeat(FILTER_MAX);
+        for bad in [
+            "", "inof", "attache", "attache=", "=info", "info,", "a=b=c", "a\nb", &long,
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains("attache=debug,info"), "{bad}: {error}");
+            assert!(error.len() < 400, "{error}");
+        }
+    }
 }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{Layer, Registry, filter::Targets};
 
 use super::span::TARGET;
+use crate::domain::{Member, SpiffeId};
 
 /// Spans that wait to be sent: some seconds at a thousand tasks a second, and about 8 MiB.
 const QUEUE: usize = 8192;
@@ -91,6 +92,24 @@ pub struct Identity {
     pub instance: String,
 }
 
+impl Identity {
+    /// What a member is called in traces; `instance` tells its copies apart.
+    pub fn of(id: &SpiffeId, instance: &str) -> Self {
+        let (name, namespace) = match &id.member {
+            Member::Agent(name) | Member::Service(name) => {
+                (name.name.to_string(), Some(name.namespace.to_string()))
+            }
+            Member::Registry(_) => ("registry".to_owned(), None),
+            Member::Operator(name) => (name.to_string(), None),
+        };
+        Self {
+            name,
+            namespace,
+            instance: instance.to_owned(),
+        }
+    }
+}
+
 /// The traces of this process. Clones are the same; the default is off.
 #[derive(Clone, Default)]
 pub struct Traces {
@@ -119,8 +138,8 @@ pub struct Sent {
     pub dropped: u64,
 }
 
-/// What a subscriber needs to record spans.
-pub type TraceLayer = Box<dyn Layer<Registry> + Send + Sync>;
+/// What a subscriber is made of.
+pub type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 impl Traces {
     /// Makes everything ready; nothing is sent before [`Export::run`] is. Inside of a tokio runtime.
@@ -165,7 +184,7 @@ impl Traces {
     }
 
     /// The layer that records spans of [`TARGET`]; `None` where nobody asked for traces.
-    pub fn layer(&self) -> Option<TraceLayer> {
+    pub fn layer(&self) -> Option<BoxedLayer> {
         let open = self.open.as_ref()?;
         let tracer = open.provider.tracer("attache");
         let ours = Targets::new().with_target(TARGET, tracing::Level::INFO);

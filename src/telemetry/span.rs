@@ -5,7 +5,10 @@
 //! hops between threads and waits most of its life: it is a value that ends when it is dropped.
 //! Names, ids and reasons go into it, never a payload.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use opentelemetry::{Context, trace::TraceContextExt};
 use tracing::{Span, field::Empty};
@@ -37,6 +40,8 @@ pub struct Subject<'a> {
 pub struct Work {
     span: Span,
     context: Option<TraceContext>,
+    /// How it ended is known.
+    told: AtomicBool,
 }
 
 macro_rules! span {
@@ -136,6 +141,7 @@ impl Work {
         Self {
             span: Span::none(),
             context: None,
+            told: AtomicBool::new(true),
         }
     }
 
@@ -143,7 +149,12 @@ impl Work {
         let above = || parent.cloned();
         if span.is_disabled() {
             let context = above();
-            return Self { span, context };
+            let told = AtomicBool::new(true);
+            return Self {
+                span,
+                context,
+                told,
+            };
         }
         if let Some(parent) = parent {
             let remote = Context::new().with_remote_span_context(parent.to_span());
@@ -153,7 +164,12 @@ impl Work {
         }
         let own = span.context();
         let context = TraceContext::of_span(own.span().span_context()).or_else(above);
-        Self { span, context }
+        let told = AtomicBool::new(false);
+        Self {
+            span,
+            context,
+            told,
+        }
     }
 
     /// What goes on below this: its own span, or the one above it where none is recorded.
@@ -161,10 +177,23 @@ impl Work {
         self.context.as_ref()
     }
 
+    /// It came to its end, whatever is heard of it later.
+    pub fn done(&self) {
+        self.told.store(true, Ordering::Relaxed);
+    }
+
+    /// It failed, unless it came to an end before.
+    pub fn give_up(&self, reason: &str) {
+        if !self.told.load(Ordering::Relaxed) {
+            self.fail(reason);
+        }
+    }
+
     /// It failed, for this reason: a word of the contract, never what somebody wrote.
     pub fn fail(&self, reason: &str) {
         let end = reason.floor_char_boundary(REASON_MAX);
         let reason = &reason[..end];
+        self.done();
         self.span.record("error.type", reason);
         self.span.record("otel.status_description", reason);
     }

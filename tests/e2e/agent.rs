@@ -11,12 +11,16 @@
 
 use std::{env, fs::File, io::Write, path::Path, pin::Pin, time::Duration};
 
-use attache::pb::{
-    self, CancelRequest, CancelResponse, DescribeRequest, DescribeResponse, HandleRequest,
-    HandleResponse,
-    handle_response::Update,
-    handler_server::{Handler, HandlerServer},
-    part::Content,
+use attache::{
+    pb::{
+        self, CancelRequest, CancelResponse, DescribeRequest, DescribeResponse, HandleRequest,
+        HandleResponse,
+        agent_client::AgentClient,
+        handle_response::Update,
+        handler_server::{Handler, HandlerServer},
+        part::Content,
+    },
+    telemetry::TraceContext,
 };
 use tokio::{
     net::UnixListener,
@@ -28,7 +32,11 @@ use tokio_stream::{
     Stream,
     wrappers::{ReceiverStream, UnixListenerStream},
 };
-use tonic::{Request, Response, Status, service::Routes, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    service::Routes,
+    transport::{Endpoint, Server},
+};
 
 /// How often a held task looks whether it may end; also the pace of its events.
 const TICK: Duration = Duration::from_millis(20);
@@ -50,6 +58,7 @@ impl Handler for Agent {
         &self,
         request: Request<HandleRequest>,
     ) -> Result<Response<Self::HandleStream>, Status> {
+        let trace = TraceContext::of_request(&request);
         let request = request.into_inner();
         let task = request.task.clone().unwrap_or_default();
         note(&format!("{} {} {}", task.skill, task.id, request.attempt));
@@ -61,6 +70,11 @@ impl Handler for Agent {
         )]
         tokio::spawn(async move {
             // An error means that nobody listens any more.
+            if task.skill.starts_with("test.ask") {
+                let trace = trace.filter(|_| task.skill == "test.ask");
+                drop(ask(&text, request.parent_token, trace, &updates).await);
+                return;
+            }
             drop(run(&task.skill, &text, &updates).await);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -102,6 +116,14 @@ async fn run(
             send(result("let go")).await
         }
         "test.slow" | "test.echo.slow" => slow(text, updates).await,
+        // Says something, and makes the artifact "copy" of its input in two pieces.
+        "test.make" => {
+            send(message("making it")).await?;
+            let middle = text.len() / 2;
+            send(chunk(&text[..middle], false)).await?;
+            send(chunk(&text[middle..], true)).await?;
+            send(result("made")).await
+        }
         "test.crash" => {
             send(progress(1)).await?;
             sleep(TICK).await;
@@ -155,6 +177,55 @@ async fn slow(
     updates.send(Ok(HandleResponse { update })).await
 }
 
+/// Has whoever can do it do the first word of the input, with the rest as its input. With the trace
+/// of its own call, if that is given; the sidecar knows the parent by its token either way.
+async fn ask(
+    text: &str,
+    parent_token: String,
+    trace: Option<TraceContext>,
+    updates: &Updates,
+) -> Result<(), mpsc::error::SendError<Result<HandleResponse, Status>>> {
+    let (skill, text) = text.split_once(' ').unwrap_or((text, ""));
+    let sidecar = Endpoint::from_shared(env::var("ATTACHE_SIDECAR").unwrap()).unwrap();
+    let mut sidecar = AgentClient::new(sidecar.connect_lazy());
+    let spec = pb::TaskSpec {
+        selector: Some(pb::Selector {
+            skill: skill.into(),
+            ..Default::default()
+        }),
+        input: vec![text_part(text)],
+        parent_token,
+        ..Default::default()
+    };
+    let request = pb::RunTaskRequest { spec: Some(spec) };
+    let ran = sidecar.run_task(TraceContext::on(trace.as_ref(), request));
+    let mut stream = match ran.await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return updates.send(Err(status)).await,
+    };
+    let mut last = None;
+    while let Ok(Some(response)) = stream.message().await {
+        let update = response.update.and_then(|update| update.update);
+        if let Some(pb::task_update::Update::Event(event)) = update {
+            last = event.kind;
+        }
+    }
+    let end = match last {
+        Some(pb::task_event::Kind::Result(result)) => Update::Result(result),
+        Some(pb::task_event::Kind::Failure(failure)) => Update::Failure(failure),
+        other => panic!("{other:?}"),
+    };
+    let update = Some(end);
+    updates.send(Ok(HandleResponse { update })).await
+}
+
+fn text_part(text: &str) -> pb::Part {
+    pb::Part {
+        content: Some(Content::Text(text.into())),
+        ..Default::default()
+    }
+}
+
 fn progress(step: u32) -> Option<Update> {
     let message = format!("step {step}");
     Some(Update::Progress(pb::Progress {
@@ -163,13 +234,26 @@ fn progress(step: u32) -> Option<Update> {
     }))
 }
 
-fn result(text: &str) -> Option<Update> {
-    let part = pb::Part {
-        content: Some(Content::Text(text.into())),
+fn message(text: &str) -> Option<Update> {
+    Some(Update::Message(pb::Message {
+        parts: vec![text_part(text)],
         ..Default::default()
-    };
+    }))
+}
+
+fn chunk(text: &str, last: bool) -> Option<Update> {
+    Some(Update::Artifact(pb::ArtifactChunk {
+        artifact_id: "copy".into(),
+        part: Some(text_part(text)),
+        append: last,
+        last_chunk: last,
+        ..Default::default()
+    }))
+}
+
+fn result(text: &str) -> Option<Update> {
     Some(Update::Result(pb::TaskResult {
-        parts: vec![part],
+        parts: vec![text_part(text)],
         ..Default::default()
     }))
 }

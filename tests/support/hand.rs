@@ -3,13 +3,17 @@
 
 use std::{collections::BTreeMap, fs, process::ExitStatus};
 
-use attache::app::up::state::Endpoints;
+use attache::{
+    app::up::state::Endpoints,
+    pb::{self, registry_client::RegistryClient},
+};
 use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::{Child, Command},
 };
+use tonic::transport::Endpoint;
 
 use super::{
     client::{self, Local},
@@ -76,11 +80,13 @@ impl ByHand {
         all.collect()
     }
 
-    /// Puts a key in front of a process's configuration, for its next start.
-    pub fn set(&self, name: &str, line: &str) {
+    /// Sets a key of a process's configuration, for its next start.
+    pub fn set(&self, name: &str, key: &str, value: &str) {
         let path = self.site.state().join(format!("config/{name}.toml"));
-        let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, format!("{line}\n{text}")).unwrap();
+        let mut settings: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        let before = settings.insert(key.to_owned(), value.into());
+        assert!(before.is_some(), "no key {key}");
+        fs::write(&path, settings.to_string()).unwrap();
     }
 
     /// Starts a process that does not run.
@@ -170,7 +176,8 @@ impl ByHand {
         .await;
     }
 
-    fn admin(&self, name: &str) -> String {
+    /// The admin listener of a process, `host:port`.
+    pub fn admin(&self, name: &str) -> String {
         if name == REGISTRY {
             return self.endpoints.registry.admin.clone();
         }
@@ -182,6 +189,39 @@ impl ByHand {
     pub fn local(&self, name: &str) -> Local {
         let place = self.sidecars().iter().position(|one| one == name).unwrap();
         client::local(&self.endpoints.instances[place].local)
+    }
+
+    /// Instances that a sidecar finds for a skill.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn discovered(&self, by: &str, skill: &str) -> Result<Vec<String>, String> {
+        let place = self.sidecars().iter().position(|one| one == by).unwrap();
+        let address = self.endpoints.instances[place].local.clone();
+        let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
+        let selector = Some(pb::Selector {
+            skill: skill.to_owned(),
+            ..Default::default()
+        });
+        let request = pb::DiscoverRequest { selector, limit: 0 };
+        let answer = RegistryClient::new(channel).discover(request).await;
+        let answer = answer.map_err(|status| status.to_string())?.into_inner();
+        let mut ids: Vec<_> = answer.instances.into_iter().map(|one| one.id).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Waits until a sidecar finds just these sidecars for a skill.
+    pub async fn finds(&self, by: &str, skill: &str, wanted: &[&str]) {
+        let mut wanted: Vec<_> = wanted.iter().map(|name| self.instance(name)).collect();
+        wanted.sort_unstable();
+        eventually(&format!("{by} finds {wanted:?}"), || async {
+            match self.discovered(by, skill).await {
+                Ok(found) if found == wanted => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
     }
 
     /// Instance id of a sidecar.

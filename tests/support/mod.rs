@@ -4,6 +4,7 @@
 #![allow(missing_debug_implementations, reason = "nobody prints these")]
 
 pub mod client;
+pub mod collector;
 pub mod hand;
 pub mod ledger;
 pub mod load;

@@ -47,6 +47,32 @@ pub const LEASE: Bounds = Bounds {
     default: Span(Duration::from_secs(15)),
 };
 
+/// How long a process may take to end, all of it: running work first, then streams and connections,
+/// for which the last 5 s are kept.
+pub const DRAIN: Bounds = Bounds {
+    key: "drain",
+    least: Span(Duration::from_secs(6)),
+    most: Span(Duration::from_hours(1)),
+    default: Span(Duration::from_secs(30)),
+};
+
+/// How long a home waits for a broken stream to an executor before the attempt is lost. Executors
+/// keep an attempt for a minute without its home, and say something every 15 s.
+pub const AGENT_LOST_AFTER: Bounds = Bounds {
+    key: "agent_lost_after",
+    least: Span(Duration::from_secs(2)),
+    most: Span(Duration::from_mins(1)),
+    default: Span(Duration::from_secs(45)),
+};
+
+/// How long a finished task can be asked for.
+pub const RETENTION: Bounds = Bounds {
+    key: "retention",
+    least: Span(Duration::from_secs(1)),
+    most: Span(Duration::from_hours(365 * 24)),
+    default: Span(crate::task::home::RETENTION),
+};
+
 impl Bounds {
     /// As [`Self::check`], for a process that starts.
     ///
@@ -76,7 +102,14 @@ mod tests {
 
     #[test]
     fn values_outside_are_refused_with_the_bounds() {
-        for bounds in [CERTIFICATE_LIFE, CONNECTION_AGE, LEASE] {
+        for bounds in [
+            CERTIFICATE_LIFE,
+            CONNECTION_AGE,
+            LEASE,
+            DRAIN,
+            AGENT_LOST_AFTER,
+            RETENTION,
+        ] {
             for within in [bounds.least, bounds.default, bounds.most] {
                 assert_eq!(bounds.check(within), Ok(within.0), "{}", bounds.key);
             }

@@ -4,7 +4,9 @@ pub mod card;
 pub mod lifetimes;
 pub mod registry;
 pub mod sidecar;
+pub mod telemetry;
 
 pub use card::{CardSettings, SkillSettings};
 pub use registry::RegistrySettings;
 pub use sidecar::SidecarSettings;
+pub use telemetry::TelemetrySettings;

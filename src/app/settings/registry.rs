@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, LEASE};
+use super::lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE};
+use super::telemetry::TelemetrySettings;
 use crate::config::Span;
 
 /// Port of the registry's mutual TLS listener.
@@ -38,6 +39,10 @@ pub struct RegistrySettings {
     pub connection_age: Span,
     /// How long an instance stays in the catalog unheard; see [`LEASE`].
     pub lease: Span,
+    /// How long it may take to end; see [`DRAIN`].
+    pub drain: Span,
+    /// Where its traces go.
+    pub telemetry: TelemetrySettings,
 }
 
 impl Default for RegistrySettings {
@@ -53,6 +58,8 @@ impl Default for RegistrySettings {
             certificate_life: CERTIFICATE_LIFE.default,
             connection_age: CONNECTION_AGE.default,
             lease: LEASE.default,
+            drain: DRAIN.default,
+            telemetry: TelemetrySettings::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::roles::{self, MeshRegistry, MeshSidecars};
 use crate::{
-    app::settings::{CardSettings, SkillSettings, card},
+    app::settings::{CardSettings, SkillSettings, TelemetrySettings, card},
     config::{self, ConfigError, Span},
     domain::{AgentName, SkillName, TrustDomain},
 };
@@ -35,6 +35,8 @@ pub struct Mesh {
     pub registry: MeshRegistry,
     /// What the file says of all sidecars.
     pub sidecars: MeshSidecars,
+    /// Where the traces of all go.
+    pub telemetry: TelemetrySettings,
 }
 
 /// One agent of the mesh.
@@ -103,6 +105,8 @@ struct MeshToml {
     registry: MeshRegistry,
     #[serde(default)]
     sidecars: MeshSidecars,
+    #[serde(default)]
+    telemetry: TelemetrySettings,
     #[serde(default)]
     agents: Vec<AgentToml>,
     #[serde(default)]
@@ -230,6 +234,7 @@ fn check(
         tasks,
         registry: toml.registry,
         sidecars: toml.sidecars,
+        telemetry: toml.telemetry,
     })
 }
 

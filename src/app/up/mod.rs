@@ -3,6 +3,7 @@
 pub mod build;
 pub mod child;
 pub mod error;
+mod jobs;
 pub mod leftovers;
 pub mod local;
 pub mod mesh;
@@ -13,6 +14,6 @@ pub mod roles;
 pub mod state;
 
 pub use error::UpError;
-pub use local::LocalMesh;
+pub use local::{LocalMesh, ends_within};
 pub use mesh::Mesh;
 pub use state::State;

@@ -3,8 +3,11 @@
 use serde::Deserialize;
 
 use crate::{
-    app::settings::lifetimes::{Bounds, CERTIFICATE_LIFE, CONNECTION_AGE, LEASE},
+    app::settings::lifetimes::{
+        AGENT_LOST_AFTER, Bounds, CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE, RETENTION,
+    },
     config::Span,
+    task::home::IN_MEMORY,
 };
 
 /// The registry of the mesh. Ports that are 0 are free ones, remembered; the rest as in
@@ -24,6 +27,8 @@ pub struct MeshRegistry {
     pub connection_age: Span,
     /// How long an unheard instance stays.
     pub lease: Span,
+    /// How long it may take to end.
+    pub drain: Span,
 }
 
 /// What all sidecars of the mesh are told, as in [`crate::app::settings::SidecarSettings`].
@@ -32,6 +37,14 @@ pub struct MeshRegistry {
 pub struct MeshSidecars {
     /// Age of their members' connections.
     pub connection_age: Span,
+    /// How long each may take to end.
+    pub drain: Span,
+    /// How long an attempt elsewhere may be out of reach.
+    pub agent_lost_after: Span,
+    /// How long finished tasks can be asked for.
+    pub retention: Span,
+    /// Most finished tasks that stay in memory.
+    pub finished_in_memory: usize,
 }
 
 impl Default for MeshRegistry {
@@ -43,6 +56,7 @@ impl Default for MeshRegistry {
             certificate_life: CERTIFICATE_LIFE.default,
             connection_age: CONNECTION_AGE.default,
             lease: LEASE.default,
+            drain: DRAIN.default,
         }
     }
 }
@@ -51,6 +65,10 @@ impl Default for MeshSidecars {
     fn default() -> Self {
         Self {
             connection_age: CONNECTION_AGE.default,
+            drain: DRAIN.default,
+            agent_lost_after: AGENT_LOST_AFTER.default,
+            retention: RETENTION.default,
+            finished_in_memory: IN_MEMORY,
         }
     }
 }
@@ -63,11 +81,15 @@ pub(super) fn check(
     registry: &MeshRegistry,
     sidecars: &MeshSidecars,
 ) -> Result<(), (String, String)> {
-    let spans: [(&str, Bounds, Span); 4] = [
+    let spans: [(&str, Bounds, Span); 8] = [
         ("registry", CERTIFICATE_LIFE, registry.certificate_life),
         ("registry", CONNECTION_AGE, registry.connection_age),
         ("registry", LEASE, registry.lease),
+        ("registry", DRAIN, registry.drain),
         ("sidecars", CONNECTION_AGE, sidecars.connection_age),
+        ("sidecars", DRAIN, sidecars.drain),
+        ("sidecars", AGENT_LOST_AFTER, sidecars.agent_lost_after),
+        ("sidecars", RETENTION, sidecars.retention),
     ];
     for (table, bounds, span) in spans {
         bounds

@@ -26,8 +26,9 @@ pub use own::OwnSigner;
 const RENEW_AT: f64 = 0.5;
 /// Spread of that moment, as a share of it: members that joined together do not renew together.
 const SPREAD: f64 = 0.1;
-/// Longest time between two looks at the wall clock: timers stand still while a laptop sleeps.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Longest time between two looks at the wall clock: timers stand still while a laptop sleeps, and a
+/// clock that was set ends certificates at once. A lease of 15 s should not run out over it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// First wait after a failure; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait after a failure, and never more than this part of the certificate's life: half of it

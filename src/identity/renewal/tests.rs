@@ -61,6 +61,26 @@ fn retries_double_to_a_minute_or_a_small_part_of_the_life() {
     assert_eq!(retry_wait(u32::MAX, most, 0.0), RETRY_MOST / 2);
 }
 
+/// A backdate that is longer than the life would make a certificate due as it is made.
+#[test]
+fn a_certificate_of_any_life_is_used_for_about_half_of_it() {
+    let mesh = Mesh::new();
+    for seconds in [10, 20, 60, 600, 3600] {
+        let life = Duration::from_secs(seconds);
+        let svid = mesh.authority.svid(&mesh.id(BILLING), None, life).unwrap();
+        let now = clock::wall();
+        let Due::In(left) = renewal_due(svid.peer(), now, 0.5) else {
+            panic!("{life:?} is due at once");
+        };
+        // Dates are whole seconds.
+        let second = Duration::from_secs(1);
+        assert!(
+            left + second > life * 4 / 10 && left < life * 6 / 10,
+            "{left:?} of {life:?}"
+        );
+    }
+}
+
 /// From half of a life to its end there is time for several whole attempts, however short it is.
 #[test]
 fn a_short_life_leaves_time_for_several_attempts() {

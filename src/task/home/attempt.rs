@@ -13,7 +13,7 @@ use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
 
 use super::kept::{UNCONFIRMED, ended};
-use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, LOST_AFTER, Tasks, World};
+use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, Tasks, World};
 use super::update::Taken;
 
 /// What a carrier reports about the attempt it carries.
@@ -61,7 +61,7 @@ impl Tasks {
             return;
         };
         entry.lost_at = match &heard {
-            Heard::Broken(since) => entry.lost_at.or(Some(*since + LOST_AFTER)),
+            Heard::Broken(since) => entry.lost_at.or(Some(*since + self.lost_after)),
             Heard::Alive
             | Heard::Accepted
             | Heard::Refused { .. }
@@ -153,7 +153,7 @@ impl Tasks {
         let Some(running) = entry.kept.running.clone() else {
             return;
         };
-        entry.lost_at = Some(at.now + LOST_AFTER);
+        entry.lost_at = Some(at.now + self.lost_after);
         let to = Carrying {
             task,
             task_id: entry.kept.task.id.clone(),

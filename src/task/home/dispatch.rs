@@ -81,13 +81,27 @@ impl Carrier {
             attempt: self.to.attempt,
             shard: Some(self.shard.clone()),
         };
-        let carrying = pin!(self.carry());
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = carrying => {}
+        {
+            let carrying = pin!(self.carry());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    guard.shard = None;
+                    return;
+                }
+                () = carrying => {}
+            }
         }
         guard.shard = None;
+        // Let go without an end that the agent told of.
+        let abort = self.said.borrow().abort.clone();
+        match abort.as_deref() {
+            None => self.work.give_up(Reason::AgentLost.label()),
+            Some(reason) if ENDED_HERE.iter().any(|known| known.label() == reason) => {
+                self.work.give_up(reason);
+            }
+            Some(_) => {}
+        }
     }
 
     async fn carry(&mut self) {
@@ -116,10 +130,7 @@ impl Carrier {
             let mut said = self.said.clone();
             tokio::select! {
                 () = sleep(wait) => {}
-                () = released(&mut said) => {
-                    self.work.fail(Reason::AgentLost.label());
-                    return;
-                }
+                () = released(&mut said) => return,
             }
         }
     }
@@ -236,11 +247,12 @@ impl Carrier {
         }
     }
 
-    /// A failure that the agent tells of is the attempt's.
+    /// An end that the agent tells of is the attempt's.
     fn judge(&self, update: &pb::NumberedUpdate) {
-        let said = update.update.as_ref().and_then(|said| said.update.as_ref());
-        if let Some(Update::Failure(failure)) = said {
-            self.work.fail(&failure.reason);
+        match update.update.as_ref().and_then(|said| said.update.as_ref()) {
+            Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
+            Some(Update::Result(_) | Update::Canceled(_)) => self.work.done(),
+            _ => {}
         }
     }
 
@@ -296,6 +308,13 @@ impl Drop for Guard {
 
 /// Statuses that say that nothing was sent.
 const NOT_SENT: &[Reason] = &[Reason::PeerUnreachable, Reason::PeerMismatch];
+
+/// Reasons for which the home ends an attempt by itself.
+const ENDED_HERE: &[Reason] = &[
+    Reason::AgentLost,
+    Reason::RetriesExhausted,
+    Reason::DeadlineExceeded,
+];
 
 /// Statuses with which an executor turns a Start down before it runs anything.
 const REFUSED: &[Reason] = &[

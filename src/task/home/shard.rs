@@ -18,19 +18,21 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 
+use super::archiving::Archiving;
 use super::attempt::Heard;
+use super::counts::Counts;
 use super::dispatch::{Carrier, First, Said};
 use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
-use super::request::{Request, Watchers};
+use super::request::{Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -63,6 +65,8 @@ pub(super) struct Shard {
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
+    pub(super) archiving: Archiving,
+    pub(super) counts: Arc<Counts>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
@@ -85,6 +89,8 @@ pub(super) struct Running {
     stuck: bool,
     hold: Hold,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Who waits until no attempt is under way; at most one, the process's own end.
+    pub(super) settling: Vec<Reply<()>>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
@@ -100,6 +106,7 @@ impl Shard {
             stuck: false,
             hold: Hold::default(),
             carriers: HashMap::new(),
+            settling: Vec::new(),
             watchers: HashMap::new(),
             shard: self,
         };
@@ -126,6 +133,14 @@ impl Running {
                 self.append()?;
             }
             self.perform();
+            if self.carriers.is_empty() {
+                for settled in self.settling.drain(..) {
+                    // Whoever asked may have given up.
+                    drop(settled.send(Ok(())));
+                }
+            }
+            self.archive(false);
+            self.shard.counts.set(&self.shard.tasks);
             let next = self.next_wake();
             let next = held.map_or(next, |held| held.min(next));
             if wake.deadline() != next {
@@ -160,6 +175,7 @@ impl Running {
     }
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
+        self.shard.tasks.low_space = self.shard.journal.low_space();
         for request in requests.drain(..) {
             self.handle(request);
             self.gather();
@@ -217,10 +233,7 @@ impl Running {
             // Taken out for a moment, and its room used again: records are large.
             let mut records = std::mem::take(&mut self.shard.tasks.records);
             for (lsn, record) in (first..).zip(records.drain(..group)) {
-                if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(&record))
-                {
-                    self.shard.tasks.logged(task, lsn);
-                }
+                self.shard.tasks.logged(lsn, &record);
             }
             self.shard.tasks.records = records;
         }
@@ -331,7 +344,6 @@ impl Running {
     }
 
     fn sweep(&mut self) {
-        self.shard.tasks.low_space = self.shard.journal.stats().low_space;
         self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
@@ -340,10 +352,16 @@ impl Running {
         });
         self.watchers
             .retain(|_, watchers| !watchers.marks.is_closed());
+        self.archive(true);
+        if self.shard.place == 0 {
+            self.retire();
+        }
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
         if self.shard.tasks.records.is_empty() {
+            let segments = self.shard.journal.segments();
+            self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
             self.shard
                 .journal
@@ -395,9 +413,4 @@ fn group(records: &[Record]) -> usize {
         bytes <= GROUP_BYTES
     });
     fitting.count().max(1)
-}
-
-fn uuid_of(record: &Record) -> Option<Uuid> {
-    let (_, uuid) = record.task_id.split_once('.')?;
-    Uuid::try_parse(uuid).ok()
 }

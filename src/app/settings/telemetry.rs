@@ -1,0 +1,37 @@
+//! What a process lets be seen of it, as configuration files say it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::otlp::OtlpConfig;
+
+/// The table `[telemetry]` of a registry, a sidecar or a mesh.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetrySettings {
+    /// Where traces go by OTLP over gRPC: `http://host:port` of a collector; empty: nowhere.
+    pub otlp: String,
+    /// Share of the tasks that are traced, from 0 to 1, where their caller does not trace them
+    /// already.
+    pub sample: f64,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            otlp: String::new(),
+            sample: 1.0,
+        }
+    }
+}
+
+impl TelemetrySettings {
+    /// What the exporter of a process is told; `None`: no traces.
+    pub fn traces(&self, role: &'static str, service: Option<String>) -> Option<OtlpConfig> {
+        (!self.otlp.is_empty()).then(|| OtlpConfig {
+            endpoint: self.otlp.clone(),
+            sample: self.sample,
+            service,
+            role,
+        })
+    }
+}
