@@ -30,8 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{Layer, Registry, filter::Targets};
 
-use super::span::TARGET;
 use crate::domain::{Member, SpiffeId};
+use crate::telemetry::span::TARGET;
 
 /// Spans that wait to be sent: some seconds at a thousand tasks a second, and about 8 MiB.
 const QUEUE: usize = 8192;
@@ -442,3 +442,6 @@ fn resource(config: &OtlpConfig, identity: &Identity) -> Resource {
     }
     Resource::builder().with_attributes(attributes).build()
 }
+
+#[cfg(test)]
+mod tests;
