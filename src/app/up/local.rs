@@ -312,11 +312,7 @@ impl Starting<'_> {
         let mut env = agent.env.clone();
         env.insert("ATTACHE_LISTEN".into(), instance.handler.clone());
         env.insert("ATTACHE_SIDECAR".into(), instance.local.clone());
-        if !self.mesh.telemetry.otlp.is_empty() {
-            // Its spans belong into the same traces, if it makes any.
-            env.entry("OTEL_EXPORTER_OTLP_ENDPOINT".into())
-                .or_insert_with(|| self.mesh.telemetry.otlp.clone());
-        }
+        self.mesh.telemetry.tell_agent(&mut env);
         // A proxy of the user's shell must not see what agents say to their own machine.
         env.insert("NO_PROXY".into(), NO_PROXY.into());
         env.insert("no_proxy".into(), NO_PROXY.into());

@@ -6,6 +6,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
 };
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -14,7 +15,6 @@ use tracing::instrument::WithSubscriber;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
-use crate::runtime::Nursery;
 use crate::telemetry::{
     TraceContext,
     span::{Subject, Work},
@@ -46,14 +46,16 @@ fn config(endpoint: &str) -> OtlpConfig {
 /// Runs `work` where its spans are recorded, then ends the exporter; how long that took.
 async fn exporting(config: &OtlpConfig, work: impl FnOnce(&Traces)) -> (Sent, Duration) {
     let (traces, export) = Traces::open(config).unwrap();
-    let nursery = Nursery::here();
-    nursery.start("traces", |stop| export.run(stop));
     traces.known_as(Identity::default());
     let subscriber =
         tracing_subscriber::registry().with(traces.layer().map(|one| vec![one]).unwrap());
-    async { work(&traces) }.with_subscriber(subscriber).await;
-    let began = Instant::now();
-    nursery.close(FLUSH * 2).await;
+    let stop = CancellationToken::new();
+    let working = async {
+        async { work(&traces) }.with_subscriber(subscriber).await;
+        stop.cancel();
+        Instant::now()
+    };
+    let (began, ()) = tokio::join!(working, export.run(stop.clone()));
     (traces.sent(), began.elapsed())
 }
 
@@ -68,22 +70,21 @@ async fn what_is_left_at_the_end_arrives_under_the_name_of_the_process() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let collector = Collector::default();
-    let (service, nursery) = (TraceServiceServer::new(collector.clone()), Nursery::here());
-    nursery.adopt("collector", async move {
-        let incoming = TcpListenerStream::new(listener);
-        let served = Server::builder().add_service(service);
-        served.serve_with_incoming(incoming).await.unwrap();
-    });
+    let service = Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+    let serving = service.serve_with_incoming(TcpListenerStream::new(listener));
     let named = OtlpConfig {
         service: Some("desk".into()),
         ..config(&endpoint)
     };
-    let (sent, _) = exporting(&named, |traces| {
+    let exported = exporting(&named, |traces| {
         let id = "spiffe://a/ns/n/agent/billing".parse().unwrap();
         traces.known_as(Identity::of(&id, "i1"));
         spans(1200);
-    })
-    .await;
+    });
+    let (sent, _) = tokio::select! {
+        exported = exported => exported,
+        served = serving => panic!("{served:?}"),
+    };
     assert_eq!(
         sent,
         Sent {
@@ -96,12 +97,17 @@ async fn what_is_left_at_the_end_arrives_under_the_name_of_the_process() {
     let mut count = 0;
     for group in groups {
         let resource = group.resource.as_ref().unwrap();
-        let keys: Vec<&str> = resource
-            .attributes
-            .iter()
-            .map(|one| one.key.as_str())
-            .collect();
-        assert!(keys.contains(&"service.name"), "{keys:?}");
+        for (key, value) in [
+            ("service.name", "desk"),
+            ("service.namespace", "n"),
+            ("service.instance.id", "i1"),
+            ("attache.role", "sidecar"),
+            ("service.version", env!("CARGO_PKG_VERSION")),
+        ] {
+            let found = resource.attributes.iter().find(|one| one.key == key);
+            let found = found.and_then(|one| one.value.clone()?.value);
+            assert_eq!(found, Some(Value::StringValue(value.into())), "{key}");
+        }
         count += group
             .scope_spans
             .iter()
@@ -109,7 +115,6 @@ async fn what_is_left_at_the_end_arrives_under_the_name_of_the_process() {
             .sum::<usize>();
     }
     assert_eq!(count, 1200);
-    nursery.abort().await;
 }
 
 #[tokio::test]
