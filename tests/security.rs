@@ -171,6 +171,7 @@ fn refusal(error: &JoinError) -> String {
         | JoinError::Unfit(_)
         | JoinError::Pin
         | JoinError::Stranger { .. }
+        | JoinError::Authority(_)
         | JoinError::Sign(_)) => panic!("{other}"),
     }
 }

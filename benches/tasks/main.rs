@@ -19,6 +19,7 @@ mod disk;
 mod load;
 mod machine;
 mod mesh;
+mod recovery;
 mod report;
 
 use std::{env, error::Error, path::PathBuf, time::Duration};
@@ -36,7 +37,7 @@ use crate::{
 /// Skill of the agent that answers at once.
 pub(crate) const SKILL: &str = "echo.say";
 /// Bytes of a task's input, and of its result.
-const INPUT: usize = 128;
+pub(crate) const INPUT: usize = 128;
 /// Bytes of a record in the disk's own figure: about what the log writes of a task at once.
 const RECORD: usize = 600;
 
@@ -53,6 +54,9 @@ struct Options {
     /// Callers at once
     #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 256])]
     callers: Vec<usize>,
+    /// Only a restart with so many open tasks in the log, such as 100000
+    #[arg(long, value_name = "TASKS")]
+    restart: Option<usize>,
     /// Another build to measure, to compare the two in turns
     #[arg(long, default_value = env!("CARGO_BIN_EXE_attache"))]
     attache: PathBuf,
@@ -71,8 +75,19 @@ fn main() -> Outcome<()> {
         return Ok(());
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
+    if let Some(tasks) = options.restart {
+        return runtime.block_on(restart(&options, tasks));
+    }
     let report = runtime.block_on(measure(&options))?;
     println!("\n{report}");
+    Ok(())
+}
+
+async fn restart(options: &Options, tasks: usize) -> Outcome<()> {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mut restarts = recovery::measure(scratch.path(), tasks, options.rounds).await?;
+    restarts.sort_by_key(recovery::Restart::ready);
+    println!("\n{tasks} open tasks: {}", restarts[restarts.len() / 2]);
     Ok(())
 }
 

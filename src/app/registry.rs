@@ -3,33 +3,37 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use super::{error::StartError, settings::RegistrySettings};
+use super::{
+    error::StartError,
+    settings::{
+        RegistrySettings,
+        lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE},
+    },
+};
 use crate::{
     admin::{self, Inspect, introspection},
     domain::{Member, SpiffeId},
-    identity::{Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names},
+    identity::{
+        Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names, OwnSigner,
+        keep_renewed,
+    },
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
         registry_server::RegistryServer,
     },
     registry::{
         Door, Engine, RegistryService,
+        lease::Terms,
         storage::{RedbStore, Store},
     },
-    runtime::{DataThreads, Nursery, Stop, clock},
+    runtime::{DataThreads, Nursery, Stop},
     telemetry::{Telemetry, otlp::Identity},
     transport::{Limits, Listener, Security, Server},
 };
 
-/// Life of the registry's own certificate, which it signs itself.
-const OWN_LIFE: Duration = Duration::from_secs(60 * 60);
-/// How often the registry looks whether its certificate or its issuing CA is due. By the wall
-/// clock, so that a laptop that slept is right again within this time.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long calls may take to finish when the process ends.
-const DRAIN: Duration = Duration::from_secs(30);
+/// What of the drain is kept for the registry's own tasks, after the calls.
+const TAIL: Duration = Duration::from_secs(2);
 
 /// What members find on the mutual TLS listener.
 const SERVICES: &[&str] = &["attache.v1.Registry", "attache.v1.Identity"];
@@ -63,11 +67,12 @@ pub async fn run(
             dir: settings.ca.display().to_string(),
         });
     }
-    let authority = Arc::new(Authority::open(&settings.ca)?);
-    authority.roll_over(clock::wall())?;
+    let (terms, life, limits) = lifetimes(settings)?;
+    let drain = DRAIN.within(settings.drain)?;
+    let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
     let id = own_id(settings, &authority, &telemetry)?;
-    let credentials = Credentials::new(authority.svid(&id, None, OWN_LIFE)?);
-    let store = open_store(settings)?;
+    let credentials = Credentials::new(authority.svid(&id, None, life)?);
+    let store = open_store(settings, terms)?;
 
     // Bind everything first: a taken port is told before anything runs.
     let mtls = Listener::tcp(&settings.listen)?;
@@ -76,7 +81,7 @@ pub async fn run(
     let threads = data_threads(settings.threads)?;
 
     let engine = start_engine(&nursery, &authority, &store);
-    keep_own_certificate(&nursery, &authority, &id, &credentials);
+    keep_own_certificate(&nursery, &authority, &credentials);
 
     let (health, health_service) = introspection::health(SERVICES).await;
     let catalog = RegistryService::new(engine.clone(), stop.clone());
@@ -86,7 +91,7 @@ pub async fn run(
     let security = Security::MutualTls(credentials.clone());
     // Built once and shared by the threads: the contract with its comments is large.
     let routes = introspection::routes(SERVICES);
-    let mtls = Server::start(mtls, security, &threads, Limits::default(), |_| {
+    let mtls = Server::start(mtls, security, &threads, limits.clone(), |_| {
         routes
             .clone()
             .add_service(RegistryServer::new(catalog.clone()))
@@ -95,7 +100,7 @@ pub async fn run(
     });
     let newcomers = EnrollmentServer::new(EnrollmentService::new(authority, ledger));
     let security = Security::Enrollment(credentials);
-    let enrollment = Server::start(enrollment, security, &threads, Limits::default(), |_| {
+    let enrollment = Server::start(enrollment, security, &threads, limits, |_| {
         tonic::service::Routes::new(newcomers.clone())
     });
     let inspect = Arc::new(Inspected {
@@ -117,10 +122,28 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    tokio::join!(mtls.drain(DRAIN), enrollment.drain(DRAIN));
-    nursery.close(Duration::from_secs(5)).await;
+    end(&mtls, &enrollment, &nursery, drain).await;
     tracing::info!("registry ended");
     Ok(())
+}
+
+/// Lets calls end, within `drain`.
+async fn end(mtls: &Server, enrollment: &Server, nursery: &Nursery, drain: Duration) {
+    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+    let calls = drain.saturating_sub(TAIL);
+    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    nursery.close(TAIL).await;
+}
+
+/// What the settings say of leases, certificates and connections.
+fn lifetimes(settings: &RegistrySettings) -> Result<(Terms, Duration, Limits), StartError> {
+    let limits = Limits {
+        connection_age: CONNECTION_AGE.within(settings.connection_age)?,
+        ..Limits::default()
+    };
+    let terms = Terms::of_lease(LEASE.within(settings.lease)?);
+    let life = CERTIFICATE_LIFE.within(settings.certificate_life)?;
+    Ok((terms, life, limits))
 }
 
 /// The catalog, with the sweeper that takes out who no longer beats.
@@ -158,16 +181,14 @@ fn own_id(
     Ok(id)
 }
 
-fn open_store(settings: &RegistrySettings) -> Result<Arc<RedbStore>, StartError> {
+fn open_store(settings: &RegistrySettings, terms: Terms) -> Result<Arc<RedbStore>, StartError> {
     let failed = |text: String| StartError::Store {
         dir: settings.state.display().to_string(),
         text,
     };
     private_dir(&settings.state).map_err(|error| failed(error.to_string()))?;
-    let store = RedbStore::open(
-        &settings.state.join("catalog.redb"),
-        tokio::time::Instant::now(),
-    );
+    let path = settings.state.join("catalog.redb");
+    let store = RedbStore::open_with(&path, terms, tokio::time::Instant::now());
     store
         .map(Arc::new)
         .map_err(|error| failed(error.to_string()))
@@ -194,33 +215,10 @@ pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
 }
 
 /// Signs a new certificate at half of the present one's life, and a new issuing CA when it is due.
-fn keep_own_certificate(
-    nursery: &Nursery,
-    authority: &Arc<Authority>,
-    id: &SpiffeId,
-    credentials: &Credentials,
-) {
-    let (authority, id, credentials) = (Arc::clone(authority), id.clone(), credentials.clone());
+fn keep_own_certificate(nursery: &Nursery, authority: &Arc<Authority>, credentials: &Credentials) {
+    let (signer, credentials) = (OwnSigner(Arc::clone(authority)), credentials.clone());
     nursery.start("own certificate", |stop| async move {
-        loop {
-            tokio::select! {
-                () = sleep(LOOK_EVERY) => {}
-                () = stop.cancelled() => return,
-            }
-            let now = clock::wall();
-            if let Err(error) = authority.roll_over(now) {
-                tracing::error!(%error, "the issuing CA cannot be rolled over");
-            }
-            if now + OWN_LIFE / 2 < credentials.current().peer().not_after {
-                continue;
-            }
-            match authority.svid(&id, None, OWN_LIFE) {
-                Ok(svid) => credentials.replace(svid),
-                Err(error) => {
-                    tracing::error!(%error, "the registry's certificate cannot be renewed");
-                }
-            }
-        }
+        keep_renewed(credentials, None, &signer, stop).await;
     });
 }
 

@@ -2,7 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::{error::StartError, registry::private_dir, settings::SidecarSettings};
+use super::{
+    error::StartError,
+    registry::private_dir,
+    settings::{
+        SidecarSettings,
+        lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION},
+    },
+};
 use crate::{
     runtime::{DataThreads, Stop},
     sidecar::{self, Invitation, Listening, SidecarConfig},
@@ -56,8 +63,15 @@ pub async fn run(
         advertise: settings.advertise.clone(),
         zone: settings.zone.clone(),
         threads,
+        connection_age: CONNECTION_AGE.within(settings.connection_age)?,
+        drain: DRAIN.within(settings.drain)?,
+        agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
+        retention: RETENTION.within(settings.retention)?,
+        finished_in_memory: settings.finished_in_memory,
         agent: settings.agent.clone(),
         journal: settings.journal,
+        journal_segment: settings.journal_segment.0,
+        disk_reserve: settings.disk_reserve.0,
         card: settings.card.card(),
         telemetry,
     };

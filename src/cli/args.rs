@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Span;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
 use crate::telemetry::LogFormat;
 
@@ -266,6 +266,9 @@ pub struct SidecarArgs {
     /// Where its traces go.
     #[command(flatten)]
     pub traces: TraceArgs,
+    /// Free space below which no task is taken, such as 256MiB
+    #[arg(long, env = "ATTACHE_DISK_RESERVE", value_name = "SIZE")]
+    pub disk_reserve: Option<Size>,
     /// Print the configuration in force and end
     #[arg(long)]
     pub print_config: bool,

@@ -74,7 +74,7 @@ pub(super) async fn sidecar(
         Some(path) => config::load(path).map_err(Failed::usage)?,
         None => SidecarSettings::default(),
     };
-    over!(settings, args: state, registry, enrollment, listen, local, admin, advertise);
+    over!(settings, args: state, registry, enrollment, listen, local, admin, advertise, disk_reserve);
     settings.join_file = args.join_file.or(settings.join_file);
     settings.agent = args.agent.or(settings.agent);
     settings.journal = args.journal.unwrap_or(settings.journal);

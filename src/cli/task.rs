@@ -285,6 +285,24 @@ fn print_task(task: &pb::Task, output: &Output) {
     }
 }
 
+/// The first `limit` tasks: a page may hold fewer than asked for.
+async fn pages(
+    home: &mut AgentClient<Channel>,
+    request: &mut pb::ListTasksRequest,
+    limit: usize,
+) -> Result<Vec<pb::Task>, tonic::Status> {
+    let mut tasks = Vec::new();
+    while tasks.len() < limit {
+        let page = home.list_tasks(request.clone()).await?.into_inner();
+        tasks.extend(page.tasks);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    Ok(tasks)
+}
+
 async fn list(
     mesh: &Mesh,
     skill: String,
@@ -295,14 +313,14 @@ async fn list(
     let mut tasks: Vec<pb::Task> = Vec::new();
     for found in mesh.everybody().await? {
         let mut home = mesh.agent(&found.instance)?;
-        let request = pb::ListTasksRequest {
+        let mut request = pb::ListTasksRequest {
             page_size: i32::try_from(limit.min(1000)).unwrap_or(1000),
             skill: skill.clone(),
             states: states.iter().map(|state| pb_state(*state).into()).collect(),
             ..Default::default()
         };
-        match home.list_tasks(request).await {
-            Ok(page) => tasks.extend(page.into_inner().tasks),
+        match pages(&mut home, &mut request, limit).await {
+            Ok(found) => tasks.extend(found),
             Err(status) if reason_of(&status).as_deref() == Some("PEER_UNREACHABLE") => {
                 output.note(&format!(
                     "{}: not reached, its tasks are not shown",

@@ -2,6 +2,8 @@
 //!
 //! Owns the way from text to a typed value; what the keys are belongs to whoever reads them.
 
+mod size;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -9,6 +11,8 @@ use std::{
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+pub use size::Size;
 
 /// Largest configuration file, in bytes: far above any real one, far below what hurts.
 pub const CONFIG_MAX: u64 = 4 << 20;

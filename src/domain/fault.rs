@@ -70,6 +70,8 @@ reasons! {
     RetriesExhausted = "RETRIES_EXHAUSTED",
     /// Too much waits already.
     QueueFull = "QUEUE_FULL",
+    /// The disk is nearly full: what is under way goes on, nothing new is taken.
+    DiskFull = "DISK_FULL",
     /// All slots of the executor are taken.
     SlotsFull = "SLOTS_FULL",
     /// The process is about to stop.

@@ -7,6 +7,7 @@ use http_body::Body;
 use rustls::pki_types::CertificateDer;
 use tonic::{Status, body::Body as RequestBody, client::GrpcService};
 
+use crate::identity::authority::AuthorityError;
 use crate::identity::certificate;
 use crate::identity::csr::Draft;
 use crate::identity::enrollment::rejoin_message;
@@ -62,6 +63,9 @@ pub enum JoinError {
         /// Who it is for.
         found: String,
     },
+    /// Our own CA did not sign.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// Our own key could not sign.
     #[error("the present key cannot sign: {0}")]
     Sign(#[from] rustls::Error),

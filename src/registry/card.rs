@@ -99,6 +99,7 @@ impl Door {
         check_labels("instance.labels", &instance.labels)?;
         check_word("instance.zone", &instance.zone)?;
         check_word("instance.sidecar_version", &instance.sidecar_version)?;
+        check_word("instance.boot_id", &instance.boot_id)?;
         if instance.endpoints.len() > ENDPOINTS_MAX {
             return Err(Fault::field("instance.endpoints", "at most 4 endpoints"));
         }

@@ -12,8 +12,12 @@ use tokio::time::Instant;
 
 use crate::domain::InstanceId;
 
-/// Above this many instances the longer terms hold: 10,000 beats in 10 s are 1,000 a second.
+/// Above this many instances the terms are twice as long: 10,000 beats in 10 s are 1,000 a second.
 pub const MANY: usize = 2_000;
+
+/// A pause between two looks that is no standstill, however short the terms: the looks come once a
+/// second, and a busy machine is late at times.
+const STANDSTILL: Duration = Duration::from_secs(3);
 
 /// What the registry dictates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,21 +32,28 @@ pub struct Terms {
 
 impl Terms {
     /// 15 s, 5 s, 5 s.
-    pub const FEW: Self = Self::new(15, 5, 5);
-    /// 30 s, 10 s, 10 s.
-    pub const MANY: Self = Self::new(30, 10, 10);
+    pub const DEFAULT: Self = Self::of_lease(Duration::from_secs(15));
 
-    const fn new(ttl: u64, heartbeat: u64, grace: u64) -> Self {
+    /// The terms that follow from how long a beat keeps a lease.
+    pub const fn of_lease(ttl: Duration) -> Self {
+        let beat = match ttl.checked_div(3) {
+            Some(third) => third,
+            None => ttl,
+        };
         Self {
-            ttl: Duration::from_secs(ttl),
-            heartbeat: Duration::from_secs(heartbeat),
-            grace: Duration::from_secs(grace),
+            ttl,
+            heartbeat: beat,
+            grace: beat,
         }
     }
 
-    /// The terms of a mesh with this many instances.
-    pub fn for_instances(count: usize) -> Self {
-        if count > MANY { Self::MANY } else { Self::FEW }
+    /// These terms in a mesh with this many instances.
+    fn with_instances(self, count: usize) -> Self {
+        if count > MANY {
+            Self::of_lease(self.ttl.saturating_mul(2))
+        } else {
+            self
+        }
     }
 }
 
@@ -81,6 +92,8 @@ struct Lease {
 /// All leases, at most one for each instance.
 #[derive(Debug)]
 pub struct Leases {
+    /// Of a mesh that is not large.
+    base: Terms,
     terms: Terms,
     leases: HashMap<LeaseId, Lease>,
     by_instance: BTreeMap<InstanceId, LeaseId>,
@@ -91,10 +104,11 @@ pub struct Leases {
 
 impl Leases {
     /// No leases; nothing expires for one TTL and one heartbeat, for those who come back after a
-    /// restart of the registry.
-    pub fn new(now: Instant) -> Self {
+    /// restart of the registry. `base` holds until there are more than [`MANY`] instances.
+    pub fn new(base: Terms, now: Instant) -> Self {
         Self {
-            terms: Terms::FEW,
+            base,
+            terms: base,
             leases: HashMap::new(),
             by_instance: BTreeMap::new(),
             looked: now,
@@ -122,7 +136,7 @@ impl Leases {
         if let Some(old) = self.by_instance.insert(instance.clone(), id.clone()) {
             self.leases.remove(&old);
         }
-        self.terms = Terms::for_instances(self.by_instance.len());
+        self.terms = self.base.with_instances(self.by_instance.len());
         let due = now + self.terms.ttl + self.terms.grace;
         self.leases.insert(id, Lease { instance, due });
         self.terms
@@ -166,7 +180,7 @@ impl Leases {
     /// [`Self::end`]. To be asked about once a second: who asks seldom stood still meanwhile, could
     /// hear nobody, and gets the grace of a restart.
     pub fn expired(&mut self, now: Instant) -> Vec<(LeaseId, InstanceId)> {
-        if now.duration_since(self.looked) > self.terms.heartbeat {
+        if now.duration_since(self.looked) > self.terms.heartbeat.max(STANDSTILL) {
             self.hearing = now;
         }
         self.looked = now;
@@ -189,7 +203,7 @@ impl Leases {
         if let Some(id) = self.by_instance.remove(instance) {
             self.leases.remove(&id);
         }
-        self.terms = Terms::for_instances(self.by_instance.len());
+        self.terms = self.base.with_instances(self.by_instance.len());
     }
 }
 
@@ -226,7 +240,7 @@ mod tests {
     #[test]
     fn a_silent_lease_ends_after_ttl_and_grace() {
         let start = Instant::now();
-        let mut leases = Leases::new(start);
+        let mut leases = Leases::new(Terms::DEFAULT, start);
         assert_eq!(look(&mut leases, start, start + seconds(60)), None);
         let granted = start + seconds(60);
         leases.grant(id(1), instance("a"), granted);
@@ -240,7 +254,7 @@ mod tests {
     #[test]
     fn nothing_expires_for_a_ttl_and_a_beat_after_a_restart_or_a_standstill() {
         let start = Instant::now();
-        let mut leases = Leases::new(start);
+        let mut leases = Leases::new(Terms::DEFAULT, start);
         leases.grant(id(1), instance("a"), start);
         let first = look(&mut leases, start, start + seconds(60));
         assert_eq!(first, Some(start + seconds(20)));
@@ -253,9 +267,25 @@ mod tests {
     }
 
     #[test]
+    fn a_late_look_is_no_standstill_however_short_the_terms() {
+        let start = Instant::now();
+        let terms = Terms::of_lease(seconds(3));
+        assert_eq!((terms.heartbeat, terms.grace), (seconds(1), seconds(1)));
+        let mut leases = Leases::new(terms, start);
+        leases.grant(id(1), instance("a"), start);
+        let late = Duration::from_millis(2100);
+        let mut at = start;
+        while leases.expired(at).is_empty() {
+            at += late;
+            assert!(at < start + seconds(8), "never");
+        }
+        assert!(at >= start + seconds(4));
+    }
+
+    #[test]
     fn only_the_owner_keeps_or_ends_it() {
         let now = Instant::now();
-        let mut leases = Leases::new(now);
+        let mut leases = Leases::new(Terms::DEFAULT, now);
         leases.grant(id(1), instance("a"), now);
         leases.grant(id(2), instance("b"), now);
         assert_eq!(leases.renew(&id(1), &instance("b"), now), Err(Unknown));
@@ -268,7 +298,7 @@ mod tests {
     #[test]
     fn a_new_lease_of_an_instance_ends_the_old() {
         let now = Instant::now();
-        let mut leases = Leases::new(now);
+        let mut leases = Leases::new(Terms::DEFAULT, now);
         leases.grant(id(1), instance("a"), now);
         leases.grant(id(2), instance("a"), now);
         assert_eq!(leases.renew(&id(1), &instance("a"), now), Err(Unknown));
@@ -279,19 +309,19 @@ mod tests {
     #[test]
     fn a_large_mesh_beats_less_often() {
         let now = Instant::now();
-        let mut leases = Leases::new(now);
+        let mut leases = Leases::new(Terms::DEFAULT, now);
         for count in 0..=MANY as u128 {
             leases.grant(id(count), instance(&format!("i{count}")), now);
         }
-        assert_eq!(leases.terms(), Terms::MANY);
+        assert_eq!(leases.terms(), Terms::of_lease(seconds(30)));
         leases.end(&id(0), &instance("i0")).unwrap();
-        assert_eq!(leases.terms(), Terms::FEW);
+        assert_eq!(leases.terms(), Terms::DEFAULT);
     }
 
     #[test]
     fn a_large_mesh_gets_its_longer_grace_after_a_restart() {
         let start = Instant::now();
-        let mut leases = Leases::new(start);
+        let mut leases = Leases::new(Terms::DEFAULT, start);
         for count in 0..=MANY as u128 {
             leases.grant(id(count), instance(&format!("i{count}")), start);
         }
@@ -304,7 +334,7 @@ mod tests {
         #[test]
         fn who_beats_stays(silent in 1_u64..200, offset in 0_u64..5) {
             let start = Instant::now();
-            let mut leases = Leases::new(start);
+            let mut leases = Leases::new(Terms::DEFAULT, start);
             leases.grant(id(1), instance("a"), start);
             leases.grant(id(2), instance("b"), start);
             for second in 0..silent {

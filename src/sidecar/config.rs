@@ -1,6 +1,6 @@
 //! What a sidecar is told, and what it tells once it serves.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,24 @@ pub struct SidecarConfig {
     pub zone: String,
     /// Data threads, at least 1.
     pub threads: usize,
+    /// Age of members' connections; ours to them are replaced before it.
+    pub connection_age: Duration,
+    /// How long the whole drain may take.
+    pub drain: Duration,
+    /// How long an attempt elsewhere may be out of reach before it is lost.
+    pub agent_lost_after: Duration,
+    /// How long a finished task can be asked for.
+    pub retention: Duration,
+    /// Most finished tasks that stay in memory.
+    pub finished_in_memory: usize,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
     /// Where its tasks are kept.
     pub journal: Journaling,
+    /// Bytes that a segment of the journal reserves; two are on disk at least.
+    pub journal_segment: u64,
+    /// Bytes that must be free on the journal's disk for a task to be taken; 0: any.
+    pub disk_reserve: u64,
     /// The card as configured.
     pub card: pb::AgentCard,
     /// How it is seen.

@@ -178,6 +178,7 @@ fn passing(error: &JoinError) -> bool {
         | JoinError::Unfit(_)
         | JoinError::Pin
         | JoinError::Stranger { .. }
+        | JoinError::Authority(_)
         | JoinError::Sign(_) => false,
     }
 }

@@ -6,6 +6,7 @@
 mod around;
 mod carry;
 mod config;
+mod drain;
 mod error;
 mod join;
 mod pools;

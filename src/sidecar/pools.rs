@@ -1,5 +1,7 @@
 //! One pool of connections per data thread, so that a call never crosses threads.
 
+use std::time::Duration;
+
 use tokio::runtime::{Handle, Id};
 
 use crate::{
@@ -15,9 +17,15 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    /// Pools of mutual TLS connections.
-    pub(super) fn members(credentials: &Credentials, threads: &DataThreads) -> Self {
-        Self::of(threads, |nursery| Pool::new(credentials.clone(), nursery))
+    /// Pools of mutual TLS connections to peers that end them at this age.
+    pub(super) fn members(
+        credentials: &Credentials,
+        threads: &DataThreads,
+        connection_age: Duration,
+    ) -> Self {
+        Self::of(threads, |nursery| {
+            Pool::aged(credentials.clone(), nursery, connection_age)
+        })
     }
 
     /// Pools of connections to the own agent.

@@ -103,6 +103,7 @@ fn candidate(entry: &Entry, skill: &str) -> Option<Candidate> {
         instance: entry.instance_id.clone(),
         agent,
         idempotent,
+        boot_id: entry.instance.boot_id.clone(),
     })
 }
 

@@ -1,16 +1,14 @@
-//! The life of a sidecar: open the listeners, join, start the parts, drain at the end.
+//! The life of a sidecar: open the listeners, join, start the parts; `drain` ends it.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{interval, sleep},
-};
+use tokio::{sync::watch, time::interval};
 
 use super::{
     around::Around,
     carry::{AgentLink, Carrier},
     config::{Journaling, Listening, SidecarConfig},
+    drain::Running,
     error::SidecarError,
     join::{Joiner, Renewals},
     pools::Pools,
@@ -31,8 +29,9 @@ use crate::{
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
+        archive::{Archive, ArchiveConfig},
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
-        home::{Home, HomeConfig, Replay},
+        home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
@@ -40,17 +39,8 @@ use crate::{
     transport::{Limits, Listener, Pool, Security, Server, Target},
 };
 
-/// How long peers get to hear that this sidecar drains, before it stops taking calls. Short: what
-/// comes later is refused as not started, and goes elsewhere without loss.
-const SETTLE: Duration = Duration::from_millis(300);
-/// How long attempts and calls may take to finish when the process ends.
-const DRAIN: Duration = Duration::from_secs(25);
-/// How long tasks of our own may take to stop after that.
-const CLOSE: Duration = Duration::from_secs(2);
 /// How often the executor's load is put into the report; the heartbeat carries it on.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
-/// Bytes of a journal segment: two are preallocated.
-const SEGMENT_BYTES: u64 = 16 << 20;
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
@@ -100,9 +90,11 @@ pub async fn run(
         config,
         id,
         instance,
+        boot_id: uuid::Uuid::now_v7().to_string(),
         credentials,
         progress,
         nursery,
+        control: Nursery::here(),
         stop,
     };
     let listening = Listening {
@@ -118,22 +110,19 @@ pub async fn run(
     running.until_stopped(&parts).await
 }
 
-struct Parts {
-    config: SidecarConfig,
+/// What every part of a sidecar may need.
+pub(super) struct Parts {
+    pub(super) config: SidecarConfig,
     id: SpiffeId,
     instance: InstanceId,
+    /// Names this run of the process.
+    boot_id: String,
     credentials: Credentials,
-    progress: Arc<Progress>,
-    nursery: Nursery,
-    stop: Stop,
-}
-
-struct Running {
-    home: Home,
-    executor: Executor,
-    health: introspection::Health,
-    mtls: Server,
-    local: Server,
+    pub(super) progress: Arc<Progress>,
+    pub(super) nursery: Nursery,
+    /// Connections to the registry: they outlive what says goodbye over them.
+    pub(super) control: Nursery,
+    pub(super) stop: Stop,
 }
 
 /// What the listeners answer with.
@@ -153,7 +142,8 @@ impl Parts {
         mtls: Listener,
         local: Listener,
     ) -> Result<Running, SidecarError> {
-        let control = Pool::new(self.credentials.clone(), self.nursery.clone());
+        let age = self.config.connection_age;
+        let control = Pool::aged(self.credentials.clone(), self.control.clone(), age);
         self.keep_renewed(joiner, control.clone());
         let source = self.source(control);
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -170,7 +160,7 @@ impl Parts {
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads);
+        let pools = Pools::members(&self.credentials, threads, age);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -178,8 +168,9 @@ impl Parts {
             mirror: mirror.clone(),
             pools,
         });
-        let reads =
-            LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), self.stop.clone());
+        // The own agent may look for peers until the last of its work is done.
+        let leave = home.drains();
+        let reads = LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), leave);
         let desk = Desk {
             home,
             around,
@@ -224,8 +215,18 @@ impl Parts {
             introspection::routes(SERVICES),
             introspection::routes(LOCAL_SERVICES),
         );
+        let outer = Limits {
+            connection_age: self.config.connection_age,
+            ..Limits::default()
+        };
+        // The own agent has nowhere to move to and shows no certificate; its client, of whatever
+        // make, may not send again what a GOAWAY crosses.
+        let inner = Limits {
+            connection_age: Limits::AGELESS,
+            ..Limits::default()
+        };
         let security = Security::MutualTls(self.credentials.clone());
-        let mtls = Server::start(mtls, security, threads, Limits::default(), |thread| {
+        let mtls = Server::start(mtls, security, threads, outer, |thread| {
             mesh_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -233,7 +234,7 @@ impl Parts {
                 .add_service(health_service.clone())
         });
         let plain = Security::Plaintext;
-        let local = Server::start(local, plain, threads, Limits::default(), |thread| {
+        let local = Server::start(local, plain, threads, inner, |thread| {
             local_routes
                 .clone()
                 .add_service(tasks(thread))
@@ -268,6 +269,7 @@ impl Parts {
             zone: self.config.zone.clone(),
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(now.into()),
+            boot_id: self.boot_id.clone(),
             ..Default::default()
         };
         Described {
@@ -286,7 +288,7 @@ impl Parts {
         let config = ExecutorConfig {
             own: self.id.clone(),
             slots,
-            boot_id: uuid::Uuid::now_v7().to_string(),
+            boot_id: self.boot_id.clone(),
             skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
         };
         let nurseries = threads
@@ -303,9 +305,11 @@ impl Parts {
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
-        let mut replay = Replay::new(&self.instance, threads.count());
+        let keeping = self.keeping()?;
+        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
         let config = JournalConfig {
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.config.journal_segment,
+            disk_reserve: self.config.disk_reserve,
             ..Default::default()
         };
         let dir = self.config.state.join("journal");
@@ -333,6 +337,7 @@ impl Parts {
         let config = HomeConfig {
             instance: self.instance.clone(),
             own: self.id.clone(),
+            lost_after: self.config.agent_lost_after,
         };
         Home::start(
             config,
@@ -343,6 +348,25 @@ impl Parts {
             threads,
         )
         .map_err(|error| SidecarError::Records(error.to_string()))
+    }
+
+    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
+    fn keeping(&self) -> Result<Keeping, SidecarError> {
+        let retention = self.config.retention;
+        let archive = if self.config.journal.is_disk() {
+            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
+            let archive = Archive::start(config, self.instance.as_str())
+                .map_err(|error| SidecarError::Records(error.to_string()))?;
+            self.progress.archives(archive.clone());
+            Some(archive)
+        } else {
+            None
+        };
+        Ok(Keeping {
+            retention,
+            archive,
+            in_memory: self.config.finished_in_memory,
+        })
     }
 
     fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
@@ -384,27 +408,5 @@ impl Parts {
                 }
             }
         });
-    }
-}
-
-impl Running {
-    async fn until_stopped(self, parts: &Parts) -> Result<(), SidecarError> {
-        let failed = self.home.failed();
-        tokio::select! {
-            () = parts.stop.cancelled() => {}
-            () = failed.cancelled() => return Err(SidecarError::JournalFailed),
-        }
-        // First everybody hears of it, then nothing new comes in, then what runs may finish.
-        parts.progress.drain();
-        self.health.stop().await;
-        sleep(SETTLE).await;
-        self.executor.drain(DRAIN).await;
-        self.home.drain().await;
-        tokio::join!(self.mtls.drain(CLOSE), self.local.drain(CLOSE));
-        parts.nursery.close(CLOSE).await;
-        let home = self.home;
-        home.close(CLOSE).await;
-        tracing::info!("sidecar ended");
-        Ok(())
     }
 }

@@ -8,11 +8,12 @@ use tokio::sync::watch;
 
 use crate::{
     admin::Inspect,
+    config::Span,
     identity::{Credentials, Peer},
     pb,
     registry::client::{Mirror, Report, Standing},
     runtime::clock,
-    task::journal::Journal,
+    task::{archive::Archive, journal::Journal},
     telemetry::Telemetry,
 };
 
@@ -39,6 +40,7 @@ struct Facts {
     was_here: bool,
     mirror: Option<Mirror>,
     journal: Option<Journal>,
+    archive: Option<Archive>,
     draining: bool,
 }
 
@@ -85,6 +87,10 @@ impl Progress {
         self.facts.lock().journal = Some(journal);
     }
 
+    pub(super) fn archives(&self, archive: Archive) {
+        self.facts.lock().archive = Some(archive);
+    }
+
     pub(super) fn set_agent(&self, answers: bool) {
         let changed = self.facts.lock().agent.replace(answers) != Some(answers);
         if changed {
@@ -121,6 +127,23 @@ impl Progress {
     }
 }
 
+/// What is wrong with a certificate that is not valid now.
+fn out_of_life(own: &Peer, now: SystemTime) -> Option<String> {
+    if let Ok(since) = now.duration_since(own.not_after) {
+        let since = Span(Duration::from_secs(since.as_secs()));
+        return Some(format!(
+            "its certificate ended {since} ago and there is no new one: peers refuse it until the \
+             registry can be reached; its log says why it cannot"
+        ));
+    }
+    let early = own.not_before.duration_since(now).ok()?;
+    let early = Span(Duration::from_secs(early.as_secs()));
+    Some(format!(
+        "its certificate is not valid for {early} yet by this machine's clock, and there is no new \
+         one: is the clock right, and the registry in reach?"
+    ))
+}
+
 impl Inspect for Progress {
     fn ready(&self) -> Result<(), Vec<String>> {
         let mut facts = self.facts.lock();
@@ -132,7 +155,10 @@ impl Inspect for Progress {
             missing.push("has not joined the mesh yet".to_owned());
         }
         let certificate = facts.credentials.as_ref().map(Credentials::current);
-        missing.extend(certificate.and_then(|own| ends_soon(own.peer(), clock::wall())));
+        missing.extend(certificate.and_then(|own| {
+            let (own, now) = (own.peer(), clock::wall());
+            out_of_life(own, now).or_else(|| ends_soon(own, now))
+        }));
         missing.extend(facts.journal.as_ref().and_then(without_disk));
         if facts.agent == Some(false) {
             missing.push("the agent does not answer on its address".to_owned());
@@ -184,6 +210,7 @@ impl Inspect for Progress {
             "running": load.running,
             "slots": load.slots,
             "journal": facts.journal.as_ref().map(counted),
+            "archive": facts.archive.as_ref().map(archived),
             "catalog": facts.mirror.as_ref().map_or(0, |mirror| mirror.catalog().len()),
         })
     }
@@ -212,6 +239,18 @@ fn without_disk(journal: &Journal) -> Option<String> {
     low.then(|| "the disk is nearly full: no new task is taken until there is room".into())
 }
 
+fn archived(archive: &Archive) -> Value {
+    let stats = archive.stats();
+    json!({
+        "tasks": stats.tasks,
+        "bytes": stats.bytes,
+        "moved": stats.moved,
+        "retired": stats.retired,
+        "failures": stats.failures,
+        "last_error": stats.last_error.map(|error| error.to_string()),
+    })
+}
+
 fn counted(journal: &Journal) -> Value {
     let stats = journal.stats();
     json!({
@@ -221,6 +260,8 @@ fn counted(journal: &Journal) -> Value {
         "mean_sync_us": stats.mean_sync.as_micros(),
         "mean_batch": stats.mean_batch,
         "segments": stats.segments,
+        "low_space": stats.low_space,
+        "free_bytes": stats.free_bytes,
     })
 }
 

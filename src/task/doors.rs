@@ -32,6 +32,8 @@ pub struct Candidate {
     pub agent: AgentName,
     /// Whether its card says that the skill may run twice.
     pub idempotent: bool,
+    /// Which run of the instance's process; empty: not known.
+    pub boot_id: String,
 }
 
 /// Who could run a task now.

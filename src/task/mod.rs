@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+pub mod archive;
 pub mod doors;
 pub mod executor;
 pub mod home;

@@ -100,6 +100,7 @@ impl Route for Here {
             instance: instance(),
             agent,
             idempotent: self.idempotent,
+            boot_id: "b".into(),
         }]
     }
 
@@ -169,6 +170,7 @@ impl Bench {
         let config = HomeConfig {
             instance: instance(),
             own: own.clone(),
+            lost_after: crate::task::home::LOST_AFTER,
         };
         let journal = (journal, Replay::new(&instance(), 2));
         let nurseries = vec![Nursery::here()];

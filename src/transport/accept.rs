@@ -5,22 +5,23 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
-    time::{sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::domain::SpiffeId;
 use crate::identity::Caller;
 use crate::identity::Connection;
 use crate::identity::certificate::peer_of;
+use crate::identity::credentials::ALPN;
 use crate::identity::exporter;
 use crate::runtime::Stop;
 use crate::runtime::clock::wall;
-use crate::transport::limits::{Counted, Limits, Tally};
+use crate::transport::limits::{Counted, Limits, Pace, Seating, Seats, Tally};
 use crate::transport::listen::Bound;
 use crate::transport::serve::{Context, READ_BUFFER, serve};
 use crate::transport::server::Security;
@@ -40,8 +41,9 @@ pub(super) struct Gate {
     /// Connections by thread.
     pub(super) load: Arc<Tally<usize>>,
     addresses: Arc<Tally<std::net::IpAddr>>,
-    members: Arc<Tally<SpiffeId>>,
+    seating: Seating,
     handshakes: Semaphore,
+    pace: Mutex<Pace>,
 }
 
 /// A connection's places in the counts, given back when it ends.
@@ -51,12 +53,17 @@ impl Gate {
     pub(super) fn new(security: Security, limits: Arc<Limits>, threads: Vec<Context>) -> Self {
         Self {
             handshakes: Semaphore::new(limits.handshakes),
+            pace: Mutex::new(Pace::new(
+                limits.handshake_rate,
+                u32::try_from(limits.handshakes).unwrap_or(u32::MAX),
+                Instant::now(),
+            )),
             security,
             limits,
             threads,
             load: Tally::new(),
             addresses: Tally::new(),
-            members: Tally::new(),
+            seating: Seating::new(),
         }
     }
 
@@ -200,7 +207,7 @@ impl Gate {
         };
         let config = match &self.security {
             Security::Plaintext => {
-                return Box::pin(serve(io, connection, context, stop)).await;
+                return Box::pin(serve(io, connection, None, context, stop)).await;
             }
             Security::MutualTls(credentials) => credentials.server_config(),
             Security::Enrollment(credentials) => credentials.enrollment_config(),
@@ -221,15 +228,17 @@ impl Gate {
             }
         };
         connection.exporter = exporter(tls.get_ref().1);
-        let Ok((caller, _member)) = self.recognize(&tls) else {
-            tracing::info!(
-                ?remote,
-                "a peer without a usable certificate, or too many of one"
-            );
-            return;
+        let seats = match self.recognize(&tls) {
+            Ok((caller, seats)) => {
+                connection.caller = caller;
+                seats
+            }
+            Err(why) => {
+                tracing::info!(?remote, why, "a peer is refused after its handshake");
+                return linger(tls).await;
+            }
         };
-        connection.caller = caller;
-        Box::pin(serve(tls, connection, context, stop)).await;
+        Box::pin(serve(tls, connection, seats, context, stop)).await;
     }
 
     /// The handshake within its time; of one that failed, the connection for a last word.
@@ -241,9 +250,11 @@ impl Gate {
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let limit = tokio::time::Instant::now() + self.limits.handshake_time;
+        let limit = Instant::now() + self.limits.handshake_time;
         let shaking = async {
-            let _turn = self.handshakes.acquire().await;
+            let _place = self.handshakes.acquire().await;
+            let turn = self.pace.lock().turn(Instant::now());
+            sleep_until(turn).await;
             acceptor.accept(io).into_fallible().await
         };
         match timeout_at(limit, shaking).await {
@@ -253,23 +264,29 @@ impl Gate {
         }
     }
 
-    /// Who the handshake has proven, and its place in the member's count.
-    fn recognize<I>(
-        &self,
-        tls: &TlsStream<I>,
-    ) -> Result<(Caller, Option<Counted<SpiffeId>>), &'static str> {
+    /// Who the handshake has proven, and its seats.
+    fn recognize<I>(&self, tls: &TlsStream<I>) -> Result<(Caller, Option<Seats>), &'static str> {
+        if tls.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err("it did not ask for HTTP/2 (ALPN h2)");
+        }
         if let Security::Enrollment(_) = self.security {
             return Ok((Caller::Anonymous, None));
         }
         let chain = tls.get_ref().1.peer_certificates();
-        let leaf = chain.and_then(|chain| chain.first()).ok_or("none")?;
-        let peer = peer_of(leaf).map_err(|_| "unreadable")?;
-        let counted = self.members.enter(peer.id.clone(), self.limits.per_member);
-        let counted = counted.ok_or("too many")?;
-        if let Some(context) = self.threads.first() {
-            context.sightings.saw(&peer, wall());
+        let leaf = chain
+            .and_then(|chain| chain.first())
+            .ok_or("no certificate")?;
+        let peer = peer_of(leaf).map_err(|_| "an unreadable certificate")?;
+        let now = wall();
+        if now >= peer.not_after {
+            return Err("its certificate expired just now");
         }
-        Ok((Caller::Member(Arc::new(peer)), Some(counted)))
+        let seats = self.seating.enter(&peer, &self.limits);
+        let seats = seats.ok_or("too many connections of this member or instance")?;
+        if let Some(context) = self.threads.first() {
+            context.sightings.saw(&peer, now);
+        }
+        Ok((Caller::Member(Arc::new(peer)), Some(seats)))
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::identity::Mismatch;
 use crate::identity::Peer;
 use crate::identity::certificate::peer_of;
+use crate::identity::credentials::ALPN;
 use crate::identity::exporter;
 use crate::runtime::Nursery;
 use crate::runtime::clock::wall;
@@ -136,8 +137,18 @@ where
         let tls = connector
             .connect(name, BufReader::with_capacity(READ_BUFFER, io))
             .await?;
+        if tls.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(io::Error::other("it does not speak HTTP/2 (ALPN h2)"));
+        }
         let peer = peer_behind(&tls).ok_or_else(|| io::Error::other("the peer has no name"))?;
-        owner.sightings.saw(&peer, wall());
+        let now = wall();
+        if now >= peer.not_after {
+            // The verifier sees whole seconds; the connection would be cut at once.
+            return Err(io::Error::other(
+                "the peer's certificate has expired just now",
+            ));
+        }
+        owner.sightings.saw(&peer, now);
         let exporter = exporter(tls.get_ref().1);
         let sender = speak(tls, Some(peer.clone()), owner).await?;
         Ok(Dialed {

@@ -26,7 +26,7 @@ use crate::runtime::clock::wall;
 use crate::transport::dial::{Dialed, Owner, Wrap, dial};
 use crate::transport::error::{DialError, fault_of};
 use crate::transport::lifetime::around;
-use crate::transport::pool::{Inner, Target};
+use crate::transport::pool::{Inner, SWEEP, Target};
 use crate::transport::replay::Replay;
 
 /// Waits after failed dials, up to 5 s: callers have a backoff of their own on top, and a peer
@@ -34,12 +34,13 @@ use crate::transport::replay::Replay;
 const REDIAL: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
 /// A connection that lived this long ends the streak of failures.
 const HEALTHY: Duration = Duration::from_secs(10);
-/// Age of replacement: below a server's 27 minutes, so that we move before we are told to go.
-const AGE: Duration = Duration::from_secs(22 * 60);
 /// A connection without calls for this long is closed.
 const IDLE: Duration = Duration::from_secs(15 * 60);
-/// A server's certificate that ends this soon calls for a new connection.
+/// A server's certificate that ends this soon calls for a new connection; one with less than two
+/// such margins left is used for half of that.
 const EXPIRY: Duration = Duration::from_secs(60);
+/// Time between two replacements, however soon a certificate ends.
+const REPLACE_LEAST: Duration = Duration::from_millis(250);
 /// Rounds of waiting for somebody's dial before giving up.
 const ROUNDS: usize = 3;
 
@@ -177,6 +178,22 @@ impl Entry {
             && state.failed.as_ref().is_none_or(|(until, _)| *until <= now)
     }
 
+    /// When a connection is next to be replaced; nothing where there is none, or a dial runs.
+    pub(super) fn due(&self, pool: &Inner, now: Instant) -> Option<Instant> {
+        let state = self.state.lock();
+        let open = state.link.is_some() || state.alive.iter().any(|one| one.strong_count() > 0);
+        if !open || state.dialing.is_some() {
+            return None;
+        }
+        let retire = if state.outdated(pool, now) {
+            now
+        } else {
+            state.made?.retire
+        };
+        let rested = state.failed.as_ref().map(|(until, _)| *until);
+        Some(rested.map_or(retire, |until| until.max(retire)))
+    }
+
     fn look(self: &Arc<Self>, pool: &Arc<Inner>, now: Instant) -> Result<Found, Fault> {
         let mut state = self.state.lock();
         state.last_used = now;
@@ -218,7 +235,7 @@ impl Entry {
                     why: "this process is stopping".into(),
                 }]),
             };
-            let outcome = entry.finish(outcome, Instant::now());
+            let outcome = entry.finish(&pool_of, outcome, Instant::now());
             drop(tell.send(Some(outcome)));
         });
         true
@@ -236,11 +253,10 @@ impl Entry {
         let dialed = Box::pin(dial(&self.target.endpoints, &wrap, &owner)).await?;
         self.state.lock().alive.push(watched);
         let now = Instant::now();
-        let mut life = around(AGE, rand::random());
+        let mut life = around(pool.age, rand::random());
         if let Some(peer) = &dialed.peer {
             let left = peer.not_after.duration_since(wall()).unwrap_or_default();
-            // A life shorter than two margins (tests, a clock that is off) is used to its half.
-            life = life.min(left.saturating_sub(EXPIRY).max(left / 2));
+            life = life.min(usable(left));
         }
         let secure = self.target.expect.is_some();
         let made = Made {
@@ -253,6 +269,7 @@ impl Entry {
 
     fn finish(
         &self,
+        pool: &Inner,
         outcome: Result<(Link, Made), Vec<DialError>>,
         now: Instant,
     ) -> Result<(), Fault> {
@@ -265,6 +282,9 @@ impl Entry {
                 state.linked = Some(now);
                 // The old one drains: without a sender it closes after its last call.
                 state.link = Some(link);
+                if made.retire < now + SWEEP {
+                    pool.sooner.notify_one();
+                }
                 Ok(())
             }
             Err(tried) => {
@@ -288,6 +308,11 @@ impl State {
             now >= made.retire || (made.secure && made.credentials != pool.credentials_now())
         })
     }
+}
+
+/// How long a connection is used whose server's certificate has so much left.
+fn usable(left: Duration) -> Duration {
+    left.saturating_sub(EXPIRY).max(left / 2).max(REPLACE_LEAST)
 }
 
 /// How a target's connections stand.

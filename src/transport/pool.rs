@@ -6,8 +6,8 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::watch,
-    time::{Instant, interval},
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::domain::Fault;
@@ -17,13 +17,18 @@ use crate::runtime::Nursery;
 use crate::transport::channel::Channel;
 use crate::transport::entry::{Entry, Link};
 use crate::transport::lifetime::Sightings;
+use crate::transport::limits::CONNECTION_AGE;
 
 /// Targets with a connection at a time; the least recently used one goes for a new one.
 const MOST: usize = 1024;
-/// How often old, idle and outdated connections are looked for.
-const SWEEP: Duration = Duration::from_secs(10);
-/// Connections replaced per sweep at most: a renewal need not shake every hand at once.
+/// How often old and idle connections are looked for at least.
+pub(super) const SWEEP: Duration = Duration::from_secs(10);
+/// Time between two looks, however much is due.
+const SWEEP_LEAST: Duration = Duration::from_millis(50);
+/// Connections replaced per look at most: a renewal need not shake every hand at once.
 const REPLACED: usize = 32;
+/// Share of a peer's age at which we move: below the 90% at which it may tell us to go.
+const MOVE_AT: f64 = 0.75;
 
 /// Whom to reach.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +50,10 @@ pub(super) struct Inner {
     pub(super) credentials: Option<Credentials>,
     pub(super) changes: Option<watch::Receiver<u64>>,
     pub(super) nursery: Nursery,
+    /// Age at which connections are replaced.
+    pub(super) age: Duration,
+    /// Something is due before the next look.
+    pub(super) sooner: Notify,
     pub(super) sightings: Sightings,
     entries: Mutex<HashMap<Arc<Target>, Arc<Entry>>>,
 }
@@ -53,12 +62,17 @@ impl Pool {
     /// A pool that proves itself with `credentials`. Its tasks and connections live in `nursery`
     /// and end with it.
     pub fn new(credentials: Credentials, nursery: Nursery) -> Self {
-        Self::start(Some(credentials), nursery)
+        Self::start(Some(credentials), nursery, CONNECTION_AGE)
+    }
+
+    /// The same for peers that end connections at about this age: they are replaced before it.
+    pub fn aged(credentials: Credentials, nursery: Nursery, connection_age: Duration) -> Self {
+        Self::start(Some(credentials), nursery, connection_age)
     }
 
     /// A pool without credentials: it reaches targets without `expect` only.
     pub fn plaintext(nursery: Nursery) -> Self {
-        Self::start(None, nursery)
+        Self::start(None, nursery, CONNECTION_AGE)
     }
 
     /// A channel to a target. Dials when it is first used; costs nothing until then.
@@ -76,21 +90,33 @@ impl Pool {
         self.len() == 0
     }
 
-    fn start(credentials: Option<Credentials>, nursery: Nursery) -> Self {
+    fn start(credentials: Option<Credentials>, nursery: Nursery, age: Duration) -> Self {
         let inner = Arc::new(Inner {
             changes: credentials.as_ref().map(Credentials::changes),
             credentials,
             nursery: nursery.clone(),
+            age: age.mul_f64(MOVE_AT),
+            sooner: Notify::new(),
             sightings: Sightings::default(),
             entries: Mutex::new(HashMap::new()),
         });
         let swept = Arc::clone(&inner);
         nursery.start("pool", move |stop| async move {
-            let mut ticks = interval(SWEEP);
+            let mut renewed = swept.changes.clone();
             loop {
+                let now = Instant::now();
+                let next = swept.sweep(now).clamp(now + SWEEP_LEAST, now + SWEEP);
                 tokio::select! {
                     () = stop.cancelled() => break,
-                    _ = ticks.tick() => swept.sweep(Instant::now()),
+                    () = sleep_until(next) => {}
+                    () = async {
+                        tokio::select! {
+                            () = swept.sooner.notified() => {}
+                            () = changed(renewed.as_mut()) => {}
+                        }
+                        // Many that become due together are looked at together.
+                        sleep(SWEEP_LEAST).await;
+                    } => {}
                 }
             }
             // Without its senders an idle connection says goodbye, a busy one ends with its calls.
@@ -130,7 +156,8 @@ impl Inner {
         entry
     }
 
-    fn sweep(self: &Arc<Self>, now: Instant) {
+    /// Looks after every entry; when the next look is due.
+    fn sweep(self: &Arc<Self>, now: Instant) -> Instant {
         let entries: Vec<Arc<Entry>> = self.entries.lock().values().map(Arc::clone).collect();
         let mut replaced = 0;
         for entry in &entries {
@@ -140,6 +167,18 @@ impl Inner {
         }
         let mut held = self.entries.lock();
         held.retain(|_, entry| !entry.is_over(now));
+        let due = held.values().filter_map(|entry| entry.due(self, now));
+        due.min().unwrap_or(now + SWEEP)
+    }
+}
+
+async fn changed(changes: Option<&mut watch::Receiver<u64>>) {
+    let gone = match changes {
+        Some(changes) => changes.changed().await.is_err(),
+        None => true,
+    };
+    if gone {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::identity::Connection;
 use crate::runtime::Nursery;
 use crate::runtime::Stop;
 use crate::transport::lifetime::{Sightings, around};
-use crate::transport::limits::Limits;
+use crate::transport::limits::{Limits, Seats};
 use crate::transport::opening::{Opened, Opening, PREFACE};
 use crate::wire::status;
 
@@ -52,9 +52,14 @@ pub(super) struct Context {
 }
 
 /// Serves one connection to its end: until the peer leaves, the drain or the age is over and the
-/// last stream is done, or the peer's certificate ends.
-pub(super) async fn serve<I>(io: I, connection: Connection, context: Context, stop: Stop)
-where
+/// last stream is done, or the peer's certificate ends. The seats are held until it is told to go.
+pub(super) async fn serve<I>(
+    io: I,
+    connection: Connection,
+    mut seats: Option<Seats>,
+    context: Context,
+    stop: Stop,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Arc::new(connection);
@@ -70,8 +75,8 @@ where
     let age = around(context.limits.connection_age, rand::random());
     let mut leave = pin!(async {
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = sleep(age) => {}
+            () = stop.cancelled() => "drain",
+            () = sleep(age) => "age",
         }
     });
     let mut cut = pin!(cut(&connection.caller, &context, opened));
@@ -83,8 +88,11 @@ where
                 tracing::info!(remote = ?connection.remote, why, "connection cut");
                 return;
             }
-            () = leave.as_mut(), if !leaving => {
+            why = leave.as_mut(), if !leaving => {
+                tracing::debug!(remote = ?connection.remote, why, "connection told to go");
                 leaving = true;
+                // It takes no more calls; those that run may take days, and another one stands by.
+                seats.take();
                 serving.as_mut().graceful_shutdown();
             }
         }

@@ -47,7 +47,9 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ConnectionLost => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::RetriesExhausted => Code::Aborted,
-        Reason::QueueFull | Reason::SlotsFull | Reason::RateLimited => Code::ResourceExhausted,
+        Reason::QueueFull | Reason::DiskFull | Reason::SlotsFull | Reason::RateLimited => {
+            Code::ResourceExhausted
+        }
         Reason::AgentError => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,
     }

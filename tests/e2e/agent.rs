@@ -115,6 +115,15 @@ async fn run(
             }
             send(result("let go")).await
         }
+        "test.slow" | "test.echo.slow" => slow(text, updates).await,
+        // Says something, and makes the artifact "copy" of its input in two pieces.
+        "test.make" => {
+            send(message("making it")).await?;
+            let middle = text.len() / 2;
+            send(chunk(&text[..middle], false)).await?;
+            send(chunk(&text[middle..], true)).await?;
+            send(result("made")).await
+        }
         "test.crash" => {
             send(progress(1)).await?;
             sleep(TICK).await;
@@ -148,6 +157,24 @@ async fn run(
             send(Some(Update::Failure(failure))).await
         }
     }
+}
+
+/// Works for the milliseconds that the input begins with.
+async fn slow(
+    text: &str,
+    updates: &Updates,
+) -> Result<(), mpsc::error::SendError<Result<HandleResponse, Status>>> {
+    let millis = text.split(' ').next().unwrap().parse().unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_millis(millis);
+    let mut step = 0;
+    while tokio::time::Instant::now() < until {
+        step += 1;
+        let update = progress(step);
+        updates.send(Ok(HandleResponse { update })).await?;
+        sleep(5 * TICK).await;
+    }
+    let update = result(text);
+    updates.send(Ok(HandleResponse { update })).await
 }
 
 /// Has whoever can do it do the first word of the input, with the rest as its input. With the trace
@@ -203,6 +230,23 @@ fn progress(step: u32) -> Option<Update> {
     let message = format!("step {step}");
     Some(Update::Progress(pb::Progress {
         message,
+        ..Default::default()
+    }))
+}
+
+fn message(text: &str) -> Option<Update> {
+    Some(Update::Message(pb::Message {
+        parts: vec![text_part(text)],
+        ..Default::default()
+    }))
+}
+
+fn chunk(text: &str, last: bool) -> Option<Update> {
+    Some(Update::Artifact(pb::ArtifactChunk {
+        artifact_id: "copy".into(),
+        part: Some(text_part(text)),
+        append: last,
+        last_chunk: last,
         ..Default::default()
     }))
 }

@@ -1,13 +1,17 @@
 //! kill -9 of what must not lose anything.
 
-use std::fs;
+use std::{collections::HashSet, fs, time::Duration};
 
 use attache::pb::TaskState;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
+use tokio::time::sleep;
 use tonic::Code;
 
 use crate::support::{
     client::{self, Local, Seen, is_end},
+    hand::ByHand,
+    load::{Load, Shape},
     mesh::{Site, agent},
     process::signal,
     wait::{eventually, within},
@@ -48,7 +52,7 @@ async fn watch_through(mut home: Local, id: String) -> (Seen, u32) {
             ];
             assert!(away.contains(&status.code()), "{status:?}");
             breaks += 1;
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
     (seen.whole(), breaks)
@@ -238,4 +242,74 @@ async fn after_a_kill_of_everything_the_next_run_ends_every_task() {
         late.failure()
     );
     assert_eq!(site.runs().len(), 3, "{:?}", site.runs());
+}
+
+/// How often the home is killed in one run of [`a_home_that_is_killed_again_and_again_loses_nothing`];
+/// `tests/soak/kill` says more by ATTACHE_KILLS; ATTACHE_SEED repeats its moments.
+const KILLS: usize = 20;
+
+/// A number that the environment may say otherwise.
+fn said(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap())
+}
+
+/// A home for tasks, and two workers for slow ones.
+fn home_and_workers() -> String {
+    agent("home", &["test.home"], "")
+        + &agent(
+            "worker",
+            &["test.slow", "test.echo.slow", "test.echo"],
+            "instances = 2\nmax_concurrent_tasks = 16",
+        )
+}
+
+#[tokio::test]
+#[allow(
+    clippy::print_stdout,
+    reason = "the seed repeats it; shown where it fails"
+)]
+async fn a_home_that_is_killed_again_and_again_loses_nothing() {
+    let kills = said("ATTACHE_KILLS", KILLS as u64);
+    let seed = said("ATTACHE_SEED", rand::random());
+    println!("ATTACHE_KILLS={kills} ATTACHE_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut mesh = ByHand::started(&home_and_workers()).await;
+    // No skill that may run twice: what runs twice is seen.
+    let shape = Shape {
+        skill: "test.slow",
+        work: Duration::from_millis(300),
+        pause: Duration::ZERO,
+        ..Shape::default()
+    };
+    let homes = (0..5).map(|_| mesh.local("home-1")).collect();
+    let load = Load::shaped(homes, 200, shape);
+    let mut open = Vec::new();
+    for _ in 0..kills {
+        let before = load.count().acknowledged;
+        // Now and then in the middle of the start itself.
+        if !random.random_ratio(1, 5) {
+            eventually("new tasks come", || async {
+                match load.count().acknowledged {
+                    now if now > before => Ok(()),
+                    same => Err(format!("{same}\n{}", mesh.site.logs())),
+                }
+            })
+            .await;
+        }
+        sleep(Duration::from_millis(random.random_range(0..400))).await;
+        open.push(load.open());
+        mesh.kill("home-1").await;
+        mesh.start("home-1");
+    }
+    mesh.ready("home-1").await;
+    let outcome = load.stop().await;
+    println!("{:?}, open at each kill: {open:?}", outcome.count);
+    outcome.clean();
+    assert!(outcome.count.breaks > 0, "{:?}", outcome.count);
+    let most = open.iter().max();
+    assert!(most >= Some(&150), "hardly anything was open: {open:?}");
+    let mut once = HashSet::new();
+    for (_, id, attempt) in mesh.site.runs() {
+        assert!(once.insert(id.clone()), "{id} ran again, attempt {attempt}");
+    }
 }

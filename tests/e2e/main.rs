@@ -13,14 +13,18 @@
     reason = "each test is one story, told once"
 )]
 
+mod archive;
 mod bad_input;
 mod crash;
+mod drain;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
 mod impostor;
 mod lifecycle;
+mod lifetimes;
 mod namespaces;
+mod outage;
 mod trace;
 
 #[path = "../support/mod.rs"]

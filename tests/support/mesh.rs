@@ -27,6 +27,8 @@ pub struct Site {
     pub temp: TempDir,
     /// Directory of mesh.toml.
     pub dir: PathBuf,
+    /// Environment of all that is started here, beside the usual.
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// A running `attache up`.
@@ -44,6 +46,7 @@ impl Site {
         Self {
             mark: Mark::new(),
             dir: temp.path().to_path_buf(),
+            env: Vec::new(),
             temp,
         }
     }
@@ -54,6 +57,7 @@ impl Site {
             mark: Mark::new(),
             temp: tempfile::tempdir().unwrap(),
             dir: dir.to_path_buf(),
+            env: Vec::new(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Site {
             .env_remove("ATTACHE_MESH")
             .kill_on_drop(true);
         command.env("TEST_RUNS", self.path("runs"));
+        command.envs(self.env.iter().cloned());
         // Sockets go where the test's other files go, and with them.
         command.env("XDG_RUNTIME_DIR", self.temp.path());
         command.current_dir(self.temp.path()).stdin(Stdio::null());
@@ -144,6 +149,11 @@ impl Site {
             )
         });
         runs.collect()
+    }
+
+    /// The whole log of one process.
+    pub fn log(&self, name: &str) -> String {
+        text(&self.state().join("logs").join(format!("{name}.log")))
     }
 
     /// Everything that was printed and logged here, for a test that fails.

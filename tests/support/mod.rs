@@ -5,6 +5,9 @@
 
 pub mod client;
 pub mod collector;
+pub mod hand;
+pub mod ledger;
+pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod process;

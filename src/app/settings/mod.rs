@@ -1,6 +1,7 @@
 //! What the processes are told: the shapes of their configuration files.
 
 pub mod card;
+pub mod lifetimes;
 pub mod registry;
 pub mod sidecar;
 pub mod telemetry;

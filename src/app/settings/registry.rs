@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::lifetimes::{CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE};
 use super::telemetry::TelemetrySettings;
+use crate::config::Span;
 
 /// Port of the registry's mutual TLS listener.
 pub const REGISTRY_PORT: u16 = 7443;
@@ -31,6 +33,14 @@ pub struct RegistrySettings {
     pub admin: String,
     /// Data threads; 0: one per core.
     pub threads: usize,
+    /// Life of the certificates of sidecars and of its own; see [`CERTIFICATE_LIFE`].
+    pub certificate_life: Span,
+    /// Age at which a connection is told to go, give or take a tenth; see [`CONNECTION_AGE`].
+    pub connection_age: Span,
+    /// How long an instance stays in the catalog unheard; see [`LEASE`].
+    pub lease: Span,
+    /// How long it may take to end; see [`DRAIN`].
+    pub drain: Span,
     /// Where its traces go.
     pub telemetry: TelemetrySettings,
 }
@@ -45,6 +55,10 @@ impl Default for RegistrySettings {
             enrollment: format!("[::]:{ENROLLMENT_PORT}"),
             admin: format!("127.0.0.1:{REGISTRY_ADMIN_PORT}"),
             threads: 0,
+            certificate_life: CERTIFICATE_LIFE.default,
+            connection_age: CONNECTION_AGE.default,
+            lease: LEASE.default,
+            drain: DRAIN.default,
             telemetry: TelemetrySettings::default(),
         }
     }

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardSettings;
+use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION};
 use super::telemetry::TelemetrySettings;
+use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
+use crate::task::home::IN_MEMORY;
 
 /// Port of the sidecar's mutual TLS listener.
 pub const SIDECAR_PORT: u16 = 7643;
@@ -40,11 +43,26 @@ pub struct SidecarSettings {
     pub zone: String,
     /// Data threads; 0: one per core.
     pub threads: usize,
+    /// Age at which a member's connection is told to go, give or take a tenth; see
+    /// [`CONNECTION_AGE`].
+    pub connection_age: Span,
+    /// How long it may take to end; see [`DRAIN`].
+    pub drain: Span,
+    /// How long an attempt elsewhere may be out of reach; see [`AGENT_LOST_AFTER`].
+    pub agent_lost_after: Span,
+    /// How long a finished task can be asked for; see [`RETENTION`].
+    pub retention: Span,
+    /// Most finished tasks that stay in memory; the others are in the archive.
+    pub finished_in_memory: usize,
     /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
     pub agent: Option<String>,
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
+    /// Length of the journal's files, two of which are there from the start: `4KiB` to `256MiB`.
+    pub journal_segment: Size,
+    /// What must be free on the disk of `state` for a new task to be taken; `0`: anything.
+    pub disk_reserve: Size,
     /// Where its traces go.
     pub telemetry: TelemetrySettings,
     /// What the agent publishes about itself.
@@ -64,8 +82,15 @@ impl Default for SidecarSettings {
             advertise: Vec::new(),
             zone: String::new(),
             threads: 0,
+            connection_age: CONNECTION_AGE.default,
+            drain: DRAIN.default,
+            agent_lost_after: AGENT_LOST_AFTER.default,
+            retention: RETENTION.default,
+            finished_in_memory: IN_MEMORY,
             agent: None,
             journal: Journaling::Disk,
+            journal_segment: Size(16 << 20),
+            disk_reserve: Size(256 << 20),
             telemetry: TelemetrySettings::default(),
             card: CardSettings::default(),
         }

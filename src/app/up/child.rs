@@ -29,6 +29,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 /// How long killed processes may still be there: init reaps orphans in its own time.
 const REAPED: Duration = Duration::from_secs(5);
+/// How long what a child has started may outlive it.
+const LEFT: Duration = Duration::from_secs(2);
 /// How often a group is looked at while it ends; there is no event for the end of a group.
 const GROUP_POLL: Duration = Duration::from_millis(20);
 
@@ -45,6 +47,8 @@ pub struct Job {
     pub dir: PathBuf,
     /// Log file.
     pub log: PathBuf,
+    /// How long it may take to end after SIGTERM.
+    pub grace: Duration,
 }
 
 /// What happened to a child.
@@ -73,6 +77,7 @@ pub enum ChildEvent {
 /// A process that is kept running until it is stopped.
 #[derive(Debug)]
 pub struct Supervised {
+    grace: Duration,
     stop: Stop,
     ended: mpsc::Receiver<()>,
 }
@@ -83,18 +88,18 @@ impl Supervised {
         // Ends with the nursery too: whoever drops us in the middle of a start leaves no orphan.
         let stop = nursery.stop_token().child_token();
         let (done, ended) = mpsc::channel(1);
-        let stopped = stop.clone();
+        let (stopped, grace) = (stop.clone(), job.grace);
         nursery.adopt("child", async move {
             supervise(job, events, stopped).await;
             drop(done);
         });
-        Self { stop, ended }
+        Self { grace, stop, ended }
     }
 
-    /// Asks the process group to end, and cuts it after [`END_GRACE`].
+    /// Asks the process group to end, and cuts it after its grace.
     pub async fn end(mut self) {
         self.stop.cancel();
-        if timeout(END_GRACE + REAPED, self.ended.recv())
+        if timeout(self.grace + LEFT + REAPED, self.ended.recv())
             .await
             .is_err()
         {
@@ -131,7 +136,7 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
                         }
                     }
                     () = stop.cancelled() => {
-                        end_child(child, pid).await;
+                        end_child(child, pid, job.grace).await;
                         drop(stdin);
                         return;
                     }
@@ -158,16 +163,14 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
     }
 }
 
-/// How long a child may take to end after SIGTERM: a sidecar's whole drain, and a little.
-pub const END_GRACE: Duration = Duration::from_secs(35);
-
-async fn end_child(mut child: Child, pid: u32) {
+async fn end_child(mut child: Child, pid: u32, grace: Duration) {
     signal_group(pid, Signal::TERM);
-    if timeout(END_GRACE, child.wait()).await.is_err() {
+    if timeout(grace, child.wait()).await.is_err() {
+        tracing::warn!(pid, ?grace, "a child did not end in its time and is killed");
         signal_group(pid, Signal::KILL);
         drop(child.wait().await);
     }
-    end_group(pid, Duration::from_secs(2)).await;
+    end_group(pid, LEFT).await;
 }
 
 /// Waits up to `grace` for what is left of a group whose leader has ended, then kills it.
@@ -271,6 +274,7 @@ mod tests {
             env: BTreeMap::new(),
             dir: dir.to_path_buf(),
             log: dir.join("x.log"),
+            grace: Duration::from_secs(10),
         }
     }
 
@@ -315,7 +319,7 @@ mod tests {
             panic!("no start")
         };
         drop((child, told));
-        nursery.close(END_GRACE).await;
+        nursery.close(Duration::from_secs(10)).await;
         assert!(!group_lives(pid));
     }
 

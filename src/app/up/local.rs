@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::{
 
 use super::{
     build::Executables,
-    child::{ChildEvent, Job, Supervised, last_lines},
+    child::{ChildEvent, Supervised, last_lines},
     error::UpError,
     leftovers::Roster,
     mesh::{Mesh, Program},
@@ -27,7 +26,6 @@ use crate::{
     app::settings::{RegistrySettings, SidecarSettings},
     domain::{Member, SpiffeId},
     runtime::Nursery,
-    sidecar::Journaling,
 };
 
 /// How long everything may take to become ready.
@@ -36,9 +34,10 @@ const READY: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Events of children that wait to be shown.
 const EVENTS: usize = 64;
-/// What agents must reach without a proxy.
-const NO_PROXY: &str = "localhost,127.0.0.1,::1";
-
+/// What a process of ours gets beyond its drain before it is killed.
+pub(super) const BEYOND_DRAIN: Duration = Duration::from_secs(5);
+/// How long an agent may take to end: its sidecar has drained, so it has nothing to do.
+pub(super) const AGENT_ENDS: Duration = Duration::from_secs(10);
 /// A running mesh.
 #[derive(Debug)]
 pub struct LocalMesh {
@@ -58,13 +57,19 @@ struct Around<'a> {
     built: &'a Executables,
 }
 
-struct Starting<'a> {
-    state: &'a State,
-    mesh: &'a Mesh,
-    nursery: &'a Nursery,
-    tell: mpsc::Sender<ChildEvent>,
+pub(super) struct Starting<'a> {
+    pub(super) state: &'a State,
+    pub(super) mesh: &'a Mesh,
+    pub(super) nursery: &'a Nursery,
+    pub(super) tell: mpsc::Sender<ChildEvent>,
     events: mpsc::Receiver<ChildEvent>,
     roster: Roster,
+}
+
+/// How long a whole mesh may take to end: the sidecars, their agents, the registry, one after the
+/// other, and what is killed then.
+pub fn ends_within(mesh: &Mesh) -> Duration {
+    mesh.sidecars.drain.0 + mesh.registry.drain.0 + 2 * BEYOND_DRAIN + 2 * AGENT_ENDS
 }
 
 impl LocalMesh {
@@ -157,7 +162,9 @@ impl LocalMesh {
         Some(event)
     }
 
-    /// Drains the sidecars, then ends agents and registry.
+    /// Drains the sidecars, then ends agents and registry: agents after their sidecars, which let
+    /// their work finish, and the registry last, which tells everybody who drains. See
+    /// [`ends_within`].
     pub async fn stop(self) {
         end_all(self.sidecars).await;
         end_all(self.agents).await;
@@ -179,6 +186,10 @@ impl Starting<'_> {
             enrollment: at.enrollment.clone(),
             admin: at.admin.clone(),
             threads: 0,
+            certificate_life: self.mesh.registry.certificate_life,
+            connection_age: self.mesh.registry.connection_age,
+            lease: self.mesh.registry.lease,
+            drain: self.mesh.registry.drain,
             telemetry: self.mesh.telemetry.clone(),
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
@@ -283,79 +294,20 @@ impl Starting<'_> {
             advertise: vec![format!("127.0.0.1:{}", instance.mtls)],
             zone: String::new(),
             threads: 0,
+            connection_age: self.mesh.sidecars.connection_age,
+            drain: self.mesh.sidecars.drain,
+            agent_lost_after: self.mesh.sidecars.agent_lost_after,
+            retention: self.mesh.sidecars.retention,
+            finished_in_memory: self.mesh.sidecars.finished_in_memory,
             agent: Some(instance.handler.clone()),
-            journal: Journaling::default(),
             telemetry: self.mesh.telemetry.clone(),
             card: instance.agent.card.clone(),
+            ..SidecarSettings::default()
         };
         let text = toml::to_string(&settings).expect("plain settings are TOML");
         Ok(self
             .state
             .write(&format!("config/{}.toml", instance.label), &text)?)
-    }
-
-    fn start_agent(
-        &mut self,
-        instance: &Instance<'_>,
-        built: &Executables,
-    ) -> Result<Option<Supervised>, UpError> {
-        let agent = instance.agent;
-        let mut command = match &agent.program {
-            Program::External => return Ok(None),
-            Program::Command { command, .. } => command.clone(),
-            Program::Cargo { package, bin } => {
-                let path = built.get(&(package.clone(), bin.clone()));
-                vec![path.map_or_else(|| bin.clone(), |path| path.display().to_string())]
-            }
-        };
-        command.extend(agent.args.iter().cloned());
-        let mut env = agent.env.clone();
-        env.insert("ATTACHE_LISTEN".into(), instance.handler.clone());
-        env.insert("ATTACHE_SIDECAR".into(), instance.local.clone());
-        self.mesh.telemetry.tell_agent(&mut env);
-        // A proxy of the user's shell must not see what agents say to their own machine.
-        env.insert("NO_PROXY".into(), NO_PROXY.into());
-        env.insert("no_proxy".into(), NO_PROXY.into());
-        let name = format!("{}-agent", instance.label);
-        Ok(Some(self.child(
-            name,
-            command,
-            env,
-            &self.mesh.dir.clone(),
-        )?))
-    }
-
-    /// One of our own processes. It drains when its standard input closes, so that it does not
-    /// outlive an `up` that was killed.
-    fn attache(&mut self, name: &str, verb: &str, config: &Path) -> Result<Supervised, UpError> {
-        let program = std::env::current_exe().map_err(UpError::NoProgram)?;
-        let command = [
-            program.display().to_string(),
-            verb.to_owned(),
-            "--config".to_owned(),
-            config.display().to_string(),
-            "--until-stdin-closes".to_owned(),
-        ];
-        let dir = self.state.dir().to_path_buf();
-        self.child(name.to_owned(), command.to_vec(), BTreeMap::new(), &dir)
-    }
-
-    fn child(
-        &mut self,
-        name: String,
-        command: Vec<String>,
-        env: BTreeMap<String, String>,
-        dir: &Path,
-    ) -> Result<Supervised, UpError> {
-        let log = self.state.private("logs")?.join(format!("{name}.log"));
-        let job = Job {
-            name,
-            command,
-            env,
-            dir: dir.to_path_buf(),
-            log,
-        };
-        Ok(Supervised::start(self.nursery, job, self.tell.clone()))
     }
 
     /// Waits until every process is ready; a death on the way is fatal and shown.

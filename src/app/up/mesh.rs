@@ -8,6 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
+use super::roles::{self, MeshRegistry, MeshSidecars};
 use crate::{
     app::settings::{CardSettings, SkillSettings, TelemetrySettings, card},
     config::{self, ConfigError, Span},
@@ -30,8 +31,10 @@ pub struct Mesh {
     pub agents: Vec<MeshAgent>,
     /// Tasks to run once all agents are healthy.
     pub tasks: Vec<MeshTask>,
-    /// Ports of the registry, where the file names them.
-    pub ports: RegistryPorts,
+    /// What the file says of the registry.
+    pub registry: MeshRegistry,
+    /// What the file says of all sidecars.
+    pub sidecars: MeshSidecars,
     /// Where the traces of all go.
     pub telemetry: TelemetrySettings,
 }
@@ -91,18 +94,6 @@ pub struct MeshTask {
     pub timeout: Option<Span>,
 }
 
-/// Ports that the file fixes; 0: a free one, remembered.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RegistryPorts {
-    /// Mutual TLS.
-    pub mtls: u16,
-    /// Enrolment.
-    pub enrollment: u16,
-    /// Admin.
-    pub admin: u16,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MeshToml {
@@ -111,7 +102,9 @@ struct MeshToml {
     #[serde(default)]
     set: BTreeMap<String, String>,
     #[serde(default)]
-    registry: RegistryPorts,
+    registry: MeshRegistry,
+    #[serde(default)]
+    sidecars: MeshSidecars,
     #[serde(default)]
     telemetry: TelemetrySettings,
     #[serde(default)]
@@ -212,6 +205,7 @@ fn check(
         .trust_domain
         .parse()
         .map_err(|e| at("trust_domain".into(), format!("{e}")))?;
+    roles::check(&toml.registry, &toml.sidecars).map_err(|(key, text)| at(key, text))?;
     let mut names = BTreeSet::new();
     let mut agents = Vec::new();
     for (place, agent) in toml.agents.into_iter().enumerate() {
@@ -238,7 +232,8 @@ fn check(
         trust_domain,
         agents,
         tasks,
-        ports: toml.registry,
+        registry: toml.registry,
+        sidecars: toml.sidecars,
         telemetry: toml.telemetry,
     })
 }
@@ -512,6 +507,16 @@ data = '{"query": "{question}"}'
                 "agents[0].command: beside `cargo`",
             ),
             ("'{\"query\"", "'{query\"", "tasks[0].data: "),
+            (
+                "[set]",
+                "[registry]\ncertificate_life = \"1s\"\n[set]",
+                "registry.certificate_life: 1s is not from 10s to 7d",
+            ),
+            (
+                "[set]",
+                "[sidecars]\nconnection_age = \"30\"\n[set]",
+                "sidecars.connection_age: ",
+            ),
         ] {
             let error = read(&DESK.replace(change, with), &[]).unwrap_err();
             assert!(error.contains(told), "{error}");

@@ -9,7 +9,7 @@ use std::{
 use super::{error::UpError, state::State};
 use crate::{
     domain::{Fault, Member, Reason, SpiffeId, TrustDomain},
-    identity::{Authority, Credentials, Expect, Names, Svid, write_secret},
+    identity::{Authority, Credentials, Due, Expect, Names, Svid, renewal_due, write_secret},
     pb::{self, identity_client::IdentityClient},
     runtime::{Nursery, clock},
     transport::{Pool, Target},
@@ -66,14 +66,16 @@ impl Operator {
         })
     }
 
-    /// Signs a new certificate when half of the present one's life is over.
+    /// Signs a new certificate when half of the present one's life is over, or when it is not valid
+    /// by this clock.
     ///
     /// # Errors
     /// When it cannot be signed or written.
     pub fn refresh(&self, now: SystemTime) -> Result<(), UpError> {
-        if now + OPERATOR_LIFE / 2 < self.credentials.current().peer().not_after {
+        if let Due::In(_) = renewal_due(self.credentials.current().peer(), now, 0.5) {
             return Ok(());
         }
+        self.authority.roll_over(now)?;
         let svid = self.authority.svid(&self.id, None, OPERATOR_LIFE)?;
         svid.save(&self.dir)?;
         self.credentials.replace(svid);

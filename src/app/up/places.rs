@@ -32,7 +32,7 @@ pub(super) fn registry(mesh: &Mesh, ports: &mut Ports) -> Result<RegistryEndpoin
             ports.choose(what, fixed).map_err(UpError::NoPort)?
         ))
     };
-    let fixed = mesh.ports;
+    let fixed = mesh.registry;
     let name = REGISTRY.parse().expect("the registry's name is a label");
     Ok(RegistryEndpoints {
         mtls: at("registry.mtls", fixed.mtls)?,

@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// How long `down` waits for the drain to end.
-const DOWN: Duration = Duration::from_secs(60);
+/// How long `down` waits for the drain to end: what a mesh with its defaults may take.
+const DOWN: Duration = Duration::from_secs(90);
 
 /// `attache check`: says what `up` would start.
 ///

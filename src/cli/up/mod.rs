@@ -14,7 +14,8 @@ use self::aside::{clean, detach};
 use crate::{
     app::up::{
         LocalMesh, Mesh, State, UpError, build,
-        child::{ChildEvent, END_GRACE},
+        child::ChildEvent,
+        ends_within,
         leftovers::{end_leftovers, kill_now},
         mesh::MeshTask,
         state::STATE_DIR,
@@ -68,7 +69,7 @@ pub(super) async fn up(args: UpArgs, output: &Output, nursery: &Nursery) -> Resu
     let Some(local) = local else {
         output.note("interrupted: ending what was started; Ctrl-C again ends at once");
         tokio::select! {
-            () = nursery.close(END_GRACE) => {}
+            () = nursery.close(ends_within(&mesh)) => {}
             () = stops.next() => kill_now(&state).await,
         }
         return Ok(Exit::Interrupted);

@@ -33,11 +33,12 @@ pub use directory::Names;
 pub const ROOT_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
 /// Life of an issuing CA.
 pub const ISSUING_LIFE: Duration = Duration::from_hours(90 * 24);
-/// Life of a sidecar's certificate: short, since renewal is automatic.
+/// Life of a sidecar's certificate where nobody says another: short, since renewal is automatic.
 pub const LEAF_LIFE: Duration = Duration::from_hours(1);
 /// Life of a certificate that no sidecar renews: an operator's, or a lone service's.
 pub const ISSUED_LIFE: Duration = Duration::from_hours(24);
-/// Certificates start that much earlier, for clocks that are behind.
+/// Certificates start that much earlier, for clocks that are behind; short ones a tenth of their
+/// life, or they would be half over when they begin.
 pub const BACKDATE: Duration = Duration::from_mins(1);
 
 /// Why the CA cannot be used, or does not sign.
@@ -58,6 +59,11 @@ pub enum AuthorityError {
     /// The issuing CA's life is over, and the root's key is not here to make another.
     #[error("the issuing CA has expired: bring root.key.pem back to {0} and start again")]
     Expired(PathBuf),
+    /// The issuing CA was made by a clock that was ahead, and the root's key is not here.
+    #[error(
+        "the issuing CA is not valid yet: is this machine's clock behind? else bring root.key.pem back to {0} and start again"
+    )]
+    NotYet(PathBuf),
     /// The id is of another trust domain.
     #[error("{id} is not of this CA's trust domain, {domain}")]
     Foreign {
@@ -97,6 +103,7 @@ pub struct Authority {
     root: CertificateDer<'static>,
     roots: RootCertStore,
     issuing: ArcSwap<Issuing>,
+    leaf_life: Duration,
 }
 
 /// The CA's certificate and key that sign members.
@@ -133,9 +140,22 @@ impl Authority {
             root: opened.root,
             roots,
             issuing: ArcSwap::from_pointee(opened.issuing),
+            leaf_life: LEAF_LIFE,
         };
         authority.roll_over(clock::wall())?;
         Ok(authority)
+    }
+
+    /// The same with another life for the certificates that sidecars renew.
+    #[must_use]
+    pub fn with_leaf_life(mut self, life: Duration) -> Self {
+        self.leaf_life = life;
+        self
+    }
+
+    /// Life of the certificates that sidecars renew.
+    pub fn leaf_life(&self) -> Duration {
+        self.leaf_life
     }
 
     /// Whether `dir` holds a CA.
@@ -143,14 +163,14 @@ impl Authority {
         directory::exists(dir)
     }
 
-    /// Makes a new issuing CA if less than half of the present one's life is left and the root's
-    /// key is at hand; says whether it did. Members need no new bundle: the root stays.
+    /// Makes a new issuing CA if less than half of the present one's life is left, or none of it has
+    /// begun (the clock was ahead when it was made), and the root's key is at hand; says whether it did. Members need no new bundle: the root stays.
     ///
     /// # Errors
-    /// When the present one has expired and the root's key is away, or files cannot be used.
+    /// When the present one is not valid at `now` and the root's key is away, or files cannot be used.
     pub fn roll_over(&self, now: SystemTime) -> Result<bool, AuthorityError> {
         let life = self.issuing.load().life;
-        if now < life.not_after - ISSUING_LIFE / 2 {
+        if (life.not_before..life.not_after - ISSUING_LIFE / 2).contains(&now) {
             return Ok(false);
         }
         match directory::roll_over(&self.dir, &self.domain, &self.root, now)? {
@@ -159,6 +179,7 @@ impl Authority {
                 tracing::info!(trust_domain = %self.domain, "a new issuing CA signs from now on");
                 Ok(true)
             }
+            None if now < life.not_before => Err(AuthorityError::NotYet(self.dir.clone())),
             None if now >= life.not_after => Err(AuthorityError::Expired(self.dir.clone())),
             None => Ok(false),
         }
@@ -187,8 +208,8 @@ impl Authority {
         Ok(certificate::key_pin(&self.root)?)
     }
 
-    /// Signs a member's key for `ttl` from now, backdated by 60 s, at most for the issuing CA's
-    /// life. Returns leaf and issuing CA.
+    /// Signs a member's key for `ttl` from now, backdated by a tenth of it and 60 s at most, within
+    /// the issuing CA's life. Returns leaf and issuing CA.
     ///
     /// # Errors
     /// When the id is of another trust domain, has no instances, or the CA has expired.
@@ -201,7 +222,7 @@ impl Authority {
     ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let now = clock::wall();
         let life = Validity {
-            not_before: now - BACKDATE,
+            not_before: now - BACKDATE.min(ttl / 10),
             not_after: now + ttl,
         };
         self.issue_within(key, id, instance, life)
@@ -233,7 +254,11 @@ impl Authority {
             not_after: life.not_after.min(issuing.life.not_after),
         };
         if life.not_before >= life.not_after {
-            return Err(AuthorityError::Expired(self.dir.clone()));
+            return Err(if life.not_after <= issuing.life.not_before {
+                AuthorityError::NotYet(self.dir.clone())
+            } else {
+                AuthorityError::Expired(self.dir.clone())
+            });
         }
         let params = shape::leaf(id, instance, life, self.names)?;
         let leaf = params.signed_by(&key.to_rcgen()?, &issuing.issuer)?;

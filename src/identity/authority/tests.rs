@@ -188,9 +188,14 @@ fn an_ageing_issuing_ca_is_replaced_if_the_root_key_is_here() {
     let first = signer(&authority);
     let now = clock::wall();
     assert!(!authority.roll_over(now + ISSUING_LIFE * 4 / 10).unwrap());
-    let late = now + ISSUING_LIFE * 6 / 10;
     assert!(authority.roll_over(now + ISSUING_LIFE / 2).unwrap());
-    assert_ne!(authority.issuing.load().certificate, first);
+    let ahead = authority.issuing.load().certificate.clone();
+    assert_ne!(ahead, first);
+    // The clock was ahead and is set back: with the root's key a CA is made that is valid now.
+    assert!(authority.roll_over(now).unwrap());
+    assert_ne!(authority.issuing.load().certificate, ahead);
+    assert!(!authority.roll_over(now).unwrap());
+    signer(&authority);
 
     fs::remove_file(authority.dir.join("root.key.pem")).unwrap();
     let offline = Authority::open(&authority.dir).unwrap();
@@ -198,7 +203,9 @@ fn an_ageing_issuing_ca_is_replaced_if_the_root_key_is_here() {
         offline.issuing.load().certificate,
         authority.issuing.load().certificate
     );
-    assert!(!offline.roll_over(late + ISSUING_LIFE / 3).unwrap());
-    let error = offline.roll_over(late + ISSUING_LIFE * 2).unwrap_err();
+    assert!(!offline.roll_over(now + ISSUING_LIFE * 8 / 10).unwrap());
+    let error = offline.roll_over(now + ISSUING_LIFE * 2).unwrap_err();
     assert!(matches!(error, AuthorityError::Expired(_)));
+    let error = offline.roll_over(now - ISSUING_LIFE).unwrap_err();
+    assert!(matches!(error, AuthorityError::NotYet(_)), "{error}");
 }

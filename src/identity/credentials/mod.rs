@@ -32,7 +32,7 @@ use crate::identity::svid::Svid;
 use crate::identity::verify::{Mismatch, Pinned, provider, tls13_signatures};
 
 /// The one protocol that is spoken inside TLS.
-const ALPN: &[u8] = b"h2";
+pub(crate) const ALPN: &[u8] = b"h2";
 
 /// Whom a client dials: the peer must prove to be exactly that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,7 +143,7 @@ impl Credentials {
     /// Listens for members: a client certificate of our trust domain is demanded.
     ///
     /// A client that offers protocols without `h2` is refused in the handshake. One that offers
-    /// none at all passes it: speak HTTP/2 to it or close.
+    /// none at all passes it: to be refused by who looks at what was agreed on.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
     }

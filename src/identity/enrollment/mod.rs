@@ -17,7 +17,7 @@ use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Reason;
 use crate::domain::SpiffeId;
-use crate::identity::authority::{Authority, AuthorityError, ISSUED_LIFE, LEAF_LIFE};
+use crate::identity::authority::{Authority, AuthorityError, ISSUED_LIFE};
 use crate::identity::certificate;
 use crate::identity::csr::PublicKey;
 use crate::identity::ledger::{Ledger, LedgerError, Redeemed, Redemption, TokenRecord};
@@ -107,7 +107,7 @@ impl EnrollmentService {
         let id = &record.entry.id;
         // Operators and registries have no sidecar that would renew theirs every half hour.
         let life = if instance.is_some() {
-            LEAF_LIFE
+            self.authority.leaf_life()
         } else {
             ISSUED_LIFE
         };
@@ -251,7 +251,7 @@ pub(super) async fn reissue(
     key: &PublicKey,
 ) -> Result<pb::Svid, Fault> {
     // Signed first: a generation must not pass without a certificate that has it.
-    let chain = authority.issue(key, id, Some(instance), LEAF_LIFE);
+    let chain = authority.issue(key, id, Some(instance), authority.leaf_life());
     let chain = chain.map_err(from_authority)?;
     let advanced = ledger.advance_generation(instance, from, key.hash()).await;
     let redeemed = Redeemed {

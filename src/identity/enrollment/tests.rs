@@ -420,7 +420,7 @@ async fn only_this_ca_and_this_member_vouch_for_a_known_key() {
         (&mesh, BILLING, true),
     ] {
         let ca = &signer.authority;
-        let chain = ca.issue(&key, &signer.id(path), Some(&instance), LEAF_LIFE);
+        let chain = ca.issue(&key, &signer.id(path), Some(&instance), ca.leaf_life());
         let shown = held.certified(chain.unwrap(), ca.bundle(), 1).unwrap();
         let outcome = join::rejoin(channel(service(&mesh), EXPORTER), &EXPORTER, &shown, &draft);
         match outcome.await {

@@ -2,6 +2,8 @@
 //!
 //! A failed renewal keeps the old certificate and tries again. Never ends by itself.
 
+mod own;
+
 use std::{
     path::Path,
     time::{Duration, SystemTime},
@@ -18,18 +20,26 @@ use crate::identity::svid::{Svid, SvidError};
 use crate::runtime::Stop;
 use crate::runtime::clock;
 
+pub use own::OwnSigner;
+
 /// Renew at half of life: leaves room for many failed tries.
 const RENEW_AT: f64 = 0.5;
 /// Spread of that moment, as a share of it: members that joined together do not renew together.
 const SPREAD: f64 = 0.1;
-/// Longest time between two looks at the wall clock: timers stand still while a laptop sleeps.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Longest time between two looks at the wall clock: timers stand still while a laptop sleeps, and a
+/// clock that was set ends certificates at once. A lease of 15 s should not run out over it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// First wait after a failure; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
-/// Longest wait after a failure.
+/// Longest wait after a failure, and never more than this part of the certificate's life: half of it
+/// is all the time there is.
 const RETRY_MOST: Duration = Duration::from_mins(1);
-/// Longest time that one attempt may take: connect, handshake and call.
+const RETRY_PART: u32 = 20;
+/// Longest time that one attempt may take: connect, handshake and call. Never more than this part
+/// of the certificate's life, and never less than a busy registry needs.
 const ATTEMPT: Duration = Duration::from_secs(15);
+const ATTEMPT_PART: u32 = 8;
+const ATTEMPT_LEAST: Duration = Duration::from_secs(1);
 
 /// What to do about a certificate now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +60,8 @@ pub fn renewal_due(peer: &Peer, now: SystemTime, chance: f64) -> Due {
     if now > peer.not_after {
         return Due::Rejoin;
     }
-    let life = peer.not_after.duration_since(peer.not_before);
     let shift = 1.0 + SPREAD * (chance.clamp(0.0, 1.0) * 2.0 - 1.0);
-    let moment = life.unwrap_or_default().mul_f64(RENEW_AT * shift);
+    let moment = life_of(peer).mul_f64(RENEW_AT * shift);
     match moment.checked_sub(age) {
         None | Some(Duration::ZERO) => Due::Renew,
         Some(left) => Due::In(left),
@@ -85,9 +94,12 @@ pub async fn keep_renewed(
             Due::In(left) => left.min(LOOK_EVERY),
             due @ (Due::Renew | Due::Rejoin) => {
                 let attempt = attempt(&credentials, &present, dir, renewer, due, &mut draft);
+                let limit = attempt_limit(life_of(present.peer()));
                 let done = tokio::select! {
                     () = stop.cancelled() => return,
-                    done = attempt => done,
+                    done = timeout(limit, attempt) => {
+                        done.unwrap_or(Err(RenewalError::Late(limit)))
+                    }
                 };
                 match done {
                     Ok(()) => {
@@ -106,7 +118,8 @@ pub async fn keep_renewed(
                         tracing::warn!(%error, failures, "no new certificate; the old one stays");
                     }
                 }
-                retry_wait(failures)
+                let most = retry_most(life_of(present.peer()));
+                retry_wait(failures, most, rand::random())
             }
         };
         tokio::select! {
@@ -121,8 +134,8 @@ pub async fn keep_renewed(
 enum RenewalError {
     #[error(transparent)]
     Join(#[from] JoinError),
-    #[error("no answer within {} s", ATTEMPT.as_secs())]
-    Late,
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    Late(Duration),
     #[error(transparent)]
     Draft(#[from] DraftError),
     #[error(transparent)]
@@ -151,8 +164,7 @@ async fn attempt(
     } else {
         renewer.renew(present, draft)
     };
-    let fresh = timeout(ATTEMPT, asked).await;
-    let fresh = fresh.map_err(|_| RenewalError::Late)??;
+    let fresh = asked.await?;
     if let Some(dir) = dir {
         fresh.save(dir)?;
         Draft::settle(dir)?;
@@ -172,12 +184,28 @@ fn kept_draft(dir: &Path, present: &Svid) -> Result<Draft, RenewalError> {
     Ok(Draft::kept_in(dir)?)
 }
 
-fn retry_wait(failures: u32) -> Duration {
+fn life_of(peer: &Peer) -> Duration {
+    let life = peer.not_after.duration_since(peer.not_before);
+    life.unwrap_or_default()
+}
+
+fn retry_most(life: Duration) -> Duration {
+    (life / RETRY_PART).clamp(RETRY_FIRST, RETRY_MOST)
+}
+
+fn attempt_limit(life: Duration) -> Duration {
+    (life / ATTEMPT_PART).clamp(ATTEMPT_LEAST, ATTEMPT)
+}
+
+/// Doubles up to `most`; `chance` from 0 to 1 takes away up to a half, so that members whose
+/// registry was away together do not come back together.
+fn retry_wait(failures: u32, most: Duration, chance: f64) -> Duration {
     if failures == 0 {
         return Duration::ZERO;
     }
     let doubled = 1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
-    RETRY_FIRST.saturating_mul(doubled).min(RETRY_MOST)
+    let wait = RETRY_FIRST.saturating_mul(doubled).min(most);
+    wait.mul_f64(0.5 + 0.5 * chance.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]

@@ -50,11 +50,47 @@ fn due_at_half_life_with_its_spread() {
 }
 
 #[test]
-fn retries_double_to_a_minute() {
-    let waits: Vec<_> = (0..12).map(|n| retry_wait(n).as_millis()).collect();
+fn retries_double_to_a_minute_or_a_small_part_of_the_life() {
+    let most = retry_most(Duration::from_hours(1));
+    let waits: Vec<_> = (0..12)
+        .map(|n| retry_wait(n, most, 1.0).as_millis())
+        .collect();
     assert_eq!(waits[..4], [0, 500, 1000, 2000]);
     assert_eq!(waits[8..], [60_000; 4]);
-    assert_eq!(retry_wait(u32::MAX), RETRY_MOST);
+    assert_eq!(retry_wait(u32::MAX, most, 1.0), RETRY_MOST);
+    assert_eq!(retry_wait(u32::MAX, most, 0.0), RETRY_MOST / 2);
+}
+
+/// A backdate that is longer than the life would make a certificate due as it is made.
+#[test]
+fn a_certificate_of_any_life_is_used_for_about_half_of_it() {
+    let mesh = Mesh::new();
+    for seconds in [10, 20, 60, 600, 3600] {
+        let life = Duration::from_secs(seconds);
+        let svid = mesh.authority.svid(&mesh.id(BILLING), None, life).unwrap();
+        let now = clock::wall();
+        let Due::In(left) = renewal_due(svid.peer(), now, 0.5) else {
+            panic!("{life:?} is due at once");
+        };
+        // Dates are whole seconds.
+        let second = Duration::from_secs(1);
+        assert!(
+            left + second > life * 4 / 10 && left < life * 6 / 10,
+            "{left:?} of {life:?}"
+        );
+    }
+}
+
+/// From half of a life to its end there is time for several whole attempts, however short it is.
+#[test]
+fn a_short_life_leaves_time_for_several_attempts() {
+    for seconds in [10, 20, 60, 3600, 7 * 86_400] {
+        let life = Duration::from_secs(seconds);
+        let one = attempt_limit(life) + retry_most(life);
+        // Counted from the latest moment of a renewal, and all of them timed out.
+        let left = life.mul_f64(1.0 - RENEW_AT * (1.0 + SPREAD));
+        assert!(one * 2 <= left, "{life:?}: two of {one:?} in {left:?}");
+    }
 }
 
 /// A registry that fails some times, then signs.
@@ -148,9 +184,9 @@ async fn a_failed_renewal_is_tried_again_with_the_same_key() {
         .iter()
         .map(|(at, ..)| (*at - began).as_millis())
         .collect();
-    // The timer's grain is 1 ms.
-    for (wait, expected) in waits.iter().zip([0, 500, 1_500, 3_500]) {
-        assert!((expected..expected + 10).contains(wait), "{waits:?}");
+    // Each wait is shortened by up to a half; the timer's grain is 1 ms.
+    for (wait, most) in waits.iter().zip([0, 500, 1_500, 3_500]) {
+        assert!((most / 2..most + 10).contains(wait), "{waits:?}");
     }
     assert!(
         seen.iter()

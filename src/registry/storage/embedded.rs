@@ -53,15 +53,23 @@ pub struct RedbStore {
 }
 
 impl RedbStore {
-    /// Opens the file, or makes it. Who was registered is in the catalog at once, and has until
+    /// [`Self::open_with`] the default terms.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(path: &Path, now: Instant) -> Result<Self, StoreError> {
+        Self::open_with(path, Terms::DEFAULT, now)
+    }
+
+    /// Opens the file, or makes it, and gives leases on these terms. Who was registered is in the catalog at once, and has until
     /// one TTL and one heartbeat after `now` to be heard from. Blocks for the time of some reads
     /// and two syncs.
     ///
     /// # Errors
     /// When the file cannot be opened, is held by another process, is damaged, or was written by
     /// another version; the text names the file.
-    pub fn open(path: &Path, now: Instant) -> Result<Self, StoreError> {
-        Self::open_at(path, now).map_err(|error| match error {
+    pub fn open_with(path: &Path, terms: Terms, now: Instant) -> Result<Self, StoreError> {
+        Self::open_at(path, terms, now).map_err(|error| match error {
             StoreError::Failed(text) => StoreError::Failed(format!("{}: {text}", path.display())),
             other @ (StoreError::LeaseUnknown | StoreError::Full | StoreError::Closed) => other,
         })
@@ -72,7 +80,7 @@ impl RedbStore {
         self.writer.is_failing()
     }
 
-    fn open_at(path: &Path, now: Instant) -> Result<Self, StoreError> {
+    fn open_at(path: &Path, terms: Terms, now: Instant) -> Result<Self, StoreError> {
         let file = private(
             OpenOptions::new()
                 .read(true)
@@ -86,7 +94,7 @@ impl RedbStore {
             .set_cache_size(CACHE)
             .create_with_backend(FileBackend::new(file)?)?;
         let page_key = prepare(&database)?;
-        let shelf = Shelf::new(now);
+        let shelf = Shelf::new(terms, now);
         let restored = restore(&database, &shelf, now)?;
         tracing::info!(path = %path.display(), instances = restored, "the store is open");
         let database = Arc::new(database);

@@ -37,7 +37,7 @@ impl MemoryStore {
     /// An empty store.
     pub fn new(now: Instant) -> Self {
         Self {
-            shelf: Shelf::new(now),
+            shelf: Shelf::new(Terms::DEFAULT, now),
             page_key: Arc::new(PageKey::new(&rand::random())),
             ledger: MemoryLedger::default(),
         }

@@ -27,10 +27,10 @@ pub(super) struct Shelf {
 
 impl Shelf {
     /// An empty one; nothing expires for a while, see [`Leases::new`].
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(terms: Terms, now: Instant) -> Self {
         Self {
             live: Arc::new(Live::new(rand::random())),
-            leases: Mutex::new(Leases::new(now)),
+            leases: Mutex::new(Leases::new(terms, now)),
         }
     }
 

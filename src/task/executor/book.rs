@@ -3,7 +3,7 @@
 //! Plain data behind one short lock; it decides who may start. Nothing in it waits.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -16,6 +16,9 @@ use crate::task::doors::Parent;
 /// Tasks whose newest attempt is remembered, so that a late Start of it is refused. A Start is on
 /// its way for seconds; this is minutes at a thousand tasks a second.
 const REMEMBERED_MAX: usize = 65_536;
+/// Tasks whose attempt ended without its home's word that it has all of it. Beyond it, nothing that
+/// is not known is called never begun any more.
+const UNSETTLED_MAX: usize = 65_536;
 /// Attempts that have ended but whose home has not confirmed it; each keeps 1 MiB and more at most.
 const UNCONFIRMED_MAX: usize = 256;
 /// How long a home waits before it offers work again to an executor whose slots are taken: about
@@ -45,6 +48,18 @@ pub(super) enum Admission {
     },
 }
 
+/// What becomes of a Resume.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// It is here.
+    Known(mpsc::Sender<Command>),
+    /// It is not, and will never start here.
+    Unknown {
+        /// Nor has it ever been, in this run of the process.
+        never_begun: bool,
+    },
+}
+
 #[derive(Debug)]
 struct Known {
     attempt: u32,
@@ -60,6 +75,7 @@ pub(super) struct Book {
     attempts: HashMap<TaskId, Known>,
     newest: HashMap<TaskId, u32>,
     remembered: VecDeque<TaskId>,
+    unsettled: HashSet<TaskId>,
     parents: HashMap<String, Parent>,
     durations: VecDeque<(Instant, Duration)>,
 }
@@ -73,6 +89,7 @@ impl Book {
             attempts: HashMap::new(),
             newest: HashMap::new(),
             remembered: VecDeque::new(),
+            unsettled: HashSet::new(),
             parents: HashMap::new(),
             durations: VecDeque::new(),
         }
@@ -117,15 +134,18 @@ impl Book {
         }
     }
 
-    /// The inbox of an attempt that is known; otherwise it is lost, and will never start here.
-    pub(super) fn find(&mut self, task: &TaskId, attempt: u32) -> Option<mpsc::Sender<Command>> {
-        match self.attempts.get(task) {
-            Some(known) if known.attempt == attempt => Some(known.inbox.clone()),
-            _ => {
-                self.remember(task, attempt);
-                None
-            }
+    /// The attempt where it is known; otherwise it will never start here.
+    pub(super) fn find(&mut self, task: &TaskId, attempt: u32) -> Found {
+        if let Some(known) = self.attempts.get(task)
+            && known.attempt == attempt
+        {
+            return Found::Known(known.inbox.clone());
         }
+        self.remember(task, attempt);
+        let never_begun = !self.attempts.contains_key(task)
+            && !self.unsettled.contains(task)
+            && self.unsettled.len() < UNSETTLED_MAX;
+        Found::Unknown { never_begun }
     }
 
     /// The attempt was never begun: it may come again.
@@ -135,8 +155,11 @@ impl Book {
         }
     }
 
-    /// The home has everything, or is gone.
-    pub(super) fn forget(&mut self, task: &TaskId, attempt: u32) {
+    /// The attempt is over here; `settled`: its home has everything, and will not ask again.
+    pub(super) fn forget(&mut self, task: &TaskId, attempt: u32, settled: bool) {
+        if !settled && self.unsettled.len() < UNSETTLED_MAX {
+            self.unsettled.insert(task.clone());
+        }
         if self
             .attempts
             .get(task)
@@ -230,6 +253,32 @@ mod tests {
         }
     }
 
+    /// Whether an attempt that is not here has never been.
+    fn unknown(book: &mut Book, number: u128, attempt: u32) -> bool {
+        match book.find(&task(number), attempt) {
+            Found::Unknown { never_begun } => never_begun,
+            Found::Known(_) => panic!("known"),
+        }
+    }
+
+    #[test]
+    fn what_may_have_run_is_never_called_never_begun() {
+        let mut book = Book::new(8);
+        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
+        assert!(matches!(book.find(&task(1), 1), Found::Known(_)));
+        assert!(!unknown(&mut book, 1, 2), "an older attempt runs");
+        book.forget(&task(1), 1, false);
+        assert!(!unknown(&mut book, 1, 1), "it ran, and its home left");
+        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
+        book.forget(&task(2), 1, true);
+        assert!(unknown(&mut book, 3, 1));
+        for number in 0..UNSETTLED_MAX as u128 {
+            book.forget(&task(1_000 + number), 1, false);
+        }
+        assert_eq!(book.unsettled.len(), UNSETTLED_MAX);
+        assert!(!unknown(&mut book, 4, 1), "not all that ran is known");
+    }
+
     #[test]
     fn attempts_only_go_up() {
         let mut book = Book::new(8);
@@ -242,14 +291,14 @@ mod tests {
         ] {
             assert_eq!(told(&book.admit(&task(1), attempt, inbox())), said);
         }
-        book.forget(&task(1), 3);
+        book.forget(&task(1), 3, true);
         assert_eq!(told(&book.admit(&task(1), 3, inbox())), "ATTEMPT_STALE");
     }
 
     #[test]
     fn what_was_declared_lost_never_starts() {
         let mut book = Book::new(8);
-        assert!(book.find(&task(1), 1).is_none());
+        assert!(unknown(&mut book, 1, 1));
         assert_eq!(told(&book.admit(&task(1), 1, inbox())), "ATTEMPT_STALE");
         assert_eq!(told(&book.admit(&task(1), 2, inbox())), "run");
     }
@@ -274,7 +323,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let mut book = Book::new(1);
         for number in 0..REMEMBERED_MAX as u128 + 10 {
-            book.find(&task(number), 1);
+            assert!(unknown(&mut book, number, 1));
         }
         assert_eq!(book.newest.len(), REMEMBERED_MAX);
         assert_eq!(told(&book.admit(&task(20), 1, inbox())), "ATTEMPT_STALE");

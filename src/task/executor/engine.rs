@@ -17,10 +17,10 @@ use tokio::{
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use super::book::{Admission, Book};
+use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
-use super::run::{Command, Run, Session};
+use super::run::{Command, Ended, Run, Session};
 use super::spans::Spans;
 use super::{Answer, answer, refused};
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
@@ -238,10 +238,11 @@ impl Executor {
                 return give_up(session, refused(reason, retry_after));
             }
         };
-        let entry = Entry {
+        let mut entry = Entry {
             shared: Arc::clone(&self.shared),
             task: work.task_id.clone(),
             attempt,
+            settled: false,
         };
         let (slot, request, deadline) = self.take_slot(work, spans.below());
         if let Some(older) = older
@@ -260,10 +261,12 @@ impl Executor {
             spans,
             stops,
         };
-        if !run.carry().await {
+        let ended = run.carry().await;
+        if ended == Ended::Refused {
             let mut book = self.shared.book.lock();
             book.unremember(&entry.task, attempt);
         }
+        entry.settled = ended != Ended::Unsettled;
     }
 
     /// The slot that the book has given; with it the attempt's parent token.
@@ -305,11 +308,12 @@ impl Executor {
         let owner = self.shared.book.lock().find(&task, resume.attempt);
         session.cursor = Some(resume.after_update);
         match owner {
-            Some(owner) => attach(&owner, session).await,
-            None => give_up(
+            Found::Known(owner) => attach(&owner, session).await,
+            Found::Unknown { never_begun } => give_up(
                 session,
                 answer(Reply::AttemptUnknown(pb::AttemptUnknown {
                     boot_id: self.shared.boot_id.clone(),
+                    never_begun,
                 })),
             ),
         }
@@ -359,11 +363,14 @@ struct Entry {
     shared: Arc<Shared>,
     task: TaskId,
     attempt: u32,
+    settled: bool,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.shared.book.lock().forget(&self.task, self.attempt);
+        let mut book = self.shared.book.lock();
+        book.forget(&self.task, self.attempt, self.settled);
+        drop(book);
         self.shared.changed.send_replace(());
     }
 }

@@ -79,6 +79,17 @@ impl Session {
 /// What goes up comes down when this is dropped.
 pub(super) type Guard = Box<dyn std::any::Any + Send>;
 
+/// How an attempt ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The handler never saw it.
+    Refused,
+    /// Its home has everything.
+    Settled,
+    /// It was cut, or its home left or did not say that it has everything.
+    Unsettled,
+}
+
 /// All that an attempt's owner needs.
 pub(super) struct Run {
     pub(super) link: Arc<dyn HandlerLink>,
@@ -95,8 +106,8 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Carries the attempt to its end. `false`: refused, the handler never saw it.
-    pub(super) async fn carry(self) -> bool {
+    /// Carries the attempt to its end.
+    pub(super) async fn carry(self) -> Ended {
         let (task_id, number) = task_of(&self.request);
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let (link, request) = (Arc::clone(&self.link), self.request);
@@ -116,7 +127,7 @@ impl Run {
                 if self.session.out.send(Ok(refusal)).await.is_err() {
                     tracing::debug!("the home left before it was refused");
                 }
-                return false;
+                return Ended::Refused;
             }
             Ok(Heard::Said(said)) => first = Some(said),
             Ok(Heard::Opened) | Err(_) => {}
@@ -141,7 +152,11 @@ impl Run {
             owner.heard(Heard::Said(said));
         }
         owner.run(self.inbox, &self.stops).await;
-        true
+        if owner.is_settled() && !owner.unwanted {
+            Ended::Settled
+        } else {
+            Ended::Unsettled
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
 
 use super::kept::{UNCONFIRMED, ended};
-use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, LOST_AFTER, Tasks, World};
+use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, Tasks, World};
 use super::update::Taken;
 
 /// What a carrier reports about the attempt it carries.
@@ -32,8 +32,11 @@ pub(super) enum Heard {
     NotSent,
     /// The attempt's next update.
     Update(pb::NumberedUpdate),
-    /// It does not know the attempt.
-    Unknown,
+    /// It does not know the attempt, and will never start it.
+    Unknown {
+        /// The run of its process that has never had it; `None`: it cannot say so.
+        never_begun_in: Option<String>,
+    },
     /// The stream broke; the last word came at this time. The carrier tries on.
     Broken(Instant),
 }
@@ -58,13 +61,13 @@ impl Tasks {
             return;
         };
         entry.lost_at = match &heard {
-            Heard::Broken(since) => entry.lost_at.or(Some(*since + LOST_AFTER)),
+            Heard::Broken(since) => entry.lost_at.or(Some(*since + self.lost_after)),
             Heard::Alive
             | Heard::Accepted
             | Heard::Refused { .. }
             | Heard::NotSent
             | Heard::Update(_)
-            | Heard::Unknown => None,
+            | Heard::Unknown { .. } => None,
         };
         match heard {
             Heard::Alive | Heard::Broken(_) => {}
@@ -77,9 +80,28 @@ impl Tasks {
                 self.again(task, world);
             }
             Heard::Update(update) => self.update(task, update, world),
-            Heard::Unknown => self.lost(task, world),
+            Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
         self.settle(task);
+    }
+
+    /// The executor does not know the attempt. That its Start never came is proved only by the run
+    /// of the process that was there when the attempt was given out, and still is: an earlier or
+    /// later one may have begun it.
+    fn unknown(&mut self, task: Uuid, never_begun_in: Option<String>, world: World<'_>) {
+        let entry = self.tasks.get(&task);
+        let running = entry.and_then(|entry| entry.kept.running.as_ref());
+        let proved = running
+            .zip(never_begun_in)
+            .is_some_and(|(running, run)| !run.is_empty() && run == running.boot_id);
+        if !proved {
+            return self.lost(task, world);
+        }
+        if let Some(instance) = self.not_started(task) {
+            self.gates.ended(&instance, world.at.now);
+            self.look_again(world.at.now);
+        }
+        self.again(task, world);
     }
 
     /// The attempt is lost: again where that is allowed, else the end.
@@ -131,7 +153,7 @@ impl Tasks {
         let Some(running) = entry.kept.running.clone() else {
             return;
         };
-        entry.lost_at = Some(at.now + LOST_AFTER);
+        entry.lost_at = Some(at.now + self.lost_after);
         let to = Carrying {
             task,
             task_id: entry.kept.task.id.clone(),

@@ -1,8 +1,17 @@
 //! Who a home is, and what it is asked to do.
 
+use std::time::Duration;
+
 use crate::domain::{InstanceId, SpiffeId};
 use crate::pb;
+use crate::task::archive::Archive;
 use crate::telemetry::TraceContext;
+
+/// How long a finished task can be asked for, where nothing else is said.
+pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Finished tasks that stay in memory, where nothing else is said: whoever submitted one asks for
+/// its end at once, and rarely again.
+pub const IN_MEMORY: usize = 1000;
 
 /// Who a home is.
 #[derive(Clone, Debug)]
@@ -11,6 +20,32 @@ pub struct HomeConfig {
     pub instance: InstanceId,
     /// The sidecar's member: who calls on its local listener.
     pub own: SpiffeId,
+    /// An executor is lost after this long without a word; [`LOST_AFTER`] where nothing is said.
+    pub lost_after: Duration,
+}
+
+/// An executor is lost after this long without a word, unless a home is told otherwise. It keeps
+/// the attempt for longer than this.
+pub const LOST_AFTER: Duration = Duration::from_secs(45);
+/// What a home keeps of tasks that have ended.
+#[derive(Clone, Debug)]
+pub struct Keeping {
+    /// How long after its end a task can be asked for.
+    pub retention: Duration,
+    /// Where finished tasks are moved; `None`: they stay in memory, up to its bounds.
+    pub archive: Option<Archive>,
+    /// Most finished tasks that stay in memory while the archive takes the others.
+    pub in_memory: usize,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self {
+            retention: RETENTION,
+            archive: None,
+            in_memory: IN_MEMORY,
+        }
+    }
 }
 
 /// What somebody wants done.

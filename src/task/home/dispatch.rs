@@ -200,9 +200,11 @@ impl Carrier {
                     self.judge(&update);
                     Heard::Update(update)
                 }
-                Some(Answer::AttemptUnknown(_)) => {
+                Some(Answer::AttemptUnknown(unknown)) => {
                     self.work.fail(Reason::AgentLost.label());
-                    Heard::Unknown
+                    Heard::Unknown {
+                        never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
+                    }
                 }
                 Some(Answer::Keepalive(_)) | None => Heard::Alive,
             };

@@ -14,25 +14,26 @@ use crate::pb::execute_response::Step as Answer;
 use crate::pb::handle_response::Update;
 use crate::pb::task_update::Update as Shown;
 use crate::runtime::Nursery;
+use crate::task::archive::{Archive, ArchiveConfig};
 use crate::task::doors::{Connect, Parent, Parents, Route, Steps, Updates};
 use crate::task::journal::{Journal, JournalConfig};
 use crate::telemetry::TraceContext;
 
-use super::config::{HomeConfig, Submission};
+use super::config::{HomeConfig, Keeping, Submission};
 use super::handle::Home;
 use super::replay::Replay;
 use super::tests::{FakeRoute, own, spec, text};
 use super::view::ListQuery;
 use super::watch::TaskUpdates;
 
-/// A stream that the home opened, in the test's hands.
 /// What every submission of these tests comes with.
 fn traced() -> TraceContext {
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     TraceContext::parse(parent, "a=1,b=2").unwrap()
 }
 
-struct Opened {
+/// A stream that the home opened, in the test's hands.
+pub(super) struct Opened {
     instance: InstanceId,
     steps: Steps,
     say: mpsc::Sender<Result<pb::ExecuteResponse, Status>>,
@@ -40,7 +41,7 @@ struct Opened {
 }
 
 impl Opened {
-    async fn step(&mut self) -> Step {
+    pub(super) async fn step(&mut self) -> Step {
         self.steps.next().await.unwrap().step.unwrap()
     }
 
@@ -51,11 +52,11 @@ impl Opened {
             .unwrap();
     }
 
-    async fn accept(&self) {
+    pub(super) async fn accept(&self) {
         self.say(Answer::Accepted(pb::Accepted::default())).await;
     }
 
-    async fn update(&self, number: u64, update: Update) {
+    pub(super) async fn update(&self, number: u64, update: Update) {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
@@ -67,7 +68,7 @@ impl Opened {
         .await;
     }
 
-    async fn acked(&mut self, update: u64) {
+    pub(super) async fn acked(&mut self, update: u64) {
         loop {
             if let Step::Ack(ack) = self.step().await
                 && ack.update == update
@@ -116,19 +117,20 @@ impl Parents for NoParents {
     }
 }
 
-struct Bench {
-    home: Home,
+pub(super) struct Bench {
+    pub(super) home: Home,
     route: Arc<FakeRoute>,
     opened: mpsc::Receiver<Opened>,
 }
 
 impl Bench {
-    fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
+    pub(super) fn over(journal: Journal, replay: Replay, names: &[&str]) -> Self {
         let route = Arc::new(FakeRoute::of(names, false));
         let (opens, opened) = mpsc::channel(16);
         let config = HomeConfig {
             instance: "home".parse().unwrap(),
             own: own(),
+            lost_after: super::config::LOST_AFTER,
         };
         let routes: Arc<dyn Route> = route.clone();
         let connect: Arc<dyn Connect> = Arc::new(FakeConnect { opened: opens });
@@ -157,9 +159,25 @@ impl Bench {
     }
 
     fn on_disk(dir: &Path, names: &[&str]) -> Self {
-        let mut replay = Replay::new(&"home".parse().unwrap(), 2);
+        Self::kept(dir, Keeping::default(), names)
+    }
+
+    /// With an archive, and nothing that has ended in memory longer than needed.
+    fn archived(dir: &Path, names: &[&str]) -> Self {
+        let path = dir.join("archive.redb");
+        let config = ArchiveConfig::new(path, Duration::from_secs(3600));
+        let keeping = Keeping {
+            archive: Some(Archive::start(config, "home").unwrap()),
+            in_memory: 0,
+            ..Default::default()
+        };
+        Self::kept(dir, keeping, names)
+    }
+
+    fn kept(dir: &Path, keeping: Keeping, names: &[&str]) -> Self {
+        let mut replay = Replay::keeping(&"home".parse().unwrap(), 2, keeping);
         let config = JournalConfig {
-            segment_bytes: 1 << 20,
+            segment_bytes: 64 << 10,
             ..JournalConfig::default()
         };
         let journal =
@@ -191,7 +209,7 @@ impl Bench {
         self.home.run(asked, 0).await.unwrap()
     }
 
-    async fn next(&mut self) -> Opened {
+    pub(super) async fn next(&mut self) -> Opened {
         self.opened.recv().await.unwrap()
     }
 
@@ -200,7 +218,7 @@ impl Bench {
     }
 }
 
-fn result() -> Update {
+pub(super) fn result() -> Update {
     Update::Result(pb::TaskResult {
         parts: vec![text("done")],
         ..Default::default()
@@ -330,10 +348,18 @@ async fn a_waiting_task_goes_out_when_an_agent_comes() {
     bench.route.set(&["i1"], false);
     let mut opened = bench.next().await;
     assert!(matches!(opened.step().await, Step::Start(_)));
+    let unknown = |boot_id: &str| pb::AttemptUnknown {
+        boot_id: boot_id.into(),
+        never_begun: true,
+    };
+    // The run that was there at the dispatch has never had it: nothing was lost.
+    opened.say(Answer::AttemptUnknown(unknown("boot"))).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
     let mut updates = bench.watch(&id, 0).await.unwrap();
     snapshot(&mut updates).await;
-    let unknown = pb::AttemptUnknown::default();
-    opened.say(Answer::AttemptUnknown(unknown)).await;
+    // Another run knows nothing of what an earlier one began.
+    opened.say(Answer::AttemptUnknown(unknown("later"))).await;
     assert_eq!(event(&mut updates).await.state(), pb::TaskState::Failed);
     assert!(updates.next().await.is_none());
 }
@@ -491,11 +517,13 @@ async fn lists_are_newest_first_and_paged() {
     };
     let mut seen = Vec::new();
     loop {
-        let (page, more) = bench.home.list(query.clone()).await.unwrap();
-        let Some(last) = page.last() else { break };
-        assert_eq!(more, seen.len() + page.len() < 7);
-        query.before = Some(last.id.parse::<TaskId>().unwrap().uuid);
-        seen.extend(page.into_iter().map(|task| task.id));
+        let page = bench.home.list(query.clone()).await.unwrap();
+        seen.extend(page.tasks.into_iter().map(|task| task.id));
+        query.before = page.next;
+        assert_eq!(page.next.is_some(), seen.len() < 7);
+        if page.next.is_none() {
+            break;
+        }
     }
     assert_eq!(seen, ids);
 }
@@ -552,4 +580,286 @@ async fn a_restart_goes_on_where_the_home_stopped() {
     assert_eq!(start.handle.unwrap().task.unwrap().id, waiting.to_string());
     assert_eq!(opened.trace, Some(traced()));
     bench.home.close(Duration::from_secs(5)).await;
+}
+
+/// Waits until a condition holds; what it looks at moves by itself.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(
+            tokio::time::Instant::now() < limit,
+            "not within a minute: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Bench {
+    /// Runs a task to its end, with two messages and an artifact on the way.
+    async fn finish(&mut self, size: usize) -> TaskId {
+        let id = self.submit(pb::TaskOptions::default()).await;
+        let mut opened = self.next().await;
+        assert!(matches!(opened.step().await, Step::Start(_)));
+        opened.accept().await;
+        let message = |said: &str| {
+            Update::Message(pb::Message {
+                parts: vec![text(said)],
+                ..Default::default()
+            })
+        };
+        let chunk = Update::Artifact(pb::ArtifactChunk {
+            artifact_id: "a".into(),
+            part: Some(text(&"x".repeat(size))),
+            ..Default::default()
+        });
+        let updates = [message("one"), chunk, message("two"), result()];
+        for (number, update) in (1..).zip(updates) {
+            opened.update(number, update).await;
+        }
+        opened.acked(4).await;
+        id
+    }
+
+    /// All that anybody may read of a task.
+    async fn read(&self, id: &TaskId) -> (pb::Task, pb::Task, Vec<pb::TaskEvent>, String) {
+        let me = Arc::new(own());
+        let (basic, _) = self.home.get(id, &me, false).await.unwrap();
+        let (full, truncated) = self.home.get(id, &me, true).await.unwrap();
+        assert!(!truncated);
+        let mut updates = self.watch(id, 0).await.unwrap();
+        assert_eq!(snapshot(&mut updates).await, basic);
+        let mut events = Vec::new();
+        while let Some(update) = updates.next().await {
+            let Shown::Event(event) = update.unwrap().update.unwrap() else {
+                panic!("only events")
+            };
+            events.push(event);
+        }
+        let artifact = self.home.read_artifact(id, &me, "a", 1).await.unwrap();
+        let pieces: Vec<_> = artifact.collect().await;
+        let pieces = pieces
+            .into_iter()
+            .map(|piece| said(&piece.unwrap()).to_owned());
+        (basic, full, events, pieces.collect())
+    }
+
+    async fn all(&self, limit: usize) -> Vec<String> {
+        let mut query = ListQuery {
+            viewer: Arc::new(own()),
+            filter: pb::ListTasksRequest::default(),
+            before: None,
+            limit,
+        };
+        let mut seen = Vec::new();
+        loop {
+            let page = self.home.list(query.clone()).await.unwrap();
+            seen.extend(page.tasks.into_iter().map(|task| task.id));
+            query.before = page.next;
+            if page.next.is_none() {
+                return seen;
+            }
+        }
+    }
+
+    fn in_memory(&self) -> usize {
+        let counts = self.home.counts();
+        counts.iter().map(|shard| shard.ended).sum()
+    }
+
+    async fn stop(self) {
+        self.home.drain().await;
+        self.home.close(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_ended_reads_the_same_from_memory_from_the_archive_and_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::on_disk(dir.path(), &["i1"]);
+    let mut ids = Vec::new();
+    for size in [3, 100_000, 7] {
+        ids.push(bench.finish(size).await);
+    }
+    let mut before = Vec::new();
+    for id in &ids {
+        before.push(bench.read(id).await);
+    }
+    let listed = bench.all(2).await;
+    bench.stop().await;
+
+    // It replays three finished tasks, and moves them.
+    let mut bench = Bench::archived(dir.path(), &["i1"]);
+    until("all are moved", || {
+        bench.in_memory() == 0 && bench.home.archive().unwrap().stats().tasks == 3
+    })
+    .await;
+    for (id, before) in ids.iter().zip(&before) {
+        assert_eq!(&bench.read(id).await, before);
+    }
+    assert_eq!(bench.all(2).await, listed);
+    check_refusals(&bench, &ids[0]).await;
+
+    // One more, which leaves by itself; old and new make one list.
+    let fresh = bench.finish(1).await;
+    bench.route.set(&[], false);
+    let open = bench.submit(pb::TaskOptions::default()).await;
+    until("the new one is moved", || bench.in_memory() == 0).await;
+    let mut all = vec![open.to_string(), fresh.to_string()];
+    all.extend(listed);
+    for limit in [1, 2, 10] {
+        assert_eq!(bench.all(limit).await, all);
+    }
+    bench.stop().await;
+    let bench = Bench::archived(dir.path(), &[]);
+    assert_eq!(bench.all(2).await, all);
+    assert_eq!(&bench.read(&ids[1]).await, &before[1]);
+    bench.stop().await;
+}
+
+/// What is refused of a finished task is refused of an archived one in the same words.
+async fn check_refusals(bench: &Bench, id: &TaskId) {
+    // Not yours, or not there: the same answer as ever.
+    let stranger: Arc<SpiffeId> = Arc::new(
+        "spiffe://attache.local/ns/default/agent/other"
+            .parse()
+            .unwrap(),
+    );
+    let me = Arc::new(own());
+    let missing = TaskId {
+        uuid: uuid::Uuid::nil(),
+        ..id.clone()
+    };
+    let hidden = bench.home.get(&missing, &me, true).await.unwrap_err();
+    assert_eq!(hidden.reason, Reason::TaskNotFound);
+    let faults = [
+        bench.home.get(id, &stranger, true).await.err(),
+        bench.home.watch(id, &stranger, 0, false).await.err(),
+        bench.home.read_artifact(id, &stranger, "a", 0).await.err(),
+        bench.home.cancel(id, &stranger, String::new()).await.err(),
+    ];
+    for fault in faults {
+        assert_eq!(fault, Some(hidden.clone()));
+    }
+    let over = bench.home.cancel(id, &me, String::new()).await;
+    assert_eq!(over.unwrap_err().reason, Reason::TaskNotCancelable);
+    let ahead = bench.watch(id, 6).await.err().unwrap();
+    assert_eq!(ahead.reason, Reason::SequenceAhead);
+    let mut updates = bench.watch(id, 5).await.unwrap();
+    snapshot(&mut updates).await;
+    assert!(updates.next().await.is_none(), "it has seen all");
+    let artifact = bench.home.read_artifact(id, &me, "b", 0).await;
+    assert_eq!(artifact.err().unwrap().reason, Reason::ArtifactNotFound);
+}
+
+#[tokio::test]
+async fn a_watcher_that_is_behind_sees_no_gap_when_its_task_moves() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::archived(dir.path(), &["i1"]);
+    let mut updates = bench.run().await;
+    let id: TaskId = snapshot(&mut updates).await.id.parse().unwrap();
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
+    for number in 1..=999 {
+        opened
+            .update(number, Update::Progress(pb::Progress::default()))
+            .await;
+    }
+    // It has begun in memory, and has some of it.
+    for seq in 1..=10 {
+        assert_eq!(event(&mut updates).await.seq, seq);
+    }
+    opened.update(1000, result()).await;
+    opened.acked(1000).await;
+    until("it is moved", || bench.in_memory() == 0).await;
+    for seq in 11..=1001 {
+        assert_eq!(event(&mut updates).await.seq, seq);
+    }
+    assert!(updates.next().await.is_none(), "the end");
+    let mut again = bench.watch(&id, 900).await.unwrap();
+    assert_eq!(snapshot(&mut again).await.last_seq, 1001);
+    for seq in 901..=1001 {
+        assert_eq!(event(&mut again).await.seq, seq);
+    }
+    assert!(again.next().await.is_none(), "the end");
+}
+
+#[tokio::test]
+async fn a_damaged_archive_loses_nothing_that_is_not_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("archive.redb"), vec![7; 9000]).unwrap();
+    let mut bench = Bench::archived(dir.path(), &["i1"]);
+    let id = bench.finish(10).await;
+    until("it was tried", || {
+        bench.home.archive().unwrap().stats().failures > 0
+    })
+    .await;
+    let before = bench.read(&id).await;
+    assert_eq!(bench.in_memory(), 1, "it stays");
+    // Whether it has another task is not known, and that is what it says.
+    let other = TaskId {
+        uuid: uuid::Uuid::nil(),
+        ..id.clone()
+    };
+    let fault = bench.home.get(&other, &Arc::new(own()), false).await;
+    assert_eq!(fault.unwrap_err().reason, Reason::StorageFailed);
+    bench.stop().await;
+    std::fs::remove_file(dir.path().join("archive.redb")).unwrap();
+    let bench = Bench::archived(dir.path(), &[]);
+    until("it is moved", || {
+        bench.in_memory() == 0 && bench.home.archive().unwrap().stats().tasks == 1
+    })
+    .await;
+    assert_eq!(bench.read(&id).await, before);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_shrinks_though_a_task_lives_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::archived(dir.path(), &["i1"]);
+    let long = bench.submit(pb::TaskOptions::default()).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
+    for number in 1..=100 {
+        let message = pb::Message {
+            parts: vec![text(&format!("{number}"))],
+            ..Default::default()
+        };
+        opened.update(number, Update::Message(message)).await;
+    }
+    opened.acked(100).await;
+    // Twenty segments, each of them with a task that ended.
+    for _ in 0..20 {
+        bench.finish(60 << 10).await;
+    }
+    let segments = || {
+        let files = std::fs::read_dir(dir.path()).unwrap().flatten();
+        let names = files.map(|file| file.file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".log")).collect();
+        names.sort();
+        names
+    };
+    until("old segments are gone", || {
+        let names = segments();
+        names.len() <= 4 && names[0] != "00000000000000000001.log"
+    })
+    .await;
+    let me = Arc::new(own());
+    let before = bench.home.get(&long, &me, true).await.unwrap();
+    bench.stop().await;
+
+    let mut bench = Bench::archived(dir.path(), &[]);
+    assert_eq!(bench.home.get(&long, &me, true).await.unwrap(), before);
+    let mut resumed = bench.next().await;
+    assert!(matches!(resumed.step().await, Step::Resume(resume) if resume.after_update == 100));
+    resumed.update(101, result()).await;
+    let mut updates = bench.watch(&long, 0).await.unwrap();
+    snapshot(&mut updates).await;
+    for seq in 1..=102 {
+        assert_eq!(event(&mut updates).await.seq, seq);
+    }
+    assert!(updates.next().await.is_none(), "the end");
+    bench.stop().await;
 }

@@ -1,5 +1,7 @@
 //! What a decision sees and bounds it, and what follows from it once the disk has it.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -19,6 +21,8 @@ pub(super) struct Limits {
     pub(super) ended: usize,
     /// Their bytes in memory.
     pub(super) ended_bytes: usize,
+    /// How long after its end a task is kept.
+    pub(super) retention: Duration,
 }
 
 /// What one call sees of the world.

@@ -13,7 +13,7 @@ use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
 
 use super::lanes::Lanes;
-use super::machine::{Carrying, Effect, LOST_AFTER, Tasks, World};
+use super::machine::{Carrying, Effect, Tasks, World};
 
 /// Most lanes looked at in one go; the rest is looked at in the next.
 const PUMP_LANES: usize = 64;
@@ -138,6 +138,9 @@ impl Tasks {
 
     /// Sends the task to whoever fits best and has room.
     fn give(&mut self, task: Uuid, world: World<'_>) -> Given {
+        if self.holding {
+            return Given::Busy;
+        }
         let Some(entry) = self.tasks.get(&task) else {
             return Given::Nobody;
         };
@@ -178,13 +181,14 @@ impl Tasks {
         if let Some(lane) = entry.lane.take() {
             self.lanes.remove(&lane, task);
         }
-        entry.lost_at = Some(at.now + LOST_AFTER);
+        entry.lost_at = Some(at.now + self.lost_after);
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
             agent: to.agent.to_string(),
             at: Some(at.wall.into()),
             idempotent: to.idempotent,
+            boot_id: to.boot_id,
         };
         let task_id = entry.kept.task.id.clone();
         self.gates.sent(&to.instance, at.now);

@@ -1,29 +1,29 @@
-//! The handle of a home: starts its shards, and asks the right one.
+//! The handle of a home: starts its shards, gives them tasks, and ends them.
 
 use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::Stream;
 use uuid::Uuid;
 
-use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
+use crate::domain::{Fault, Label, Reason, TaskId};
 use crate::pb;
 use crate::runtime::{DataThreads, Nursery, Stop};
+use crate::task::archive::Archive;
 use crate::task::doors::{Connect, Parent, Parents, Route};
 use crate::task::journal::Journal;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
 
+use super::archiving::Archiving;
 use super::config::{HomeConfig, Submission};
+use super::counts::{Counts, TaskCounts};
 use super::kept::RecordError;
-use super::reads::merge;
 use super::released::Released;
 use super::replay::{Replay, shard_of};
-use super::request::Request;
+use super::request::{Request, Watching};
 use super::shard::{INBOX, Shard, moment};
 use super::storage_failed;
-use super::view::ListQuery;
 use super::watch::{TaskUpdates, Watcher};
 
 /// A submission that passed every check.
@@ -38,14 +38,16 @@ struct Taken {
 /// A sidecar's tasks. Clones are the same home.
 #[derive(Clone)]
 pub struct Home {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    config: HomeConfig,
-    inboxes: Vec<mpsc::Sender<Request>>,
+pub(super) struct Shared {
+    pub(super) config: HomeConfig,
+    pub(super) inboxes: Vec<mpsc::Sender<Request>>,
     nurseries: Vec<Nursery>,
     journal: Journal,
+    pub(super) archive: Option<Archive>,
+    counts: Vec<Arc<Counts>>,
     parents: Arc<dyn Parents>,
     drain: Stop,
     failed: Stop,
@@ -90,26 +92,26 @@ impl Home {
         parents: Arc<dyn Parents>,
         nurseries: Vec<Nursery>,
     ) -> Result<Self, RecordError> {
-        if let Some(wrong) = replay.wrong {
-            return Err(wrong);
-        }
-        let released = Arc::new(Released::new(replay.shards.len()));
+        let (shards, archive, stay) = replay.finish()?;
+        let released = Arc::new(Released::new(shards.len()));
         let failed = Stop::new();
-        let mut inboxes = Vec::new();
-        for (place, (tasks, nursery)) in replay
-            .shards
-            .into_iter()
-            .zip(nurseries.iter().cycle())
-            .enumerate()
+        let (mut inboxes, mut counts) = (Vec::new(), Vec::new());
+        for (place, (mut tasks, nursery)) in
+            shards.into_iter().zip(nurseries.iter().cycle()).enumerate()
         {
+            tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
+            let counted = Arc::new(Counts::default());
+            counts.push(counted.clone());
             let shard = Shard {
                 tasks,
                 inbox,
                 sender,
                 journal: journal.clone(),
                 released: released.clone(),
+                archiving: Archiving::new(archive.clone(), stay),
+                counts: counted,
                 place,
                 route: route.clone(),
                 connect: connect.clone(),
@@ -125,6 +127,8 @@ impl Home {
             inboxes,
             nurseries,
             journal,
+            archive,
+            counts,
             parents,
             drain,
             failed,
@@ -147,7 +151,7 @@ impl Home {
     /// Takes a task in. It is on disk when this answers. `thread`: where the caller runs.
     ///
     /// # Errors
-    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DRAINING, STORAGE_FAILED.
+    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DISK_FULL, DRAINING, STORAGE_FAILED.
     pub async fn submit(&self, asked: Submission, thread: usize) -> Result<pb::Task, Fault> {
         let taken = self.check(asked, thread, "SubmitTask")?;
         let (new, work) = (Box::new(taken.new), taken.work);
@@ -169,133 +173,24 @@ impl Home {
         let watching = running
             .await
             .inspect_err(|fault| work.fail(fault.reason.label()))?;
-        Ok(Watcher {
-            task,
-            watching,
-            cursor: 0,
-            transients: true,
-            shard: self.shared.inboxes[shard].clone(),
-            drain: self.shared.drain.clone(),
-        }
-        .stream())
+        Ok(self.watcher(shard, task, watching, (0, true)).stream())
     }
 
-    /// A task as it is on disk; FULL also says whether something was left out.
-    ///
-    /// # Errors
-    /// TASK_NOT_FOUND, also for what `viewer` may not see; HOME_ELSEWHERE.
-    pub async fn get(
-        &self,
-        id: &TaskId,
-        viewer: &Arc<SpiffeId>,
-        full: bool,
-    ) -> Result<(pb::Task, bool), Fault> {
-        let (shard, task, viewer) = (self.shard(id)?, id.uuid, viewer.clone());
-        self.ask(shard, |answer| Request::Get {
-            task,
-            viewer,
-            full,
-            answer,
-        })
-        .await
+    /// Cancelled when the home drains: whoever passes on streams of other homes ends them then too.
+    pub fn drains(&self) -> Stop {
+        self.shared.drain.clone()
     }
 
-    /// A page of tasks, newest first, and whether more follow. Ends early when the page is as large
-    /// as an answer may be.
-    ///
-    /// # Errors
-    /// STORAGE_FAILED.
-    pub async fn list(&self, mut query: ListQuery) -> Result<(Vec<pb::Task>, bool), Fault> {
-        let limit = query.limit.max(1);
-        query.limit = limit + 1;
-        let query = Arc::new(query);
-        let asked = (0..self.shared.inboxes.len()).map(|shard| {
-            let query = query.clone();
-            self.ask(shard, |answer| Request::List { query, answer })
-        });
-        let pages = join_all(asked).await;
-        Ok(merge(pages.into_iter().collect::<Result<_, _>>()?, limit))
-    }
-
-    /// The task, then its events after `after_seq`, until its last one.
-    ///
-    /// # Errors
-    /// TASK_NOT_FOUND, HOME_ELSEWHERE, SEQUENCE_AHEAD, SEQUENCE_GONE.
-    pub async fn watch(
-        &self,
-        id: &TaskId,
-        viewer: &Arc<SpiffeId>,
-        after_seq: u64,
-        transients: bool,
-    ) -> Result<TaskUpdates, Fault> {
-        let (shard, task, viewer) = (self.shard(id)?, id.uuid, viewer.clone());
-        let watch = |answer| Request::Watch {
-            task,
-            viewer,
-            after_seq,
-            answer,
-        };
-        let watching = self.ask(shard, watch).await?;
-        Ok(Watcher {
-            task,
-            watching,
-            cursor: after_seq,
-            transients,
-            shard: self.shared.inboxes[shard].clone(),
-            drain: self.shared.drain.clone(),
-        }
-        .stream())
-    }
-
-    /// What is on disk of an artifact's content, without its first `offset` bytes, in pieces of at
-    /// most 128 KiB. Pulls: one batch of pieces is in memory.
-    ///
-    /// # Errors
-    /// TASK_NOT_FOUND, HOME_ELSEWHERE, ARTIFACT_NOT_FOUND.
-    pub async fn read_artifact(
-        &self,
-        id: &TaskId,
-        viewer: &Arc<SpiffeId>,
-        artifact: &str,
-        offset: u64,
-    ) -> Result<impl Stream<Item = Result<pb::Part, Fault>> + Send + use<>, Fault> {
-        let (shard, task) = (self.shard(id)?, id.uuid);
-        let (home, viewer, artifact) = (self.clone(), viewer.clone(), artifact.to_owned());
-        let fetch = move |from: usize| {
-            let (home, viewer, artifact) = (home.clone(), viewer.clone(), artifact.clone());
-            async move {
-                let pieces = |answer| Request::Pieces {
-                    task,
-                    viewer,
-                    artifact,
-                    from,
-                    answer,
-                };
-                home.ask(shard, pieces).await
+    /// Gives nothing more out, and returns when no attempt is under way anywhere: its executors may
+    /// be about to stop as well, and want everything acknowledged. New tasks are taken, and wait.
+    pub async fn settle(&self) {
+        let all = (0..self.shared.inboxes.len())
+            .map(|shard| self.ask(shard, |answer| Request::Settle { answer }));
+        for settled in join_all(all).await {
+            if let Err(fault) = settled {
+                tracing::error!(%fault, "a shard could not be settled");
             }
-        };
-        let first = fetch(0).await?;
-        Ok(super::view::artifact_stream(first, fetch, offset))
-    }
-
-    /// Asks for a task's end. Idempotent; the task as it is after the request is on disk.
-    ///
-    /// # Errors
-    /// TASK_NOT_FOUND, HOME_ELSEWHERE, TASK_NOT_CANCELABLE.
-    pub async fn cancel(
-        &self,
-        id: &TaskId,
-        viewer: &Arc<SpiffeId>,
-        reason: String,
-    ) -> Result<pb::Task, Fault> {
-        let (shard, task, viewer) = (self.shard(id)?, id.uuid, viewer.clone());
-        self.ask(shard, |answer| Request::Cancel {
-            task,
-            viewer,
-            reason,
-            answer,
-        })
-        .await
+        }
     }
 
     /// Takes no new tasks, ends every watcher's stream with its cursor, and returns when all that
@@ -320,6 +215,19 @@ impl Home {
         )
         .await;
         self.shared.journal.close();
+        if let Some(archive) = &self.shared.archive {
+            archive.close();
+        }
+    }
+
+    /// Tasks in memory, per shard, as of its last turn.
+    pub fn counts(&self) -> Vec<TaskCounts> {
+        self.shared.counts.iter().map(|one| one.read()).collect()
+    }
+
+    /// Where finished tasks are moved; `None`: they stay in memory.
+    pub fn archive(&self) -> Option<&Archive> {
+        self.shared.archive.as_ref()
     }
 
     /// Checks a submission, and chooses an id of the shard on `thread`.
@@ -386,7 +294,7 @@ impl Home {
         })
     }
 
-    fn shard(&self, id: &TaskId) -> Result<usize, Fault> {
+    pub(super) fn shard(&self, id: &TaskId) -> Result<usize, Fault> {
         if id.home == self.shared.config.instance {
             return Ok(shard_of(id.uuid, self.shared.inboxes.len()));
         }
@@ -394,7 +302,25 @@ impl Home {
         Err(Fault::new(Reason::HomeElsewhere, text).with("home", id.home.to_string()))
     }
 
-    async fn ask<T>(
+    pub(super) fn watcher(
+        &self,
+        shard: usize,
+        task: Uuid,
+        watching: Watching,
+        (cursor, transients): (u64, bool),
+    ) -> Watcher {
+        Watcher {
+            task,
+            watching,
+            cursor,
+            transients,
+            shard: self.shared.inboxes[shard].clone(),
+            archive: self.shared.archive.clone(),
+            drain: self.shared.drain.clone(),
+        }
+    }
+
+    pub(super) async fn ask<T>(
         &self,
         shard: usize,
         request: impl FnOnce(oneshot::Sender<Result<T, Fault>>) -> Request,

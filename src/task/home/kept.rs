@@ -7,12 +7,14 @@ use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::domain::{AgentName, InstanceId, Member, SpiffeId, TaskId};
+use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
+
+use super::snapshot::executor_of;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
@@ -23,6 +25,8 @@ pub(super) const EVENTS_BYTES: usize = 80 << 20;
 pub(super) const CHUNK_BYTES: usize = 256;
 /// What a task takes in memory beside its payload, about.
 const ENTRY_BYTES: usize = 2048;
+/// What the records of a task take in the log beside its payload, about.
+const FRAMES: usize = 256;
 /// Reason of a cancellation that the handler did not confirm.
 pub(super) const UNCONFIRMED: &str = "CANCEL_UNCONFIRMED";
 
@@ -44,6 +48,8 @@ pub(super) struct Running {
     pub(super) instance: InstanceId,
     /// By the card at the time of the dispatch.
     pub(super) idempotent: bool,
+    /// Run of the executor's process by the catalog at that time; empty: not known.
+    pub(super) boot_id: String,
     /// Number of the executor's last update that was taken in.
     pub(super) after_update: u64,
 }
@@ -68,6 +74,9 @@ pub enum RecordError {
     /// A record without content.
     #[error("task {0}: an empty record")]
     Empty(String),
+    /// An event that a snapshot names is in no record.
+    #[error("task {0}: its snapshot names event {1}, which is in no record")]
+    Incomplete(String, u64),
 }
 
 /// A task's durable state.
@@ -95,10 +104,10 @@ pub(super) struct Kept {
     /// About what it takes in memory.
     pub(super) bytes: usize,
     /// About what `events` holds on to.
-    events_bytes: usize,
+    pub(super) events_bytes: usize,
     /// Bytes of all that its attempts ever said: what it takes on disk, about.
     pub(super) said: usize,
-    working_since: Option<SystemTime>,
+    pub(super) working_since: Option<SystemTime>,
 }
 
 impl Kept {
@@ -109,11 +118,7 @@ impl Kept {
     ) -> Result<Self, RecordError> {
         let task = record.task.clone().unwrap_or_default();
         let wrong = || RecordError::Name(id.to_owned());
-        let parties = Parties {
-            caller: task.caller.parse().map_err(|_| wrong())?,
-            origin: task.origin.parse().map_err(|_| wrong())?,
-            executor: None,
-        };
+        let parties = Parties::of(&task)?;
         let spec = record.spec.clone().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
@@ -151,6 +156,8 @@ impl Kept {
                 self.running = None;
                 self.started = self.started.saturating_sub(1);
             }
+            // What they say is in the task already.
+            Some(Recorded::Copied(_) | Recorded::Snapshot(_)) => {}
             Some(Recorded::Submitted(_) | Recorded::Forgotten(_)) | None => {
                 return Err(RecordError::Empty(record.task_id.clone()));
             }
@@ -191,13 +198,20 @@ impl Kept {
         due.map_or(at.now, |due| at.instant_of(due))
     }
 
+    /// When it ended.
+    pub(super) fn ended_at(&self) -> Option<SystemTime> {
+        let at = self.task.ended_at?;
+        SystemTime::try_from(at).ok()
+    }
+
+    /// Bytes that it takes in the log when written anew, about.
+    pub(super) fn written(&self) -> usize {
+        self.bytes.saturating_sub(ENTRY_BYTES) + FRAMES
+    }
+
     /// Whether it ended before this time.
     pub(super) fn ended_before(&self, limit: Option<SystemTime>) -> bool {
-        let ended = self
-            .task
-            .ended_at
-            .and_then(|at| SystemTime::try_from(at).ok());
-        matches!((ended, limit), (Some(ended), Some(limit)) if ended < limit)
+        matches!((self.ended_at(), limit), (Some(ended), Some(limit)) if ended < limit)
     }
 
     /// Whether it is cancelled when the attempt that made it ends.
@@ -220,7 +234,7 @@ impl Kept {
 
     fn dispatched(&mut self, sent: &pb::journal::Dispatched) -> Result<(), RecordError> {
         let wrong = || RecordError::Name(self.task.id.clone());
-        let agent: AgentName = sent.agent.parse().map_err(|_| wrong())?;
+        let executor = executor_of(&self.parties.caller, &sent.agent).ok_or_else(wrong)?;
         let instance: InstanceId = sent.instance.parse().map_err(|_| wrong())?;
         self.task.attempt = sent.attempt;
         self.task.executor = Some(pb::AgentSkill {
@@ -229,15 +243,13 @@ impl Kept {
         });
         self.task.executor_instance = sent.instance.clone();
         self.task.updated_at = sent.at;
-        self.parties.executor = Some(SpiffeId {
-            trust_domain: self.parties.caller.trust_domain.clone(),
-            member: Member::Agent(agent),
-        });
+        self.parties.executor = Some(executor);
         self.started += 1;
         self.running = Some(Running {
             attempt: sent.attempt,
             instance,
             idempotent: sent.idempotent,
+            boot_id: sent.boot_id.clone(),
             after_update: 0,
         });
         Ok(())
@@ -354,13 +366,13 @@ impl Kept {
 }
 
 /// What an event takes in memory, about.
-fn event_bytes(event: &pb::TaskEvent) -> usize {
+pub(super) fn event_bytes(event: &pb::TaskEvent) -> usize {
     event.encoded_len() + size_of::<pb::TaskEvent>()
 }
 
 /// Whether the task itself holds on to the event. By its kind, not by who else has it just now: a
 /// watcher may.
-fn holds_content(event: &pb::TaskEvent) -> bool {
+pub(super) fn holds_content(event: &pb::TaskEvent) -> bool {
     matches!(
         event.kind,
         Some(Kind::Message(_) | Kind::Artifact(_) | Kind::Result(_))

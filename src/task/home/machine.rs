@@ -20,49 +20,28 @@ use uuid::Uuid;
 
 use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
-use crate::pb::journal::{Record, Submitted, record::Kind as Recorded};
+use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::{Moment, NewTask};
-use crate::telemetry::TraceContext;
 
+use super::compaction::{Compaction, Stash};
+use super::config::LOST_AFTER;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
+pub(super) use super::entry::Entry;
 use super::gate::Gates;
 use super::kept::{Kept, UNCONFIRMED};
 use super::lanes::{Lane, Lanes};
+use super::snapshot::submitted;
 use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
-/// An executor is lost after this long without a word.
-pub(super) const LOST_AFTER: Duration = Duration::from_secs(45);
 /// Starts of a task whose skill may run twice.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// What a submitter is told to wait when there is no room.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 /// What a submitter is told to wait while the disk is full.
 const LOW_SPACE_RETRY: Duration = Duration::from_secs(30);
-
-/// A task with what is not on disk.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) kept: Kept,
-    pub(super) deadline: Instant,
-    /// Where it waits, while it does.
-    pub(super) lane: Option<Lane>,
-    /// When the executor is lost, unless it is heard before.
-    pub(super) lost_at: Option<Instant>,
-    pub(super) cancel_by: Option<Instant>,
-    /// The one entry of this task in `wakes`.
-    wake: Option<Instant>,
-    /// Record number of its submission; 0: not known yet.
-    pub(super) first_lsn: u64,
-    /// Events up to this one are on disk.
-    pub(super) shown: u64,
-    /// What of `kept.bytes` is in the shard's sums.
-    pub(super) counted: usize,
-    /// It ended, and is counted so.
-    pub(super) filed: bool,
-}
 
 /// All tasks of a shard.
 #[derive(Debug)]
@@ -71,6 +50,8 @@ pub(super) struct Tasks {
     /// Stands for every deadline until the replay is over.
     pub(super) base: Instant,
     pub(super) limits: Limits,
+    /// An executor is lost after this long without a word.
+    pub(super) lost_after: Duration,
     /// Boxed: a tree moves its values when it grows and shrinks, and these are large.
     pub(super) tasks: BTreeMap<Uuid, Box<Entry>>,
     pub(super) lanes: Lanes,
@@ -87,10 +68,15 @@ pub(super) struct Tasks {
     pub(super) ended_bytes: usize,
     pub(super) live_bytes: usize,
     pub(super) draining: bool,
+    /// What waits goes on waiting: nobody is given anything any more.
+    pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
     /// Tasks that end with the attempt that made them, and its token.
     pub(super) children: BTreeMap<Uuid, String>,
+    pub(super) compaction: Compaction,
+    /// Empty but during the replay.
+    pub(super) stash: Stash,
     pub(super) records: Vec<Record>,
     pub(super) effects: Vec<Effect>,
 }
@@ -101,6 +87,7 @@ impl Tasks {
             own,
             base,
             limits,
+            lost_after: LOST_AFTER,
             tasks: BTreeMap::new(),
             lanes: Lanes::default(),
             gates: Gates::default(),
@@ -112,8 +99,11 @@ impl Tasks {
             ended_bytes: 0,
             live_bytes: 0,
             draining: false,
+            holding: false,
             low_space: false,
             children: BTreeMap::new(),
+            compaction: Compaction::default(),
+            stash: Stash::default(),
             records: Vec::new(),
             effects: Vec::new(),
         }
@@ -126,8 +116,8 @@ impl Tasks {
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
         }
         if self.low_space {
-            let text = "this sidecar's disk is nearly full: make room, then submit again";
-            return Err(Fault::new(Reason::QueueFull, text).retry_after(LOW_SPACE_RETRY));
+            let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
+            return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
         }
         let live = self.tasks.len() - self.ended.len();
         if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {
@@ -135,18 +125,7 @@ impl Tasks {
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
         let id = new.task.id.clone();
-        let submitted = Submitted {
-            task: Some(new.task),
-            spec: Some(new.spec),
-            traceparent: new
-                .trace
-                .as_ref()
-                .map_or_else(String::new, TraceContext::traceparent),
-            tracestate: new
-                .trace
-                .as_ref()
-                .map_or_else(String::new, |trace| trace.tracestate().into()),
-        };
+        let submitted = submitted(new.task, new.spec, new.trace.as_ref());
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
@@ -172,12 +151,8 @@ impl Tasks {
             return Err(not_found());
         };
         let state = entry.kept.state();
-        if state == pb::TaskState::Canceled {
-            return Ok(());
-        }
         if entry.kept.ended() {
-            let text = format!("the task has ended already: {}", state.as_str_name());
-            return Err(Fault::new(Reason::TaskNotCancelable, text));
+            return cancel_ended(state);
         }
         if entry.kept.task.cancel_requested {
             return Ok(());
@@ -222,13 +197,17 @@ impl Tasks {
         if self.pump_at.is_some_and(|due| due <= now) {
             self.pump_on(world);
         }
+        if self.compaction.at.is_some_and(|due| due <= now) {
+            self.compact_on(now);
+        }
         self.forget_old(world.at);
     }
 
     /// When [`Tasks::tick`] has something to do next.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let first = self.wakes.first().map(|(due, _)| *due);
-        first.into_iter().chain(self.pump_at).min()
+        let others = self.pump_at.into_iter().chain(self.compaction.at);
+        first.into_iter().chain(others).min()
     }
 
     /// Events of `task` up to `seq` are on disk.
@@ -278,7 +257,7 @@ impl Tasks {
     /// Takes the record that was just added into the task.
     pub(super) fn follow(&mut self, task: Uuid) {
         if let (Some(entry), Some(record)) = (self.tasks.get_mut(&task), self.records.last()) {
-            let applied = entry.kept.apply(record);
+            let applied = entry.apply(record);
             debug_assert_eq!(applied, Ok(()), "a record of our own making follows");
         }
     }
@@ -370,37 +349,19 @@ impl Tasks {
     }
 }
 
-impl Entry {
-    pub(super) fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
-        Self {
-            kept,
-            deadline,
-            lane: None,
-            lost_at: None,
-            cancel_by: None,
-            wake: None,
-            first_lsn,
-            shown: 0,
-            counted: 0,
-            filed: false,
-        }
-    }
-
-    /// Number of the last event that may be seen.
-    pub(super) fn shown(&self) -> u64 {
-        self.shown
-    }
-
-    fn next_due(&self) -> Instant {
-        let others = self.lost_at.into_iter().chain(self.cancel_by);
-        others.fold(self.deadline, Instant::min)
-    }
-}
-
 /// The one answer for a task that is not there and for one that the caller may not see.
 pub(super) fn not_found() -> Fault {
     Fault::new(
         Reason::TaskNotFound,
         "no such task, or none that you may see: check its id",
     )
+}
+
+/// The answer to a cancellation that comes after the end.
+pub(super) fn cancel_ended(state: pb::TaskState) -> Result<(), Fault> {
+    if state == pb::TaskState::Canceled {
+        return Ok(());
+    }
+    let text = format!("the task has ended already: {}", state.as_str_name());
+    Err(Fault::new(Reason::TaskNotCancelable, text))
 }

@@ -4,20 +4,29 @@
 //!
 //! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
+//! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
+//! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
+mod archiving;
 mod attempt;
+mod compaction;
 mod config;
+mod counts;
 mod dispatch;
 mod effect;
+mod entry;
+mod finished;
 mod gate;
 mod give;
 mod handle;
 mod kept;
 mod lanes;
 mod machine;
+mod moving;
+mod questions;
 mod reads;
 mod recovery;
 mod released;
@@ -25,21 +34,26 @@ mod replay;
 mod request;
 mod serve;
 mod shard;
+mod snapshot;
 mod update;
 mod view;
 mod watch;
 
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod drive_tests;
 #[cfg(test)]
 mod tests;
 
-pub use config::{HomeConfig, Submission};
+pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
+pub use counts::TaskCounts;
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;
-pub use view::{ANSWER_MAX, ListQuery, PAGE};
+pub use view::{ANSWER_MAX, ListPage, ListQuery, PAGE};
 pub use watch::TaskUpdates;
+pub(in crate::task) use watch::sent_away;
 
 use crate::domain::{Fault, Reason};
 

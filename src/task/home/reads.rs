@@ -1,6 +1,6 @@
 //! What is read from a shard's tasks. Pure; whoever may not see a task hears that there is none.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, ops::Bound, sync::Arc};
 
 use prost::Message;
 use uuid::Uuid;
@@ -9,12 +9,14 @@ use crate::domain::{Fault, Reason, SpiffeId};
 use crate::pb;
 
 use super::machine::{Entry, Tasks, not_found};
-use super::view::{ANSWER_MAX, ListQuery, full as full_view, sees};
+use super::view::{ANSWER_MAX, ListPage, ListQuery, full as full_view, sees};
 
 /// Most events of a batch.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 /// Most bytes of a batch, unless one event is larger.
-const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+/// Tasks that one look at a list walks over: some milliseconds of the shard's thread.
+const SCAN: usize = 10_000;
 
 /// Events after a cursor.
 #[derive(Debug)]
@@ -22,12 +24,40 @@ pub(super) struct Batch {
     pub(super) events: Vec<Arc<pb::TaskEvent>>,
 }
 
-/// One shard's part of a page, newest first.
-#[derive(Debug, Default)]
+/// A part of a page, newest first: one shard's, or the archive's.
+#[derive(Debug)]
 pub(super) struct Page {
-    pub(super) tasks: Vec<pb::Task>,
-    /// More would follow than an answer holds.
-    pub(super) cut: bool,
+    tasks: Vec<(Uuid, pb::Task)>,
+    /// What is older than this was not looked at.
+    pub(super) floor: Option<Uuid>,
+    /// Bytes that an answer still has room for.
+    room: usize,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            tasks: Vec::new(),
+            floor: None,
+            room: ANSWER_MAX,
+        }
+    }
+}
+
+impl Page {
+    /// Takes the next task, if an answer can hold it; whether more may follow.
+    pub(super) fn take(&mut self, id: Uuid, task: pb::Task, limit: usize) -> bool {
+        let size = task.encoded_len() + 8;
+        if size > self.room
+            && let Some((last, _)) = self.tasks.last()
+        {
+            self.floor = Some(*last);
+            return false;
+        }
+        self.room = self.room.saturating_sub(size);
+        self.tasks.push((id, task));
+        self.tasks.len() < limit
+    }
 }
 
 /// Chunks of an artifact.
@@ -64,24 +94,19 @@ pub(super) fn get(
     })
 }
 
-/// Newest first, until the page or [`ANSWER_MAX`] is full.
+/// Newest first, until the page or [`ANSWER_MAX`] is full, or [`SCAN`] tasks were looked at.
 pub(super) fn list(tasks: &Tasks, query: &ListQuery) -> Page {
     let mut page = Page::default();
-    let mut room = ANSWER_MAX;
-    let newest = query.before.map_or(Uuid::max(), |before| before);
-    for (id, entry) in tasks.tasks.range(..=newest).rev() {
-        if Some(*id) == query.before || !query.fits(&entry.kept) {
-            continue;
-        }
-        let task = entry.kept.basic();
-        let size = task.encoded_len() + 8;
-        if size > room && !page.tasks.is_empty() {
-            page.cut = true;
+    let upto = query.before.map_or(Bound::Unbounded, Bound::Excluded);
+    let older = tasks.tasks.range((Bound::Unbounded, upto)).rev();
+    for (place, (id, entry)) in older.enumerate() {
+        let kept = &entry.kept;
+        let wanted = query.wants(&kept.task) && sees(&query.viewer, &kept.parties);
+        if wanted && !page.take(*id, kept.basic(), query.limit) {
             break;
         }
-        room = room.saturating_sub(size);
-        page.tasks.push(task);
-        if page.tasks.len() >= query.limit {
+        if place + 1 >= SCAN {
+            page.floor = Some(*id);
             break;
         }
     }
@@ -94,22 +119,26 @@ pub(super) fn check_cursor(
     viewer: &SpiffeId,
     after_seq: u64,
 ) -> Result<(), Fault> {
-    let entry = entry(tasks, task, viewer)?;
-    let last = entry.kept.task.last_seq;
-    if after_seq > last {
-        let text = format!("the task's last event is {last}: watch from there");
-        let fault = Fault {
-            field: Some("after_seq".into()),
-            ..Fault::new(Reason::SequenceAhead, text)
-        };
-        return Err(fault.with("last_seq", last.to_string()));
-    }
-    reaches(entry, after_seq)
+    let kept = &entry(tasks, task, viewer)?.kept;
+    fits_cursor(kept.task.last_seq, after_seq)?;
+    reaches(kept.first_seq(), after_seq)
 }
 
-/// Whether every event after the cursor is still kept.
-fn reaches(entry: &Entry, after_seq: u64) -> Result<(), Fault> {
-    let first = entry.kept.first_seq();
+/// Whether the cursor can be one of this task.
+pub(super) fn fits_cursor(last: u64, after_seq: u64) -> Result<(), Fault> {
+    if after_seq <= last {
+        return Ok(());
+    }
+    let text = format!("the task's last event is {last}: watch from there");
+    let fault = Fault {
+        field: Some("after_seq".into()),
+        ..Fault::new(Reason::SequenceAhead, text)
+    };
+    Err(fault.with("last_seq", last.to_string()))
+}
+
+/// Whether every event after the cursor is still kept, of which `first` is the oldest.
+pub(super) fn reaches(first: u64, after_seq: u64) -> Result<(), Fault> {
     if after_seq + 1 >= first {
         return Ok(());
     }
@@ -121,8 +150,8 @@ fn reaches(entry: &Entry, after_seq: u64) -> Result<(), Fault> {
 /// What may be shown after the cursor.
 pub(super) fn next(tasks: &Tasks, task: Uuid, after_seq: u64) -> Result<Batch, Fault> {
     let entry = tasks.tasks.get(&task).ok_or_else(not_found)?;
-    reaches(entry, after_seq)?;
     let first = entry.kept.first_seq();
+    reaches(first, after_seq)?;
     let skip = usize::try_from((after_seq + 1).saturating_sub(first)).unwrap_or(usize::MAX);
     let shown = entry.shown();
     let mut bytes = 0;
@@ -151,10 +180,7 @@ pub(super) fn pieces(
         .kept
         .artifact(artifact)
         .filter(|kept| kept.chunks.iter().any(|e| visible(&e)));
-    let Some(found) = found else {
-        let text = "the task has no such artifact: its ids are in GetTask";
-        return Err(Fault::new(Reason::ArtifactNotFound, text));
-    };
+    let found = found.ok_or_else(no_artifact)?;
     let mut bytes = 0;
     let chunks = found
         .chunks
@@ -172,23 +198,26 @@ pub(super) fn pieces(
     })
 }
 
-/// One page of the shards' pages, and whether more follow.
-pub(super) fn merge(pages: Vec<Page>, limit: usize) -> (Vec<pb::Task>, bool) {
-    let (mut all, mut floor) = (Vec::new(), String::new());
-    for mut page in pages {
-        // Where one shard had to stop, older tasks of the others come on a later page.
-        if let Some(last) = page.tasks.last().filter(|_| page.cut) {
-            floor = floor.max(last.id.clone());
-        }
-        all.append(&mut page.tasks);
-    }
+/// The answer where a task has no artifact of this id.
+pub(super) fn no_artifact() -> Fault {
+    let text = "the task has no such artifact: its ids are in GetTask";
+    Fault::new(Reason::ArtifactNotFound, text)
+}
+
+/// One page of the shards' and the archive's pages; a task that is in two of them is shown as the
+/// first has it.
+pub(super) fn merge(pages: Vec<Page>, limit: usize) -> ListPage {
+    // Where one of them had to stop, older tasks of the others come on a later page.
+    let floor = pages.iter().filter_map(|page| page.floor).max();
+    let mut all: Vec<_> = pages.into_iter().flat_map(|page| page.tasks).collect();
+    all.retain(|(id, _)| floor.is_none_or(|floor| *id >= floor));
+    // Version 7 UUIDs sort by age. Stable: of the same task the first stays.
+    all.sort_by_key(|(id, _)| Reverse(*id));
+    all.dedup_by_key(|(id, _)| *id);
     let found = all.len();
-    all.retain(|task| task.id >= floor);
-    // Ids of one home sort by age.
-    all.sort_by(|one, other| other.id.cmp(&one.id));
     all.truncate(limit);
     let mut room = ANSWER_MAX;
-    let fitting = all.iter().take_while(|task| {
+    let fitting = all.iter().take_while(|(_, task)| {
         let size = task.encoded_len() + 8;
         let fits = room >= size;
         room = room.saturating_sub(size);
@@ -196,6 +225,13 @@ pub(super) fn merge(pages: Vec<Page>, limit: usize) -> (Vec<pb::Task>, bool) {
     });
     let fitting = fitting.count().max(1);
     all.truncate(fitting);
-    let more = !floor.is_empty() || all.len() < found;
-    (all, more)
+    let next = if all.len() < found {
+        all.last().map(|(id, _)| *id)
+    } else {
+        floor
+    };
+    ListPage {
+        tasks: all.into_iter().map(|(_, task)| task).collect(),
+        next,
+    }
 }

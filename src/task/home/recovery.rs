@@ -1,28 +1,17 @@
 //! A shard's beginning and end of memory: what a journal gives back, and what may be forgotten.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
-use crate::pb::journal::{Forgotten, Record, record::Kind as Recorded};
+use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::task::spec::Moment;
 
 use super::kept::{Kept, RecordError};
 use super::machine::{Entry, Tasks, World};
 
-/// How long a finished task can be asked for.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Why the children of an attempt that ended are cancelled.
 const PARENT_ENDED: &str = "PARENT_ENDED";
 
 impl Tasks {
-    /// The submission of `task` is record `lsn`.
-    pub(super) fn logged(&mut self, task: Uuid, lsn: u64) {
-        if let Some(entry) = self.tasks.get_mut(&task) {
-            entry.first_lsn = lsn;
-        }
-    }
-
     /// The first record that is still needed; `None`: none is.
     pub(super) fn first_needed(&self) -> Option<u64> {
         self.tasks.values().map(|entry| entry.first_lsn).min()
@@ -42,20 +31,15 @@ impl Tasks {
                 self.tasks.insert(task, Box::new(entry));
             }
             Some(Recorded::Forgotten(_)) => {
-                self.tasks.remove(&task);
-                // The oldest are forgotten first, so the front is nearly always the one.
-                if self.ended.front() == Some(&task) {
-                    self.ended.pop_front();
-                } else {
-                    self.ended.retain(|ended| *ended != task);
-                }
+                self.stash.forget(task);
+                self.let_go_of(task);
             }
             _ => {
-                // The journal let go of a forgotten task's first records: the rest says nothing.
                 let Some(entry) = self.tasks.get_mut(&task) else {
-                    return Ok(());
+                    return self.replay_unknown(task, lsn, record);
                 };
-                entry.kept.apply(record)?;
+                entry.logged(lsn, record);
+                entry.apply(record)?;
                 entry.shown = entry.kept.task.last_seq;
                 if entry.kept.ended() {
                     self.ended.push_back(task);
@@ -122,23 +106,20 @@ impl Tasks {
         );
     }
 
-    /// Forgets finished tasks that are too many, too large or too old.
-    pub(super) fn forget_old(&mut self, at: Moment) {
-        while let Some(task) = self.ended.front().copied() {
-            let Some(entry) = self.tasks.get(&task) else {
-                self.ended.pop_front();
-                continue;
-            };
-            let full =
-                self.ended.len() > self.limits.ended || self.ended_bytes > self.limits.ended_bytes;
-            if !full && !entry.kept.ended_before(at.wall.checked_sub(RETENTION)) {
-                return;
+    /// The journal let go of the task's first records: a snapshot follows, or it was forgotten.
+    fn replay_unknown(&mut self, task: Uuid, lsn: u64, record: &Record) -> Result<(), RecordError> {
+        match &record.kind {
+            Some(Recorded::Event(event)) => {
+                self.stash.keep(task, event, None);
+                Ok(())
             }
-            self.ended_bytes -= entry.counted;
-            let id = entry.kept.task.id.clone();
-            self.log(id, Recorded::Forgotten(Forgotten {}), 0);
-            self.tasks.remove(&task);
-            self.ended.pop_front();
+            Some(Recorded::Copied(event)) => {
+                self.stash.keep(task, event, Some(lsn));
+                Ok(())
+            }
+            Some(Recorded::Snapshot(snapshot)) => self.replay_snapshot(task, lsn, snapshot),
+            // A snapshot has what these say.
+            _ => Ok(()),
         }
     }
 }

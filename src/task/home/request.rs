@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::{Fault, SpiffeId};
 use crate::pb;
+use crate::task::archive::ArchiveError;
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
@@ -64,6 +65,15 @@ pub(super) enum Request {
         task: Uuid,
         attempt: u32,
         heard: Heard,
+    },
+    /// Gives nothing more out; answered once no attempt is under way.
+    Settle {
+        answer: Reply<()>,
+    },
+    /// The archive has these tasks, or could not take them.
+    Moved {
+        tasks: Vec<Uuid>,
+        outcome: Result<(), ArchiveError>,
     },
     Drain {
         answer: Reply<()>,

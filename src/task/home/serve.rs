@@ -50,6 +50,11 @@ impl Running {
                 });
                 self.answer(answer, canceled);
             }
+            Request::Settle { answer } => {
+                self.shard.tasks.holding = true;
+                self.settling.push(answer);
+            }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -109,6 +114,8 @@ impl Running {
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
+            | Request::Settle { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }

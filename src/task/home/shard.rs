@@ -18,16 +18,18 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 
+use super::archiving::Archiving;
+use super::counts::Counts;
 use super::dispatch::{Carrier, First, Said};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::released::Released;
-use super::request::{Mark, Request, Watchers};
+use super::request::{Mark, Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -60,6 +62,8 @@ pub(super) struct Shard {
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
+    pub(super) archiving: Archiving,
+    pub(super) counts: Arc<Counts>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
@@ -81,6 +85,8 @@ pub(super) struct Running {
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Who waits until no attempt is under way; at most one, the process's own end.
+    pub(super) settling: Vec<Reply<()>>,
     pub(super) watchers: HashMap<Uuid, Watchers>,
 }
 
@@ -95,6 +101,7 @@ impl Shard {
             pending: Vec::new(),
             stuck: false,
             carriers: HashMap::new(),
+            settling: Vec::new(),
             watchers: HashMap::new(),
             shard: self,
         };
@@ -116,6 +123,14 @@ impl Running {
         loop {
             self.append()?;
             self.perform();
+            if self.carriers.is_empty() {
+                for settled in self.settling.drain(..) {
+                    // Whoever asked may have given up.
+                    drop(settled.send(Ok(())));
+                }
+            }
+            self.archive(false);
+            self.shard.counts.set(&self.shard.tasks);
             let next = self.next_wake();
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
@@ -149,6 +164,7 @@ impl Running {
     }
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
+        self.shard.tasks.low_space = self.shard.journal.low_space();
         for request in requests.drain(..) {
             self.handle(request);
             self.gather();
@@ -205,10 +221,7 @@ impl Running {
             let first = self.last + 1 - group as u64;
             let appended: Vec<_> = self.shard.tasks.records.drain(..group).collect();
             for (lsn, record) in (first..).zip(&appended) {
-                if let (Some(Recorded::Submitted(_)), Some(task)) = (&record.kind, uuid_of(record))
-                {
-                    self.shard.tasks.logged(task, lsn);
-                }
+                self.shard.tasks.logged(lsn, record);
             }
         }
         let last = self.last;
@@ -315,7 +328,6 @@ impl Running {
     }
 
     fn sweep(&mut self) {
-        self.shard.tasks.low_space = self.shard.journal.stats().low_space;
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
             tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
@@ -323,10 +335,16 @@ impl Running {
         });
         self.watchers
             .retain(|_, watchers| !watchers.marks.is_closed());
+        self.archive(true);
+        if self.shard.place == 0 {
+            self.retire();
+        }
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
         if self.shard.tasks.records.is_empty() {
+            let segments = self.shard.journal.segments();
+            self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
             self.shard
                 .journal
@@ -363,9 +381,4 @@ fn group(records: &[Record]) -> usize {
         bytes <= GROUP_BYTES
     });
     fitting.count().max(1)
-}
-
-fn uuid_of(record: &Record) -> Option<Uuid> {
-    let (_, uuid) = record.task_id.split_once('.')?;
-    Uuid::try_parse(uuid).ok()
 }

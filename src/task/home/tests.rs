@@ -14,12 +14,18 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::task::doors::{Candidate, Route, Want};
+use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
 
 use super::attempt::Heard;
 use super::kept::{EVENTS_BYTES, ended};
 use super::machine::{Effect, Limits, Tasks, World};
 use super::update::SAID_MAX;
+
+/// An executor that cannot say that it never had the attempt.
+const UNKNOWN: Heard = Heard::Unknown {
+    never_begun_in: None,
+};
 
 /// Instances to route to; all offer everything.
 #[derive(Debug, Default)]
@@ -40,6 +46,7 @@ impl FakeRoute {
             instance: name.parse().unwrap(),
             agent: "default/worker".parse().unwrap(),
             idempotent,
+            boot_id: "boot".into(),
         };
         *self.all.lock().unwrap() = names.iter().map(candidate).collect();
         self.changed.send_modify(|generation| *generation += 1);
@@ -88,6 +95,7 @@ const LIMITS: Limits = Limits {
     live_bytes: 1 << 20,
     ended: 5,
     ended_bytes: 1 << 20,
+    retention: Duration::from_secs(24 * 3600),
 };
 
 /// A machine, its world, and everything that it ever recorded.
@@ -123,7 +131,9 @@ impl Bench {
         };
         let answer = act(&mut self.tasks, world);
         for record in std::mem::take(&mut self.tasks.records) {
-            self.log.push((self.log.len() as u64 + 1, record));
+            let lsn = self.log.len() as u64 + 1;
+            self.tasks.logged(lsn, &record);
+            self.log.push((lsn, record));
         }
         self.effects.append(&mut self.tasks.effects);
         answer
@@ -204,12 +214,37 @@ impl Bench {
     }
 
     fn replayed(&self) -> Tasks {
+        self.replayed_from(0)
+    }
+
+    /// What a log gives back that has let go of its records before this one.
+    fn replayed_from(&self, first: u64) -> Tasks {
         let mut tasks = Tasks::new("home".parse().unwrap(), LIMITS, self.at.now);
-        for (lsn, record) in &self.log {
+        for (lsn, record) in self.log.iter().filter(|(lsn, _)| *lsn >= first) {
             let id: TaskId = record.task_id.parse().unwrap();
             tasks.replay(id.uuid, *lsn, record).unwrap();
         }
+        tasks.stash.over().unwrap();
         tasks
+    }
+
+    /// What may be let go of now.
+    fn needed(&self) -> u64 {
+        let none = self.log.len() as u64 + 1;
+        self.tasks.first_needed().unwrap_or(none)
+    }
+
+    /// A log in which a segment is a record, so that everything is worth it; some turns of it.
+    fn compact(&mut self, turns: u8) {
+        let firsts = (1..=self.log.len() as u64 + 1).collect();
+        let bytes = u64::MAX;
+        let (segments, now) = (Segments { firsts, bytes }, self.at.now);
+        self.step(|tasks, _| tasks.compact(&segments, now));
+        for _ in 0..turns {
+            if self.tasks.compaction.at.is_some() {
+                self.step(|tasks, world| tasks.compact_part(world.at.now, 1));
+            }
+        }
     }
 }
 
@@ -271,7 +306,7 @@ async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may
         );
         assert_eq!(bench.started().last().unwrap(), &("i3".to_owned(), 3));
         bench.hear(task, Heard::Accepted);
-        bench.hear(task, Heard::Unknown);
+        bench.hear(task, UNKNOWN);
         assert_eq!(bench.state(task), end);
         if end == pb::TaskState::Failed {
             assert_eq!(bench.failure(task), "AGENT_LOST");
@@ -285,7 +320,7 @@ async fn an_idempotent_task_is_tried_three_times_and_elsewhere_while_there_is_on
     let task = bench.submit();
     for _ in 0..3 {
         bench.hear(task, Heard::Accepted);
-        bench.hear(task, Heard::Unknown);
+        bench.hear(task, UNKNOWN);
     }
     assert_eq!(bench.failure(task), "RETRIES_EXHAUSTED");
     let where_to: Vec<String> = bench.started().into_iter().map(|(to, _)| to).collect();
@@ -478,6 +513,7 @@ enum Act {
     Update(usize, u8, u64),
     Pass(u64),
     Route(u8),
+    Compact(u8),
     Restart,
 }
 
@@ -489,6 +525,7 @@ fn act() -> impl Strategy<Value = Act> {
         6 => (any::<usize>(), 0..10_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
         2 => (0..4000_u64).prop_map(Act::Pass),
         2 => (0..4_u8).prop_map(Act::Route),
+        2 => any::<u8>().prop_map(Act::Compact),
         1 => Just(Act::Restart),
     ]
 }
@@ -502,7 +539,7 @@ fn word(what: u8, now: Instant) -> Heard {
             wait: None,
         },
         4 => Heard::NotSent,
-        5 => Heard::Unknown,
+        5 => UNKNOWN,
         _ => Heard::Broken(now),
     }
 }
@@ -585,8 +622,9 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
                 .set(&["i1", "i2", "i3"][..usize::from(*count)], count % 2 == 0);
             bench.step(Tasks::pump);
         }
+        Act::Compact(turns) => bench.compact(*turns),
         Act::Restart => {
-            bench.tasks = bench.replayed();
+            bench.tasks = bench.replayed_from(bench.needed());
             bench.step(Tasks::recovered);
         }
     }
@@ -613,6 +651,8 @@ fn check_log(log: &[(u64, Record)]) {
                 known.1 = sent.attempt;
             }
             Recorded::Checkpoint(_) | Recorded::NotStarted(_) => assert!(!last[id].2),
+            Recorded::Copied(event) => assert!(event.seq <= last[id].0),
+            Recorded::Snapshot(_) => assert!(!last[id].2, "a snapshot after the end"),
             Recorded::Forgotten(_) => assert!(last.remove(id).unwrap().2),
         }
     }
@@ -637,11 +677,16 @@ proptest! {
                     prop_assert!(fresh.iter().any(|entry| named(&entry)), "a start without its record");
                 }
             }
-            let live = bench.tasks.tasks.iter();
-            let live: Vec<_> = live.map(|(id, entry)| (*id, entry.kept.clone())).collect();
-            let again = bench.replayed();
-            let again: Vec<_> = again.tasks.iter().map(|(id, entry)| (*id, entry.kept.clone())).collect();
-            prop_assert_eq!(live, again, "a replay gives the same tasks");
+            let kept = |tasks: &Tasks| -> Vec<_> {
+                tasks.tasks.iter().map(|(id, entry)| (*id, entry.kept.clone())).collect()
+            };
+            let (live, needed) = (kept(&bench.tasks), bench.needed());
+            // A crash may come while segments are deleted: any part of what may go is gone.
+            for first in [0, needed / 2, needed] {
+                let again = bench.replayed_from(first);
+                prop_assert_eq!(&live, &kept(&again), "a replay gives the same tasks");
+                prop_assert!(again.first_needed() <= bench.tasks.first_needed());
+            }
         }
         check_log(&bench.log);
         // Whatever happened, every task ends.
@@ -713,4 +758,47 @@ async fn many_lanes_that_nobody_serves_are_looked_at_once() {
         65,
         "64 and one that looks for more room"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_lived_task_is_written_anew_and_holds_no_old_records() {
+    let mut bench = Bench::new(&["i1"], false);
+    let long = bench.submit();
+    bench.hear(long, Heard::Accepted);
+    for number in 1..=20 {
+        bench.update(long, number, said(if number % 2 == 0 { 5 } else { 6 }));
+    }
+    for _ in 0..5 {
+        let short = bench.submit();
+        bench.update(short, 1, done());
+    }
+    assert_eq!(bench.tasks.first_needed(), Some(1));
+    let copies = |bench: &Bench| {
+        let records = bench.log.iter();
+        records
+            .filter(|(_, record)| matches!(record.kind, Some(Recorded::Copied(_))))
+            .count()
+    };
+    // Finished tasks leave by themselves: they are not written anew, and hold what they hold.
+    bench.compact(u8::MAX);
+    let first_ended = bench.tasks.tasks[&bench.tasks.ended[0]].first_lsn;
+    assert_eq!(
+        (bench.tasks.first_needed(), copies(&bench)),
+        (Some(first_ended), 21)
+    );
+    let ended: Vec<Uuid> = bench.tasks.ended.iter().copied().collect();
+    bench.step(|tasks, _| tasks.moved(&ended));
+    let before = bench.needed();
+    bench.compact(3);
+    bench.update(long, 21, said(5));
+    assert_eq!(bench.needed(), before, "it is not over yet");
+    bench.compact(u8::MAX);
+    assert_eq!(copies(&bench), 42, "each event once");
+    let needed = bench.needed();
+    assert!(needed > before, "{needed}");
+    let again = bench.replayed_from(needed);
+    assert_eq!(again.tasks[&long].kept, bench.tasks.tasks[&long].kept);
+    bench.tasks.low_space = true;
+    bench.compact(u8::MAX);
+    assert_eq!(bench.tasks.first_needed(), Some(needed), "no room for it");
 }

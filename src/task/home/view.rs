@@ -13,7 +13,7 @@ use crate::pb;
 use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 
-use super::kept::{Kept, KeptArtifact, Parties};
+use super::kept::{Kept, Parties};
 use super::reads::Pieces;
 use super::update::part_of;
 
@@ -35,10 +35,19 @@ pub struct ListQuery {
     pub limit: usize,
 }
 
+/// A page of a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ListPage {
+    /// Tasks in the BASIC view, newest first; may be fewer than asked for, also none.
+    pub tasks: Vec<pb::Task>,
+    /// What follows is older than this; `None`: nothing follows.
+    pub next: Option<Uuid>,
+}
+
 impl ListQuery {
-    /// Whether the task belongs into the list.
-    pub(super) fn fits(&self, kept: &Kept) -> bool {
-        let (filter, task) = (&self.filter, &kept.task);
+    /// Whether the task passes the filter; whether the viewer may see it is asked apart.
+    pub(super) fn wants(&self, task: &pb::Task) -> bool {
+        let filter = &self.filter;
         let same = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
         let agent = task
             .executor
@@ -55,7 +64,6 @@ impl ListQuery {
             && same(&filter.parent_task_id, &task.parent_task_id)
             && bound(filter.created_after).is_none_or(|after| created > Some(after))
             && bound(filter.created_before).is_none_or(|before| created < Some(before))
-            && sees(&self.viewer, &kept.parties)
     }
 }
 
@@ -80,12 +88,7 @@ impl Kept {
 
     /// The caller's first message.
     pub(super) fn input(&self) -> pb::Message {
-        pb::Message {
-            message_id: "input".into(),
-            parts: self.spec.input.clone(),
-            role: pb::Role::User.into(),
-            at: self.task.created_at,
-        }
+        input(&self.task, &self.spec)
     }
 
     /// BASIC view: artifacts without parts, and no messages, chain, context or result.
@@ -111,51 +114,112 @@ pub(super) fn sees(viewer: &SpiffeId, parties: &Parties) -> bool {
     )
 }
 
-/// Everything that fits into [`ANSWER_MAX`], and whether something was left out.
-pub(super) fn full(kept: &Kept) -> (pb::Task, bool) {
-    let mut task = kept.basic();
-    task.chain.clone_from(&kept.task.chain);
-    task.context.clone_from(&kept.spec.context);
-    let mut room = ANSWER_MAX.saturating_sub(task.encoded_len());
-    let mut truncated = false;
-    // Eight bytes hold the tag and the length of any field.
-    let mut fits = |size: usize| {
-        let fitting = size + 8 <= room;
-        room -= if fitting { size + 8 } else { 0 };
-        truncated |= !fitting;
-        fitting
-    };
-    if let Some(Kind::Result(result)) = kept.result.as_ref().and_then(|event| event.kind.as_ref())
-        && fits(result.encoded_len())
-    {
-        task.result = Some(result.clone());
+/// The caller's first message of a task.
+pub(super) fn input(task: &pb::Task, spec: &pb::TaskSpec) -> pb::Message {
+    pb::Message {
+        message_id: "input".into(),
+        parts: spec.input.clone(),
+        role: pb::Role::User.into(),
+        at: task.created_at,
     }
-    let input = kept.input();
-    if fits(input.encoded_len()) {
-        task.messages.push(input);
-    }
-    for event in &kept.messages {
-        if let Some(Kind::Message(message)) = &event.kind
-            && fits(message.encoded_len())
-        {
-            task.messages.push(message.clone());
-        }
-    }
-    for (shown, artifact) in task.artifacts.iter_mut().zip(&kept.artifacts) {
-        if !artifact.summary.superseded && fits(size_with_frames(artifact)) {
-            shown.parts = parts(artifact);
-        }
-    }
-    (task, truncated)
 }
 
-fn size_with_frames(artifact: &KeptArtifact) -> usize {
-    let chunks = artifact.chunks.iter().filter_map(|event| part_of(event));
-    chunks.map(|part| part.encoded_len() + 8).sum()
+/// Everything that fits into [`ANSWER_MAX`], and whether something was left out.
+pub(super) fn full(kept: &Kept) -> (pb::Task, bool) {
+    let mut whole = FullView::of(kept.basic(), &kept.task.chain, &kept.spec);
+    if let Some(event) = &kept.result {
+        whole.result(event);
+    }
+    whole.message(&kept.input());
+    for event in &kept.messages {
+        whole.message_of(event);
+    }
+    for (place, artifact) in kept.artifacts.iter().enumerate() {
+        if !artifact.summary.superseded {
+            whole.artifact(place, &artifact.chunks);
+        }
+    }
+    whole.done()
+}
+
+/// A FULL view in the making: what comes first has the room.
+pub(super) struct FullView {
+    task: pb::Task,
+    room: usize,
+    truncated: bool,
+}
+
+impl FullView {
+    /// Begins with the BASIC view.
+    pub(super) fn of(basic: pb::Task, chain: &[pb::ChainLink], spec: &pb::TaskSpec) -> Self {
+        let mut task = basic;
+        task.chain = chain.to_vec();
+        task.context.clone_from(&spec.context);
+        Self {
+            room: ANSWER_MAX.saturating_sub(task.encoded_len()),
+            task,
+            truncated: false,
+        }
+    }
+
+    /// Whether a field of this size would fit. Eight bytes hold the tag and the length of any.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        size + 8 <= self.room
+    }
+
+    /// The result, from its event.
+    pub(super) fn result(&mut self, event: &pb::TaskEvent) {
+        if let Some(Kind::Result(result)) = &event.kind
+            && self.takes(result.encoded_len())
+        {
+            self.task.result = Some(result.clone());
+        }
+    }
+
+    /// A message, from its event.
+    pub(super) fn message_of(&mut self, event: &pb::TaskEvent) {
+        if let Some(Kind::Message(message)) = &event.kind {
+            self.message(message);
+        }
+    }
+
+    /// The next message.
+    pub(super) fn message(&mut self, message: &pb::Message) {
+        if self.takes(message.encoded_len()) {
+            self.task.messages.push(message.clone());
+        }
+    }
+
+    /// The content of artifact number `place`, from the events of its chunks.
+    pub(super) fn artifact(&mut self, place: usize, chunks: &[Arc<pb::TaskEvent>]) {
+        let size = chunks.iter().map(|event| framed(event)).sum();
+        if self.takes(size)
+            && let Some(shown) = self.task.artifacts.get_mut(place)
+        {
+            shown.parts = parts(chunks);
+        }
+    }
+
+    /// The view, and whether something was left out.
+    pub(super) fn done(self) -> (pb::Task, bool) {
+        (self.task, self.truncated)
+    }
+
+    fn takes(&mut self, size: usize) -> bool {
+        let fitting = self.has_room(size);
+        self.room -= if fitting { size + 8 } else { 0 };
+        self.truncated |= !fitting;
+        fitting
+    }
+}
+
+/// Bytes of an event's chunk with its frame.
+pub(super) fn framed(event: &pb::TaskEvent) -> usize {
+    part_of(event).map_or(0, |part| part.encoded_len() + 8)
 }
 
 /// The artifact's parts, with what was appended joined on.
-fn parts(artifact: &KeptArtifact) -> Vec<pb::Part> {
+fn parts(chunks: &[Arc<pb::TaskEvent>]) -> Vec<pb::Part> {
     let mut parts: Vec<pb::Part> = Vec::new();
     // Bytes of the last part while more may come: joining them one by one would copy them all.
     let mut open: Vec<u8> = Vec::new();
@@ -164,7 +228,7 @@ fn parts(artifact: &KeptArtifact) -> Vec<pb::Part> {
             last.content = Some(Content::Raw(std::mem::take(open).into()));
         }
     };
-    for event in &artifact.chunks {
+    for event in chunks {
         let Some(Kind::Artifact(chunk)) = &event.kind else {
             continue;
         };

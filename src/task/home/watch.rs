@@ -19,7 +19,9 @@ use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
+use crate::task::archive::{Archive, View};
 
+use super::finished;
 use super::kept::ended;
 use super::request::{Mark, Request, Watching};
 use super::storage_failed;
@@ -38,6 +40,8 @@ pub(super) struct Watcher {
     pub(super) cursor: u64,
     pub(super) transients: bool,
     pub(super) shard: mpsc::Sender<Request>,
+    /// Where the task is once it was moved.
+    pub(super) archive: Option<Archive>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
 }
@@ -96,13 +100,28 @@ impl Watcher {
             .send(request)
             .await
             .map_err(|_| storage_failed())?;
-        let batch = answered.await.map_err(|_| storage_failed())??;
+        let batch = match (answered.await.map_err(|_| storage_failed())?, &self.archive) {
+            // The archive had it before the shard let go.
+            (Err(gone), Some(archive)) if gone.reason == Reason::TaskNotFound => {
+                let next = move |view: &View| finished::next(view, task, after_seq);
+                archive.read(next).await?
+            }
+            (batch, _) => batch?,
+        };
         Ok(batch.events.into())
     }
 
     fn mark(&self) -> Mark {
         *self.watching.marks.borrow()
     }
+}
+
+/// The last word of a stream whose sidecar is about to stop: where its reader stands.
+pub(in crate::task) fn sent_away(last_seq: u64) -> Fault {
+    let text = "this sidecar is about to stop: watch again from the last number";
+    Fault::new(Reason::Draining, text)
+        .with("last_seq", last_seq.to_string())
+        .retry_after(Duration::from_secs(1))
 }
 
 impl Stand {
@@ -116,16 +135,19 @@ impl Stand {
             Turn::Follow => {}
             Turn::Leave => {
                 self.turn = Turn::Over;
-                let text = "this sidecar is about to stop: watch again from the last number";
-                let fault = Fault::new(Reason::Draining, text);
-                let fault = fault.with("last_seq", self.watcher.cursor.to_string());
-                return Some(Err(fault.retry_after(Duration::from_secs(1))));
+                return Some(Err(sent_away(self.watcher.cursor)));
             }
             Turn::Over => return None,
         }
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(self.show(&event)));
+            }
+            // Also where events come faster than they are read: who resumes gets the rest.
+            if self.watcher.drain.is_cancelled() {
+                self.turn = Turn::Leave;
+                let last_seq = self.watcher.cursor;
+                return Some(Ok(Update::Keepalive(pb::Keepalive { last_seq })));
             }
             if let Some(transient) = self.transient() {
                 return Some(Ok(transient));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::error::JournalError;
 
 /// Name of the file whose lock says that the directory is taken.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 
 /// A directory that one log has for itself.
 pub trait Disk: Debug + Send {
@@ -28,6 +28,8 @@ pub trait Disk: Debug + Send {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes created, renamed and removed names durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Bytes that may still be reserved; cheap enough to be asked once a second.
+    fn free(&self) -> io::Result<u64>;
 }
 
 /// An open file of a [`Disk`].
@@ -120,6 +122,11 @@ impl Disk for RealDisk {
     fn sync_dir(&self) -> io::Result<()> {
         self.dir.sync_all()
     }
+
+    fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
 }
 
 impl DiskFile for File {
@@ -182,15 +189,9 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
-            let holder = match known {
-                true => format!("process {}", holder.trim()),
-                false => "another process".to_owned(),
-            };
             return Err(JournalError::Locked {
                 dir: dir.to_owned(),
-                holder,
+                holder: holder(&file),
             });
         }
         Err(TryLockError::Error(source)) => return Err(JournalError::io("lock", &shown)(source)),
@@ -201,6 +202,16 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     noted.map_err(JournalError::io("write", &shown))?;
     Ok(file)
+}
+
+/// Who has a lock file locked, as far as it is known.
+pub(super) fn holder(mut file: &File) -> String {
+    let mut pid = String::new();
+    let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
+    match known {
+        true => format!("process {}", pid.trim()),
+        false => "another process".to_owned(),
+    }
 }
 
 #[cfg(test)]

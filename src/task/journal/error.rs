@@ -41,6 +41,21 @@ pub enum JournalError {
         /// What was found.
         reason: String,
     },
+    /// There are no segments where a journal is to be checked.
+    #[error(
+        "{} holds no journal: name the directory with its *.log files, which a sidecar keeps in STATE/journal",
+        .dir.display()
+    )]
+    NoJournal {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The directory for the repaired journal has something in it.
+    #[error("{} is not empty: move it away, or name another directory with --into", .dir.display())]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The file system answered with an error.
     #[error("cannot {action} {file}: {source}")]
     Io {
@@ -81,6 +96,12 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// Whether there is no room on the disk, which passes by itself: nothing was lost.
+    pub(super) fn no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// For `map_err`: an operation on a file and the system's answer.
     pub(super) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();

@@ -1,12 +1,14 @@
-//! A disk in memory that loses what was not synced, fails when told to, and can be full.
+//! A disk in memory that loses what was not synced, tears what it writes, fails or dies when told
+//! to, and can be full. Seeded: the same calls end the same way.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rand::Rng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::disk::{Disk, DiskFile};
 
@@ -14,22 +16,46 @@ use super::disk::{Disk, DiskFile};
 const SECTOR: usize = 512;
 
 /// Clones are the same disk.
-#[derive(Debug, Clone, Default)]
-pub(super) struct FaultyDisk {
+#[derive(Debug, Clone)]
+pub(in crate::task) struct FaultyDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+/// How a planned operation goes wrong. What it was to write may be there in part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::task) enum Fault {
+    /// An error, once.
+    Error,
+    /// No room, once.
+    Full,
+    /// The process ends there: nothing after it does anything.
+    Crash,
+}
+
+#[derive(Debug)]
 struct State {
+    random: StdRng,
     files: Vec<Content>,
     names: BTreeMap<String, usize>,
     /// Names as they are after each operation that was not synced; the first is durable.
     past_names: Vec<BTreeMap<String, usize>>,
-    /// Operations until one fails.
-    fail_in: Option<u32>,
-    /// Longest file that there is room for.
+    /// Operations until one goes wrong, and how.
+    plan: Option<(u32, Fault)>,
+    dead: bool,
+    /// Bytes that all files together may have.
     room: Option<u64>,
     syncs: u64,
+    slow: Slow,
+}
+
+/// What others do while a sync takes its time.
+#[derive(Default)]
+struct Slow(Option<Box<dyn FnMut() + Send>>);
+
+impl fmt::Debug for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "slow" } else { "at once" })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -40,42 +66,91 @@ struct Content {
     dirty: Vec<(usize, Vec<u8>)>,
 }
 
+impl Default for FaultyDisk {
+    fn default() -> Self {
+        Self::seeded(0)
+    }
+}
+
 impl FaultyDisk {
-    /// The operation after `operations` more ones fails, once.
-    pub(super) fn fail_in(&self, operations: u32) {
-        self.state.lock().fail_in = Some(operations);
+    pub(in crate::task) fn seeded(seed: u64) -> Self {
+        let state = State {
+            random: StdRng::seed_from_u64(seed),
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            past_names: Vec::new(),
+            plan: None,
+            dead: false,
+            room: None,
+            syncs: 0,
+            slow: Slow::default(),
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
-    pub(super) fn set_room(&self, room: Option<u64>) {
+    /// The operation after `operations` more ones goes wrong.
+    pub(in crate::task) fn plan(&self, operations: u32, fault: Fault) {
+        self.state.lock().plan = Some((operations, fault));
+    }
+
+    /// The operation after `operations` more ones fails, once.
+    pub(in crate::task) fn fail_in(&self, operations: u32) {
+        self.plan(operations, Fault::Error);
+    }
+
+    /// Bytes that all files together may have; `None`: any.
+    pub(in crate::task) fn set_room(&self, room: Option<u64>) {
         self.state.lock().room = room;
     }
 
-    pub(super) fn syncs(&self) -> u64 {
+    /// Bytes of all files.
+    pub(in crate::task) fn used(&self) -> u64 {
+        self.state.lock().used()
+    }
+
+    /// What happens during each sync.
+    pub(in crate::task) fn during_sync(&self, act: Option<Box<dyn FnMut() + Send>>) {
+        self.state.lock().slow.0 = act;
+    }
+
+    pub(in crate::task) fn syncs(&self) -> u64 {
         self.state.lock().syncs
     }
 
     /// The process ends; what the system has stays.
-    pub(super) fn restart(&self) {
-        self.state.lock().fail_in = None;
+    pub(in crate::task) fn restart(&self) {
+        let mut state = self.state.lock();
+        (state.plan, state.dead) = (None, false);
     }
 
     /// The machine ends: any of what was not synced is there, or not.
-    pub(super) fn power_loss(&self, random: &mut StdRng) {
+    pub(in crate::task) fn power_loss(&self) {
         let mut state = self.state.lock();
-        state.fail_in = None;
-        if !state.past_names.is_empty() {
-            let kept = random.random_range(0..=state.past_names.len());
-            if let Some(names) = state.past_names.get(kept).cloned() {
-                state.names = names;
+        let State {
+            random,
+            files,
+            names,
+            past_names,
+            plan,
+            dead,
+            ..
+        } = &mut *state;
+        (*plan, *dead) = (None, false);
+        if !past_names.is_empty() {
+            let kept = random.random_range(0..=past_names.len());
+            if let Some(past) = past_names.get(kept).cloned() {
+                *names = past;
             }
-            state.past_names.clear();
+            past_names.clear();
         }
         let odds = [0.0, 0.1, 0.5, 0.9, 1.0][random.random_range(0..5)];
-        for file in &mut state.files {
+        for file in files {
             for (offset, bytes) in std::mem::take(&mut file.dirty) {
-                for (index, sector) in bytes.chunks(SECTOR).enumerate() {
+                for (at, sector) in sectors(offset, &bytes) {
                     if random.random_bool(odds) {
-                        overwrite(&mut file.durable, offset + index * SECTOR, sector);
+                        overwrite(&mut file.durable, at, sector);
                     }
                 }
             }
@@ -87,7 +162,7 @@ impl FaultyDisk {
     }
 
     /// Bytes of every file by name, to be damaged at will.
-    pub(super) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    pub(in crate::task) fn damage(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
         let id = state.names[name];
         let file = &mut state.files[id];
@@ -97,7 +172,7 @@ impl FaultyDisk {
     }
 
     /// A disk of its own with the same files.
-    pub(super) fn copy(&self) -> Self {
+    pub(in crate::task) fn copy(&self) -> Self {
         let copy = Self::default();
         let state = self.state.lock();
         for (name, id) in &state.names {
@@ -109,20 +184,29 @@ impl FaultyDisk {
         copy
     }
 
-    pub(super) fn read(&self, name: &str) -> Vec<u8> {
+    pub(in crate::task) fn read(&self, name: &str) -> Vec<u8> {
         let state = self.state.lock();
         state.files[state.names[name]].live.clone()
     }
 }
 
 impl State {
+    /// Counts an operation; says how it goes wrong, if it does.
     fn operation(&mut self) -> io::Result<()> {
-        match &mut self.fail_in {
-            Some(0) => {
-                self.fail_in = None;
-                Err(io::Error::other("the disk gave up"))
+        if self.dead {
+            return Err(io::Error::other("the process has ended"));
+        }
+        match &mut self.plan {
+            Some((0, fault)) => {
+                let fault = *fault;
+                self.plan = None;
+                self.dead = fault == Fault::Crash;
+                Err(match fault {
+                    Fault::Full => io::ErrorKind::StorageFull.into(),
+                    Fault::Error | Fault::Crash => io::Error::other("the disk gave up"),
+                })
             }
-            Some(left) => {
+            Some((left, _)) => {
                 *left -= 1;
                 Ok(())
             }
@@ -133,6 +217,22 @@ impl State {
     fn rename_to(&mut self, names: BTreeMap<String, usize>) {
         let before = std::mem::replace(&mut self.names, names);
         self.past_names.push(before);
+    }
+
+    fn used(&self) -> u64 {
+        let lengths = self.names.values().map(|id| self.files[*id].live.len());
+        lengths.sum::<usize>() as u64
+    }
+
+    /// Whether a file may get this long.
+    fn grows(&self, id: usize, size: usize) -> io::Result<()> {
+        let more = size.saturating_sub(self.files[id].live.len()) as u64;
+        match self.room {
+            Some(room) if more > 0 && self.used() + more > room => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -152,16 +252,12 @@ impl Disk for FaultyDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let id = self
-            .state
-            .lock()
-            .names
-            .get(name)
-            .copied()
-            .ok_or(io::ErrorKind::NotFound)?;
+        let mut state = self.state.lock();
+        state.operation()?;
+        let id = state.names.get(name).copied();
         Ok(Box::new(FaultyFile {
             disk: self.clone(),
-            id,
+            id: id.ok_or(io::ErrorKind::NotFound)?,
         }))
     }
 
@@ -194,6 +290,12 @@ impl Disk for FaultyDisk {
         state.past_names.clear();
         Ok(())
     }
+
+    fn free(&self) -> io::Result<u64> {
+        let state = self.state.lock();
+        let room = state.room.map(|room| room.saturating_sub(state.used()));
+        Ok(room.unwrap_or(u64::MAX))
+    }
 }
 
 #[derive(Debug)]
@@ -208,7 +310,8 @@ impl DiskFile for FaultyFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let state = self.disk.state.lock();
+        let mut state = self.disk.state.lock();
+        state.operation()?;
         let offset = usize::try_from(offset).unwrap();
         let bytes = state.files[self.id].live.get(offset..offset + into.len());
         into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -217,40 +320,74 @@ impl DiskFile for FaultyFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state.lock();
-        state.operation()?;
-        let file = &mut state.files[self.id];
         let offset = usize::try_from(offset).unwrap();
-        overwrite(&mut file.live, offset, bytes);
-        file.dirty.push((offset, bytes.to_vec()));
-        Ok(())
+        state.grows(self.id, offset + bytes.len())?;
+        let was_dead = state.dead;
+        let answer = state.operation();
+        let written = match &answer {
+            Ok(()) => bytes,
+            Err(_) if was_dead => &[],
+            Err(_) => &bytes[..state.random.random_range(0..=bytes.len())],
+        };
+        let file = &mut state.files[self.id];
+        overwrite(&mut file.live, offset, written);
+        file.dirty.push((offset, written.to_vec()));
+        answer
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
         let mut state = self.disk.state.lock();
         state.operation()?;
-        if state.room.is_some_and(|room| size > room) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        let size = usize::try_from(size).unwrap();
+        state.grows(self.id, size)?;
         let file = &mut state.files[self.id];
-        let size = usize::try_from(size).unwrap().max(file.live.len());
+        let size = size.max(file.live.len());
         file.live.resize(size, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        let answer = state.operation();
-        state.syncs += 1;
-        let file = &mut state.files[self.id];
-        // As the kernel does it: after an error the pages are clean, and lost.
-        let dirty = std::mem::take(&mut file.dirty);
-        answer?;
-        for (offset, bytes) in dirty {
-            overwrite(&mut file.durable, offset, &bytes);
+        // Not under the lock: others use the disk meanwhile.
+        let slow = self.disk.state.lock().slow.0.take();
+        if let Some(mut act) = slow {
+            act();
+            self.disk.state.lock().slow.0 = Some(act);
         }
-        file.durable.resize(file.live.len(), 0);
-        Ok(())
+        let mut state = self.disk.state.lock();
+        state.syncs += 1;
+        if state.dead {
+            return state.operation();
+        }
+        let answer = state.operation();
+        let State { random, files, .. } = &mut *state;
+        let file = &mut files[self.id];
+        // As the kernel does it: after an error the pages are clean, and lost, though some of them
+        // may have reached the disk.
+        let odds = if answer.is_ok() { 1.0 } else { 0.5 };
+        for (offset, bytes) in std::mem::take(&mut file.dirty) {
+            for (at, sector) in sectors(offset, &bytes) {
+                if random.random_bool(odds) {
+                    overwrite(&mut file.durable, at, sector);
+                }
+            }
+        }
+        if answer.is_ok() {
+            file.durable.resize(file.live.len(), 0);
+        }
+        answer
     }
+}
+
+/// The pieces of a write that reach the disk or not, with their offsets.
+fn sectors(offset: usize, bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let (mut at, mut rest) = (offset, bytes);
+    std::iter::from_fn(move || {
+        let piece = rest.len().min(SECTOR - at % SECTOR);
+        let (sector, more) = rest.split_at(piece);
+        let found = (piece > 0).then_some((at, sector));
+        (at, rest) = (at + piece, more);
+        found
+    })
 }
 
 fn overwrite(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {

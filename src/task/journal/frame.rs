@@ -43,6 +43,8 @@ pub(super) const FRAME_HEADER: usize = 24;
 const MAGIC: &[u8; 8] = b"ATTJRNL\0";
 const ALIGN: usize = 8;
 const MARK: u32 = u32::MAX;
+/// More frames than the largest file can hold.
+const MAX_FILE_RECORDS: u64 = 1 << 26;
 
 /// What a segment says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,12 @@ impl SegmentHeader {
             0 => Err(HeaderFault::Damaged),
             newer => Err(HeaderFault::Newer(newer)),
         }
+    }
+
+    /// A header of which only the salt is known.
+    pub(super) fn with_salt(salt: u32, first: Lsn) -> Self {
+        let id = u64::from(salt);
+        Self { id, first }
     }
 
     /// What is mixed into the CRC of every frame's header. For headers of one length this equals
@@ -158,6 +166,22 @@ pub(super) fn used(bytes: &[u8]) -> usize {
     last.map_or(0, |last| last + 1)
 }
 
+/// The salt of the segment that the frame at the beginning of `bytes` belongs to, if it is a whole
+/// one of a segment whose first record is `first`.
+pub(super) fn salt_by(bytes: &[u8], first: Lsn, longest: usize) -> Option<u32> {
+    let head = bytes.get(..FRAME_HEADER)?;
+    let length = u32_at(head, 0) as usize;
+    // More records than fit into the segment do not stand in it.
+    let numbers = first..first + MAX_FILE_RECORDS;
+    if length > longest || !numbers.contains(&u64_at(head, 8)) {
+        return None;
+    }
+    let body = bytes.get(FRAME_HEADER..frame_len(length))?;
+    // Zeros have a CRC of zero only where there are none.
+    let whole = !body.is_empty() && crc32fast::hash(body) == u32_at(head, 16);
+    whole.then(|| crc32fast::hash(&head[..20]) ^ u32_at(head, 20))
+}
+
 /// Walks over the whole frames of a segment, in order, up to the first that is not one.
 #[derive(Debug)]
 pub(super) struct Frames<'a> {
@@ -169,7 +193,8 @@ pub(super) struct Frames<'a> {
     pub(super) next: Lsn,
     /// Offset at which the batch of the last whole frame begins.
     pub(super) batch_at: usize,
-    batch: Lsn,
+    /// Number of the first record of that batch.
+    pub(super) batch: Lsn,
 }
 
 impl<'a> Frames<'a> {
@@ -190,12 +215,12 @@ impl<'a> Frames<'a> {
     pub(super) fn record(&mut self) -> Option<(usize, Lsn, &'a [u8])> {
         let rest = self.segment.get(self.at..)?;
         let head = Head::read(rest, self.salt)?;
-        if head.lsn != self.next || head.length == MARK {
+        if !number_checks(head.lsn, self.next) || head.length == MARK {
             return None;
         }
         let length = head.length as usize;
         let body = rest.get(FRAME_HEADER..frame_len(length))?;
-        if crc32fast::hash(body) != head.crc {
+        if !record_checks(body, head.crc) {
             return None;
         }
         let at = self.at;
@@ -205,6 +230,26 @@ impl<'a> Frames<'a> {
         self.at += frame_len(length);
         self.next += 1;
         Some((at, head.lsn, &body[..length]))
+    }
+
+    /// Where whole frames may go on behind what does not check, and the number there. A record
+    /// whose header checks is passed by its length.
+    pub(super) fn resumed(&self) -> Option<(usize, Lsn)> {
+        let rest = self.segment.get(self.at..)?;
+        let here = Head::read(rest, self.salt);
+        if let Some(head) = here.filter(|head| head.lsn == self.next && head.length != MARK)
+            && let Some(end) =
+                Some(frame_len(head.length as usize)).filter(|end| *end <= rest.len())
+        {
+            return Some((self.at + end, self.next + 1));
+        }
+        let (offset, head) = self.heads().find(|(_, head)| head.lsn > self.next)?;
+        Some((self.at + offset, head.lsn))
+    }
+
+    /// Reads on from there.
+    pub(super) fn go_on(&mut self, at: usize, next: Lsn) {
+        (self.at, self.next) = (at, next);
     }
 
     /// Whether a mark stands at the end: all records before it were synced.
@@ -220,20 +265,43 @@ impl<'a> Frames<'a> {
     /// Its batch (or mark) has a higher number, and a batch is written after the one before it
     /// was synced; a frame of the same batch proves nothing, pages reach the disk in any order.
     pub(super) fn written_later(&self) -> Option<usize> {
-        let rest = self.segment.get(self.at..)?;
+        let mut later = self.heads().filter(|(_, head)| head.batch > self.next);
+        later.next().map(|(offset, _)| self.at + offset)
+    }
+
+    /// Every header that checks from the end on, with its offset from there.
+    fn heads(&self) -> impl Iterator<Item = (usize, Head)> {
+        let rest = self.segment.get(self.at..).unwrap_or_default();
         let used = used(rest).next_multiple_of(ALIGN).min(rest.len());
         let words = rest[..used].chunks_exact(ALIGN).enumerate();
         // A frame's second word is its number, which is never 0.
-        let mut numbers = words.skip(1).filter(|(_, word)| *word != [0; ALIGN]);
-        numbers.find_map(|(index, _)| {
+        let numbers = words.skip(1).filter(|(_, word)| *word != [0; ALIGN]);
+        numbers.filter_map(|(index, _)| {
             let offset = (index - 1) * ALIGN;
             let head = Head::read(&rest[offset..], self.salt)?;
             // More records than fit in between: bytes of a payload that check by chance.
             let between = (offset / FRAME_HEADER) as u64;
-            let real = head.lsn.saturating_sub(self.next) <= between;
-            (real && head.batch > self.next).then_some(self.at + offset)
+            (head.lsn.saturating_sub(self.next) <= between).then_some((offset, head))
         })
     }
+}
+
+/// The control that a record is as it was written.
+fn record_checks(body: &[u8], crc: u32) -> bool {
+    #[cfg(test)]
+    if super::controls::removed(super::controls::Control::Record) {
+        return true;
+    }
+    crc32fast::hash(body) == crc
+}
+
+/// The control that a record stands where it was written.
+fn number_checks(found: Lsn, expected: Lsn) -> bool {
+    #[cfg(test)]
+    if super::controls::removed(super::controls::Control::Number) {
+        return true;
+    }
+    found == expected
 }
 
 /// A frame's header that checks.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -14,13 +15,13 @@ use super::Lsn;
 use super::disk::{Disk, RealDisk};
 use super::error::JournalError;
 use super::log::{Cut, Log};
-use super::queue::{JournalStats, Kind, Queue, Synced};
+use super::queue::{JournalStats, Kind, Queue, Segments, Synced};
 use super::writer::Writer;
 
 /// Smallest segment: below it, rotation would be all the work.
-const MIN_SEGMENT_BYTES: u64 = 4 << 10;
+pub(super) const MIN_SEGMENT_BYTES: u64 = 4 << 10;
 /// Largest segment: one is read into memory at start.
-const MAX_SEGMENT_BYTES: u64 = 256 << 20;
+pub(super) const MAX_SEGMENT_BYTES: u64 = 256 << 20;
 
 /// Sizes of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub struct JournalConfig {
     /// Most bytes that may wait for a sync, in memory; 8 MiB (and a little) to 256 MiB, 64 MiB by
     /// default. Twice as much memory may be in use, since buffers grow by doubling.
     pub pending_bytes: usize,
+    /// Bytes that must stay free on the disk; below it [`Journal::low_space`] says so. 0: never
+    /// looked at; 256 MiB by default.
+    pub disk_reserve: u64,
 }
 
 impl Default for JournalConfig {
@@ -38,6 +42,7 @@ impl Default for JournalConfig {
         Self {
             segment_bytes: 64 << 20,
             pending_bytes: 64 << 20,
+            disk_reserve: 256 << 20,
         }
     }
 }
@@ -100,7 +105,7 @@ impl Journal {
             cut: log.cut().cloned(),
             thread: Mutex::default(),
         };
-        let writer = Writer::new(log, queue);
+        let writer = Writer::new(log, queue, config.disk_reserve);
         Ok((
             Self {
                 inner: Arc::new(inner),
@@ -162,6 +167,19 @@ impl Journal {
     #[must_use]
     pub fn cut(&self) -> Option<&Cut> {
         self.inner.cut.as_ref()
+    }
+
+    /// Whether the disk is nearly full, as of the last second: see [`JournalStats::low_space`].
+    /// One atomic load.
+    #[must_use]
+    pub fn low_space(&self) -> bool {
+        self.inner.queue.low_space.load(Ordering::Relaxed)
+    }
+
+    /// Where its segments begin, as of the writer's last step; none without a disk.
+    #[must_use]
+    pub fn segments(&self) -> Segments {
+        self.inner.queue.state.lock().segments.clone()
     }
 
     /// Counters as of now.

@@ -5,24 +5,20 @@
 
 use std::collections::VecDeque;
 
-use prost::Message;
-
 use crate::pb::journal::Record;
 
 use super::Lsn;
 use super::disk::{Disk, DiskFile};
 use super::error::JournalError;
-use super::frame::{
-    self, FORMAT, FRAME_HEADER, Frames, HeaderFault, SEGMENT_HEADER, SegmentHeader,
-};
+use super::frame::{self, FRAME_HEADER, SEGMENT_HEADER, SegmentHeader};
+use super::queue::Segments;
+use super::recover::{recover, replay_full};
 
-/// A longer file is no segment of ours, and is not read into memory.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 /// A segment that has no records yet.
 const SPARE: &str = "spare.tmp";
 /// Zeros written ahead of the batch now and then, so that most syncs overwrite written blocks:
 /// a sync that first turns reserved blocks into written ones takes about twice as long.
-static AHEAD: [u8; 512 << 10] = [0; 512 << 10];
+pub(super) static AHEAD: [u8; 512 << 10] = [0; 512 << 10];
 
 /// A torn tail that recovery cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +45,17 @@ pub(super) struct Log {
 
 /// The segment that is written to.
 #[derive(Debug)]
-struct Active {
-    file: Box<dyn DiskFile>,
-    name: String,
-    salt: u32,
+pub(super) struct Active {
+    pub(super) file: Box<dyn DiskFile>,
+    pub(super) name: String,
+    pub(super) salt: u32,
     /// Offset of the next batch.
-    end: u64,
+    pub(super) end: u64,
     /// Up to here all blocks are written, if only with zeros.
-    written: u64,
-    capacity: u64,
+    pub(super) written: u64,
+    pub(super) capacity: u64,
     /// Number of the next record.
-    next: Lsn,
+    pub(super) next: Lsn,
 }
 
 #[derive(Debug)]
@@ -88,17 +84,7 @@ impl Log {
         disk.sync_dir()
             .map_err(JournalError::io("sync", "the journal's directory"))?;
         let Some((&last, full)) = firsts.split_last() else {
-            let spare = reserve(disk.as_ref(), segment_bytes)?;
-            let active = Active::start(disk.as_ref(), spare, 1)?;
-            let firsts = VecDeque::from([1]);
-            return Ok(Self {
-                disk,
-                segment_bytes,
-                firsts,
-                active,
-                spare: None,
-                cut: None,
-            });
+            return Self::create(disk, segment_bytes, 1);
         };
         let mut buffer = Vec::new();
         for (first, following) in full.iter().zip(&firsts[1..]) {
@@ -115,6 +101,24 @@ impl Log {
         })
     }
 
+    /// A log in an empty directory, whose first record gets this number.
+    pub(super) fn create(
+        disk: Box<dyn Disk>,
+        segment_bytes: u64,
+        first: Lsn,
+    ) -> Result<Self, JournalError> {
+        let spare = reserve(disk.as_ref(), segment_bytes)?;
+        let active = Active::start(disk.as_ref(), spare, first)?;
+        Ok(Self {
+            disk,
+            segment_bytes,
+            firsts: VecDeque::from([first]),
+            active,
+            spare: None,
+            cut: None,
+        })
+    }
+
     /// Number of the next record.
     pub(super) fn next(&self) -> Lsn {
         self.active.next
@@ -125,13 +129,31 @@ impl Log {
         self.cut.as_ref()
     }
 
+    /// Whether the active segment has room for a batch of so many bytes, and its mark.
+    pub(super) fn fits(&self, batch: usize) -> bool {
+        self.active.end + (batch + FRAME_HEADER) as u64 <= self.active.capacity
+    }
+
+    /// Reserves what a batch of so many bytes needs in the next segment. An error does no harm yet.
+    pub(super) fn make_room(&mut self, batch: usize) -> Result<(), JournalError> {
+        // A batch lies in one segment, so a large one gets a large segment.
+        let bytes = (SEGMENT_HEADER + batch + FRAME_HEADER) as u64;
+        self.reserve()?;
+        if let Some(spare) = &mut self.spare
+            && spare.bytes < bytes
+        {
+            let more = spare.file.allocate(bytes);
+            more.map_err(JournalError::io("reserve room for", SPARE))?;
+            spare.bytes = bytes;
+        }
+        Ok(())
+    }
+
     /// Writes frames that [`frame::push`] made for the next `records` records as one batch, and
-    /// syncs them. After an error the log must not be used any more.
+    /// syncs them. There must be room. After an error the log must not be used any more.
     pub(super) fn append(&mut self, batch: &mut [u8], records: u64) -> Result<(), JournalError> {
-        // Behind a batch there is always room for its mark.
-        let length = (batch.len() + FRAME_HEADER) as u64;
-        if self.active.end + length > self.active.capacity {
-            self.rotate(length)?;
+        if !self.fits(batch.len()) {
+            self.rotate()?;
         }
         frame::salt(batch, self.active.salt);
         self.active.append(batch, records)
@@ -179,6 +201,11 @@ impl Log {
         Ok(())
     }
 
+    /// Bytes that the file system has for us, `None` where it does not tell.
+    pub(super) fn free(&self) -> Option<u64> {
+        self.disk.free().ok()
+    }
+
     /// Whether the next segment has its room already.
     pub(super) fn reserved(&self) -> bool {
         self.spare.is_some()
@@ -189,13 +216,25 @@ impl Log {
         self.firsts.len()
     }
 
-    fn rotate(&mut self, batch: u64) -> Result<(), JournalError> {
-        // A batch lies in one segment, so a large one gets a large segment.
-        let bytes = self.segment_bytes.max(SEGMENT_HEADER as u64 + batch);
-        let spare = match self.spare.take() {
-            Some(spare) if spare.bytes >= bytes => spare,
-            _ => reserve(self.disk.as_ref(), bytes)?,
-        };
+    /// Whether the segments begin with these records.
+    pub(super) fn begins(&self, firsts: &[Lsn]) -> bool {
+        // The numbers grow, so the ends and the count say all.
+        self.firsts.len() == firsts.len()
+            && self.firsts.front() == firsts.first()
+            && self.firsts.back() == firsts.last()
+    }
+
+    /// Where the segments begin.
+    pub(super) fn begin(&self) -> Segments {
+        Segments {
+            firsts: self.firsts.iter().copied().collect(),
+            bytes: self.segment_bytes,
+        }
+    }
+
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        self.reserve()?;
+        let spare = self.spare.take().expect("it was just reserved");
         self.active = Active::start(self.disk.as_ref(), spare, self.active.next)?;
         // A segment without records was replaced by one of the same name.
         if self.firsts.back() != Some(&self.active.next) {
@@ -251,20 +290,29 @@ impl Active {
             write(end, ahead)?;
             written = end + ahead.len() as u64;
         }
-        self.file
-            .sync_data()
-            .map_err(JournalError::io("sync", &self.name))?;
+        self.sync()?;
         (self.end, self.written, self.next) = (end, written, self.next + records);
         Ok(())
     }
+
+    /// The control that nothing is acknowledged before it is on disk.
+    fn sync(&self) -> Result<(), JournalError> {
+        #[cfg(test)]
+        if super::controls::removed(super::controls::Control::Sync) {
+            return Ok(());
+        }
+        self.file
+            .sync_data()
+            .map_err(JournalError::io("sync", &self.name))
+    }
 }
 
-fn name_of(first: Lsn) -> String {
+pub(super) fn name_of(first: Lsn) -> String {
     format!("{first:020}.log")
 }
 
 /// The number in a segment's name; files of other names are not ours to judge.
-fn first_of(name: &str) -> Option<Lsn> {
+pub(super) fn first_of(name: &str) -> Option<Lsn> {
     let first = name.strip_suffix(".log")?.parse().ok()?;
     (first > 0 && name_of(first) == name).then_some(first)
 }
@@ -280,157 +328,4 @@ fn reserve(disk: &dyn Disk, bytes: u64) -> Result<Spare, JournalError> {
         return Err(JournalError::io("reserve room for", SPARE)(source));
     }
     Ok(Spare { file, bytes })
-}
-
-fn damaged(file: &str, offset: usize, reason: String) -> JournalError {
-    JournalError::Damaged {
-        file: file.to_owned(),
-        offset: offset as u64,
-        reason,
-    }
-}
-
-/// Reads a whole segment into `buffer` and checks its header.
-fn load(
-    disk: &dyn Disk,
-    first: Lsn,
-    buffer: &mut Vec<u8>,
-) -> Result<(Box<dyn DiskFile>, SegmentHeader), JournalError> {
-    let name = &name_of(first);
-    let file = disk.open(name).map_err(JournalError::io("open", name))?;
-    let size = file.size().map_err(JournalError::io("read", name))?;
-    let Some(size) = usize::try_from(size)
-        .ok()
-        .filter(|_| size <= MAX_FILE_BYTES)
-    else {
-        return Err(damaged(
-            name,
-            0,
-            format!("{size} bytes are longer than any segment"),
-        ));
-    };
-    buffer.resize(size, 0);
-    file.read_at(0, buffer)
-        .map_err(JournalError::io("read", name))?;
-    match SegmentHeader::decode(buffer) {
-        Ok(header) if header.first == first => Ok((file, header)),
-        Ok(header) => {
-            let reason = format!("by its header it begins with record {}", header.first);
-            Err(damaged(name, 0, reason))
-        }
-        Err(HeaderFault::Newer(found)) => Err(JournalError::NewerFormat {
-            file: name.clone(),
-            found,
-            known: FORMAT,
-        }),
-        Err(HeaderFault::Damaged) => Err(damaged(
-            name,
-            0,
-            "the segment's header does not check".to_owned(),
-        )),
-    }
-}
-
-/// Replays whole records up to record `until`.
-fn replay_frames(
-    name: &str,
-    frames: &mut Frames<'_>,
-    until: Lsn,
-    replay: &mut dyn FnMut(Lsn, Record),
-) -> Result<(), JournalError> {
-    while frames.next < until
-        && let Some((at, lsn, bytes)) = frames.record()
-    {
-        // From a slice, so that no record keeps the buffer of its segment alive.
-        let record = Record::decode(bytes)
-            .map_err(|fault| damaged(name, at, format!("record {lsn} checks but: {fault}")))?;
-        replay(lsn, record);
-    }
-    Ok(())
-}
-
-/// Replays a segment that has another behind it: all of it was synced, so all must be there.
-fn replay_full(
-    disk: &dyn Disk,
-    [first, following]: [Lsn; 2],
-    buffer: &mut Vec<u8>,
-    replay: &mut dyn FnMut(Lsn, Record),
-) -> Result<(), JournalError> {
-    let (_, header) = load(disk, first, buffer)?;
-    let name = &name_of(first);
-    let mut frames = Frames::new(buffer, &header);
-    replay_frames(name, &mut frames, following, replay)?;
-    if frames.next < following {
-        let reason = format!(
-            "record {} does not check or is missing, the next segment begins with {following}",
-            frames.next
-        );
-        return Err(damaged(name, frames.at, reason));
-    }
-    Ok(())
-}
-
-/// Replays the last segment, cuts its torn tail, and makes what is kept durable.
-fn recover(
-    disk: &dyn Disk,
-    first: Lsn,
-    segment_bytes: u64,
-    buffer: &mut Vec<u8>,
-    replay: &mut dyn FnMut(Lsn, Record),
-) -> Result<(Active, Option<Cut>), JournalError> {
-    let (file, header) = load(disk, first, buffer)?;
-    let name = name_of(first);
-    let mut frames = Frames::new(buffer, &header);
-    replay_frames(&name, &mut frames, Lsn::MAX, replay)?;
-    if let Some(later) = frames.written_later() {
-        let next = frames.next;
-        let reason = format!("record {next} does not check, but at {later} what came later does");
-        return Err(damaged(&name, frames.at, reason));
-    }
-    let (end, next, marked) = (frames.at, frames.next, frames.marked());
-    let behind = end + if marked { FRAME_HEADER } else { 0 };
-    let dirty = Some(frame::used(buffer)).filter(|used| *used > behind);
-
-    let capacity = (buffer.len() as u64)
-        .max(segment_bytes)
-        .max((end + FRAME_HEADER) as u64);
-    file.allocate(capacity)
-        .map_err(JournalError::io("reserve room for", &name))?;
-    let write = |at: usize, bytes: &[u8]| {
-        file.write_at(at as u64, bytes)
-            .map_err(JournalError::io("write", &name))
-    };
-    if !marked {
-        // The process before may have ended on a failed sync, after which pages look clean
-        // though the disk never got them: only writing them again makes the next sync mean it.
-        write(frames.batch_at, &buffer[frames.batch_at..end])?;
-    }
-    // A frame of the torn batch must not fit behind a record that is written in its place.
-    let tail = dirty.map_or(0..0, |dirty| end..dirty);
-    for at in tail.step_by(AHEAD.len()) {
-        let length = dirty.map_or(0, |dirty| dirty - at).min(AHEAD.len());
-        write(at, &AHEAD[..length])?;
-    }
-    if !marked || dirty.is_some() {
-        file.sync_data().map_err(JournalError::io("sync", &name))?;
-        write(end, &frame::mark(next, header.salt()))?;
-    }
-    let (salt, end) = (header.salt(), end as u64);
-    let cut = dirty.map(|dirty| Cut {
-        file: name.clone(),
-        offset: end,
-        bytes: dirty as u64 - end,
-    });
-    Ok((
-        Active {
-            file,
-            name,
-            salt,
-            end,
-            written: end,
-            capacity,
-            next,
-        },
-        cut,
-    ))
 }

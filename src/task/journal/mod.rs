@@ -6,7 +6,9 @@
 //! - `queue`: records that wait, in the buffer that is written; shared by the handles and:
 //! - `writer`: what came in during the last sync goes into the next one; no timer.
 //! - `handle`: the public [`Journal`].
-//! - `disk`: the few operations that the log needs of a file system, and the real one.
+//! - `recover`: what `log` does at start; `scan`, `survey`: the same past what is damaged, without
+//!   changing anything; `owners`, `repair`: which tasks are whole, and a new directory of them.
+//! - `disk`, `readonly`: the few operations that the log needs of a file system, and the real one.
 //!
 //! # What a crash leaves
 //! A batch is what one sync covers. It is written only after the batch before it was synced, and
@@ -30,11 +32,19 @@ mod error;
 mod frame;
 mod handle;
 mod log;
+mod owners;
 mod queue;
+mod readonly;
+mod recover;
+mod repair;
+mod scan;
+mod survey;
 mod writer;
 
 #[cfg(test)]
-mod faulty;
+mod controls;
+#[cfg(test)]
+pub(in crate::task) mod faulty;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +53,10 @@ pub use error::JournalError;
 pub use frame::MAX_RECORD_BYTES;
 pub use handle::{Journal, JournalConfig};
 pub use log::Cut;
-pub use queue::{JournalStats, Synced};
+pub use owners::Fate;
+pub use queue::{JournalStats, Segments, Synced};
+pub use repair::Repaired;
+pub use survey::{Damage, Segment, Survey, Torn};
 pub use writer::{Step, Writer};
 
 /// Number of a record, from 1, contiguous over the life of the directory; 0 is before the first.

@@ -3,6 +3,7 @@
 //! A record is encoded straight into the buffer that the next write takes. Refused is what does
 //! not fit, and everything after a failure or after closing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -46,10 +47,22 @@ pub struct JournalStats {
     pub pending_bytes: usize,
     /// Segments on disk.
     pub segments: usize,
-    /// The disk has no room for the next segment: what is in work may be written on, new work
-    /// should be refused until this clears, which it does by itself. If the active segment fills
-    /// up first, the journal fails.
+    /// The disk has less free than its reserve, or no room for the next segment: what is in work
+    /// is written on, new work should be refused until this clears, which it does by itself. If
+    /// the last segment fills up first, records wait for room.
     pub low_space: bool,
+    /// Bytes that the disk had free when it was last looked at, at most a second ago; `None`: it
+    /// is not looked at.
+    pub free_bytes: Option<u64>,
+}
+
+/// Where the log's segments begin.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Segments {
+    /// First record of each, the oldest first; the last one is written to.
+    pub firsts: Vec<Lsn>,
+    /// Length that each takes on disk, about.
+    pub bytes: u64,
 }
 
 /// What the handles and the writer share.
@@ -60,6 +73,8 @@ pub(super) struct Queue {
     limit: usize,
     pub(super) state: Mutex<State>,
     pub(super) wake: Condvar,
+    /// See [`JournalStats::low_space`].
+    pub(super) low_space: AtomicBool,
     pub(super) synced: watch::Sender<Synced>,
 }
 
@@ -91,6 +106,7 @@ pub(super) struct State {
     /// Bytes of the batch that is being written.
     pub(super) in_flight: usize,
     pub(super) release: Lsn,
+    pub(super) segments: Segments,
     /// `mean_sync` holds the sum and the derived fields are unset; see `Queue::stats`.
     pub(super) totals: JournalStats,
 }
@@ -106,6 +122,7 @@ impl Queue {
             next,
             in_flight: 0,
             release: 0,
+            segments: Segments::default(),
             totals: JournalStats::default(),
         };
         let synced = watch::Sender::new(Synced {
@@ -117,6 +134,7 @@ impl Queue {
             limit,
             state: Mutex::new(state),
             wake: Condvar::new(),
+            low_space: AtomicBool::new(false),
             synced,
         }
     }
@@ -219,6 +237,7 @@ impl Queue {
         let mut stats = state.totals;
         stats.pending_bytes = state.pending.len() + state.in_flight;
         drop(state);
+        stats.low_space = self.low_space.load(Ordering::Relaxed);
         if stats.syncs > 0 {
             stats.mean_sync = stats.mean_sync.div_f64(stats.syncs as f64);
             stats.mean_batch = stats.records as f64 / stats.syncs as f64;

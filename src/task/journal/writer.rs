@@ -3,6 +3,7 @@
 //! It is a step function ([`Writer::step`]), driven by one thread of its own or by a simulation.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +17,8 @@ use super::queue::{Phase, Queue, State, Synced};
 const KEPT_CAPACITY: usize = 4 << 20;
 /// How long after a failed try the room of the next segment is asked for again.
 const RESERVE_RETRY: Duration = Duration::from_secs(1);
+/// How often the disk is asked what is free.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a [`Writer::step`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub enum Step {
     Worked,
     /// Nothing to do before the next append or release, or before this time.
     Idle {
-        /// When the disk is to be asked for room again.
+        /// When the disk is to be looked at or asked for room again.
         until: Option<Instant>,
     },
     /// Closed and all written, or failed: no step does anything any more.
@@ -36,26 +39,39 @@ pub enum Step {
 pub struct Writer {
     log: Log,
     queue: Arc<Queue>,
+    /// Bytes that must be free on the disk, or the queue is told that space is low.
+    reserve: u64,
     /// Swapped with `State::pending`.
     batch: Vec<u8>,
+    /// Records in `batch`. While the disk has no room for them they wait here.
+    records: u64,
     /// After a failed try: when to reserve the next segment again.
     reserve_at: Option<Instant>,
+    /// When to look at the disk again; `None`: not yet looked.
+    look_at: Option<Instant>,
+    /// What was free then.
+    free: Option<u64>,
     /// The `State::release` that the last step saw.
     released: Lsn,
 }
 
 impl Writer {
-    pub(super) fn new(log: Log, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(log: Log, queue: Arc<Queue>, reserve: u64) -> Self {
         Self {
             log,
             queue,
+            reserve,
             batch: Vec::new(),
+            records: 0,
             reserve_at: None,
+            look_at: None,
+            free: None,
             released: 0,
         }
     }
 
-    /// Writes and syncs one batch, deletes at most one segment, and reserves the next one.
+    /// Writes and syncs one batch, deletes at most one segment, and reserves the next one. A batch
+    /// that the disk has no room for waits: nothing of it was written, so nothing is lost.
     pub fn step(&mut self, now: Instant) -> Step {
         match self.try_step(now) {
             Ok(step) => step,
@@ -67,45 +83,59 @@ impl Writer {
     }
 
     fn try_step(&mut self, now: Instant) -> Result<Step, JournalError> {
-        let (records, release) = {
-            let mut state = self.queue.state.lock();
-            if matches!(state.phase, Phase::Failed { .. }) {
-                return Ok(Step::Stopped);
-            }
-            if state.pending.is_empty() && matches!(state.phase, Phase::Closed) {
-                return Ok(Step::Stopped);
-            }
-            std::mem::swap(&mut state.pending, &mut self.batch);
-            state.in_flight = self.batch.len();
-            let records = if self.batch.is_empty() {
-                0
-            } else {
-                state.next - state.batch
-            };
-            (records, state.release)
+        let Some((release, closed)) = self.take() else {
+            return Ok(Step::Stopped);
         };
-        if records > 0 {
-            self.write(records)?;
-        }
+        let wrote = self.records > 0 && self.write(now, closed)?;
         self.released = release;
         let released = self.log.release(release)?;
+        if released {
+            // What was deleted made room.
+            self.reserve_at = None;
+        }
         let reserved = self.reserve(now);
-        let mut state = self.queue.state.lock();
-        state.totals.segments = self.log.segments();
-        state.totals.low_space = !self.log.reserved();
-        Ok(match records > 0 || released || reserved {
+        self.look(now);
+        self.tell();
+        Ok(match wrote || released || reserved {
             true => Step::Worked,
             false => Step::Idle {
-                until: self.reserve_at,
+                until: self.reserve_at.into_iter().chain(self.look_at).min(),
             },
         })
     }
 
-    fn write(&mut self, records: u64) -> Result<(), JournalError> {
-        let bytes = self.batch.len();
+    /// Takes the next batch from the queue, and says what is to be released and whether the queue
+    /// is closed; `None` when all is done.
+    fn take(&mut self) -> Option<(Lsn, bool)> {
+        let mut state = self.queue.state.lock();
+        let closed = match state.phase {
+            Phase::Failed { .. } => return None,
+            Phase::Closed => true,
+            Phase::Open => false,
+        };
+        if self.records == 0 {
+            if closed && state.pending.is_empty() {
+                return None;
+            }
+            std::mem::swap(&mut state.pending, &mut self.batch);
+            state.in_flight = self.batch.len();
+            if !self.batch.is_empty() {
+                self.records = state.next - state.batch;
+            }
+        }
+        Some((state.release, closed))
+    }
+
+    /// Whether the batch was written. When closing, there is no later to wait for.
+    fn write(&mut self, now: Instant, closed: bool) -> Result<bool, JournalError> {
+        if !self.log.fits(self.batch.len()) && !self.make_room(now, closed)? {
+            return Ok(false);
+        }
+        let (bytes, records) = (self.batch.len(), self.records);
         let start = Instant::now();
         self.log.append(&mut self.batch, records)?;
         let took = start.elapsed();
+        self.records = 0;
         self.batch.clear();
         self.batch.shrink_to(KEPT_CAPACITY);
         let mut state = self.queue.state.lock();
@@ -116,7 +146,22 @@ impl Writer {
         self.queue
             .synced
             .send_replace(Synced { lsn, failed: false });
-        self.log.mark()
+        self.log.mark()?;
+        Ok(true)
+    }
+
+    /// Whether the batch has room in the next segment.
+    fn make_room(&mut self, now: Instant, closed: bool) -> Result<bool, JournalError> {
+        if self.reserve_at.is_some_and(|at| now < at) && !closed {
+            return Ok(false);
+        }
+        match self.log.make_room(self.batch.len()) {
+            Err(error) if error.no_room() && !closed => {
+                self.full(&error, now);
+                Ok(false)
+            }
+            made => made.map(|()| true),
+        }
     }
 
     /// Whether the next segment was reserved. A full disk is no failure while the active segment
@@ -127,16 +172,50 @@ impl Writer {
         }
         match self.log.reserve() {
             Ok(()) => self.reserve_at = None,
-            Err(error) => {
-                tracing::warn!(%error, "no room for the next segment of the journal");
-                self.reserve_at = Some(now + RESERVE_RETRY);
-            }
+            Err(error) => self.full(&error, now),
         }
         self.log.reserved()
     }
 
+    fn full(&mut self, error: &JournalError, now: Instant) {
+        if self.reserve_at.is_none() {
+            tracing::warn!(%error, "no room for the next segment of the journal");
+        }
+        self.reserve_at = Some(now + RESERVE_RETRY);
+    }
+
+    fn look(&mut self, now: Instant) {
+        if self.reserve > 0 && self.look_at.is_none_or(|at| now >= at) {
+            self.free = self.log.free();
+            self.look_at = Some(now + LOOK_EVERY);
+        }
+    }
+
+    /// Says how the disk is.
+    fn tell(&self) {
+        let below = self.free.is_some_and(|free| free < self.reserve);
+        let low = below || !self.log.reserved() || self.records > 0;
+        let was = self.queue.low_space.swap(low, Ordering::Relaxed);
+        if low && !was {
+            let (free, reserve) = (self.free, self.reserve);
+            tracing::warn!(
+                free,
+                reserve,
+                "the disk is nearly full: no new task is taken"
+            );
+        } else if was && !low {
+            tracing::info!("the disk has room again: new tasks are taken");
+        }
+        let mut state = self.queue.state.lock();
+        if !self.log.begins(&state.segments.firsts) {
+            state.segments = self.log.begin();
+        }
+        state.totals.segments = self.log.segments();
+        state.totals.free_bytes = self.free;
+    }
+
     /// Body of the writer's thread.
-    pub(super) fn run(mut self) {
+    pub(in crate::task) fn run(mut self) {
         loop {
             match self.step(Instant::now()) {
                 Step::Worked => {}
@@ -148,8 +227,9 @@ impl Writer {
 
     fn wait(&self, until: Option<Instant>) {
         let mut state = self.queue.state.lock();
+        let held = self.records > 0;
         let idle = |state: &mut State| {
-            state.pending.is_empty()
+            (held || state.pending.is_empty())
                 && matches!(state.phase, Phase::Open)
                 && state.release == self.released
         };
@@ -168,7 +248,7 @@ impl Drop for Writer {
         let state = self.queue.state.lock();
         let stopped = match state.phase {
             Phase::Open => false,
-            Phase::Closed => state.pending.is_empty() && state.in_flight == 0,
+            Phase::Closed => state.pending.is_empty() && state.in_flight == 0 && self.records == 0,
             Phase::Failed { .. } => true,
         };
         drop(state);

@@ -2,13 +2,16 @@
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio_stream::Stream;
 use tonic::{Response, Status};
 use tower::util::BoxCloneService;
 
 use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
+use crate::pb::task_update::Update;
+use crate::runtime::Stop;
+use crate::task::home::sent_away;
 use crate::wire::status::reason_of;
 
 /// A way to another sidecar's mutual TLS listener.
@@ -69,4 +72,60 @@ pub(super) fn forwarded<T: Send + 'static>(
         .into_inner();
     let stream = stream.map(move |item| item.map_err(|status| passed_on(status, &home)));
     Ok(Response::new(Box::pin(stream)))
+}
+
+/// A watch at another home as ours, from this cursor on. It ends like our own when this sidecar
+/// drains: with a keepalive and the word to come back, both with the cursor.
+pub(super) fn followed(
+    answered: Result<Response<tonic::Streaming<pb::WatchTaskResponse>>, Status>,
+    home: InstanceId,
+    after_seq: u64,
+    drain: Stop,
+) -> Result<Response<Streamed<pb::WatchTaskResponse>>, Status> {
+    let passing = forwarded(answered, home)?.into_inner();
+    let from = Following {
+        passing: Some(passing),
+        cursor: after_seq,
+        leaves: false,
+    };
+    let stream = stream::unfold((from, drain), |(mut at, drain)| async move {
+        let next = at.next(&drain).await?;
+        Some((next, (at, drain)))
+    });
+    Ok(Response::new(Box::pin(stream)))
+}
+
+struct Following {
+    /// `None` once it has ended.
+    passing: Option<Streamed<pb::WatchTaskResponse>>,
+    /// Last event that was passed on.
+    cursor: u64,
+    leaves: bool,
+}
+
+impl Following {
+    async fn next(&mut self, drain: &Stop) -> Option<Result<pb::WatchTaskResponse, Status>> {
+        let passing = self.passing.as_mut()?;
+        if self.leaves {
+            self.passing = None;
+            return Some(Err(sent_away(self.cursor).into()));
+        }
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => {
+                self.leaves = true;
+                let last_seq = self.cursor;
+                let update = Some(Update::Keepalive(pb::Keepalive { last_seq }));
+                let update = Some(pb::TaskUpdate { update });
+                Some(Ok(pb::WatchTaskResponse { update }))
+            }
+            item = passing.next() => {
+                let update = item.as_ref().and_then(|item| item.as_ref().ok()?.update.as_ref());
+                if let Some(Update::Event(event)) = update.and_then(|said| said.update.as_ref()) {
+                    self.cursor = event.seq;
+                }
+                item
+            }
+        }
+    }
 }

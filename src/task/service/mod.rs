@@ -25,7 +25,7 @@ mod tests;
 
 pub use forward::{HomeService, Surroundings};
 
-use forward::{Streamed, away, forwarded, passed_on};
+use forward::{Streamed, away, followed, forwarded, passed_on};
 use page::{page_mark, page_token, read_token};
 
 /// The task API of one listener on one data thread.
@@ -250,14 +250,11 @@ impl Agent for AgentService {
             before,
             limit,
         };
-        let (tasks, more) = self.home.list(query).await?;
-        let last = tasks
-            .last()
-            .filter(|_| more)
-            .and_then(|task| task.id.parse::<TaskId>().ok());
-        let next_page_token = last.map_or_else(String::new, |id| page_token(id.uuid, mark));
+        let page = self.home.list(query).await?;
+        let next = page.next;
+        let next_page_token = next.map_or_else(String::new, |last| page_token(last, mark));
         Ok(Response::new(pb::ListTasksResponse {
-            tasks,
+            tasks: page.tasks,
             next_page_token,
         }))
     }
@@ -271,9 +268,10 @@ impl Agent for AgentService {
         let asked = request.into_inner();
         let id = task_id(&asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let after_seq = asked.after_seq;
             let answered =
                 Box::pin(client.watch_task(TraceContext::on(trace.as_ref(), asked))).await;
-            return forwarded(answered, id.home);
+            return followed(answered, id.home, after_seq, self.home.drains());
         }
         let watched = self
             .home

@@ -74,6 +74,7 @@ fn service() -> AgentService {
         own: "spiffe://attache.local/ns/default/agent/worker"
             .parse()
             .unwrap(),
+        lost_after: crate::task::home::LOST_AFTER,
     };
     let replay = Replay::new(&config.instance, 1);
     let (route, connect): (Arc<dyn Route>, Arc<dyn Connect>) =

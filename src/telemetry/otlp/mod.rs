@@ -294,6 +294,7 @@ impl Export {
 
     async fn carry(&mut self, stop: &CancellationToken) {
         let identity = tokio::select! {
+            biased;
             known = self.identity.wait_for(Option::is_some) => known.ok().and_then(|known| known.clone()),
             () = stop.cancelled() => None,
         };

@@ -49,6 +49,12 @@ impl Mesh {
             .unwrap()
     }
 
+    fn instance(&self, name: &str, instance: &str, ttl: Duration) -> Credentials {
+        let instance = instance.parse().unwrap();
+        let svid = self.authority.svid(&id(name), Some(&instance), ttl);
+        Credentials::new(svid.unwrap())
+    }
+
     fn expired(&self, name: &str) -> Credentials {
         let draft = Draft::new().unwrap();
         let life = Validity {
@@ -69,13 +75,21 @@ fn id(name: &str) -> SpiffeId {
 
 /// A server of the agent `name`, and how to reach it.
 fn serve_as(own: &Credentials, threads: &DataThreads, seen: &Seen) -> (Server, Target) {
+    serve_within(Limits::default(), own, threads, seen)
+}
+
+fn serve_within(
+    limits: Limits,
+    own: &Credentials,
+    threads: &DataThreads,
+    seen: &Seen,
+) -> (Server, Target) {
     let listener = Listener::tcp("127.0.0.1:0").unwrap();
     let target = Target {
         endpoints: vec![listener.address().to_owned()],
         expect: Some(Expect::Member(own.id())),
     };
     let security = Security::MutualTls(own.clone());
-    let limits = Limits::default();
     let server = Server::start(listener, security, threads, limits, |_| seen.routes());
     (server, target)
 }
@@ -218,6 +232,84 @@ async fn a_server_whose_certificate_ends_is_left() {
         Some("PEER_UNREACHABLE"),
         "{fault}"
     );
+    server.drain(GRACE).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_certificate_ends_is_cut_though_another_instance_has_a_newer_one() {
+    let (mesh, seen) = (Mesh::new(), Seen::new());
+    let threads = DataThreads::start(1).unwrap();
+    let (server, target) = serve_as(&mesh.agent("server", HOUR), &threads, &seen);
+    let own = mesh.agent("client", Duration::from_secs(2));
+    let sibling = mesh.instance("client", "client-2", HOUR);
+    let pools = [own, sibling].map(|own| Pool::new(own, Nursery::here()));
+    let mut bodies = Vec::new();
+    for pool in &pools {
+        let (feed, request) = flow();
+        let response = pool.channel(target.clone()).oneshot(request).await.unwrap();
+        bodies.push((feed, response.into_body()));
+    }
+    let (mut stays, ends) = (bodies.pop().unwrap(), bodies.pop().unwrap());
+    assert!(ends.1.collect().await.is_err(), "cut, not ended");
+    stays.0.send(Ok(Frame::data("x".into()))).await.unwrap();
+    stays.1.frame().await.unwrap().unwrap();
+    let fault = call(&pools[0].channel(target), "/echo", b"x").await;
+    let fault = fault.unwrap_err();
+    assert_eq!(reason_of(&fault).as_deref(), Some("PEER_UNREACHABLE"));
+    drop(stays);
+    server.drain(GRACE).await;
+}
+
+#[tokio::test]
+async fn an_instance_has_so_many_connections_and_those_told_to_go_do_not_count() {
+    let (mesh, seen) = (Mesh::new(), Seen::new());
+    let threads = DataThreads::start(1).unwrap();
+    let server = mesh.agent("server", HOUR);
+    let limits = Limits {
+        per_instance: 1,
+        connection_age: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let (server, target) = serve_within(limits, &server, &threads, &seen);
+    // Pools that do not move by themselves, each with a stream that keeps its connection open.
+    let open = |own: &Credentials| {
+        let channel = Pool::new(own.clone(), Nursery::here()).channel(target.clone());
+        async move {
+            let (feed, request) = flow();
+            let response = channel.oneshot(request).await;
+            response.map(|response| (feed, response.into_body()))
+        }
+    };
+    let one = mesh.agent("client", HOUR);
+    let mut first = open(&one).await.unwrap();
+    let fault = open(&one).await.unwrap_err();
+    assert_eq!(reason_of(&fault).as_deref(), Some("PEER_UNREACHABLE"));
+    let sibling = mesh.instance("client", "client-2", HOUR);
+    open(&sibling).await.unwrap();
+    // Once the first is told to go there is room for its successor, while its stream goes on.
+    let second = loop {
+        if let Ok(second) = open(&one).await {
+            break second;
+        }
+    };
+    first.0.send(Ok(Frame::data("x".into()))).await.unwrap();
+    first.1.frame().await.unwrap().unwrap();
+    drop((first, second));
+    server.drain(GRACE).await;
+}
+
+#[tokio::test]
+async fn who_does_not_ask_for_http2_gets_nothing() {
+    let (mesh, seen) = (Mesh::new(), Seen::new());
+    let threads = DataThreads::start(1).unwrap();
+    let (server, target) = serve_as(&mesh.agent("server", HOUR), &threads, &seen);
+    let own = mesh.agent("client", HOUR);
+    let mut config = (*own.client_config(target.expect.clone().unwrap())).clone();
+    config.alpn_protocols.clear();
+    let error = say_something(&target.endpoints[0], Arc::new(config)).await;
+    assert!(!error.is_empty());
+    until("it is forgotten", || server.connections() == 0).await;
+    assert_eq!(seen.calls.load(SeqCst), 0);
     server.drain(GRACE).await;
 }
 

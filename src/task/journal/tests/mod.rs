@@ -1,6 +1,10 @@
 //! The journal as a whole, over a disk in memory and over a real one.
 
-mod crash;
+mod damage;
+mod promises;
+mod repair;
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -13,6 +17,7 @@ use super::*;
 const SMALL: JournalConfig = JournalConfig {
     segment_bytes: 4096,
     pending_bytes: 0,
+    disk_reserve: 0,
 };
 
 fn record(text: impl Into<String>) -> Record {
@@ -174,11 +179,68 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(writer.step(retry), Step::Worked);
     assert!(!journal.stats().low_space);
 
+    // What does not fit into the segments that are there waits for room, and is not lost.
+    disk.set_room(Some(100));
+    let big = vec![record("x".repeat(2000)); 2];
+    while writer.step(now) == Step::Worked || synced(&journal) == journal.append(&big).unwrap() - 2
+    {
+    }
+    let (before, taken) = (synced(&journal), journal.append(&[record("late")]).unwrap());
+    assert!(before < taken && !journal.failed() && journal.low_space());
+    let Step::Idle { until: Some(retry) } = writer.step(now) else {
+        panic!("asks again later")
+    };
+    disk.set_room(None);
+    assert!(
+        matches!(writer.step(now), Step::Idle { .. }),
+        "not before its time"
+    );
+    assert_eq!(writer.step(retry), Step::Worked);
+    settle(&mut writer);
+    assert_eq!((synced(&journal), journal.low_space()), (taken, false));
+}
+
+#[test]
+fn closing_does_not_wait_for_room() {
+    let disk = FaultyDisk::default();
+    let (journal, mut writer, _) = open(&disk).unwrap();
+    settle(&mut writer);
     disk.set_room(Some(100));
     let big = vec![record("x".repeat(2000)); 10];
-    assert!((0..2).all(|_| journal.append(&big).is_ok()));
-    assert_eq!(writer.step(now), Step::Stopped);
-    assert!(journal.failed());
+    journal.append(&big).unwrap();
+    assert!(matches!(writer.step(Instant::now()), Step::Idle { .. }));
+    journal.close();
+    assert_eq!(writer.step(Instant::now()), Step::Stopped);
+    assert!(journal.failed() && synced(&journal) == 0);
+}
+
+#[test]
+fn less_free_space_than_the_reserve_is_told_and_passes() {
+    let disk = FaultyDisk::default();
+    let config = JournalConfig {
+        disk_reserve: 1 << 20,
+        ..SMALL
+    };
+    let opened = Journal::on_disk(Box::new(disk.clone()), config, |_, _| ());
+    let (journal, mut writer) = opened.unwrap();
+    let mut now = Instant::now();
+    let mut at = |room: Option<u64>| {
+        disk.set_room(room.map(|free| disk.used() + free));
+        now += Duration::from_secs(1);
+        while writer.step(now) == Step::Worked {}
+        let stats = journal.stats();
+        assert_eq!(stats.low_space, journal.low_space());
+        (stats.low_space, stats.free_bytes)
+    };
+    assert_eq!(at(None), (false, Some(u64::MAX)));
+    assert_eq!(at(Some(1 << 20)), (false, Some(1 << 20)));
+    assert_eq!(at(Some((1 << 20) - 1)), (true, Some((1 << 20) - 1)));
+    journal
+        .append(&[record("what is in work goes on")])
+        .unwrap();
+    assert_eq!(at(Some(0)), (true, Some(0)));
+    assert_eq!(synced(&journal), 1);
+    assert_eq!(at(Some(2 << 20)), (false, Some(2 << 20)));
 }
 
 #[test]

@@ -1,0 +1,87 @@
+//! The end of a sidecar, in two phases with a bound for the whole.
+//!
+//! ```text
+//!   told to stop: not ready, health NOT_SERVING, lease DRAINING
+//!   1. work: nothing new starts here, what runs may finish and be acknowledged by its home; the home
+//!      still gives its tasks out, since running work may have tasks of its own. Then the home gives
+//!      nothing more out and waits for what runs elsewhere: whoever runs it may be about to stop too
+//!   2. streams: the home takes nothing more, every stream ends with its cursor, connections get
+//!      GOAWAY; the lease is given back
+//! ```
+//! What has not finished goes on elsewhere or after the restart, as the rules of its task say.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{error::SidecarError, run::Parts};
+use crate::{
+    admin::introspection,
+    task::{executor::Executor, home::Home},
+    transport::Server,
+};
+
+/// How long peers get to hear that this sidecar drains, before it stops taking attempts. Short: what
+/// comes later is refused as not started, and goes elsewhere without loss.
+const SETTLE: Duration = Duration::from_millis(300);
+/// What of the whole is kept for the second phase: a second for attempts that are cut, half of one
+/// for what is on its way to the disk, two for streams and the lease, and the rest.
+const TAIL: Duration = Duration::from_secs(5);
+/// How long acknowledged records may take to be on disk.
+const FLUSH: Duration = Duration::from_millis(500);
+/// How long streams may take to end, and the registry to hear of it.
+const STREAMS: Duration = Duration::from_secs(2);
+/// How long the connections to the registry may take to close.
+const CONTROL: Duration = Duration::from_millis(500);
+/// How long the shards may take to stop.
+const SHARDS: Duration = Duration::from_secs(1);
+
+/// What serves, and has to end in order.
+pub(super) struct Running {
+    pub(super) home: Home,
+    pub(super) executor: Executor,
+    pub(super) health: introspection::Health,
+    pub(super) mtls: Server,
+    pub(super) local: Server,
+}
+
+impl Running {
+    /// Serves until it is told to stop, then drains.
+    ///
+    /// # Errors
+    /// When the journal fails: nothing may be acknowledged any more, so nothing is drained.
+    pub(super) async fn until_stopped(self, parts: &Parts) -> Result<(), SidecarError> {
+        let failed = self.home.failed();
+        tokio::select! {
+            () = parts.stop.cancelled() => {}
+            () = failed.cancelled() => return Err(SidecarError::JournalFailed),
+        }
+        let ends = Instant::now() + parts.config.drain;
+        let drained = async {
+            parts.progress.drain();
+            self.health.stop().await;
+            sleep(SETTLE).await;
+            let left = || (ends - TAIL).saturating_duration_since(Instant::now());
+            self.executor.drain(left()).await;
+            if timeout(left(), self.home.settle()).await.is_err() {
+                tracing::warn!("attempts elsewhere go on: they are taken up after the restart");
+            }
+            if timeout(FLUSH, self.home.drain()).await.is_err() {
+                tracing::warn!("the disk is slow: not all that was appended is synced yet");
+            }
+            tokio::join!(
+                self.mtls.drain(STREAMS),
+                self.local.drain(STREAMS),
+                parts.nursery.close(STREAMS),
+            );
+            // Last: the lease was given back over it.
+            parts.control.close(CONTROL).await;
+            self.home.clone().close(SHARDS).await;
+        };
+        tokio::select! {
+            () = drained => tracing::info!("sidecar ended"),
+            () = failed.cancelled() => return Err(SidecarError::JournalFailed),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! What stands of a task in the tables: one value while it is small, pieces beside it otherwise.
+
+use std::{sync::Arc, time::SystemTime};
+
+use prost::Message;
+use uuid::Uuid;
+
+use crate::pb;
+use crate::pb::journal::{Archived, Snapshot};
+use crate::runtime::clock;
+
+/// Events of a task that stand in its own value, in bytes; a list reads past them. More stand in
+/// pieces, so that nobody loads megabytes to see one event.
+const INLINE_EVENTS: usize = 8 << 10;
+/// A specification that stands in the task's own value, in bytes: only a FULL view needs it.
+const INLINE_SPEC: usize = 4 << 10;
+/// Number of the piece that holds the specification; events begin at 1.
+pub(super) const SPEC: u64 = 0;
+/// What a value takes beside its bytes, about: keys and their share of a page.
+const OVERHEAD: usize = 64;
+
+/// A finished task on its way into the archive.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which.
+    pub task: Uuid,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// All of it but its events.
+    pub snapshot: Snapshot,
+    /// The events that the snapshot names, the oldest first.
+    pub events: Vec<Arc<pb::TaskEvent>>,
+}
+
+/// A row as the tables take it.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) task: u128,
+    /// Seconds since 1970.
+    pub(super) ended: u64,
+    pub(super) value: Vec<u8>,
+    pub(super) pieces: Vec<(u64, Vec<u8>)>,
+}
+
+impl Row {
+    pub(super) fn encode(self) -> Encoded {
+        let mut pieces = Vec::new();
+        let mut snapshot = self.snapshot;
+        if let Some(submitted) = &mut snapshot.submitted
+            && let Some(spec) = submitted
+                .spec
+                .take_if(|spec| spec.encoded_len() > INLINE_SPEC)
+        {
+            pieces.push((SPEC, spec.encode_to_vec()));
+        }
+        let size: usize = self.events.iter().map(|event| event.encoded_len()).sum();
+        let mut archived = Archived {
+            snapshot: Some(snapshot),
+            events: Vec::new(),
+        };
+        if size <= INLINE_EVENTS {
+            archived.events = self.events.into_iter().map(Arc::unwrap_or_clone).collect();
+        } else {
+            let events = self.events.iter();
+            pieces.extend(events.map(|event| (event.seq, event.encode_to_vec())));
+        }
+        Encoded {
+            task: self.task.as_u128(),
+            ended: clock::unix_seconds(self.ended),
+            value: archived.encode_to_vec(),
+            pieces,
+        }
+    }
+}
+
+impl Encoded {
+    /// What it takes on disk, about.
+    pub(super) fn bytes(&self) -> u64 {
+        let pieces = self.pieces.iter().map(|(_, piece)| piece.len() + OVERHEAD);
+        (self.value.len() + OVERHEAD + pieces.sum::<usize>()) as u64
+    }
+}

@@ -1,0 +1,243 @@
+//! The tables, and what is written to them: tasks in, the oldest out. It blocks.
+//!
+//! Refused is a file of another home or another format.
+
+use std::{fs::OpenOptions, path::Path};
+
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, Table,
+    TableDefinition, WriteTransaction, backends::FileBackend,
+};
+
+use super::error::{ArchiveError, failed};
+use super::row::{Encoded, Row};
+
+/// Version of the tables; another one is refused by name.
+const FORMAT: u64 = 1;
+/// Memory of redb's page cache in bytes: reads of finished tasks are rare.
+const CACHE: usize = 4 << 20;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// UUID of a task to its value.
+pub(super) const TASKS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("tasks");
+/// UUID and number to an event, or to the specification.
+pub(super) const PIECES: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("pieces");
+/// When a task ended, in seconds since 1970, and which, to its bytes and how many pieces it has.
+const ENDED: TableDefinition<'_, (u64, u128), (u64, u64)> = TableDefinition::new("ended");
+
+const BYTES: &str = "bytes";
+
+/// What the archive holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) tasks: u64,
+    /// Of tasks and their pieces, about what they take on disk.
+    pub(super) bytes: u64,
+}
+
+/// What may stay.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) tasks: u64,
+    pub(super) bytes: u64,
+    /// Ended before this, in seconds since 1970, goes.
+    pub(super) ended_before: u64,
+}
+
+/// Opens the file for `home`, or makes it.
+pub(super) fn open(path: &Path, home: &str) -> Result<Database, ArchiveError> {
+    let file = private(
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false),
+    )
+    .open(path)
+    .map_err(failed)?;
+    open_on(FileBackend::new(file)?, home)
+}
+
+/// The same on any backend.
+pub(super) fn open_on(backend: impl StorageBackend, home: &str) -> Result<Database, ArchiveError> {
+    let database = Database::builder()
+        .set_cache_size(CACHE)
+        .create_with_backend(backend)?;
+    let tx = begin(&database)?;
+    {
+        let mut meta = tx.open_table(META)?;
+        for (key, ours) in [
+            ("format", &FORMAT.to_be_bytes()[..]),
+            ("home", home.as_bytes()),
+        ] {
+            let found = meta.get(key)?.map(|value| value.value().to_vec());
+            match found {
+                None => drop(meta.insert(key, ours)?),
+                Some(found) if found == ours => {}
+                Some(found) => {
+                    let found = String::from_utf8_lossy(&found).into_owned();
+                    return Err(failed(format!("its {key} is {found:?}: it is not ours")));
+                }
+            }
+        }
+        tx.open_table(TASKS)?;
+        tx.open_table(PIECES)?;
+        tx.open_table(ENDED)?;
+    }
+    tx.commit()?;
+    Ok(database)
+}
+
+/// What is in it.
+pub(super) fn held(database: &Database) -> Result<Held, ArchiveError> {
+    let tx = database.begin_read()?;
+    Ok(Held {
+        tasks: tx.open_table(ENDED)?.len()?,
+        bytes: bytes_of(&tx.open_table(META)?)?,
+    })
+}
+
+/// Takes tasks in, durably, all or none. One that is there already is replaced.
+pub(super) fn put(
+    database: &Database,
+    rows: impl Iterator<Item = Row>,
+) -> Result<Held, ArchiveError> {
+    let tx = begin(database)?;
+    let held = {
+        let mut tables = Tables::of(&tx)?;
+        for row in rows {
+            tables.put(&row.encode())?;
+        }
+        tables.close()?
+    };
+    tx.commit()?;
+    Ok(held)
+}
+
+/// Lets go of what ended first while there is too much or it is too old; at most `most` tasks.
+/// Gives what is left and how many went.
+pub(super) fn retire(
+    database: &Database,
+    bounds: Bounds,
+    most: usize,
+) -> Result<(Held, usize), ArchiveError> {
+    let tx = begin(database)?;
+    let mut went = 0;
+    let held = {
+        let mut tables = Tables::of(&tx)?;
+        while went < most && tables.retire_first(bounds)? {
+            went += 1;
+        }
+        tables.close()?
+    };
+    if went > 0 {
+        tx.commit()?;
+    } else {
+        tx.abort()?;
+    }
+    Ok((held, went))
+}
+
+/// The tables of one write.
+struct Tables<'tx> {
+    meta: Table<'tx, &'static str, &'static [u8]>,
+    tasks: Table<'tx, u128, &'static [u8]>,
+    pieces: Table<'tx, (u128, u64), &'static [u8]>,
+    ended: Table<'tx, (u64, u128), (u64, u64)>,
+    bytes: u64,
+}
+
+impl<'tx> Tables<'tx> {
+    fn of(tx: &'tx WriteTransaction) -> Result<Self, ArchiveError> {
+        let meta = tx.open_table(META)?;
+        let bytes = bytes_of(&meta)?;
+        Ok(Self {
+            meta,
+            tasks: tx.open_table(TASKS)?,
+            pieces: tx.open_table(PIECES)?,
+            ended: tx.open_table(ENDED)?,
+            bytes,
+        })
+    }
+
+    fn put(&mut self, row: &Encoded) -> Result<(), ArchiveError> {
+        let key = (row.ended, row.task);
+        let value = (row.bytes(), row.pieces.len() as u64);
+        let before = self.ended.insert(key, value)?.map(|before| before.value());
+        if let Some((bytes, pieces)) = before {
+            self.bytes = self.bytes.saturating_sub(bytes);
+            if pieces > 0 {
+                self.drop_pieces(row.task)?;
+            }
+        }
+        self.bytes += value.0;
+        self.tasks.insert(row.task, row.value.as_slice())?;
+        for (number, piece) in &row.pieces {
+            self.pieces.insert((row.task, *number), piece.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Whether the task that ended first went.
+    fn retire_first(&mut self, bounds: Bounds) -> Result<bool, ArchiveError> {
+        let full = self.ended.len()? > bounds.tasks || self.bytes > bounds.bytes;
+        let Some((key, (bytes, pieces))) = self
+            .ended
+            .first()?
+            .map(|(key, value)| (key.value(), value.value()))
+        else {
+            return Ok(false);
+        };
+        let (ended, task) = key;
+        if !full && ended >= bounds.ended_before {
+            return Ok(false);
+        }
+        self.ended.remove(key)?;
+        self.tasks.remove(task)?;
+        if pieces > 0 {
+            self.drop_pieces(task)?;
+        }
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Ok(true)
+    }
+
+    fn drop_pieces(&mut self, task: u128) -> Result<(), ArchiveError> {
+        Ok(self
+            .pieces
+            .retain_in((task, 0)..=(task, u64::MAX), |_, _| false)?)
+    }
+
+    /// Writes the sum down.
+    fn close(mut self) -> Result<Held, ArchiveError> {
+        self.meta
+            .insert(BYTES, self.bytes.to_be_bytes().as_slice())?;
+        Ok(Held {
+            tasks: self.ended.len()?,
+            bytes: self.bytes,
+        })
+    }
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, ArchiveError> {
+    let mut tx = database.begin_write()?;
+    // A commit costs a little more, and opening a large file after a crash takes no walk over it.
+    tx.set_quick_repair(true);
+    Ok(tx)
+}
+
+fn bytes_of(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u64, ArchiveError> {
+    let bytes = meta.get(BYTES)?.map(|value| value.value().to_vec());
+    let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
+    Ok(bytes.map_or(0, u64::from_be_bytes))
+}
+
+#[cfg(unix)]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.mode(0o600)
+}
+
+#[cfg(not(unix))]
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options
+}

@@ -1,0 +1,137 @@
+//! A home on a disk that fails or is full.
+
+use std::{thread::JoinHandle, time::Duration};
+
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::execute_request::Step as Said;
+use crate::pb::handle_response::Update;
+use crate::task::journal::faulty::{Fault, FaultyDisk};
+use crate::task::journal::{Journal, JournalConfig, Step};
+
+use super::config::Submission;
+use super::drive_tests::{Bench, result};
+use super::replay::Replay;
+use super::tests::{own, spec, text};
+
+/// How long a condition may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A home over this disk, and the thread that writes to it.
+fn home(disk: &FaultyDisk, disk_reserve: u64) -> (Bench, Journal, JoinHandle<()>) {
+    let mut replay = Replay::new(&"home".parse().unwrap(), 2);
+    let config = JournalConfig {
+        segment_bytes: 64 << 10,
+        disk_reserve,
+        ..JournalConfig::default()
+    };
+    let opened = Journal::on_disk(Box::new(disk.clone()), config, |lsn, record| {
+        replay.record(lsn, &record);
+    });
+    let (journal, mut writer) = opened.unwrap();
+    while writer.step(tokio::time::Instant::now()) == Step::Worked {}
+    let thread = std::thread::spawn(move || writer.run());
+    let bench = Bench::over(journal.clone(), replay, &["i1"]);
+    (bench, journal, thread)
+}
+
+async fn submit(bench: &Bench) -> Result<pb::Task, Reason> {
+    let asked = Submission {
+        spec: spec(pb::TaskOptions::default()),
+        caller: own(),
+        trace: None,
+    };
+    let submitted = bench.home.submit(asked, 0).await;
+    submitted.map_err(|fault| fault.reason)
+}
+
+/// Submits until the answer is this one.
+async fn submit_until(bench: &Bench, wanted: Result<(), Reason>) {
+    let trying = async {
+        loop {
+            match (submit(bench).await, wanted) {
+                (Ok(_), Ok(())) => return,
+                (Err(found), Err(wanted)) if found == wanted => return,
+                (Ok(_) | Err(Reason::DiskFull), _) => tokio::task::yield_now().await,
+                (Err(found), _) => panic!("{found}"),
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, trying).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_failed_write_or_sync_nothing_is_acknowledged_and_a_restart_has_all_that_was() {
+    for operation in 0..16 {
+        let disk = FaultyDisk::seeded(operation.into());
+        let (bench, journal, thread) = home(&disk, 0);
+        disk.plan(operation, Fault::Error);
+        let mut acknowledged = Vec::new();
+        let refused = loop {
+            match submit(&bench).await {
+                Ok(task) => acknowledged.push(task.id),
+                Err(reason) => break reason,
+            }
+        };
+        assert_eq!(refused, Reason::StorageFailed, "operation {operation}");
+        tokio::time::timeout(LIMIT, bench.home.failed().cancelled())
+            .await
+            .expect("the process is told to end");
+        let syncs = disk.syncs();
+        disk.restart();
+        assert_eq!(submit(&bench).await.map(|_| ()), Err(Reason::StorageFailed));
+        assert_eq!(disk.syncs(), syncs, "no sync is tried again");
+        bench.home.close(LIMIT).await;
+        thread.join().unwrap();
+        drop((bench, journal));
+        if operation % 2 == 0 {
+            disk.power_loss();
+        }
+
+        let (bench, _, thread) = home(&disk, 0);
+        for id in &acknowledged {
+            let viewer = std::sync::Arc::new(own());
+            let (task, _) = bench
+                .home
+                .get(&id.parse().unwrap(), &viewer, true)
+                .await
+                .unwrap();
+            assert_eq!(&task.id, id, "operation {operation}");
+        }
+        submit(&bench).await.unwrap();
+        bench.home.close(LIMIT).await;
+        thread.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_task_and_lets_those_under_way_end() {
+    let disk = FaultyDisk::default();
+    let (mut bench, journal, thread) = home(&disk, 1 << 20);
+    let running = submit(&bench).await.unwrap().id.parse().unwrap();
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Said::Start(_)));
+    opened.accept().await;
+    disk.set_room(Some(disk.used() + (1 << 20) - 1));
+    submit_until(&bench, Err(Reason::DiskFull)).await;
+
+    // Not a byte is left: the end of what runs goes where room was reserved for it.
+    disk.set_room(Some(0));
+    let message = Update::Message(pb::Message {
+        parts: vec![text(&"m".repeat(40 << 10))],
+        ..pb::Message::default()
+    });
+    opened.update(1, message).await;
+    opened.acked(1).await;
+    opened.update(2, result()).await;
+    opened.acked(2).await;
+    let viewer = std::sync::Arc::new(own());
+    let (task, _) = bench.home.get(&running, &viewer, false).await.unwrap();
+    assert_eq!(task.state(), pb::TaskState::Completed);
+    assert!(!journal.failed());
+
+    disk.set_room(None);
+    submit_until(&bench, Ok(())).await;
+    bench.home.close(LIMIT).await;
+    thread.join().unwrap();
+}

@@ -1,0 +1,70 @@
+//! One task in memory: what is on disk of it, and what is not.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::pb::journal::Record;
+
+use super::kept::{Kept, RecordError};
+use super::lanes::Lane;
+
+/// A task with what is not on disk.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Shared with the archive while it is moved; nothing changes it then.
+    pub(super) kept: Arc<Kept>,
+    pub(super) deadline: Instant,
+    /// Where it waits, while it does.
+    pub(super) lane: Option<Lane>,
+    /// When the executor is lost, unless it is heard before.
+    pub(super) lost_at: Option<Instant>,
+    pub(super) cancel_by: Option<Instant>,
+    /// The one entry of this task in `wakes`.
+    pub(super) wake: Option<Instant>,
+    /// First record of it that is needed; 0: not known yet.
+    pub(super) first_lsn: u64,
+    /// First of the copies that its next snapshot names.
+    pub(super) copied_lsn: Option<u64>,
+    /// Events up to this one are on disk.
+    pub(super) shown: u64,
+    /// What of `kept.bytes` is in the shard's sums.
+    pub(super) counted: usize,
+    /// It ended, and is counted so.
+    pub(super) filed: bool,
+}
+
+impl Entry {
+    pub(super) fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
+        Self {
+            kept: Arc::new(kept),
+            deadline,
+            lane: None,
+            lost_at: None,
+            cancel_by: None,
+            wake: None,
+            first_lsn,
+            copied_lsn: None,
+            shown: 0,
+            counted: 0,
+            filed: false,
+        }
+    }
+
+    /// Number of the last event that may be seen.
+    pub(super) fn shown(&self) -> u64 {
+        self.shown
+    }
+
+    /// Takes one more of its records in.
+    pub(super) fn apply(&mut self, record: &Record) -> Result<(), RecordError> {
+        // Nobody else has a task that goes on, so nothing is copied.
+        Arc::make_mut(&mut self.kept).apply(record)
+    }
+
+    /// When something is due.
+    pub(super) fn next_due(&self) -> Instant {
+        let others = self.lost_at.into_iter().chain(self.cancel_by);
+        others.fold(self.deadline, Instant::min)
+    }
+}

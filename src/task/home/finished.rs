@@ -1,0 +1,174 @@
+//! What is read of finished tasks in the archive: the same answers as from memory, in pieces that
+//! are bounded alike. Whoever may not see a task hears that there is none.
+
+use std::sync::Arc;
+
+use prost::Message;
+use uuid::Uuid;
+
+use crate::domain::{Fault, SpiffeId};
+use crate::pb;
+use crate::pb::journal::Snapshot;
+use crate::task::archive::{Filed, View};
+
+use super::kept::Parties;
+use super::machine::{cancel_ended, not_found};
+use super::reads::{self, BATCH, BATCH_BYTES, Batch, Page, Pieces};
+use super::view::{FullView, ListQuery, framed, input, sees};
+
+/// Archived tasks that one look at a list walks over: some milliseconds.
+const SCAN: usize = 2000;
+
+/// The task, if it exists for `viewer`.
+fn seen(view: &View, task: Uuid, viewer: &SpiffeId) -> Result<Filed, Fault> {
+    let filed = view.task(task)?.ok_or_else(not_found)?;
+    if !parties(task_of(&filed.snapshot)).is_some_and(|parties| sees(viewer, &parties)) {
+        return Err(not_found());
+    }
+    Ok(filed)
+}
+
+pub(super) fn get(
+    view: &View,
+    task: Uuid,
+    viewer: &SpiffeId,
+    full: bool,
+) -> Result<(pb::Task, bool), Fault> {
+    let filed = seen(view, task, viewer)?;
+    let snapshot = &filed.snapshot;
+    if !full {
+        return Ok((basic(snapshot), false));
+    }
+    let spec = view.spec(&filed)?;
+    let mut whole = FullView::of(basic(snapshot), &task_of(snapshot).chain, &spec);
+    if snapshot.result > 0 {
+        whole.result(&view.event(&filed, snapshot.result)?);
+    }
+    whole.message(&input(task_of(snapshot), &spec));
+    for seq in &snapshot.messages {
+        whole.message_of(&view.event(&filed, *seq)?);
+    }
+    for (place, artifact) in snapshot.artifacts.iter().enumerate() {
+        let summary = artifact.summary.as_ref();
+        if summary.is_some_and(|summary| summary.superseded) {
+            continue;
+        }
+        // No more of it is read than an answer could hold.
+        let (mut chunks, mut size) = (Vec::new(), 0);
+        for seq in &artifact.chunks {
+            let event = Arc::new(view.event(&filed, *seq)?);
+            size += framed(&event);
+            chunks.push(event);
+            if !whole.has_room(size) {
+                break;
+            }
+        }
+        whole.artifact(place, &chunks);
+    }
+    Ok(whole.done())
+}
+
+/// The answer to a cancellation that comes after the end.
+pub(super) fn cancel(view: &View, task: Uuid, viewer: &SpiffeId) -> Result<pb::Task, Fault> {
+    let filed = seen(view, task, viewer)?;
+    let task = basic(&filed.snapshot);
+    cancel_ended(task.state())?;
+    Ok(task)
+}
+
+/// The task for a watcher that has seen the events up to `after_seq`.
+pub(super) fn watch(
+    view: &View,
+    task: Uuid,
+    viewer: &SpiffeId,
+    after_seq: u64,
+) -> Result<pb::Task, Fault> {
+    let filed = seen(view, task, viewer)?;
+    let task = basic(&filed.snapshot);
+    reads::fits_cursor(task.last_seq, after_seq)?;
+    reads::reaches(filed.snapshot.first_seq, after_seq)?;
+    Ok(task)
+}
+
+/// The events after the cursor of a watcher that was let in before.
+pub(super) fn next(view: &View, task: Uuid, after_seq: u64) -> Result<Batch, Fault> {
+    let filed = view.task(task)?.ok_or_else(not_found)?;
+    reads::reaches(filed.snapshot.first_seq, after_seq)?;
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for seq in (after_seq + 1..=task_of(&filed.snapshot).last_seq).take(BATCH) {
+        let event = view.event(&filed, seq)?;
+        bytes += event.encoded_len();
+        if bytes > BATCH_BYTES && !events.is_empty() {
+            break;
+        }
+        events.push(Arc::new(event));
+    }
+    Ok(Batch { events })
+}
+
+/// The artifact's chunks from number `from` on; none: it ends there.
+pub(super) fn pieces(
+    view: &View,
+    (task, viewer): (Uuid, &SpiffeId),
+    artifact: &str,
+    from: usize,
+) -> Result<Pieces, Fault> {
+    let filed = seen(view, task, viewer)?;
+    let found = filed.snapshot.artifacts.iter().rev().find(|kept| {
+        let summary = kept.summary.as_ref();
+        summary.is_some_and(|summary| summary.artifact_id == artifact)
+    });
+    let found = found.ok_or_else(reads::no_artifact)?;
+    let (mut chunks, mut bytes) = (Vec::new(), 0);
+    for seq in found.chunks.iter().skip(from).take(BATCH) {
+        let event = view.event(&filed, *seq)?;
+        bytes += event.encoded_len();
+        chunks.push(Arc::new(event));
+        if bytes >= BATCH_BYTES {
+            break;
+        }
+    }
+    Ok(Pieces { chunks })
+}
+
+/// The archive's part of a page.
+pub(super) fn page(view: &View, query: &ListQuery) -> Result<Page, Fault> {
+    let mut page = Page::default();
+    for (place, row) in view.older(query.before)?.enumerate() {
+        let (id, snapshot) = row?;
+        let task = task_of(&snapshot);
+        let wanted =
+            query.wants(task) && parties(task).is_some_and(|parties| sees(&query.viewer, &parties));
+        if wanted && !page.take(id, basic(&snapshot), query.limit) {
+            break;
+        }
+        if place + 1 >= SCAN {
+            page.floor = Some(id);
+            break;
+        }
+    }
+    Ok(page)
+}
+
+fn task_of(snapshot: &Snapshot) -> &pb::Task {
+    static NONE: std::sync::LazyLock<pb::Task> = std::sync::LazyLock::new(pb::Task::default);
+    let submitted = snapshot.submitted.as_ref();
+    submitted
+        .and_then(|submitted| submitted.task.as_ref())
+        .unwrap_or(&NONE)
+}
+
+fn parties(task: &pb::Task) -> Option<Parties> {
+    Parties::of(task).ok()
+}
+
+/// BASIC view.
+fn basic(snapshot: &Snapshot) -> pb::Task {
+    let mut task = task_of(snapshot).clone();
+    task.chain.clear();
+    let summaries = snapshot.artifacts.iter();
+    task.artifacts = summaries
+        .map(|kept| kept.summary.clone().unwrap_or_default())
+        .collect();
+    task
+}

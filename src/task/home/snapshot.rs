@@ -1,0 +1,189 @@
+//! A task as one record and the events that it names, and back. Pure.
+//!
+//! The same form goes to the archive when a task has ended, and into the log again when a task
+//! outlives the segments that it began in. Refused is a snapshot whose events are not all there.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use crate::domain::{AgentName, Member, SpiffeId};
+use crate::pb;
+use crate::pb::journal::{Attempt, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::telemetry::TraceContext;
+
+use super::kept::{Kept, KeptArtifact, Parties, RecordError, Running, event_bytes};
+
+/// Events by their numbers.
+pub(super) type Numbered = BTreeMap<u64, Arc<pb::TaskEvent>>;
+
+impl Parties {
+    /// Who may see this task.
+    ///
+    /// # Errors
+    /// A name in it does not parse.
+    pub(super) fn of(task: &pb::Task) -> Result<Self, RecordError> {
+        let wrong = || RecordError::Name(task.id.clone());
+        let caller: SpiffeId = task.caller.parse().map_err(|_| wrong())?;
+        let executor = match &task.executor {
+            Some(ran) => Some(executor_of(&caller, &ran.agent).ok_or_else(wrong)?),
+            None => None,
+        };
+        Ok(Self {
+            origin: task.origin.parse().map_err(|_| wrong())?,
+            caller,
+            executor,
+        })
+    }
+}
+
+/// The member that an agent is, in the trust domain of the task's caller.
+pub(super) fn executor_of(caller: &SpiffeId, agent: &str) -> Option<SpiffeId> {
+    let agent: AgentName = agent.parse().ok()?;
+    Some(SpiffeId {
+        trust_domain: caller.trust_domain.clone(),
+        member: Member::Agent(agent),
+    })
+}
+
+impl Kept {
+    /// All of it but its events.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let seqs = |events: &[Arc<pb::TaskEvent>]| events.iter().map(|event| event.seq).collect();
+        let held: usize = self.all_events().map(|event| event_bytes(event)).sum();
+        Snapshot {
+            submitted: Some(submitted(
+                self.task.clone(),
+                self.spec.clone(),
+                self.trace.as_ref(),
+            )),
+            running: self.running.as_ref().map(|running| Attempt {
+                attempt: running.attempt,
+                instance: running.instance.to_string(),
+                idempotent: running.idempotent,
+                after_update: running.after_update,
+                boot_id: running.boot_id.clone(),
+            }),
+            tried: self.tried.iter().map(ToString::to_string).collect(),
+            started: self.started,
+            checkpoint: self.checkpoint.clone(),
+            first_seq: self.first_seq(),
+            messages: seqs(&self.messages),
+            artifacts: self
+                .artifacts
+                .iter()
+                .map(|kept| NamedArtifact {
+                    summary: Some(kept.summary.clone()),
+                    chunks: seqs(&kept.chunks),
+                })
+                .collect(),
+            result: self.result.as_ref().map_or(0, |event| event.seq),
+            content: self.content as u64,
+            said: self.said as u64,
+            working_since: self.working_since.map(Into::into),
+            base: self.bytes.saturating_sub(held + self.checkpoint.len()) as u64,
+        }
+    }
+
+    /// Its events, the oldest first: those for watchers, and before them those that hold content.
+    pub(super) fn all_events(&self) -> impl Iterator<Item = &Arc<pb::TaskEvent>> {
+        let first = self.first_seq();
+        let chunks = self.artifacts.iter().flat_map(|kept| &kept.chunks);
+        let content = self.messages.iter().chain(chunks);
+        let mut older: Vec<_> = content.filter(|event| event.seq < first).collect();
+        older.sort_unstable_by_key(|event| event.seq);
+        older.into_iter().chain(&self.events)
+    }
+
+    /// The task of a snapshot; its events are taken from `events`.
+    ///
+    /// # Errors
+    /// `Incomplete` where one is missing; `Name`.
+    pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
+        let submitted = snapshot.submitted.unwrap_or_default();
+        let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
+        let task = submitted.task.unwrap_or_default();
+        let wrong = || RecordError::Name(task.id.clone());
+        let event = |seq: &u64| {
+            let missing = || RecordError::Incomplete(task.id.clone(), *seq);
+            events.get(seq).cloned().ok_or_else(missing)
+        };
+        let all = |seqs: &[u64]| seqs.iter().map(event).collect::<Result<Vec<_>, _>>();
+        let running = snapshot
+            .running
+            .map(|running| taken_up(running).ok_or_else(wrong));
+        let tried = snapshot
+            .tried
+            .iter()
+            .map(|one| one.parse().map_err(|_| wrong()));
+        let mut artifacts = Vec::with_capacity(snapshot.artifacts.len());
+        for NamedArtifact { summary, chunks } in snapshot.artifacts {
+            artifacts.push(KeptArtifact {
+                summary: summary.unwrap_or_default(),
+                chunks: all(&chunks)?,
+            });
+        }
+        let watched = snapshot.first_seq..=task.last_seq;
+        let mut kept = Self {
+            id: task.id.parse().map_err(|_| wrong())?,
+            parties: Parties::of(&task)?,
+            running: running.transpose()?,
+            tried: tried.collect::<Result<_, _>>()?,
+            started: snapshot.started,
+            checkpoint: snapshot.checkpoint,
+            events: watched
+                .map(|seq| event(&seq))
+                .collect::<Result<VecDeque<_>, _>>()?,
+            messages: all(&snapshot.messages)?,
+            artifacts,
+            result: match snapshot.result {
+                0 => None,
+                seq => Some(event(&seq)?),
+            },
+            content: size(snapshot.content),
+            said: size(snapshot.said),
+            working_since: snapshot
+                .working_since
+                .and_then(|at| SystemTime::try_from(at).ok()),
+            bytes: 0,
+            events_bytes: 0,
+            spec: submitted.spec.unwrap_or_default(),
+            task,
+            trace,
+        };
+        let held: usize = kept.all_events().map(|event| event_bytes(event)).sum();
+        kept.events_bytes = kept.events.iter().map(|event| event_bytes(event)).sum();
+        kept.bytes = size(snapshot.base) + kept.checkpoint.len() + held;
+        Ok(kept)
+    }
+}
+
+/// A task as it is accepted, or as it stands.
+pub(super) fn submitted(
+    task: pb::Task,
+    spec: pb::TaskSpec,
+    trace: Option<&TraceContext>,
+) -> Submitted {
+    Submitted {
+        task: Some(task),
+        spec: Some(spec),
+        traceparent: trace.map_or_else(String::new, TraceContext::traceparent),
+        tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
+    }
+}
+
+fn taken_up(running: Attempt) -> Option<Running> {
+    Some(Running {
+        attempt: running.attempt,
+        instance: running.instance.parse().ok()?,
+        idempotent: running.idempotent,
+        boot_id: running.boot_id,
+        after_update: running.after_update,
+    })
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
