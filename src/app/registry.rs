@@ -70,8 +70,7 @@ pub async fn run(
     let (terms, life, limits) = lifetimes(settings)?;
     let drain = DRAIN.within(settings.drain)?;
     let authority = Arc::new(open_authority(settings)?.with_leaf_life(life));
-    let id = own_id(settings, &authority)?;
-    telemetry.traces.known_as(Identity::of(&id, &settings.name));
+    let id = own_id(settings, &authority, &telemetry)?;
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
 
@@ -89,7 +88,7 @@ pub async fn run(
     let (health, health_service) = introspection::health(SERVICES).await;
     let catalog = RegistryService::new(engine.clone(), stop.clone());
     metrics.add(catalog.clone());
-    let ledger = store as Arc<dyn Ledger>;
+    let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
     let members = IdentityServer::new(members);
     let security = Security::MutualTls(credentials.clone());
@@ -113,6 +112,7 @@ pub async fn run(
         id: id.clone(),
         telemetry,
         engine,
+        store,
         stop: stop.clone(),
     });
     let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
@@ -172,16 +172,22 @@ fn admin_address(settings: &RegistrySettings) -> Result<SocketAddr, StartError> 
     parsed.map_err(|error| StartError::value("admin", error))
 }
 
-fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId, StartError> {
+/// Who this registry is, also in its traces.
+fn own_id(
+    settings: &RegistrySettings,
+    authority: &Authority,
+    telemetry: &Telemetry,
+) -> Result<SpiffeId, StartError> {
     let name = settings
         .name
         .parse()
         .map_err(|error| StartError::value("name", error))?;
-    let trust_domain = authority.trust_domain().clone();
-    Ok(SpiffeId {
-        trust_domain,
+    let id = SpiffeId {
+        trust_domain: authority.trust_domain().clone(),
         member: Member::Registry(name),
-    })
+    };
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
+    Ok(id)
 }
 
 fn open_authority(settings: &RegistrySettings) -> Result<Authority, StartError> {
@@ -277,15 +283,24 @@ struct Inspected {
     id: SpiffeId,
     telemetry: Telemetry,
     engine: Engine,
+    store: Arc<RedbStore>,
     stop: Stop,
 }
 
 impl Inspect for Inspected {
     fn ready(&self) -> Result<(), Vec<String>> {
+        let mut missing = Vec::new();
         if self.stop.is_cancelled() {
-            Err(vec!["draining".to_owned()])
-        } else {
+            missing.push("draining".to_owned());
+        }
+        if self.store.is_failing() {
+            let text = "the store failed: nobody can join or register; is its disk broken or full?";
+            missing.push(text.to_owned());
+        }
+        if missing.is_empty() {
             Ok(())
+        } else {
+            Err(missing)
         }
     }
 

@@ -296,3 +296,37 @@ fn counted(journal: &Journal) -> Value {
         "free_bytes": stats.free_bytes,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_should_have_been_replaced_is_a_reason() {
+        let start = clock::wall();
+        let hour = Duration::from_hours(1);
+        for (life, left, said) in [
+            (hour, hour, false),
+            // A tenth of an hour is six minutes.
+            (hour, Duration::from_mins(7), false),
+            (hour, Duration::from_mins(5), true),
+            (24 * hour, 2 * hour, true),
+            // Short lives: renewed at half, overdue after that, with minutes to go.
+            (Duration::from_mins(10), Duration::from_mins(5), false),
+            (Duration::from_mins(10), Duration::from_secs(230), true),
+            (Duration::from_secs(10), Duration::from_secs(5), false),
+            (Duration::from_secs(10), Duration::from_secs(3), true),
+        ] {
+            let own = Peer {
+                id: "spiffe://a/ns/default/agent/x".parse().unwrap(),
+                instance: None,
+                not_before: start,
+                not_after: start + life,
+                serial: String::new(),
+                key: [0; 32],
+            };
+            let now = start + (life - left);
+            assert_eq!(ends_soon(&own, now).is_some(), said, "{left:?} of {life:?}");
+        }
+    }
+}

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::TraceContext;
 use super::metrics::calls::{Listener, Method, code_name};
 use crate::pb;
 
@@ -67,6 +68,7 @@ struct Facts {
     skill: Option<String>,
     task: Option<String>,
     correlation: Option<String>,
+    trace: Option<TraceContext>,
 }
 
 impl CallNotes {
@@ -91,6 +93,11 @@ impl CallNotes {
         facts.task = noted(&task.id);
         facts.skill = noted(&task.skill);
         facts.correlation = noted(&task.correlation_id);
+    }
+
+    /// What the caller traces the call below, if it does.
+    pub fn traced(&self, trace: Option<TraceContext>) {
+        self.inner.facts.lock().trace = trace;
     }
 
     /// What ties the call's task to other work.
@@ -186,6 +193,7 @@ impl Call {
                     skill = $facts.skill.as_deref(),
                     task = $facts.task.as_deref(),
                     correlation = $facts.correlation.as_deref(),
+                    trace = $facts.trace.as_ref().map(TraceContext::trace_id),
                     duration_ms = milliseconds(took),
                     received,
                     sent = self.sent,
