@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{
@@ -119,12 +120,17 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+    end(drain, [mtls, enrollment], &nursery).await;
+    Ok(())
+}
+
+/// Sends everybody away (GOAWAY), lets calls finish, and ends the rest, all within `drain`. Watchers
+/// were told by the stop itself.
+async fn end(drain: Duration, listeners: [Server; 2], nursery: &Nursery) {
     let calls = drain.saturating_sub(TAIL);
-    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    join_all(listeners.iter().map(|server| server.drain(calls))).await;
     nursery.close(TAIL).await;
     tracing::info!("registry ended");
-    Ok(())
 }
 
 fn listening(id: SpiffeId, mtls: &Server, enrollment: &Server, admin: &admin::Server) -> Listening {

@@ -368,6 +368,7 @@ pub(super) fn cancel_ended(state: pb::TaskState) -> Result<(), Fault> {
     if state == pb::TaskState::Canceled {
         return Ok(());
     }
-    let text = format!("the task has ended already: {}", state.as_str_name());
+    let state = state.as_str_name().trim_start_matches("TASK_STATE_");
+    let text = format!("the task has ended already, {}", state.to_lowercase());
     Err(Fault::new(Reason::TaskNotCancelable, text))
 }
