@@ -54,7 +54,11 @@ pub(crate) async fn measure(scratch: &Path, tasks: usize, rounds: usize) -> Outc
     let submit = |number: usize| {
         let home = home.clone();
         async move {
-            let skill = if number % RUNS == 0 { BUSY } else { IDLE };
+            let skill = if number.is_multiple_of(RUNS) {
+                BUSY
+            } else {
+                IDLE
+            };
             home.submit(asked(skill), number).await
         }
     };

@@ -14,7 +14,10 @@ use crate::{
     registry::client::{Mirror, Report, Standing},
     runtime::clock,
     task::{archive::Archive, journal::Journal},
-    telemetry::Telemetry,
+    telemetry::{
+        Telemetry,
+        metrics::{Format, Metrics, peers::PeerCalls},
+    },
 };
 
 /// Part of its life that a certificate has left when its renewal, due at half, has failed for long.
@@ -28,6 +31,8 @@ pub(super) struct Progress {
     facts: Mutex<Facts>,
     telemetry: Telemetry,
     report: watch::Sender<Report>,
+    metrics: Metrics,
+    calls: PeerCalls,
 }
 
 #[derive(Debug, Default)]
@@ -57,11 +62,26 @@ impl Progress {
             ..Default::default()
         };
         let report = watch::Sender::new(Report { health, load: None });
+        let (metrics, calls) = (Metrics::new("sidecar"), PeerCalls::default());
+        metrics.add(calls.clone());
+        metrics.add(telemetry.clone());
         Self {
             facts: Mutex::new(facts),
             telemetry,
             report,
+            metrics,
+            calls,
         }
+    }
+
+    /// What is counted; components join it as they come to be.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Counts the calls to other members.
+    pub(super) fn calls(&self) -> PeerCalls {
+        self.calls.clone()
     }
 
     /// What the registry is told.
@@ -80,14 +100,17 @@ impl Progress {
     }
 
     pub(super) fn mirrors(&self, mirror: Mirror) {
+        self.metrics.add(mirror.clone());
         self.facts.lock().mirror = Some(mirror);
     }
 
     pub(super) fn journals(&self, journal: Journal) {
+        self.metrics.add(journal.clone());
         self.facts.lock().journal = Some(journal);
     }
 
     pub(super) fn archives(&self, archive: Archive) {
+        self.metrics.add(archive.clone());
         self.facts.lock().archive = Some(archive);
     }
 
@@ -196,6 +219,10 @@ impl Inspect for Progress {
         } else {
             Err(missing)
         }
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        self.metrics.page(format)
     }
 
     fn telemetry(&self) -> &Telemetry {

@@ -31,6 +31,7 @@ use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop};
 use crate::task::doors::{Parent, Parents, Steps, Updates};
 use crate::telemetry::TraceContext;
+use crate::telemetry::metrics::{self, Sheet, family};
 
 /// Slots of an agent whose card does not say: enough to keep a process busy that waits for models
 /// and tools, few enough that a newcomer's laptop does not choke.
@@ -317,6 +318,19 @@ impl Executor {
                 })),
             ),
         }
+    }
+}
+
+impl metrics::Source for Executor {
+    fn write(&self, sheet: &mut Sheet<'_>) {
+        let (running, known) = {
+            let book = self.shared.book.lock();
+            (book.running(), book.known())
+        };
+        let slots = f64::from(self.shared.slots);
+        sheet.gauge(&family::EXECUTOR_SLOTS, [([], slots)]);
+        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(running))]);
+        sheet.gauge(&family::EXECUTOR_KNOWN, [([], known as f64)]);
     }
 }
 

@@ -8,13 +8,13 @@
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
-//! - `dispatch`: carries one attempt. `watch`: one watcher's stream.
+//! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod archiving;
 mod attempt;
 mod compaction;
 mod config;
-mod counts;
+mod counted;
 mod dispatch;
 mod effect;
 mod entry;
@@ -48,7 +48,6 @@ mod drive_tests;
 mod tests;
 
 pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
-pub use counts::TaskCounts;
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;

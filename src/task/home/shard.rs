@@ -23,10 +23,10 @@ use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
+use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
 use super::attempt::Heard;
-use super::counts::Counts;
 use super::dispatch::{Carrier, First, Said};
 use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
@@ -66,7 +66,7 @@ pub(super) struct Shard {
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
     pub(super) archiving: Archiving,
-    pub(super) counts: Arc<Counts>,
+    pub(super) metrics: Arc<TaskMetrics>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
@@ -141,7 +141,7 @@ impl Running {
                 }
             }
             self.archive(false);
-            self.shard.counts.set(&self.shard.tasks);
+            self.publish();
             let next = self.next_wake();
             let next = held.map_or(next, |held| held.min(next));
             if wake.deadline() != next {
@@ -262,6 +262,7 @@ impl Running {
         match effect {
             Effect::Shown { task, seq, ended } => {
                 self.shard.tasks.shown(task, seq);
+                self.count(task, ended);
                 let Some(watchers) = self.watchers.get(&task) else {
                     return;
                 };
@@ -279,8 +280,14 @@ impl Running {
                     drop(watchers.transients.send(Arc::new(transient)));
                 }
             }
-            Effect::Start { to, start } => self.carry(to, First::Start(start)),
-            Effect::Resume { to, after_update } => self.carry(to, First::Resume(after_update)),
+            Effect::Start { to, start } => {
+                self.count_attempt(to.attempt, false);
+                self.carry(to, First::Start(start));
+            }
+            Effect::Resume { to, after_update } => {
+                self.count_attempt(to.attempt, true);
+                self.carry(to, First::Resume(after_update));
+            }
             Effect::Ack {
                 task,
                 attempt,

@@ -20,6 +20,7 @@ use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
 use crate::task::archive::{Archive, View};
+use crate::telemetry::metrics::tasks::Watching as Counted;
 
 use super::finished;
 use super::kept::ended;
@@ -44,6 +45,8 @@ pub(super) struct Watcher {
     pub(super) archive: Option<Archive>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
+    /// Counted as long as it lives.
+    pub(super) _counted: Counted,
 }
 
 /// What to do next.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::pb::journal::Record;
+use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
 use super::disk::{Disk, RealDisk};
@@ -167,6 +168,13 @@ impl Journal {
     #[must_use]
     pub fn cut(&self) -> Option<&Cut> {
         self.inner.cut.as_ref()
+    }
+
+    /// How long its syncs took, and how many records each of them put on disk.
+    #[must_use]
+    pub fn timing(&self) -> (&Histogram, &Histogram) {
+        let timing = &self.inner.queue.timing;
+        (&timing.syncs, &timing.batches)
     }
 
     /// Whether the disk is nearly full, as of the last second: see [`JournalStats::low_space`].

@@ -138,6 +138,8 @@ impl Writer {
         self.records = 0;
         self.batch.clear();
         self.batch.shrink_to(KEPT_CAPACITY);
+        self.queue.timing.syncs.took(took);
+        self.queue.timing.batches.count(records);
         let mut state = self.queue.state.lock();
         state.in_flight = 0;
         state.totals.count(records, bytes, took);
