@@ -29,6 +29,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".attache.v1.Part.raw")
+        // Large and rare among small ones: what carries them would be as large with every message.
+        .boxed(".attache.v1.ExecuteRequest.step.start")
+        .boxed(".attache.v1.TaskUpdate.update.task")
+        .codec_path("crate::pb::codec::Protobuf")
         .compile_fds(contract.file_descriptor_set())?;
 
     let mut journal = protox::Compiler::new(["proto", "src/task/journal"])?;

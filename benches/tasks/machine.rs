@@ -19,8 +19,10 @@ const TICKS: f64 = 100.0;
 
 /// A process.
 pub(crate) struct Process {
-    /// Its first argument.
+    /// Its first argument; empty where it has none.
     pub(crate) verb: String,
+    /// Its arguments after that.
+    pub(crate) rest: String,
     /// Resident memory in MiB.
     pub(crate) resident: f64,
     /// Processor's time that it has used, in seconds.
@@ -31,23 +33,28 @@ pub(crate) struct Process {
 pub(crate) fn children(pid: u32) -> Vec<Process> {
     let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let list = list.unwrap_or_default();
-    let child = |child: &str| {
-        let line = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
-        let verb = line.split('\0').nth(1)?.to_owned();
-        let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
-        let kibibytes = status.lines().find_map(|line| {
-            let rest = line.strip_prefix("VmRSS:")?;
-            rest.split_whitespace().next()?.parse::<f64>().ok()
-        })?;
-        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
-        let (_, fields) = stat.rsplit_once(')')?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let spent: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
-        Some(Process {
-            verb,
-            resident: kibibytes / 1024.0,
-            spent: spent / TICKS,
-        })
-    };
-    list.split_whitespace().filter_map(child).collect()
+    list.split_whitespace().filter_map(process).collect()
+}
+
+/// The process of this id; `self` is this one.
+pub(crate) fn process(child: &str) -> Option<Process> {
+    let line = fs::read_to_string(format!("/proc/{child}/cmdline")).ok()?;
+    let mut arguments = line.split('\0').skip(1);
+    let verb = arguments.next().unwrap_or_default().to_owned();
+    let rest = arguments.collect::<Vec<_>>().join(" ");
+    let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+    let kibibytes = status.lines().find_map(|line| {
+        let rest = line.strip_prefix("VmRSS:")?;
+        rest.split_whitespace().next()?.parse::<f64>().ok()
+    })?;
+    let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let spent: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    Some(Process {
+        verb,
+        rest,
+        resident: kibibytes / 1024.0,
+        spent: spent / TICKS,
+    })
 }

@@ -20,6 +20,7 @@ mod load;
 mod machine;
 mod mesh;
 mod recovery;
+mod registry;
 mod report;
 
 use std::{env, error::Error, path::PathBuf, time::Duration};
@@ -60,6 +61,9 @@ struct Options {
     /// Another build to measure, to compare the two in turns
     #[arg(long, default_value = env!("CARGO_BIN_EXE_attache"))]
     attache: PathBuf,
+    /// Measure registries with so many agents each, instead of tasks
+    #[arg(long, value_delimiter = ',')]
+    agents: Vec<usize>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -78,6 +82,9 @@ fn main() -> Outcome<()> {
     if let Some(tasks) = options.restart {
         return runtime.block_on(restart(&options, tasks));
     }
+    if !options.agents.is_empty() {
+        return runtime.block_on(registries(&options));
+    }
     let report = runtime.block_on(measure(&options))?;
     println!("\n{report}");
     Ok(())
@@ -88,6 +95,23 @@ async fn restart(options: &Options, tasks: usize) -> Outcome<()> {
     let mut restarts = recovery::measure(scratch.path(), tasks, options.rounds).await?;
     restarts.sort_by_key(recovery::Restart::ready);
     println!("\n{tasks} open tasks: {}", restarts[restarts.len() / 2]);
+    Ok(())
+}
+
+async fn registries(options: &Options) -> Outcome<()> {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mut rows = Vec::new();
+    for &agents in &options.agents {
+        rows.push(registry::measure(&options.attache, scratch.path(), agents).await?);
+    }
+    println!(
+        "\nTimes in ms, p50 / p99, over mutual TLS from one process:\n\n{}",
+        registry::HEAD
+    );
+    for row in rows {
+        println!("{row}");
+    }
+    println!("\n{}", report::signature("-- --agents 1000,10000"));
     Ok(())
 }
 
@@ -119,11 +143,11 @@ async fn measure(options: &Options) -> Outcome<Report> {
                 let before = mesh.journal()?;
                 let spent = mesh.spent();
                 let measured = load.run(mesh.local(), each).await?;
-                let spent = (mesh.spent() - spent) * 1e6 / measured.count().max(1) as f64;
+                let spent = mesh.spent().each(spent, measured.count());
                 let journal = mesh.journal()?.since(&before);
                 eprintln!(
                     "round {round}, {callers:3} callers, {name:6}: {measured}, \
-                     {spent:.0} us of processor, {journal}"
+                     {spent} us of processor, {journal}"
                 );
                 report.add(
                     Case { callers, name },

@@ -30,6 +30,16 @@ pub(crate) struct Journal {
     mean_sync_us: f64,
 }
 
+/// Processor's time by process, in seconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) home: f64,
+    pub(crate) executor: f64,
+    pub(crate) agent: f64,
+    /// This process.
+    pub(crate) client: f64,
+}
+
 /// Resident memory in MiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Resident {
@@ -97,11 +107,21 @@ impl Mesh {
         })
     }
 
-    /// Processor's time that its sidecars have used, in seconds.
-    pub(crate) fn spent(&self) -> f64 {
-        let all = machine::children(self.pid).into_iter();
-        let sidecars = all.filter(|process| process.verb == "sidecar");
-        sidecars.map(|sidecar| sidecar.spent).sum()
+    /// Processor's time that was used so far.
+    pub(crate) fn spent(&self) -> Spent {
+        let mut spent = Spent {
+            client: machine::process("self").map_or(0.0, |own| own.spent),
+            ..Spent::default()
+        };
+        for process in machine::children(self.pid) {
+            match process.verb.as_str() {
+                "registry" => {}
+                "sidecar" if process.rest.contains("home-") => spent.home += process.spent,
+                "sidecar" => spent.executor += process.spent,
+                _ => spent.agent += process.spent,
+            }
+        }
+        spent
     }
 
     /// Memory of its processes now.
@@ -137,6 +157,31 @@ impl Journal {
             bytes: self.bytes - before.bytes,
             mean_sync_us: if syncs > 0.0 { spent / syncs } else { 0.0 },
         }
+    }
+}
+
+impl Spent {
+    /// What each of `count` tasks since `before` took of it, in us.
+    pub(crate) fn each(self, before: Self, count: usize) -> Self {
+        let each = |now: f64, before: f64| (now - before) * 1e6 / count.max(1) as f64;
+        Self {
+            home: each(self.home, before.home),
+            executor: each(self.executor, before.executor),
+            agent: each(self.agent, before.agent),
+            client: each(self.client, before.client),
+        }
+    }
+}
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            home,
+            executor,
+            agent,
+            client,
+        } = self;
+        write!(f, "{home:.0} + {executor:.0} + {agent:.0} + {client:.0}")
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     load::Measured,
     machine,
-    mesh::{Journal, Resident},
+    mesh::{Journal, Resident, Spent},
 };
 
 /// What was measured how.
@@ -23,8 +23,8 @@ pub(crate) struct Case {
 pub(crate) struct Run {
     pub(crate) measured: Measured,
     pub(crate) journal: Journal,
-    /// Processor's time of both sidecars per task, in us.
-    pub(crate) spent: f64,
+    /// Processor's time per task, in us.
+    pub(crate) spent: Spent,
 }
 
 /// All that was measured.
@@ -44,7 +44,7 @@ struct Row {
     p50: f64,
     p99: f64,
     syncs: f64,
-    spent: f64,
+    spent: Spent,
 }
 
 impl Report {
@@ -62,7 +62,12 @@ impl Report {
             p50: of(|run| run.measured.within(0.5)),
             p99: of(|run| run.measured.within(0.99)),
             syncs: of(|run| run.journal.syncs / run.measured.count().max(1) as f64),
-            spent: of(|run| run.spent),
+            spent: Spent {
+                home: of(|run| run.spent.home),
+                executor: of(|run| run.spent.executor),
+                agent: of(|run| run.spent.agent),
+                client: of(|run| run.spent.client),
+            },
         }
     }
 }
@@ -72,7 +77,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "| callers | on disk, tasks/s | p50 / p99, ms | syncs per task | \
-             processor per task, us | \
+             processor per task, us: home + executor + agent + client | \
              log in memory, tasks/s | p50 / p99, ms | disk / memory |"
         )?;
         writeln!(f, "|--:|--:|--:|--:|--:|--:|--:|--:|")?;
@@ -94,7 +99,7 @@ impl fmt::Display for Report {
             } = disk;
             write!(
                 f,
-                "| {callers} | {rate:.0} | {p50:.2} / {p99:.2} | {syncs:.2} | {spent:.0} "
+                "| {callers} | {rate:.0} | {p50:.2} / {p99:.2} | {syncs:.2} | {spent} "
             )?;
             let Row { rate, p50, p99, .. } = memory;
             let ratio = disk.rate / rate.max(1e-9);
@@ -118,15 +123,21 @@ impl fmt::Display for Report {
             idle.registry,
             self.program as f64 / f64::from(1 << 20)
         )?;
-        let date = Timestamp::try_from(wall()).map(|at| at.strftime("%Y-%m-%d").to_string());
-        writeln!(
-            f,
-            "{}; {}; `cargo bench --bench tasks`; medians of {} rounds in turns.",
-            date.unwrap_or_default(),
-            machine::description(),
-            self.disk.len()
-        )
+        let rounds = self.disk.len();
+        writeln!(f, "{}; medians of {rounds} rounds in turns.", signature(""))
     }
+}
+
+/// When, where and by what command.
+pub(crate) fn signature(arguments: &str) -> String {
+    let date = Timestamp::try_from(wall()).map(|at| at.strftime("%Y-%m-%d").to_string());
+    let command = format!("cargo bench --bench tasks {arguments}");
+    format!(
+        "{}; {}; `{}`",
+        date.unwrap_or_default(),
+        machine::description(),
+        command.trim_end()
+    )
 }
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {

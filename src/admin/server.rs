@@ -1,4 +1,4 @@
-//! The listener, its bounds and its three pages.
+//! The listener, its bounds and its pages.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     runtime::{Nursery, Stop},
-    telemetry::{Telemetry, logging::FILTER_MAX},
+    telemetry::{Telemetry, logging::FILTER_MAX, metrics::Format},
 };
 
 /// Connections at a time: a browser, a probe, a scraper, and room.
@@ -43,6 +43,9 @@ pub trait Inspect: Send + Sync + 'static {
     /// # Errors
     /// With what is missing, one sentence each.
     fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// What it counts, as Prometheus reads it.
+    fn metrics(&self, format: Format) -> String;
 
     /// What it logs and traces.
     fn telemetry(&self) -> &Telemetry;
@@ -164,10 +167,21 @@ async fn answer(request: Request<Incoming>, inspect: &dyn Inspect) -> Response<F
         let text = json!({"error": "ask for localhost or a loopback address"});
         return written(StatusCode::FORBIDDEN, &text);
     }
+    let read = [Method::GET, Method::HEAD].contains(request.method());
+    if read && request.uri().path() == "/metrics" {
+        return metrics(&request, inspect);
+    }
     if request.method() == Method::PUT && request.uri().path() == "/log" {
         return set_log(request, inspect.telemetry()).await;
     }
     page(request.method(), request.uri().path(), inspect)
+}
+
+fn metrics(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+    let accept = request.headers().get(header::ACCEPT);
+    let format = Format::accepted(accept.and_then(|accept| accept.to_str().ok()));
+    let kind = header::HeaderValue::from_static(format.content_type());
+    respond(StatusCode::OK, kind, inspect.metrics(format))
 }
 
 /// The one thing that can be changed here. A browser asks before it sends a PUT for another site's
@@ -226,7 +240,7 @@ fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Byt
         "/" => written(StatusCode::OK, &all_of(inspect)),
         _ => written(
             StatusCode::NOT_FOUND,
-            &json!({"error": "no such page", "pages": ["/", "/livez", "/log", "/readyz"]}),
+            &json!({"error": "no such page", "pages": ["/", "/livez", "/log", "/metrics", "/readyz"]}),
         ),
     }
 }
@@ -243,11 +257,15 @@ fn all_of(inspect: &dyn Inspect) -> Value {
 }
 
 fn written(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
+    let json = header::HeaderValue::from_static("application/json");
+    respond(status, json, format!("{value}\n"))
+}
+
+fn respond(status: StatusCode, kind: header::HeaderValue, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let json = header::HeaderValue::from_static("application/json");
-    headers.insert(header::CONTENT_TYPE, json);
+    headers.insert(header::CONTENT_TYPE, kind);
     let fresh = header::HeaderValue::from_static("no-store");
     headers.insert(header::CACHE_CONTROL, fresh);
     response
@@ -268,6 +286,10 @@ mod tests {
             } else {
                 Err(self.0.clone())
             }
+        }
+
+        fn metrics(&self, format: Format) -> String {
+            format!("{format:?}")
         }
 
         fn telemetry(&self) -> &Telemetry {

@@ -212,7 +212,7 @@ mod tests {
             ..pb::Task::default()
         };
         Some(pb::TaskUpdate {
-            update: Some(Update::Task(task)),
+            update: Some(Update::Task(Box::new(task))),
         })
     }
 

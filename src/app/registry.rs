@@ -15,8 +15,8 @@ use crate::{
     admin::{self, Inspect, introspection},
     domain::{Member, SpiffeId},
     identity::{
-        Authority, Credentials, EnrollmentService, IdentityService, Ledger, Names, OwnSigner,
-        keep_renewed,
+        Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
+        OwnSigner, keep_renewed,
     },
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
@@ -27,8 +27,12 @@ use crate::{
         lease::Terms,
         storage::{RedbStore, Store},
     },
-    runtime::{DataThreads, Nursery, Stop},
-    telemetry::{Telemetry, otlp::Identity},
+    runtime::{DataThreads, Nursery, Stop, clock},
+    telemetry::{
+        Telemetry,
+        metrics::{Format, Metrics, Outcomes, Sheet, family, remaining},
+        otlp::Identity,
+    },
     transport::{Limits, Listener, Security, Server},
 };
 
@@ -82,10 +86,13 @@ pub async fn run(
     let threads = data_threads(settings.threads)?;
 
     let engine = start_engine(&nursery, &authority, &store);
-    keep_own_certificate(&nursery, &authority, &credentials);
+    let metrics = Metrics::new("registry");
+    metrics.add(telemetry.clone());
+    keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
     let (health, health_service) = introspection::health(SERVICES).await;
     let catalog = RegistryService::new(engine.clone(), stop.clone());
+    metrics.add(catalog.clone());
     let ledger = store as Arc<dyn Ledger>;
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
     let members = IdentityServer::new(members);
@@ -99,26 +106,21 @@ pub async fn run(
             .add_service(members.clone())
             .add_service(health_service.clone())
     });
-    let newcomers = EnrollmentServer::new(EnrollmentService::new(authority, ledger));
+    let newcomers = newcomers(&metrics, authority, ledger);
     let security = Security::Enrollment(credentials);
     let enrollment = Server::start(enrollment, security, &threads, limits, |_| {
         tonic::service::Routes::new(newcomers.clone())
     });
+    metrics.add(vec![mtls.served(), enrollment.served()]);
     let inspect = Arc::new(Inspected {
+        metrics,
         id: id.clone(),
         telemetry,
         engine,
         stop: stop.clone(),
     });
     let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
-    let listening = Listening {
-        id,
-        mtls: mtls.address().to_owned(),
-        enrollment: enrollment.address().to_owned(),
-        admin: admin.address(),
-    };
-    tracing::info!(mtls = listening.mtls, enrollment = listening.enrollment, admin = %listening.admin, "registry serves");
-    started(&listening);
+    started(&listening(id, &mtls, &enrollment, &admin));
 
     stop.cancelled().await;
     health.stop().await;
@@ -128,6 +130,17 @@ pub async fn run(
     nursery.close(TAIL).await;
     tracing::info!("registry ended");
     Ok(())
+}
+
+fn listening(id: SpiffeId, mtls: &Server, enrollment: &Server, admin: &admin::Server) -> Listening {
+    let listening = Listening {
+        id,
+        mtls: mtls.address().to_owned(),
+        enrollment: enrollment.address().to_owned(),
+        admin: admin.address(),
+    };
+    tracing::info!(mtls = listening.mtls, enrollment = listening.enrollment, admin = %listening.admin, "registry serves");
+    listening
 }
 
 /// What the settings say of leases, certificates and connections.
@@ -204,14 +217,53 @@ pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
 }
 
 /// Signs a new certificate at half of the present one's life, and a new issuing CA when it is due.
-fn keep_own_certificate(nursery: &Nursery, authority: &Arc<Authority>, credentials: &Credentials) {
-    let (signer, credentials) = (OwnSigner(Arc::clone(authority)), credentials.clone());
+fn keep_own_certificate(
+    nursery: &Nursery,
+    authority: &Arc<Authority>,
+    credentials: &Credentials,
+    metrics: &Metrics,
+) {
+    let signer = Counted::new(OwnSigner(Arc::clone(authority)));
+    certificates(metrics, (authority, credentials), signer.outcomes());
+    let credentials = credentials.clone();
     nursery.start("own certificate", |stop| async move {
         keep_renewed(credentials, None, &signer, stop).await;
     });
 }
 
+/// The enrolment service, whose outcomes are read at every scrape.
+fn newcomers(
+    metrics: &Metrics,
+    authority: Arc<Authority>,
+    ledger: Arc<dyn Ledger>,
+) -> EnrollmentServer<EnrollmentService> {
+    let service = EnrollmentService::new(authority, ledger);
+    let outcomes = service.outcomes();
+    metrics.add(move |sheet: &mut Sheet<'_>| {
+        sheet.counter(&family::ENROLMENTS, outcomes.rows());
+    });
+    EnrollmentServer::new(service)
+}
+
+/// Has the rest of both certificates' lives read, and the outcomes of the own one's renewals.
+fn certificates(
+    metrics: &Metrics,
+    (authority, credentials): (&Arc<Authority>, &Credentials),
+    renewals: Outcomes<1>,
+) {
+    let (authority, credentials) = (Arc::clone(authority), credentials.clone());
+    metrics.add(move |sheet: &mut Sheet<'_>| {
+        let now = clock::wall();
+        let own = remaining(credentials.current().peer().not_after, now);
+        let issuing = remaining(authority.issuing_until(), now);
+        let rows = [(["own"], own), (["issuing"], issuing)];
+        sheet.gauge(&family::CERTIFICATE_LEFT, rows);
+        sheet.counter(&family::RENEWALS, renewals.rows());
+    });
+}
+
 struct Inspected {
+    metrics: Metrics,
     id: SpiffeId,
     telemetry: Telemetry,
     engine: Engine,
@@ -225,6 +277,10 @@ impl Inspect for Inspected {
         } else {
             Ok(())
         }
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        self.metrics.page(format)
     }
 
     fn telemetry(&self) -> &Telemetry {

@@ -237,3 +237,33 @@ fn links_between_the_documents_lead_somewhere() {
         }
     }
 }
+
+#[test]
+fn every_metric_is_in_the_table_of_operating() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/operating.md")).unwrap();
+    let rows = text.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let name = cells.get(1)?.strip_prefix('`')?.strip_suffix('`')?;
+        let name = name.split('{').next()?;
+        let known = name.starts_with("attache_") || name.starts_with("process_");
+        known.then(|| (name.to_owned(), cells.len(), cells[2..4].concat()))
+    });
+    let rows: Vec<_> = rows.collect();
+    for (name, cells, said) in &rows {
+        // The line begins and ends with a bar.
+        assert_eq!(*cells, 5, "{name}: metric, meaning, what to do");
+        assert!(said.len() > 20, "{name}: {said}");
+    }
+    let documented: Vec<_> = rows.into_iter().map(|(name, ..)| name).collect();
+    let table = crate::telemetry::metrics::family::table();
+    let names = table.iter().filter_map(|line| line.split(' ').next());
+    let names: BTreeSet<_> = names.map(str::to_owned).collect();
+    let unique: BTreeSet<_> = documented.iter().cloned().collect();
+    assert_eq!(
+        documented.len(),
+        unique.len(),
+        "a metric stands there twice"
+    );
+    assert_eq!(unique, names);
+}

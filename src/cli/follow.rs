@@ -184,7 +184,7 @@ impl Seen {
                 if self.task.skill.is_empty() {
                     output.note(&format!("task {}", task.id));
                 }
-                self.task = task;
+                self.task = *task;
             }
             Some(Update::Event(event)) => self.event(&event, output),
             Some(Update::Transient(_) | Update::Keepalive(_)) | None => {}

@@ -29,7 +29,7 @@ pub use enrollment::EnrollmentService;
 pub use files::{FileError, write_secret};
 pub use ledger::{Ledger, LedgerError, MemoryLedger};
 pub use peer::{Caller, Connection, EXPORTER_LABEL, Peer, exporter};
-pub use renewal::{Due, OwnSigner, Renewer, keep_renewed, renewal_due};
+pub use renewal::{Counted, Due, OwnSigner, Renewer, keep_renewed, renewal_due};
 pub use service::IdentityService;
 pub use svid::{Svid, SvidError};
 pub use token::{JoinString, Token, create_join_token};

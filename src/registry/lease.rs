@@ -86,6 +86,7 @@ pub struct Unknown;
 #[derive(Debug)]
 struct Lease {
     instance: InstanceId,
+    heard: Instant,
     due: Instant,
 }
 
@@ -131,6 +132,11 @@ impl Leases {
         self.leases.is_empty()
     }
 
+    /// Since when the most silent of them was not heard; `None`: nobody holds one.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.leases.values().map(|lease| lease.heard).min()
+    }
+
     /// Gives an instance its lease; an older one of the same instance ends.
     pub fn grant(&mut self, id: LeaseId, instance: InstanceId, now: Instant) -> Terms {
         if let Some(old) = self.by_instance.insert(instance.clone(), id.clone()) {
@@ -138,7 +144,15 @@ impl Leases {
         }
         self.terms = self.base.with_instances(self.by_instance.len());
         let due = now + self.terms.ttl + self.terms.grace;
-        self.leases.insert(id, Lease { instance, due });
+        let heard = now;
+        self.leases.insert(
+            id,
+            Lease {
+                instance,
+                heard,
+                due,
+            },
+        );
         self.terms
     }
 
@@ -154,6 +168,7 @@ impl Leases {
     ) -> Result<Terms, Unknown> {
         let lease = self.leases.get_mut(id).filter(|l| l.instance == *owner);
         let lease = lease.ok_or(Unknown)?;
+        lease.heard = now;
         lease.due = now + self.terms.ttl + self.terms.grace;
         Ok(self.terms)
     }

@@ -50,7 +50,6 @@ impl Places {
     }
 
     /// How many are taken.
-    #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
         self.taken.lock().all
     }

@@ -1,6 +1,12 @@
 //! `attache.v1.Registry` over gRPC: who asks, then the engine or a read. No decisions here.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
@@ -20,6 +26,8 @@ use crate::registry::sight::Sight;
 use crate::registry::watch::Filter;
 use crate::registry::watch::Watcher;
 use crate::runtime::Stop;
+use crate::telemetry::call::CallNotes;
+use crate::telemetry::metrics::{self, Sheet, family};
 
 /// A stream of catalog changes.
 pub type Watching = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
@@ -30,6 +38,8 @@ pub(super) struct Desk {
     live: Arc<Live>,
     key: Arc<PageKey>,
     places: Places,
+    /// Messages sent on watches.
+    sent: Arc<AtomicU64>,
     stop: Stop,
 }
 
@@ -39,6 +49,7 @@ impl Desk {
             live,
             key,
             places: Places::default(),
+            sent: Arc::default(),
             stop,
         }
     }
@@ -68,19 +79,22 @@ impl Desk {
         let live = Arc::clone(&self.live);
         let watcher = Watcher::new(live, filter, request, self.stop.clone());
         Ok(Response::new(Box::pin(stream::unfold(
-            Some((watcher, place)),
+            Some((watcher, place, Arc::clone(&self.sent))),
             step,
         ))))
     }
 }
 
-type Step = (Watcher, Place);
+type Step = (Watcher, Place, Arc<AtomicU64>);
 
 /// One message of a watch; after a fault the stream ends.
 async fn step(state: Option<Step>) -> Option<(Result<pb::WatchResponse, Status>, Option<Step>)> {
-    let (mut watcher, place) = state?;
+    let (mut watcher, place, sent) = state?;
     match watcher.next().await {
-        Ok(word) => Some((Ok(word), Some((watcher, place)))),
+        Ok(word) => {
+            sent.fetch_add(1, Relaxed);
+            Some((Ok(word), Some((watcher, place, sent))))
+        }
         Err(fault) => Some((Err(fault.into()), None)),
     }
 }
@@ -100,6 +114,41 @@ impl RegistryService {
         Self { engine, desk }
     }
 }
+
+impl metrics::Source for RegistryService {
+    fn write(&self, sheet: &mut Sheet<'_>) {
+        let store = self.engine.store();
+        let mut health = [0_u32; HEALTH.len()];
+        let revision = store.live().read(|catalog| {
+            for entry in catalog.entries_after(None) {
+                let reported = entry.instance.health();
+                let place = HEALTH.iter().position(|(known, _)| *known == reported);
+                health[place.unwrap_or(0)] += 1;
+            }
+            catalog.revision.number
+        });
+        let (leases, oldest) = store.leases();
+        let oldest = oldest.map(|heard| ([], heard.elapsed().as_secs_f64()));
+        let instances = HEALTH.iter().zip(health);
+        let instances = instances.map(|((_, label), count)| ([*label], f64::from(count)));
+        sheet.gauge(&family::REGISTRY_INSTANCES, instances);
+        sheet.gauge(&family::REGISTRY_LEASES, [([], leases as f64)]);
+        sheet.gauge(&family::REGISTRY_BEAT_AGE, oldest);
+        sheet.gauge(&family::REGISTRY_REVISION, [([], revision as f64)]);
+        let watches = self.desk.places.taken();
+        sheet.gauge(&family::REGISTRY_WATCHES, [([], watches as f64)]);
+        let sent = self.desk.sent.load(Relaxed);
+        sheet.counter(&family::REGISTRY_WATCH_MESSAGES, [([], sent as f64)]);
+    }
+}
+
+/// What instances report, and its label; what no report says is the first.
+const HEALTH: [(pb::Health, &str); 4] = [
+    (pb::Health::Unspecified, "unspecified"),
+    (pb::Health::Serving, "serving"),
+    (pb::Health::NotServing, "not_serving"),
+    (pb::Health::Draining, "draining"),
+];
 
 /// The member that calls.
 fn peer<T>(request: &Request<T>) -> Result<Arc<Peer>, Fault> {
@@ -170,6 +219,9 @@ impl pb::registry_server::Registry for RegistryService {
         &self,
         request: Request<pb::DiscoverRequest>,
     ) -> Result<Response<pb::DiscoverResponse>, Status> {
+        if let Some(selector) = &request.get_ref().selector {
+            CallNotes::of(&request).skill(&selector.skill);
+        }
         let sight = sight(&request)?;
         self.desk
             .read(&sight, |reads| reads.discover(request.get_ref()))

@@ -38,7 +38,8 @@ use crate::runtime::Stop;
 
 /// Silence after which a sign of life is sent; three of them lost mean a dead watch.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Quiet that is waited for, so that a burst becomes one batch.
+/// Quiet that is waited for, so that a burst becomes one batch. A change that comes after as much
+/// quiet is sent at once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Longest wait for quiet.
 const DEBOUNCE_MAX: Duration = Duration::from_secs(1);
@@ -122,6 +123,8 @@ pub struct Watcher {
     cursor: Revision,
     /// All up to here is sent without waiting for quiet again: who is behind must catch up.
     settled: u64,
+    /// When changes came last.
+    rang: Option<Instant>,
     cards: HashSet<Vec<u8>>,
     out: VecDeque<pb::WatchResponse>,
 }
@@ -141,6 +144,7 @@ impl Watcher {
             at: At::Following,
             cursor,
             settled: 0,
+            rang: None,
             cards: HashSet::new(),
             out: VecDeque::new(),
         };
@@ -216,10 +220,16 @@ impl Watcher {
                 return Ok(true);
             }
         }
-        let latest = Instant::now() + DEBOUNCE_MAX;
+        let now = Instant::now();
+        let before = self.rang.replace(now);
+        if before.is_none_or(|before| before + DEBOUNCE <= now) {
+            return Ok(false);
+        }
+        let latest = now + DEBOUNCE_MAX;
         loop {
             let quiet = latest.min(Instant::now() + DEBOUNCE);
             if timeout_at(quiet, self.bell.changed()).await.is_err() {
+                self.rang = Some(quiet);
                 return Ok(false);
             }
         }
@@ -431,12 +441,21 @@ mod tests {
         let mut client = Client::default();
         settle(&mut watcher, &mut client).await;
         let start = Instant::now();
+        live.apply([put("b", "default/x", "s")]);
+        for _ in 0..2 {
+            watcher.next().await.unwrap();
+        }
+        assert_eq!(
+            start.elapsed(),
+            Duration::ZERO,
+            "a lone change waits for nothing"
+        );
         live.apply((0..20).map(|n| put("a", "default/x", &format!("s{n}"))));
         let card = watcher.next().await.unwrap();
         assert_eq!(start.elapsed(), DEBOUNCE);
         let instance = watcher.next().now_or_never().unwrap().unwrap();
         assert!(watcher.next().now_or_never().is_none());
-        assert_eq!((card.revision, instance.revision), (20, 20));
+        assert_eq!((card.revision, instance.revision), (21, 21));
         let start = Instant::now();
         let word = watcher.next().await.unwrap();
         assert!(matches!(word.change, Some(Word::Keepalive(_))));
@@ -454,7 +473,7 @@ mod tests {
         while client.has.len() < 1_000 {
             client.take(watcher.next().await.unwrap());
         }
-        assert_eq!(start.elapsed(), DEBOUNCE);
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     #[test]

@@ -23,7 +23,10 @@ use crate::{
         Connect, Steps, Updates,
         executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
     },
-    telemetry::TraceContext,
+    telemetry::{
+        TraceContext,
+        metrics::{calls::Method, peers::PeerCalls},
+    },
     transport::{Channel, Target},
 };
 
@@ -35,6 +38,7 @@ pub(super) struct Carrier {
     pub(super) mirror: Mirror,
     pub(super) pools: Pools,
     pub(super) flights: InFlight,
+    pub(super) calls: PeerCalls,
 }
 
 impl fmt::Debug for Carrier {
@@ -79,8 +83,12 @@ impl Connect for Carrier {
             let text = format!("instance {instance} is not in the catalog any more");
             Status::from(Fault::new(Reason::PeerUnreachable, text))
         })?;
+        let call = self.calls.begin(Method::of("/attache.v1.Executor/Execute"));
         let steps = TraceContext::on(trace, Outbound(steps));
-        let updates = open_stream(self.pools.channel(target(entry)), steps).await?;
+        let updates = match open_stream(self.pools.channel(target(entry)), steps).await {
+            Ok(updates) => Box::pin(call.follows(updates)),
+            Err(status) => return call.ended(Err(status)),
+        };
         Ok(Box::pin(Counted {
             updates,
             _open: open,

@@ -1,6 +1,6 @@
 //! How a sidecar comes by its certificate: the saved one, a rejoin, or a join string.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use tonic::Code;
 
@@ -191,12 +191,6 @@ fn refused(fault: Fault) -> JoinError {
 pub(super) struct Renewals {
     pub(super) joiner: Joiner,
     pub(super) pool: Pool,
-}
-
-impl Renewals {
-    pub(super) fn new(joiner: Joiner, pool: Pool) -> Arc<Self> {
-        Arc::new(Self { joiner, pool })
-    }
 }
 
 #[tonic::async_trait]

@@ -4,11 +4,13 @@
 //! between them.
 
 mod around;
+mod background;
 mod carry;
 mod config;
 mod drain;
 mod error;
 mod join;
+mod metrics;
 mod pools;
 mod probe;
 mod register;

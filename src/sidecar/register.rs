@@ -63,6 +63,7 @@ impl Place {
         let registration =
             Registration::start(&self.nursery, source, described.subscribe(), reports);
         self.progress.registering(registration.standing());
+        self.progress.metrics().add(registration);
         stop.cancelled().await;
     }
 }

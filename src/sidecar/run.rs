@@ -1,8 +1,8 @@
 //! The life of a sidecar: open the listeners, join, start the parts; `drain` ends it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{sync::watch, time::interval};
+use tokio::sync::watch;
 
 use super::{
     around::Around,
@@ -10,9 +10,9 @@ use super::{
     config::{Journaling, Listening, SidecarConfig},
     drain::Running,
     error::SidecarError,
-    join::{Joiner, Renewals},
+    join::Joiner,
+    metrics,
     pools::Pools,
-    probe::Prober,
     register::Place,
     route::{CatalogRoute, InFlight},
     standing::Progress,
@@ -20,12 +20,14 @@ use super::{
 use crate::{
     admin::{self, introspection},
     domain::{InstanceId, SpiffeId},
-    identity::{Credentials, Expect, keep_renewed},
+    identity::{Credentials, Expect},
     pb::{
         self, agent_server::AgentServer, executor_server::ExecutorServer,
         registry_server::RegistryServer,
     },
-    registry::client::{Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Source},
+    registry::client::{
+        Described, Dialed, LocalRegistryService, Mirror, MirrorConfig, Source, counted,
+    },
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
         Connect, Parents, Route,
@@ -38,9 +40,6 @@ use crate::{
     telemetry::otlp::Identity,
     transport::{Limits, Listener, Pool, Security, Server, Target},
 };
-
-/// How often the executor's load is put into the report; the heartbeat carries it on.
-const LOAD_EVERY: Duration = Duration::from_secs(1);
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
 const LOCAL_SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Registry"];
@@ -117,7 +116,7 @@ pub(super) struct Parts {
     instance: InstanceId,
     /// Names this run of the process.
     boot_id: String,
-    credentials: Credentials,
+    pub(super) credentials: Credentials,
     pub(super) progress: Arc<Progress>,
     pub(super) nursery: Nursery,
     /// Connections to the registry: they outlive what says goodbye over them.
@@ -145,7 +144,7 @@ impl Parts {
         let age = self.config.connection_age;
         let control = Pool::aged(self.credentials.clone(), self.control.clone(), age);
         self.keep_renewed(joiner, control.clone());
-        let source = self.source(control);
+        let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
         let copy = Some(self.config.state.join("catalog"));
         let mirror_config = MirrorConfig {
@@ -171,6 +170,9 @@ impl Parts {
         // The own agent may look for peers until the last of its work is done.
         let leave = home.drains();
         let reads = LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), leave);
+        let metrics = self.progress.metrics();
+        let parts = (&home, &executor);
+        metrics::parts(metrics, parts, described.subscribe(), &self.nursery);
         let desk = Desk {
             home,
             around,
@@ -241,6 +243,8 @@ impl Parts {
                 .add_service(RegistryServer::new(reads.clone()))
                 .add_service(health_service.clone())
         });
+        let metrics = self.progress.metrics();
+        metrics.add(vec![mtls.served(), local.served()]);
         Running {
             home,
             executor,
@@ -332,6 +336,7 @@ impl Parts {
             mirror: mirror.clone(),
             pools: pools.clone(),
             flights,
+            calls: self.progress.calls(),
         });
         let parents: Arc<dyn Parents> = Arc::new(executor.clone());
         let config = HomeConfig {
@@ -367,46 +372,5 @@ impl Parts {
             archive,
             in_memory: self.config.finished_in_memory,
         })
-    }
-
-    fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
-        let (credentials, dir) = (self.credentials.clone(), self.config.state.clone());
-        self.nursery.start("renewals", |stop| async move {
-            let renewals = Renewals::new(joiner, pool);
-            keep_renewed(credentials, Some(&dir), renewals.as_ref(), stop).await;
-        });
-    }
-
-    fn watch_agent(
-        &self,
-        link: Arc<dyn HandlerLink>,
-        described: watch::Sender<Arc<Described>>,
-        executor: &Executor,
-    ) {
-        let Some(address) = self.config.agent.clone() else {
-            return;
-        };
-        let prober = Prober {
-            address,
-            link,
-            configured: self.config.card.clone(),
-            described,
-            executor: executor.clone(),
-            progress: self.progress.clone(),
-        };
-        self.nursery.start("prober", |stop| prober.run(stop));
-    }
-
-    fn report_load(&self, executor: Executor) {
-        let progress = self.progress.clone();
-        self.nursery.start("load", |stop| async move {
-            let mut every = interval(LOAD_EVERY);
-            loop {
-                tokio::select! {
-                    _ = every.tick() => progress.set_load(executor.load()),
-                    () = stop.cancelled() => return,
-                }
-            }
-        });
     }
 }

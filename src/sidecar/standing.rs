@@ -14,7 +14,10 @@ use crate::{
     registry::client::{Mirror, Report, Standing},
     runtime::clock,
     task::{archive::Archive, journal::Journal},
-    telemetry::Telemetry,
+    telemetry::{
+        Telemetry,
+        metrics::{Format, Metrics, peers::PeerCalls},
+    },
 };
 
 /// Part of its life that a certificate has left when its renewal, due at half, has failed for long.
@@ -28,6 +31,8 @@ pub(super) struct Progress {
     facts: Mutex<Facts>,
     telemetry: Telemetry,
     report: watch::Sender<Report>,
+    metrics: Metrics,
+    calls: PeerCalls,
 }
 
 #[derive(Debug, Default)]
@@ -57,11 +62,26 @@ impl Progress {
             ..Default::default()
         };
         let report = watch::Sender::new(Report { health, load: None });
+        let (metrics, calls) = (Metrics::new("sidecar"), PeerCalls::default());
+        metrics.add(calls.clone());
+        metrics.add(telemetry.clone());
         Self {
             facts: Mutex::new(facts),
             telemetry,
             report,
+            metrics,
+            calls,
         }
+    }
+
+    /// What is counted; components join it as they come to be.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Counts the calls to other members.
+    pub(super) fn calls(&self) -> PeerCalls {
+        self.calls.clone()
     }
 
     /// What the registry is told.
@@ -80,10 +100,12 @@ impl Progress {
     }
 
     pub(super) fn mirrors(&self, mirror: Mirror) {
+        self.metrics.add(mirror.clone());
         self.facts.lock().mirror = Some(mirror);
     }
 
     pub(super) fn journals(&self, journal: Journal) {
+        self.metrics.add(journal.clone());
         self.facts.lock().journal = Some(journal);
     }
 
@@ -193,6 +215,10 @@ impl Inspect for Progress {
         }
     }
 
+    fn metrics(&self, format: Format) -> String {
+        self.metrics.page(format)
+    }
+
     fn telemetry(&self) -> &Telemetry {
         &self.telemetry
     }
@@ -216,18 +242,6 @@ impl Inspect for Progress {
     }
 }
 
-fn archived(archive: &Archive) -> Value {
-    let stats = archive.stats();
-    json!({
-        "tasks": stats.tasks,
-        "bytes": stats.bytes,
-        "moved": stats.moved,
-        "retired": stats.retired,
-        "failures": stats.failures,
-        "last_error": stats.last_error.map(|error| error.to_string()),
-    })
-}
-
 /// What is wrong with a certificate that should have been replaced: less than a tenth of its life is
 /// left, or little time at all and the moment of its renewal is past.
 fn ends_soon(own: &Peer, now: SystemTime) -> Option<String> {
@@ -249,6 +263,18 @@ fn without_disk(journal: &Journal) -> Option<String> {
     }
     let low = journal.stats().low_space;
     low.then(|| "the disk is nearly full: no new task is taken until there is room".into())
+}
+
+fn archived(archive: &Archive) -> Value {
+    let stats = archive.stats();
+    json!({
+        "tasks": stats.tasks,
+        "bytes": stats.bytes,
+        "moved": stats.moved,
+        "retired": stats.retired,
+        "failures": stats.failures,
+        "last_error": stats.last_error.map(|error| error.to_string()),
+    })
 }
 
 fn counted(journal: &Journal) -> Value {

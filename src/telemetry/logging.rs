@@ -22,6 +22,7 @@ use tracing_subscriber::{
 };
 
 use super::{
+    lines::Lines,
     otlp::{BoxedLayer, Traces},
     span,
 };
@@ -61,6 +62,7 @@ pub enum LogError {
 #[derive(Clone, Default)]
 pub struct LogControl {
     held: Option<Arc<Held>>,
+    counted: Lines,
 }
 
 struct Held {
@@ -69,6 +71,11 @@ struct Held {
 }
 
 impl LogControl {
+    /// Counts of what was written.
+    pub fn lines(&self) -> &Lines {
+        &self.counted
+    }
+
     /// The filter in force; `None` where it cannot be changed.
     pub fn filter(&self) -> Option<String> {
         self.held.as_ref().map(|held| held.filter.lock().clone())
@@ -122,6 +129,8 @@ where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
     let (changeable, handle) = reload::Layer::new(parse(filter)?);
+    let counted = Lines::default();
+    let writer = counted.counting(writer);
     let lines = lines().with_writer(writer).with_ansi(colours);
     let fields = debug_fn(|writer, field, value| match field.name() {
         "message" => write!(Clean(writer), "{value:?}"),
@@ -139,7 +148,7 @@ where
         filter: Mutex::new(filter.to_owned()),
     };
     let held = Some(Arc::new(held));
-    Ok((lines, LogControl { held }))
+    Ok((lines, LogControl { held, counted }))
 }
 
 /// Reads levels and `target=level` pairs. A bare word that is no level would be a target of which

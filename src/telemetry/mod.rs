@@ -1,6 +1,9 @@
 //! What can be seen of a process from outside. Crosses every component and knows none of them.
 
+pub mod call;
+mod lines;
 pub mod logging;
+pub mod metrics;
 pub mod otlp;
 pub mod span;
 pub mod trace;
@@ -17,4 +20,14 @@ pub struct Telemetry {
     pub log: LogControl,
     /// What is traced.
     pub traces: Traces,
+}
+
+impl metrics::Source for Telemetry {
+    fn write(&self, sheet: &mut metrics::Sheet<'_>) {
+        let spans = self.traces.sent();
+        sheet.counter(&metrics::family::LOG_LINES, self.log.lines().rows());
+        sheet.counter(&metrics::family::SPANS_SENT, [([], spans.sent as f64)]);
+        let dropped = spans.dropped as f64;
+        sheet.counter(&metrics::family::SPANS_DROPPED, [([], dropped)]);
+    }
 }

@@ -21,6 +21,7 @@ use crate::identity::credentials::ALPN;
 use crate::identity::exporter;
 use crate::runtime::Stop;
 use crate::runtime::clock::wall;
+use crate::telemetry::metrics::calls::Handshake;
 use crate::transport::limits::{Counted, Limits, Pace, Seating, Seats, Tally};
 use crate::transport::listen::Bound;
 use crate::transport::serve::{Context, READ_BUFFER, serve};
@@ -127,6 +128,7 @@ impl Gate {
     fn admit(&self, remote: Option<SocketAddr>) -> Option<(usize, Places)> {
         if self.connections() >= self.limits.connections {
             tracing::warn!(?remote, "too many connections");
+            self.shaken(Handshake::TooMany);
             return None;
         }
         let ip = remote.map(|remote| remote.ip().to_canonical());
@@ -135,6 +137,7 @@ impl Gate {
             Some(ip) => match self.addresses.enter(ip, self.limits.per_address) {
                 None => {
                     tracing::warn!(%ip, "too many connections of one address");
+                    self.shaken(Handshake::TooMany);
                     return None;
                 }
                 counted => counted,
@@ -207,6 +210,7 @@ impl Gate {
         };
         let config = match &self.security {
             Security::Plaintext => {
+                self.shaken(Handshake::Done);
                 return Box::pin(serve(io, connection, None, context, stop)).await;
             }
             Security::MutualTls(credentials) => credentials.server_config(),
@@ -221,6 +225,11 @@ impl Gate {
             Ok(tls) => tls,
             Err((error, refused)) => {
                 tracing::info!(?remote, %error, "handshake failed");
+                self.shaken(if error.kind() == io::ErrorKind::TimedOut {
+                    Handshake::Late
+                } else {
+                    Handshake::Failed
+                });
                 if let Some(refused) = refused {
                     linger(refused).await;
                 }
@@ -233,11 +242,13 @@ impl Gate {
                 connection.caller = caller;
                 seats
             }
-            Err(why) => {
+            Err((outcome, why)) => {
                 tracing::info!(?remote, why, "a peer is refused after its handshake");
+                self.shaken(outcome);
                 return linger(tls).await;
             }
         };
+        self.shaken(Handshake::Done);
         Box::pin(serve(tls, connection, seats, context, stop)).await;
     }
 
@@ -264,10 +275,19 @@ impl Gate {
         }
     }
 
+    fn shaken(&self, outcome: Handshake) {
+        if let Some(context) = self.threads.first() {
+            context.counts.shaken(outcome);
+        }
+    }
+
     /// Who the handshake has proven, and its seats.
-    fn recognize<I>(&self, tls: &TlsStream<I>) -> Result<(Caller, Option<Seats>), &'static str> {
+    fn recognize<I>(
+        &self,
+        tls: &TlsStream<I>,
+    ) -> Result<(Caller, Option<Seats>), (Handshake, &'static str)> {
         if tls.get_ref().1.alpn_protocol() != Some(ALPN) {
-            return Err("it did not ask for HTTP/2 (ALPN h2)");
+            return Err((Handshake::Failed, "it did not ask for HTTP/2 (ALPN h2)"));
         }
         if let Security::Enrollment(_) = self.security {
             return Ok((Caller::Anonymous, None));
@@ -275,14 +295,17 @@ impl Gate {
         let chain = tls.get_ref().1.peer_certificates();
         let leaf = chain
             .and_then(|chain| chain.first())
-            .ok_or("no certificate")?;
-        let peer = peer_of(leaf).map_err(|_| "an unreadable certificate")?;
+            .ok_or((Handshake::Nameless, "no certificate"))?;
+        let peer = peer_of(leaf).map_err(|_| (Handshake::Nameless, "an unreadable certificate"))?;
         let now = wall();
         if now >= peer.not_after {
-            return Err("its certificate expired just now");
+            return Err((Handshake::Failed, "its certificate expired just now"));
         }
         let seats = self.seating.enter(&peer, &self.limits);
-        let seats = seats.ok_or("too many connections of this member or instance")?;
+        let seats = seats.ok_or((
+            Handshake::TooMany,
+            "too many connections of this member or instance",
+        ))?;
         if let Some(context) = self.threads.first() {
             context.sightings.saw(&peer, now);
         }

@@ -187,7 +187,8 @@ where
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_WAIT);
     }
-    let handshake = builder.handshake(TokioIo::new(io));
+    // Boxed: each stream's task has room for a whole connection, whatever that is over.
+    let handshake = builder.handshake(TokioIo::new(Box::new(io)));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     owner.nursery.adopt("dispatch", async move {
         if let Err(error) = connection.await {

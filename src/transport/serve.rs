@@ -20,6 +20,8 @@ use crate::identity::Caller;
 use crate::identity::Connection;
 use crate::runtime::Nursery;
 use crate::runtime::Stop;
+use crate::telemetry::call::{Answered, Call, Origin, Received};
+use crate::telemetry::metrics::calls::Listener;
 use crate::transport::lifetime::{Sightings, around};
 use crate::transport::limits::{Limits, Seats};
 use crate::transport::opening::{Opened, Opening, PREFACE};
@@ -49,6 +51,7 @@ pub(super) struct Context {
     pub(super) limits: Arc<Limits>,
     pub(super) nursery: Nursery,
     pub(super) sightings: Sightings,
+    pub(super) counts: Arc<Listener>,
 }
 
 /// Serves one connection to its end: until the peer leaves, the drain or the age is over and the
@@ -66,6 +69,7 @@ pub(super) async fn serve<I>(
     let (io, opened) = Opening::watch(io, PREFACE, None);
     let calls = Calls {
         routes: context.routes.clone(),
+        origin: origin(&connection, &context),
         connection: Arc::clone(&connection),
     };
     let mut serving = pin!(builder(&connection.caller, &context).serve_connection(
@@ -140,27 +144,47 @@ async fn cut(caller: &Caller, context: &Context, opened: Opened) -> &'static str
 #[derive(Clone)]
 struct Calls {
     routes: Routes,
+    origin: Origin,
     connection: Arc<Connection>,
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Reply = Response<Answered<Body>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
 impl Calls {
     fn answer(&self, mut request: Request<Incoming>) -> Answer {
-        request
-            .extensions_mut()
-            .insert(Arc::clone(&self.connection));
         let limit = deadline(request.headers());
-        let answer = self.routes.clone().oneshot(request.map(Body::new));
+        let call = Call::begin(&self.origin, request.uri().path(), limit);
+        let extensions = request.extensions_mut();
+        extensions.insert(Arc::clone(&self.connection));
+        extensions.insert(call.notes());
+        let request = request.map(|body| Body::new(Received::new(body, call.notes())));
+        let answer = self.routes.clone().oneshot(request);
         Box::pin(async move {
-            match limit {
-                None => answer.await,
+            let answered = match limit {
+                None => answer.await?,
                 Some(limit) => match timeout(limit, answer).await {
-                    Ok(answered) => answered,
-                    Err(_) => Ok(late()),
+                    Ok(answered) => answered?,
+                    Err(_) => late(),
                 },
-            }
+            };
+            Ok(call.answered(answered))
         })
+    }
+}
+
+/// Who calls, as every line of its calls names it.
+fn origin(connection: &Connection, context: &Context) -> Origin {
+    let caller = match &connection.caller {
+        Caller::Member(peer) => peer.id.to_string(),
+        Caller::Local => "local".to_owned(),
+        Caller::Anonymous => "anonymous".to_owned(),
+    };
+    let remote = connection.remote.map(|remote| remote.to_string());
+    Origin {
+        listener: Arc::clone(&context.counts),
+        caller: caller.into(),
+        remote: remote.unwrap_or_else(|| "-".to_owned()).into(),
     }
 }
 

@@ -8,6 +8,7 @@ use tonic::service::Routes;
 use crate::identity::Credentials;
 use crate::runtime::DataThreads;
 use crate::runtime::Nursery;
+use crate::telemetry::metrics::calls;
 use crate::transport::accept::Gate;
 use crate::transport::lifetime::Sightings;
 use crate::transport::limits::Limits;
@@ -30,6 +31,7 @@ pub enum Security {
 pub struct Server {
     gate: Arc<Gate>,
     address: String,
+    counts: Arc<calls::Listener>,
 }
 
 impl Server {
@@ -43,6 +45,7 @@ impl Server {
     ) -> Self {
         let limits = Arc::new(limits);
         let sightings = Sightings::default();
+        let counts = calls::Listener::new(security.label());
         let contexts: Vec<Context> = threads
             .handles()
             .enumerate()
@@ -51,6 +54,7 @@ impl Server {
                 limits: Arc::clone(&limits),
                 nursery: Nursery::on(handle.clone()),
                 sightings: sightings.clone(),
+                counts: Arc::clone(&counts),
             })
             .collect();
         let first = contexts[0].nursery.clone();
@@ -60,12 +64,25 @@ impl Server {
         first.start("accept", move |stop| {
             accepting.accept(listener.socket, stop)
         });
-        Self { gate, address }
+        Self {
+            gate,
+            address,
+            counts,
+        }
     }
 
     /// Where it listens, in gRPC's naming syntax.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What it counts, for the process' metrics.
+    pub fn served(&self) -> calls::Served {
+        let gate = Arc::clone(&self.gate);
+        calls::Served {
+            counts: Arc::clone(&self.counts),
+            open: Box::new(move || gate.connections()),
+        }
     }
 
     /// Open connections, with those in their handshake.
@@ -78,6 +95,17 @@ impl Server {
     pub async fn drain(&self, grace: Duration) {
         let closing = self.gate.threads.iter();
         join_all(closing.map(|context| context.nursery.close(grace))).await;
+    }
+}
+
+impl Security {
+    /// The listener's name in metrics and logs.
+    fn label(&self) -> &'static str {
+        match self {
+            Self::MutualTls(_) => "mtls",
+            Self::Enrollment(_) => "enrollment",
+            Self::Plaintext => "local",
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod grpcurl;
 mod impostor;
 mod lifecycle;
 mod lifetimes;
+mod metrics;
 mod namespaces;
 mod outage;
 mod trace;

@@ -46,8 +46,8 @@ impl Site {
         Self {
             mark: Mark::new(),
             dir: temp.path().to_path_buf(),
-            env: Vec::new(),
             temp,
+            env: Vec::new(),
         }
     }
 

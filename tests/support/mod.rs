@@ -11,6 +11,7 @@ pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod process;
+pub mod scrape;
 pub mod skip;
 pub mod tools;
 pub mod wait;

@@ -47,14 +47,6 @@ pub const LEASE: Bounds = Bounds {
     default: Span(Duration::from_secs(15)),
 };
 
-/// How long a finished task can be asked for.
-pub const RETENTION: Bounds = Bounds {
-    key: "retention",
-    least: Span(Duration::from_secs(1)),
-    most: Span(Duration::from_hours(365 * 24)),
-    default: Span(crate::task::home::RETENTION),
-};
-
 /// How long a process may take to end, all of it: running work first, then streams and connections,
 /// for which the last 5 s are kept.
 pub const DRAIN: Bounds = Bounds {
@@ -71,6 +63,14 @@ pub const AGENT_LOST_AFTER: Bounds = Bounds {
     least: Span(Duration::from_secs(2)),
     most: Span(Duration::from_mins(1)),
     default: Span(Duration::from_secs(45)),
+};
+
+/// How long a finished task can be asked for.
+pub const RETENTION: Bounds = Bounds {
+    key: "retention",
+    least: Span(Duration::from_secs(1)),
+    most: Span(Duration::from_hours(365 * 24)),
+    default: Span(crate::task::home::RETENTION),
 };
 
 impl Bounds {

@@ -185,6 +185,11 @@ impl Authority {
         }
     }
 
+    /// End of the issuing CA's life.
+    pub fn issuing_until(&self) -> SystemTime {
+        self.issuing.load().life.not_after
+    }
+
     /// Whom this CA vouches for.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.domain

@@ -26,6 +26,7 @@ use crate::identity::token::{Guesses, Token};
 use crate::pb;
 use crate::pb::enrollment_server::Enrollment;
 use crate::runtime::clock;
+use crate::telemetry::metrics::Outcomes;
 
 /// How long after its end a certificate may be rejoined with.
 pub const REJOIN_WINDOW: Duration = Duration::from_hours(7 * 24);
@@ -36,11 +37,17 @@ const CHAIN_MAX: usize = 3;
 /// Keeps a rejoin's signature apart from all else that a member's key signs.
 const REJOIN_CONTEXT: &[u8] = b"attache rejoin v1\0";
 
+/// Labels of the counts.
+const JOIN: &str = "join";
+const REJOIN: &str = "rejoin";
+const OK: &str = "ok";
+
 /// Makes members of those who may be.
 pub struct EnrollmentService {
     authority: Arc<Authority>,
     ledger: Arc<dyn Ledger>,
     guesses: Guesses,
+    outcomes: Outcomes<2>,
     wall: fn() -> SystemTime,
 }
 
@@ -57,8 +64,14 @@ impl EnrollmentService {
             authority,
             ledger,
             guesses: Guesses::default(),
+            outcomes: Outcomes::of([[JOIN, OK], [REJOIN, OK]]),
             wall: clock::wall,
         }
+    }
+
+    /// Counts by kind and outcome, for the process' metrics. Clones go on counting.
+    pub fn outcomes(&self) -> Outcomes<2> {
+        self.outcomes.clone()
     }
 
     /// The same with another clock, for tests that live through a week.
@@ -195,8 +208,8 @@ impl EnrollmentService {
     }
 
     /// Only failures that a guess could cause count; a full or broken store is not the caller's.
-    fn judged(&self, remote: IpAddr, outcome: Result<pb::Svid, Fault>) -> Result<pb::Svid, Status> {
-        let outcome = outcome.inspect_err(|fault| {
+    fn judged(&self, remote: IpAddr, outcome: Result<pb::Svid, Fault>) -> Result<pb::Svid, Fault> {
+        outcome.inspect_err(|fault| {
             let guessed = matches!(
                 fault.reason,
                 Reason::TokenRefused | Reason::RejoinRefused | Reason::InvalidCsr
@@ -205,8 +218,18 @@ impl EnrollmentService {
                 self.guesses.failed(remote, Instant::now());
                 tracing::warn!(%remote, reason = %fault.reason, "join refused");
             }
-        });
-        Ok(outcome?)
+        })
+    }
+
+    fn counted(
+        &self,
+        kind: &'static str,
+        outcome: Result<pb::Svid, Fault>,
+    ) -> Result<pb::Svid, Fault> {
+        let label = outcome.as_ref().err();
+        let label = label.map_or(OK, |fault| fault.reason.label());
+        self.outcomes.count([kind, label]);
+        outcome
     }
 }
 
@@ -216,9 +239,11 @@ impl Enrollment for EnrollmentService {
         &self,
         request: Request<pb::EnrollRequest>,
     ) -> Result<Response<pb::EnrollResponse>, Status> {
-        let (_, remote) = self.admit(&request)?;
-        let svid = self.enrolled(request.get_ref()).await;
-        let svid = Some(self.judged(remote, svid)?);
+        let svid = match self.admit(&request) {
+            Ok((_, remote)) => self.judged(remote, self.enrolled(request.get_ref()).await),
+            Err(refused) => Err(refused),
+        };
+        let svid = Some(self.counted(JOIN, svid)?);
         Ok(Response::new(pb::EnrollResponse { svid }))
     }
 
@@ -226,9 +251,14 @@ impl Enrollment for EnrollmentService {
         &self,
         request: Request<pb::RejoinRequest>,
     ) -> Result<Response<pb::RejoinResponse>, Status> {
-        let (connection, remote) = self.admit(&request)?;
-        let svid = self.rejoined(&connection, request.get_ref()).await;
-        let svid = Some(self.judged(remote, svid)?);
+        let svid = match self.admit(&request) {
+            Ok((connection, remote)) => {
+                let svid = self.rejoined(&connection, request.get_ref()).await;
+                self.judged(remote, svid)
+            }
+            Err(refused) => Err(refused),
+        };
+        let svid = Some(self.counted(REJOIN, svid)?);
         Ok(Response::new(pb::RejoinResponse { svid }))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A failed renewal keeps the old certificate and tries again. Never ends by itself.
 
+mod counted;
 mod own;
 
 use std::{
@@ -20,6 +21,7 @@ use crate::identity::svid::{Svid, SvidError};
 use crate::runtime::Stop;
 use crate::runtime::clock;
 
+pub use counted::Counted;
 pub use own::OwnSigner;
 
 /// Renew at half of life: leaves room for many failed tries.

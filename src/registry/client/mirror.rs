@@ -27,6 +27,7 @@ use crate::registry::watch::KEEPALIVE;
 use crate::runtime::Backoff;
 use crate::runtime::Nursery;
 use crate::runtime::Stop;
+use crate::telemetry::metrics::{self, Sheet, family};
 
 /// Silence after which a watch is taken for dead: three keepalives.
 const DEAD_AFTER: Duration = KEEPALIVE.saturating_mul(3);
@@ -56,6 +57,7 @@ pub struct MirrorConfig {
 pub struct Mirror {
     live: Arc<Live>,
     fresh: watch::Receiver<bool>,
+    heard: watch::Receiver<Option<Instant>>,
 }
 
 impl Mirror {
@@ -63,17 +65,19 @@ impl Mirror {
     pub fn start(nursery: &Nursery, source: Arc<dyn Source>, config: MirrorConfig) -> Self {
         let live = Arc::new(Live::new(rand::random()));
         let (tell, fresh) = watch::channel(false);
+        let (word, heard) = watch::channel(None);
         let keeper = Keeper {
             live: Arc::clone(&live),
             source,
             config,
             fresh: tell,
+            heard: word,
             revision: Revision::default(),
             saved: Revision::default(),
             saved_at: None,
         };
         nursery.start("mirror", |stop| keeper.run(stop));
-        Self { live, fresh }
+        Self { live, fresh, heard }
     }
 
     /// The catalog as it is known now.
@@ -97,12 +101,26 @@ impl Mirror {
     }
 }
 
+impl metrics::Source for Mirror {
+    fn write(&self, sheet: &mut Sheet<'_>) {
+        let known = self.live.read(Catalog::len);
+        let fresh = u8::from(*self.fresh.borrow());
+        let heard = *self.heard.borrow();
+        let age = heard.map(|heard| ([], heard.elapsed().as_secs_f64()));
+        sheet.gauge(&family::CATALOG_INSTANCES, [([], known as f64)]);
+        sheet.gauge(&family::CATALOG_FRESH, [([], f64::from(fresh))]);
+        sheet.gauge(&family::CATALOG_AGE, age);
+    }
+}
+
 /// The one task that changes a mirror.
 struct Keeper {
     live: Arc<Live>,
     source: Arc<dyn Source>,
     config: MirrorConfig,
     fresh: watch::Sender<bool>,
+    /// When the registry last said anything.
+    heard: watch::Sender<Option<Instant>>,
     /// The registry's revision that the mirror has.
     revision: Revision,
     saved: Revision,
@@ -199,6 +217,9 @@ impl Keeper {
             let wake = save.map_or(wake, |save| wake.min(save));
             if let Ok(message) = timeout_at(wake, changes.next()).await {
                 heard = Instant::now();
+                if matches!(message, Some(Ok(_))) {
+                    self.heard.send_replace(Some(heard));
+                }
                 if let Err(end) = self.take(message, &mut changes, &mut follow) {
                     return end;
                 }

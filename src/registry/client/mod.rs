@@ -4,12 +4,14 @@
 //! Nothing here opens a socket: channels are handed in, through a [`Source`].
 
 mod copy;
+mod counted;
 mod follow;
 pub mod local;
 pub mod mirror;
 pub mod registration;
 pub mod source;
 
+pub use counted::counted;
 pub use local::LocalRegistryService;
 pub use mirror::{Mirror, MirrorConfig};
 pub use registration::{Described, Registration, Report, Standing};

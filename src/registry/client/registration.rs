@@ -19,6 +19,7 @@ use crate::pb;
 use crate::runtime::Backoff;
 use crate::runtime::Nursery;
 use crate::runtime::Stop;
+use crate::telemetry::metrics::{self, Sheet, family};
 use crate::wire::status::reason_of;
 
 /// Longest wait for the answer to a last goodbye: the lease would run out anyhow.
@@ -58,6 +59,7 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 pub struct Registration {
     standing: watch::Receiver<Standing>,
+    accepted: watch::Receiver<Option<Instant>>,
 }
 
 impl Registration {
@@ -70,11 +72,13 @@ impl Registration {
         report: watch::Receiver<Report>,
     ) -> Self {
         let (tell, standing) = watch::channel(Standing::Away(None));
+        let (beaten, accepted) = watch::channel(None);
         let keeper = Keeper {
             source,
             described,
             report,
             standing: tell,
+            accepted: beaten,
             lease: None,
             stale: false,
             told: pb::Health::Unspecified,
@@ -83,7 +87,7 @@ impl Registration {
             backoff: Backoff::RECONNECT,
         };
         nursery.start("registration", |stop| keeper.run(stop));
-        Self { standing }
+        Self { standing, accepted }
     }
 
     /// How it stands.
@@ -92,11 +96,23 @@ impl Registration {
     }
 }
 
+impl metrics::Source for Registration {
+    fn write(&self, sheet: &mut Sheet<'_>) {
+        let here = u8::from(*self.standing.borrow() == Standing::Here);
+        let accepted = *self.accepted.borrow();
+        let age = accepted.map(|at| ([], at.elapsed().as_secs_f64()));
+        sheet.gauge(&family::REGISTERED, [([], f64::from(here))]);
+        sheet.gauge(&family::BEAT_AGE, age);
+    }
+}
+
 struct Keeper {
     source: Arc<dyn Source>,
     described: watch::Receiver<Arc<Described>>,
     report: watch::Receiver<Report>,
     standing: watch::Sender<Standing>,
+    /// When the registry last took what we say.
+    accepted: watch::Sender<Option<Instant>>,
     lease: Option<String>,
     /// The catalog does not have the newest description.
     stale: bool,
@@ -213,6 +229,7 @@ impl Keeper {
 
     fn heard(&mut self, told: pb::Health) {
         self.told = told;
+        self.accepted.send_replace(Some(Instant::now()));
         self.backoff.reset();
         // ±10%: those who started together drift apart.
         let wait = self.interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());

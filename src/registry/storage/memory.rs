@@ -50,6 +50,10 @@ impl Store for MemoryStore {
         self.shelf.live()
     }
 
+    fn leases(&self) -> (usize, Option<Instant>) {
+        self.shelf.leases()
+    }
+
     fn page_key(&self) -> &Arc<PageKey> {
         &self.page_key
     }

@@ -104,6 +104,9 @@ pub trait Store: Ledger + fmt::Debug {
     /// The key of this store's page tokens; the same after a restart.
     fn page_key(&self) -> &Arc<PageKey>;
 
+    /// How many leases are held, and since when the most silent holder was not heard.
+    fn leases(&self) -> (usize, Option<Instant>);
+
     /// Puts an entry in, over an older one of the same instance, whose lease ends.
     ///
     /// # Errors

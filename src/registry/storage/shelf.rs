@@ -90,6 +90,12 @@ impl Shelf {
         Ok(())
     }
 
+    /// How many leases there are, and since when the most silent holder was not heard.
+    pub(super) fn leases(&self) -> (usize, Option<Instant>) {
+        let leases = self.leases.lock();
+        (leases.len(), leases.oldest())
+    }
+
     pub(super) fn expired(&self, now: Instant) -> Vec<(LeaseId, InstanceId)> {
         self.leases.lock().expired(now)
     }

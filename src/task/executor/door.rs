@@ -24,7 +24,8 @@ pub struct HomePeer {
 pub(super) struct Work {
     pub(super) task_id: TaskId,
     pub(super) task: pb::Task,
-    pub(super) request: pb::HandleRequest,
+    /// Boxed, as all of this goes through futures that would be as large.
+    pub(super) request: Box<pb::HandleRequest>,
     pub(super) remaining: Duration,
     pub(super) chain: Vec<pb::ChainLink>,
     pub(super) caller: SpiffeId,
@@ -67,7 +68,7 @@ pub(super) fn start(
     Ok(Work {
         task_id,
         task,
-        request,
+        request: Box::new(request),
         remaining,
         chain: start.chain,
         caller,

@@ -31,6 +31,7 @@ use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop};
 use crate::task::doors::{Parent, Parents, Steps, Updates};
 use crate::telemetry::TraceContext;
+use crate::telemetry::metrics::{self, Sheet, family};
 
 /// Slots of an agent whose card does not say: enough to keep a process busy that waits for models
 /// and tools, few enough that a newcomer's laptop does not choke.
@@ -120,7 +121,7 @@ impl Executor {
             let asked = Asked { home, steps, trace };
             executor.serve(asked, out, stops).await;
         });
-        Box::pin(ReceiverStream::new(updates))
+        Box::pin(ReceiverStream::new(updates).map(|update| *update))
     }
 
     /// What the catalog says about how busy the agent is.
@@ -189,7 +190,7 @@ impl Executor {
             out,
         };
         match first {
-            Some(Step::Start(start)) => match self.check(&home, start) {
+            Some(Step::Start(start)) => match self.check(&home, *start) {
                 Ok(work) => {
                     let spans = Spans::begin(trace.as_ref(), &work, &home);
                     Box::pin(self.start(work, spans, session, stops)).await;
@@ -206,16 +207,16 @@ impl Executor {
 
     /// Both the home and the caller that it states have to be allowed. The statement is unproved
     /// until delegation is signed; the proof will be checked here.
-    fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Work, Fault> {
+    fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Box<Work>, Fault> {
         let skills = Arc::clone(&self.shared.skills.lock());
         let namespace = self.shared.own.member.namespace();
         authorize(&home.id, Action::Execute, namespace)?;
         let work = door::start(home, start, &skills)?;
         authorize(&work.caller, Action::Execute, namespace)?;
-        Ok(work)
+        Ok(Box::new(work))
     }
 
-    async fn start(&self, work: Work, spans: Spans, session: Session, stops: [Stop; 2]) {
+    async fn start(&self, work: Box<Work>, spans: Spans, session: Session, stops: [Stop; 2]) {
         let (to_owner, inbox) = mpsc::channel(INBOX_QUEUE);
         let attempt = work.request.attempt;
         if work.remaining.is_zero() {
@@ -244,7 +245,7 @@ impl Executor {
             attempt,
             settled: false,
         };
-        let (slot, request, deadline) = self.take_slot(work, spans.below());
+        let (slot, request, deadline) = self.take_slot(*work, spans.below());
         if let Some(older) = older
             && older.send(Command::Fence).await.is_err()
         {
@@ -274,7 +275,7 @@ impl Executor {
         &self,
         work: Work,
         trace: Option<TraceContext>,
-    ) -> (Slot, pb::HandleRequest, Instant) {
+    ) -> (Slot, Box<pb::HandleRequest>, Instant) {
         let began = Instant::now();
         let deadline = began + work.remaining;
         let token = new_token();
@@ -317,6 +318,19 @@ impl Executor {
                 })),
             ),
         }
+    }
+}
+
+impl metrics::Source for Executor {
+    fn write(&self, sheet: &mut Sheet<'_>) {
+        let (running, known) = {
+            let book = self.shared.book.lock();
+            (book.running(), book.known())
+        };
+        let slots = f64::from(self.shared.slots);
+        sheet.gauge(&family::EXECUTOR_SLOTS, [([], slots)]);
+        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(running))]);
+        sheet.gauge(&family::EXECUTOR_KNOWN, [([], known as f64)]);
     }
 }
 
@@ -384,7 +398,7 @@ fn new_token() -> String {
 
 async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
     if let Err(mpsc::error::SendError(Command::Attach(session))) =
-        owner.send(Command::Attach(session)).await
+        owner.send(Command::Attach(Box::new(session))).await
     {
         // It ended between the look-up and now, so its home has everything, or it was cut.
         session.end(Fault::new(
@@ -396,7 +410,7 @@ async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
 
 /// The only answer on this stream.
 fn give_up(session: Session, answer: pb::ExecuteResponse) {
-    if session.out.try_send(Ok(answer)).is_err() {
+    if session.out.try_send(Box::new(Ok(answer))).is_err() {
         tracing::debug!("the home left before it was answered");
     }
 }

@@ -12,18 +12,28 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http_body::Body as HttpBody;
+use prost::Message as _;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Code, Status, body::Body, client::GrpcService};
+use tonic::{
+    Code, Status,
+    body::Body,
+    client::{Grpc, GrpcService},
+};
 
 use crate::domain::Reason;
 use crate::pb;
+use crate::pb::codec::Encoded;
 use crate::pb::handler_client::HandlerClient;
 use crate::telemetry::TraceContext;
 use crate::wire::status;
 
 /// Largest message either way: every payload of the contract fits below it.
 const MESSAGE_MAX: usize = 4 << 20;
+
+/// What the agent serves attempts under.
+const HANDLE: &str = "/attache.v1.Handler/Handle";
 
 /// What a handler says, in order, until it ends or fails.
 pub type HandleStream =
@@ -110,9 +120,16 @@ where
         remaining: Duration,
         trace: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
-        let mut request = TraceContext::on(trace, request);
+        let mut request = TraceContext::on(trace, Bytes::from(request.encode_to_vec()));
         request.set_timeout(remaining);
-        let answer = self.client().handle(request).await.map_err(sorted)?;
+        let mut client = Grpc::new(Marked(self.channel.clone()))
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        let ready = client.ready().await;
+        ready.map_err(|error| sorted(Status::from_error(error.into())))?;
+        let codec = Encoded::<pb::HandleResponse>::default();
+        let answer = client.server_streaming(request, PathAndQuery::from_static(HANDLE), codec);
+        let answer = answer.await.map_err(sorted)?;
         Ok(Box::pin(
             answer.into_inner().map(|said| said.map_err(sorted)),
         ))

@@ -29,8 +29,8 @@ pub use handler::{GrpcHandler, HandleStream, HandlerError, HandlerLink};
 pub use run::ORPHAN_KEEP;
 pub use service::ExecutorService;
 
-/// One message to a home.
-type Answer = Result<pb::ExecuteResponse, Status>;
+/// One message to a home. Boxed: a queue of them has room for 32 from the start.
+type Answer = Box<Result<pb::ExecuteResponse, Status>>;
 
 fn answer(step: Step) -> pb::ExecuteResponse {
     pb::ExecuteResponse { step: Some(step) }

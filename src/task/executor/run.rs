@@ -44,7 +44,7 @@ const UNREACHABLE_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Command {
     /// The home has another stream for it, which replaces the one before.
-    Attach(Session),
+    Attach(Box<Session>),
     /// A newer attempt of the task began.
     Fence,
 }
@@ -70,7 +70,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Ends it with `fault`. A stream that is full ends without: its reader is slow or gone.
     pub(super) fn end(self, fault: Fault) {
-        if self.out.try_send(Err(fault.into())).is_err() {
+        if self.out.try_send(Box::new(Err(fault.into()))).is_err() {
             tracing::debug!("the home's stream was full at its end");
         }
     }
@@ -93,7 +93,7 @@ pub(super) enum Ended {
 /// All that an attempt's owner needs.
 pub(super) struct Run {
     pub(super) link: Arc<dyn HandlerLink>,
-    pub(super) request: pb::HandleRequest,
+    pub(super) request: Box<pb::HandleRequest>,
     pub(super) deadline: Instant,
     pub(super) boot_id: String,
     pub(super) inbox: mpsc::Receiver<Command>,
@@ -113,7 +113,7 @@ impl Run {
         let (link, request) = (Arc::clone(&self.link), self.request);
         let trace = self.spans.below();
         let mut handler = Handler::Opening(Box::pin(async move {
-            link.handle(request, remaining, trace.as_ref()).await
+            link.handle(*request, remaining, trace.as_ref()).await
         }));
         let mut first = None;
         match timeout(OPENING, handler.next()).await {
@@ -124,7 +124,7 @@ impl Run {
                 );
                 self.spans.fail(Reason::AgentUnavailable.label());
                 let refusal = refused(Reason::AgentUnavailable, Some(UNREACHABLE_RETRY));
-                if self.session.out.send(Ok(refusal)).await.is_err() {
+                if self.session.out.send(Box::new(Ok(refusal))).await.is_err() {
                     tracing::debug!("the home left before it was refused");
                 }
                 return Ended::Refused;
@@ -205,7 +205,7 @@ impl Owner {
                 biased;
                 () = &mut stopped => return self.leave(Reason::Draining, "this sidecar stops"),
                 command = inbox.recv() => match command {
-                    Some(Command::Attach(session)) => self.attach(session),
+                    Some(Command::Attach(session)) => self.attach(*session),
                     Some(Command::Fence) => {
                         return self.leave(Reason::AttemptStale, "a newer attempt has begun here");
                     }
@@ -282,7 +282,7 @@ impl Owner {
     /// What may be left out when the stream is full.
     fn tell(&self, reply: Reply) {
         if let Some(session) = &self.session
-            && session.out.try_send(Ok(answer(reply))).is_err()
+            && session.out.try_send(Box::new(Ok(answer(reply)))).is_err()
         {
             tracing::trace!(task = self.task_id, "the home's stream is full");
         }
@@ -420,6 +420,6 @@ async fn send(out: Option<&mpsc::Sender<Answer>>, update: Option<&pb::NumberedUp
         // The home left: `gone` sees it as well.
         return pending().await;
     };
-    room.send(Ok(answer(Reply::Update(update.clone()))));
+    room.send(Box::new(Ok(answer(Reply::Update(update.clone())))));
     update.number
 }

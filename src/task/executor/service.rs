@@ -8,8 +8,9 @@ use super::engine::Executor;
 use crate::domain::{Fault, Reason};
 use crate::identity::peer::Connection;
 use crate::pb;
+use crate::pb::execute_request::Step;
 use crate::task::doors::Updates;
-use crate::telemetry::TraceContext;
+use crate::telemetry::{TraceContext, call::CallNotes};
 
 /// Serves homes elsewhere; the own home calls [`Executor::execute`] in process.
 #[derive(Clone, Debug)]
@@ -34,9 +35,13 @@ impl pb::executor_server::Executor for ExecutorService {
         request: Request<Streaming<pb::ExecuteRequest>>,
     ) -> Result<Response<Updates>, Status> {
         let home = home_of(&request)?;
+        let notes = CallNotes::of(&request);
         let trace = TraceContext::of_request(&request);
-        let steps = request.into_inner().map_while(|step| match step {
-            Ok(step) => Some(step),
+        let steps = request.into_inner().map_while(move |step| match step {
+            Ok(step) => {
+                note(&notes, step.step.as_ref());
+                Some(step)
+            }
             Err(status) => {
                 tracing::debug!(%status, "a home's stream broke");
                 None
@@ -54,6 +59,21 @@ impl pb::executor_server::Executor for ExecutorService {
         _: Request<Streaming<pb::SlotsRequest>>,
     ) -> Result<Response<Self::SlotsStream>, Status> {
         Err(Fault::unimplemented("Slots").into())
+    }
+}
+
+/// The first step says which task it is about.
+fn note(notes: &CallNotes, step: Option<&Step>) {
+    match step {
+        Some(Step::Start(start)) => {
+            let task = start
+                .handle
+                .as_ref()
+                .and_then(|handle| handle.task.as_ref());
+            task.inspect(|task| notes.about(task));
+        }
+        Some(Step::Resume(resume)) => notes.task(&resume.task_id),
+        Some(Step::Ack(_) | Step::Abort(_)) | None => {}
     }
 }
 

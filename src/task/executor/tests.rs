@@ -221,8 +221,8 @@ fn id(task: u128) -> String {
     format!("i1.{}", uuid::Uuid::from_u128(task))
 }
 
-fn start(task: u128, attempt: u32) -> pb::Start {
-    pb::Start {
+fn start(task: u128, attempt: u32) -> Box<pb::Start> {
+    Box::new(pb::Start {
         handle: Some(pb::HandleRequest {
             task: Some(pb::Task {
                 id: id(task),
@@ -239,7 +239,7 @@ fn start(task: u128, attempt: u32) -> pb::Start {
         }),
         home: "i1".into(),
         ..pb::Start::default()
-    }
+    })
 }
 
 fn said(update: Update) -> Word {

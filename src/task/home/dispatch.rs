@@ -9,6 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::domain::Reason;
 use crate::pb;
@@ -75,14 +76,23 @@ enum End {
 impl Carrier {
     /// Runs until the shard lets go, or the home stops.
     pub(super) async fn run(mut self, stop: Stop) {
+        let mut guard = Guard {
+            task: self.to.task,
+            attempt: self.to.attempt,
+            shard: Some(self.shard.clone()),
+        };
         {
             let carrying = pin!(self.carry());
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    guard.shard = None;
+                    return;
+                }
                 () = carrying => {}
             }
         }
+        guard.shard = None;
         // Let go without an end that the agent told of.
         let abort = self.said.borrow().abort.clone();
         match abort.as_deref() {
@@ -101,7 +111,7 @@ impl Carrier {
             First::Start(mut start) => {
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
-                (0, Ask::Start(*start))
+                (0, Ask::Start(start))
             }
             First::Resume(after) => (after, self.resume(after)),
         };
@@ -268,6 +278,31 @@ impl Carrier {
             heard,
         };
         self.shard.send(heard).await.is_ok()
+    }
+}
+
+/// Reports a broken stream when a carrier ends in the middle: nobody else would, and the task would
+/// wait for its deadline.
+struct Guard {
+    task: Uuid,
+    attempt: u32,
+    /// `None`: it ended as it should.
+    shard: Option<mpsc::Sender<Request>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(shard) = self.shard.take() else {
+            return;
+        };
+        tracing::error!(task = %self.task, attempt = self.attempt, "an attempt's carrier ended early");
+        let heard = Request::Heard {
+            task: self.task,
+            attempt: self.attempt,
+            heard: Heard::Broken(Instant::now()),
+        };
+        // Where there is no room now, the shard's next sweep finds the carrier gone.
+        drop(shard.try_send(heard));
     }
 }
 

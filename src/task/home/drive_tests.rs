@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -91,8 +94,10 @@ impl Connect for FakeConnect {
         steps: Steps,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
-        if instance.as_str() == "away" {
-            return Err(Fault::new(Reason::PeerUnreachable, "nobody there").into());
+        match instance.as_str() {
+            "away" => return Err(Fault::new(Reason::PeerUnreachable, "nobody there").into()),
+            "broken" => panic!("a defect on the way to the executor"),
+            _ => {}
         }
         let (say, said) = mpsc::channel(16);
         let opened = Opened {
@@ -247,7 +252,7 @@ async fn snapshot(updates: &mut TaskUpdates) -> pb::Task {
     let Shown::Task(task) = update else {
         panic!("not the task: {update:?}")
     };
-    task
+    *task
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,6 +349,48 @@ async fn what_could_not_be_sent_or_was_refused_goes_elsewhere() {
         panic!("no start")
     };
     assert_eq!(start.handle.unwrap().attempt, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_whose_carrier_dies_is_lost_long_before_its_deadline() {
+    let bench = Bench::memory(&["broken"]);
+    let began = Instant::now();
+    let mut updates = bench.run().await;
+    snapshot(&mut updates).await;
+    let ended = loop {
+        if let Shown::Event(event) = shown(&mut updates).await {
+            break event;
+        }
+    };
+    assert_eq!(ended.state(), pb::TaskState::Failed, "{ended:?}");
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_answer_takes_two_syncs() {
+    let journal = Journal::memory();
+    let replay = Replay::new(&"home".parse().unwrap(), 2);
+    let mut bench = Bench::over(journal.clone(), replay, &["i1"]);
+    for quick in [true, false] {
+        let before = journal.stats().syncs;
+        let mut updates = bench.run().await;
+        snapshot(&mut updates).await;
+        let mut opened = bench.next().await;
+        assert!(matches!(opened.step().await, Step::Start(_)));
+        opened.accept().await;
+        if quick {
+            sleep(Duration::from_millis(1)).await;
+        } else {
+            let began = Instant::now();
+            let working = event(&mut updates).await;
+            assert_eq!(working.state(), pb::TaskState::Working);
+            assert!(began.elapsed() < Duration::from_millis(5));
+        }
+        opened.update(1, result()).await;
+        opened.acked(1).await;
+        let syncs = if quick { 2 } else { 3 };
+        assert_eq!(journal.stats().syncs - before, syncs);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -589,13 +636,10 @@ async fn a_restart_goes_on_where_the_home_stopped() {
 
 /// Waits until a condition holds; what it looks at moves by itself.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + Duration::from_secs(60);
     while !holds() {
-        assert!(
-            tokio::time::Instant::now() < limit,
-            "not within a minute: {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(Instant::now() < limit, "not within a minute: {what}");
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -667,8 +711,7 @@ impl Bench {
     }
 
     fn in_memory(&self) -> usize {
-        let counts = self.home.counts();
-        counts.iter().map(|shard| shard.ended).sum()
+        self.home.counts().standing().ended
     }
 
     async fn stop(self) {

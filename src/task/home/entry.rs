@@ -32,6 +32,10 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
+    /// It is among those that an agent works on.
+    pub(super) working: bool,
+    /// That an agent took it was counted.
+    pub(super) start_counted: bool,
 }
 
 impl Entry {
@@ -48,6 +52,8 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
+            working: false,
+            start_counted: false,
         }
     }
 

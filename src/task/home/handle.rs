@@ -14,10 +14,10 @@ use crate::task::doors::{Connect, Parent, Parents, Route};
 use crate::task::journal::Journal;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
+use crate::telemetry::metrics::tasks::Tasks as Counts;
 
 use super::archiving::Archiving;
 use super::config::{HomeConfig, Submission};
-use super::counts::{Counts, TaskCounts};
 use super::kept::RecordError;
 use super::released::Released;
 use super::replay::{Replay, shard_of};
@@ -47,8 +47,8 @@ pub(super) struct Shared {
     nurseries: Vec<Nursery>,
     journal: Journal,
     pub(super) archive: Option<Archive>,
-    counts: Vec<Arc<Counts>>,
     parents: Arc<dyn Parents>,
+    counts: Arc<Counts>,
     drain: Stop,
     failed: Stop,
 }
@@ -95,15 +95,14 @@ impl Home {
         let (shards, archive, stay) = replay.finish()?;
         let released = Arc::new(Released::new(shards.len()));
         let failed = Stop::new();
-        let (mut inboxes, mut counts) = (Vec::new(), Vec::new());
+        let counts = Counts::new(shards.len());
+        let mut inboxes = Vec::new();
         for (place, (mut tasks, nursery)) in
             shards.into_iter().zip(nurseries.iter().cycle()).enumerate()
         {
             tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
-            let counted = Arc::new(Counts::default());
-            counts.push(counted.clone());
             let shard = Shard {
                 tasks,
                 inbox,
@@ -111,12 +110,12 @@ impl Home {
                 journal: journal.clone(),
                 released: released.clone(),
                 archiving: Archiving::new(archive.clone(), stay),
-                counts: counted,
                 place,
                 route: route.clone(),
                 connect: connect.clone(),
                 parents: parents.clone(),
                 nursery: nursery.clone(),
+                counts: counts.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
@@ -128,8 +127,8 @@ impl Home {
             nurseries,
             journal,
             archive,
-            counts,
             parents,
+            counts,
             drain,
             failed,
         };
@@ -141,6 +140,11 @@ impl Home {
     /// Who this home is.
     pub fn config(&self) -> &HomeConfig {
         &self.shared.config
+    }
+
+    /// What it counts, for the process' metrics.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.shared.counts
     }
 
     /// Cancelled when the journal failed: the process must end, a restart replays what is on disk.
@@ -218,11 +222,6 @@ impl Home {
         if let Some(archive) = &self.shared.archive {
             archive.close();
         }
-    }
-
-    /// Tasks in memory, per shard, as of its last turn.
-    pub fn counts(&self) -> Vec<TaskCounts> {
-        self.shared.counts.iter().map(|one| one.read()).collect()
     }
 
     /// Where finished tasks are moved; `None`: they stay in memory.
@@ -317,6 +316,7 @@ impl Home {
             shard: self.shared.inboxes[shard].clone(),
             archive: self.shared.archive.clone(),
             drain: self.shared.drain.clone(),
+            _counted: self.shared.counts.watching(),
         }
     }
 

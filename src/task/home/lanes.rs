@@ -19,6 +19,8 @@ pub(super) type Lane = Arc<str>;
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     lanes: BTreeMap<Lane, BTreeSet<Uuid>>,
+    /// Tasks in all of them.
+    waiting: usize,
 }
 
 impl Lanes {
@@ -39,12 +41,13 @@ impl Lanes {
     }
 
     pub(super) fn insert(&mut self, lane: Lane, task: Uuid) {
-        self.lanes.entry(lane).or_default().insert(task);
+        let new = self.lanes.entry(lane).or_default().insert(task);
+        self.waiting += usize::from(new);
     }
 
     pub(super) fn remove(&mut self, lane: &Lane, task: Uuid) {
         if let Some(waiting) = self.lanes.get_mut(lane) {
-            waiting.remove(&task);
+            self.waiting -= usize::from(waiting.remove(&task));
             if waiting.is_empty() {
                 self.lanes.remove(lane);
             }
@@ -57,6 +60,11 @@ impl Lanes {
 
     pub(super) fn len(&self) -> usize {
         self.lanes.len()
+    }
+
+    /// How many tasks wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// The oldest task of the lane, or the oldest of those that came after `after`.

@@ -67,6 +67,8 @@ pub(super) struct Tasks {
     pub(super) ended: VecDeque<Uuid>,
     pub(super) ended_bytes: usize,
     pub(super) live_bytes: usize,
+    /// Tasks that an agent works on.
+    pub(super) working: usize,
     pub(super) draining: bool,
     /// What waits goes on waiting: nobody is given anything any more.
     pub(super) holding: bool,
@@ -98,6 +100,7 @@ impl Tasks {
             ended: VecDeque::new(),
             ended_bytes: 0,
             live_bytes: 0,
+            working: 0,
             draining: false,
             holding: false,
             low_space: false,
@@ -297,6 +300,10 @@ impl Tasks {
             return;
         };
         let ended = entry.kept.ended();
+        let working = entry.kept.state() == pb::TaskState::Working;
+        self.working += usize::from(working && !entry.working);
+        self.working -= usize::from(entry.working && !working);
+        entry.working = working;
         let wake = if ended { None } else { Some(entry.next_due()) };
         if wake != entry.wake {
             if let Some(armed) = entry.wake.take() {

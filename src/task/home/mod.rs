@@ -2,19 +2,19 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`: what happens next; pure.
+//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
-//! - `dispatch`: carries one attempt. `watch`: one watcher's stream.
+//! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod archiving;
 mod attempt;
 mod compaction;
 mod config;
-mod counts;
+mod counted;
 mod dispatch;
 mod effect;
 mod entry;
@@ -22,6 +22,7 @@ mod finished;
 mod gate;
 mod give;
 mod handle;
+mod hold;
 mod kept;
 mod lanes;
 mod machine;
@@ -47,7 +48,6 @@ mod drive_tests;
 mod tests;
 
 pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
-pub use counts::TaskCounts;
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;

@@ -166,6 +166,13 @@ pub(super) fn next(tasks: &Tasks, task: Uuid, after_seq: u64) -> Result<Batch, F
     })
 }
 
+/// The event of that number, while it is kept.
+pub(super) fn event(tasks: &Tasks, task: Uuid, seq: u64) -> Option<Arc<pb::TaskEvent>> {
+    let kept = &tasks.tasks.get(&task)?.kept;
+    let place = usize::try_from(seq.checked_sub(kept.first_seq())?).ok()?;
+    kept.events.get(place).cloned()
+}
+
 /// The artifact's chunks from number `from` on, as far as they may be shown; none: it ends there.
 pub(super) fn pieces(
     tasks: &Tasks,

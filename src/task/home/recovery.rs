@@ -58,6 +58,8 @@ impl Tasks {
             };
             entry.deadline = entry.kept.deadline(&world.at);
             entry.counted = entry.kept.bytes;
+            // An earlier life has counted that.
+            entry.start_counted = entry.kept.started > 0;
             if entry.kept.ended() {
                 entry.filed = true;
                 self.ended_bytes += entry.counted;

@@ -1,6 +1,6 @@
 //! What a shard can be asked, and what it answers with.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::{broadcast, oneshot, watch};
 use uuid::Uuid;
@@ -66,26 +66,62 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
+    /// Gives nothing more out; answered once no attempt is under way.
+    Settle {
+        answer: Reply<()>,
+    },
     /// The archive has these tasks, or could not take them.
     Moved {
         tasks: Vec<Uuid>,
         outcome: Result<(), ArchiveError>,
-    },
-    /// Gives nothing more out; answered once no attempt is under way.
-    Settle {
-        answer: Reply<()>,
     },
     Drain {
         answer: Reply<()>,
     },
 }
 
+/// Newest events that a mark carries: what one sync mostly shows of a task.
+const NEWEST: usize = 4;
+
 /// How far a task's events may be seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Mark {
     pub(super) seq: u64,
     /// The event `seq` is the last one.
     pub(super) ended: bool,
+    /// The last few up to `seq`, without a gap: who keeps up need not ask for them.
+    newest: VecDeque<Arc<pb::TaskEvent>>,
+}
+
+impl Mark {
+    /// Nothing after `seq` may be seen yet.
+    pub(super) fn at(seq: u64, ended: bool) -> Self {
+        Self {
+            seq,
+            ended,
+            newest: VecDeque::new(),
+        }
+    }
+
+    /// Moves on to `event`, the next one; `None`: it is not kept any more.
+    pub(super) fn show(&mut self, seq: u64, ended: bool, event: Option<Arc<pb::TaskEvent>>) {
+        if event.is_none() || self.newest.back().is_some_and(|last| last.seq + 1 != seq) {
+            self.newest.clear();
+        }
+        if self.newest.len() == NEWEST {
+            self.newest.pop_front();
+        }
+        self.newest.extend(event);
+        self.seq = seq;
+        self.ended = ended;
+    }
+
+    /// All events from `seq` after the cursor on; `None`: they are not all here.
+    pub(super) fn after(&self, cursor: u64) -> Option<VecDeque<Arc<pb::TaskEvent>>> {
+        let reaches = self.newest.front().is_some_and(|e| e.seq <= cursor + 1);
+        let after = self.newest.iter().filter(|event| event.seq > cursor);
+        reaches.then(|| after.cloned().collect())
+    }
 }
 
 /// A task as it is, and how to hear of what comes.

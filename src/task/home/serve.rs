@@ -27,11 +27,17 @@ impl Running {
                 let submitted = self.world(|tasks, world| tasks.submit(*new, world));
                 let entry = submitted.map(|task| self.shard.tasks.tasks.get(&task));
                 let task = entry.and_then(|entry| Ok(entry.ok_or_else(not_found)?.kept.basic()));
+                if let Ok(task) = &task {
+                    self.shard.counts.submitted(&task.skill);
+                }
                 self.answer(answer, task);
             }
             Request::Run { new, answer } => {
                 let submitted = self.world(|tasks, world| tasks.submit(*new, world));
                 let watching = submitted.and_then(|task| self.watch(task));
+                if let Ok(watching) = &watching {
+                    self.shard.counts.submitted(&watching.task.skill);
+                }
                 self.answer(answer, watching);
             }
             Request::Cancel {
@@ -50,11 +56,11 @@ impl Running {
                 });
                 self.answer(answer, canceled);
             }
-            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Settle { answer } => {
                 self.shard.tasks.holding = true;
                 self.settling.push(answer);
             }
+            Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
                 self.answer(answer, Ok(()));
@@ -114,8 +120,8 @@ impl Running {
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
-            | Request::Moved { .. }
             | Request::Settle { .. }
+            | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -137,7 +143,7 @@ impl Running {
         let seq = entry.shown();
         let ended = entry.kept.ended() && seq == entry.kept.task.last_seq;
         let watchers = self.watchers.entry(task).or_insert_with(|| Watchers {
-            marks: watch::Sender::new(Mark { seq, ended }),
+            marks: watch::Sender::new(Mark::at(seq, ended)),
             transients: broadcast::Sender::new(TRANSIENTS),
         });
         let watching = Watching {

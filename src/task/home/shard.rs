@@ -23,13 +23,16 @@ use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
+use crate::telemetry::metrics::tasks::Tasks as Counts;
 
 use super::archiving::Archiving;
-use super::counts::Counts;
+use super::attempt::Heard;
 use super::dispatch::{Carrier, First, Said};
+use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::reads;
 use super::released::Released;
-use super::request::{Mark, Reply, Request, Watchers};
+use super::request::{Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -63,12 +66,12 @@ pub(super) struct Shard {
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
     pub(super) archiving: Archiving,
-    pub(super) counts: Arc<Counts>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     pub(super) nursery: Nursery,
+    pub(super) counts: Arc<Counts>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -84,6 +87,7 @@ pub(super) struct Running {
     last: Lsn,
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
+    hold: Hold,
     carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
     pub(super) settling: Vec<Reply<()>>,
@@ -100,6 +104,7 @@ impl Shard {
             gated: VecDeque::new(),
             pending: Vec::new(),
             stuck: false,
+            hold: Hold::default(),
             carriers: HashMap::new(),
             settling: Vec::new(),
             watchers: HashMap::new(),
@@ -121,17 +126,23 @@ impl Running {
         let mut requests = Vec::with_capacity(TURN);
         self.world(Tasks::recovered);
         loop {
-            self.append()?;
+            let held = self
+                .hold
+                .until(&self.shard.tasks.records, &self.pending, Instant::now());
+            if held.is_none() {
+                self.append()?;
+            }
             self.perform();
-            self.archive(false);
-            self.shard.counts.set(&self.shard.tasks);
             if self.carriers.is_empty() {
                 for settled in self.settling.drain(..) {
                     // Whoever asked may have given up.
                     drop(settled.send(Ok(())));
                 }
             }
+            self.archive(false);
+            self.publish();
             let next = self.next_wake();
+            let next = held.map_or(next, |held| held.min(next));
             if wake.deadline() != next {
                 wake.as_mut().reset(next);
             }
@@ -219,10 +230,12 @@ impl Running {
                 Err(failed) => return Err(failed),
             }
             let first = self.last + 1 - group as u64;
-            let appended: Vec<_> = self.shard.tasks.records.drain(..group).collect();
-            for (lsn, record) in (first..).zip(&appended) {
-                self.shard.tasks.logged(lsn, record);
+            // Taken out for a moment, and its room used again: records are large.
+            let mut records = std::mem::take(&mut self.shard.tasks.records);
+            for (lsn, record) in (first..).zip(records.drain(..group)) {
+                self.shard.tasks.logged(lsn, &record);
             }
+            self.shard.tasks.records = records;
         }
         let last = self.last;
         self.gated
@@ -248,10 +261,14 @@ impl Running {
         match effect {
             Effect::Shown { task, seq, ended } => {
                 self.shard.tasks.shown(task, seq);
+                self.count(task, ended);
                 let Some(watchers) = self.watchers.get(&task) else {
                     return;
                 };
-                watchers.marks.send_replace(Mark { seq, ended });
+                let event = reads::event(&self.shard.tasks, task, seq);
+                watchers
+                    .marks
+                    .send_modify(|mark| mark.show(seq, ended, event));
                 if ended || watchers.marks.is_closed() {
                     self.watchers.remove(&task);
                 }
@@ -262,8 +279,14 @@ impl Running {
                     drop(watchers.transients.send(Arc::new(transient)));
                 }
             }
-            Effect::Start { to, start } => self.carry(to, First::Start(start)),
-            Effect::Resume { to, after_update } => self.carry(to, First::Resume(after_update)),
+            Effect::Start { to, start } => {
+                self.count_attempt(to.attempt, false);
+                self.carry(to, First::Start(start));
+            }
+            Effect::Resume { to, after_update } => {
+                self.count_attempt(to.attempt, true);
+                self.carry(to, First::Resume(after_update));
+            }
             Effect::Ack {
                 task,
                 attempt,
@@ -328,6 +351,7 @@ impl Running {
     }
 
     fn sweep(&mut self) {
+        self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
             tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
@@ -352,6 +376,21 @@ impl Running {
             let place = self.shard.place;
             let release = Box::new(move || journal.release(released.up_to(place, first)));
             self.gated.push_back((self.last, Gated::Answer(release)));
+        }
+    }
+}
+
+impl Running {
+    /// Carriers that are gone though nobody let them go: their last word found no room.
+    fn mourn(&mut self) {
+        let gone = |(task, (attempt, said)): (&Uuid, &(u32, watch::Sender<Said>))| {
+            said.is_closed().then_some((*task, *attempt))
+        };
+        let gone: Vec<_> = self.carriers.iter().filter_map(gone).collect();
+        for (task, attempt) in gone {
+            // One that is over has said so, and that word comes before or after this one alike.
+            let broken = Heard::Broken(Instant::now());
+            self.world(|tasks, world| tasks.heard(task, attempt, broken, world));
         }
     }
 }

@@ -20,10 +20,11 @@ use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
 use crate::task::archive::{Archive, View};
+use crate::telemetry::metrics::tasks::Watching as Counted;
 
 use super::finished;
 use super::kept::ended;
-use super::request::{Mark, Request, Watching};
+use super::request::{Request, Watching};
 use super::storage_failed;
 
 /// A stream that has nothing to say says so this often.
@@ -44,6 +45,8 @@ pub(super) struct Watcher {
     pub(super) archive: Option<Archive>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
+    /// Counted as long as it lives.
+    pub(super) _counted: Counted,
 }
 
 /// What to do next.
@@ -53,6 +56,17 @@ enum Turn {
     Follow,
     /// A keepalive with the cursor went out: end as DRAINING.
     Leave,
+    Over,
+}
+
+/// What there is after the cursor.
+enum Look {
+    Ready(VecDeque<Arc<pb::TaskEvent>>),
+    /// More than the mark carries.
+    Fetch,
+    /// Nothing yet.
+    Wait,
+    /// Nothing, for good.
     Over,
 }
 
@@ -111,8 +125,13 @@ impl Watcher {
         Ok(batch.events.into())
     }
 
-    fn mark(&self) -> Mark {
-        *self.watching.marks.borrow()
+    fn look(&self) -> Look {
+        let mark = self.watching.marks.borrow();
+        match mark.seq > self.cursor {
+            true => mark.after(self.cursor).map_or(Look::Fetch, Look::Ready),
+            false if mark.ended => Look::Over,
+            false => Look::Wait,
+        }
     }
 }
 
@@ -130,7 +149,7 @@ impl Stand {
             Turn::First => {
                 self.turn = Turn::Follow;
                 let task = std::mem::take(&mut self.watcher.watching.task);
-                return Some(Ok(Update::Task(task)));
+                return Some(Ok(Update::Task(Box::new(task))));
             }
             Turn::Follow => {}
             Turn::Leave => {
@@ -152,17 +171,22 @@ impl Stand {
             if let Some(transient) = self.transient() {
                 return Some(Ok(transient));
             }
-            let mark = self.watcher.mark();
-            if mark.seq > self.watcher.cursor {
-                match self.watcher.fetch().await {
-                    Ok(events) => self.ready = events,
-                    Err(fault) => return Some(Err(fault)),
-                }
-                if !self.ready.is_empty() {
+            match self.watcher.look() {
+                Look::Ready(events) => {
+                    self.ready = events;
                     continue;
                 }
-            } else if mark.ended {
-                return None;
+                Look::Fetch => {
+                    match self.watcher.fetch().await {
+                        Ok(events) => self.ready = events,
+                        Err(fault) => return Some(Err(fault)),
+                    }
+                    if !self.ready.is_empty() {
+                        continue;
+                    }
+                }
+                Look::Wait => {}
+                Look::Over => return None,
             }
             if let Some(update) = self.wait().await {
                 return Some(update);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::pb::journal::Record;
+use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
 use super::disk::{Disk, RealDisk};
@@ -169,10 +170,11 @@ impl Journal {
         self.inner.cut.as_ref()
     }
 
-    /// Where its segments begin, as of the writer's last step; none without a disk.
+    /// How long its syncs took, and how many records each of them put on disk.
     #[must_use]
-    pub fn segments(&self) -> Segments {
-        self.inner.queue.state.lock().segments.clone()
+    pub fn timing(&self) -> (&Histogram, &Histogram) {
+        let timing = &self.inner.queue.timing;
+        (&timing.syncs, &timing.batches)
     }
 
     /// Whether the disk is nearly full, as of the last second: see [`JournalStats::low_space`].
@@ -180,6 +182,12 @@ impl Journal {
     #[must_use]
     pub fn low_space(&self) -> bool {
         self.inner.queue.low_space.load(Ordering::Relaxed)
+    }
+
+    /// Where its segments begin, as of the writer's last step; none without a disk.
+    #[must_use]
+    pub fn segments(&self) -> Segments {
+        self.inner.queue.state.lock().segments.clone()
     }
 
     /// Counters as of now.

@@ -32,6 +32,7 @@ mod error;
 mod frame;
 mod handle;
 mod log;
+mod metrics;
 mod owners;
 mod queue;
 mod readonly;

@@ -11,6 +11,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::pb::journal::Record;
+use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
 use super::error::JournalError;
@@ -76,6 +77,14 @@ pub(super) struct Queue {
     /// See [`JournalStats::low_space`].
     pub(super) low_space: AtomicBool,
     pub(super) synced: watch::Sender<Synced>,
+    pub(super) timing: Timing,
+}
+
+/// How long syncs took, and how much each of them put on disk.
+#[derive(Debug)]
+pub(super) struct Timing {
+    pub(super) syncs: Histogram,
+    pub(super) batches: Histogram,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +145,10 @@ impl Queue {
             wake: Condvar::new(),
             low_space: AtomicBool::new(false),
             synced,
+            timing: Timing {
+                syncs: Histogram::syncs(),
+                batches: Histogram::batches(),
+            },
         }
     }
 

@@ -138,6 +138,8 @@ impl Writer {
         self.records = 0;
         self.batch.clear();
         self.batch.shrink_to(KEPT_CAPACITY);
+        self.queue.timing.syncs.took(took);
+        self.queue.timing.batches.count(records);
         let mut state = self.queue.state.lock();
         state.in_flight = 0;
         state.totals.count(records, bytes, took);
@@ -207,10 +209,10 @@ impl Writer {
             tracing::info!("the disk has room again: new tasks are taken");
         }
         let mut state = self.queue.state.lock();
-        state.totals.segments = self.log.segments();
         if !self.log.begins(&state.segments.firsts) {
             state.segments = self.log.begin();
         }
+        state.totals.segments = self.log.segments();
         state.totals.free_bytes = self.free;
     }
 

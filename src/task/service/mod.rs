@@ -14,7 +14,8 @@ use crate::identity::{Action, Caller, Connection, authorize};
 use crate::pb;
 use crate::pb::agent_client::AgentClient;
 use crate::pb::agent_server::Agent;
-use crate::telemetry::TraceContext;
+use crate::pb::task_update::Update;
+use crate::telemetry::{TraceContext, call::CallNotes};
 
 use super::home::{Home, ListQuery, PAGE, Submission};
 
@@ -181,12 +182,15 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::SubmitTaskRequest>,
     ) -> Result<Response<pb::SubmitTaskResponse>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.principal(&request)?;
         let trace = TraceContext::of_request(&request);
-        let asked = self.submission(&who, request.into_inner().spec, trace)?;
-        let task = Some(self.home.submit(asked, self.thread).await?);
+        let spec = noted(&notes, request.into_inner().spec);
+        let asked = self.submission(&who, spec, trace)?;
+        let task = self.home.submit(asked, self.thread).await?;
+        notes.about(&task);
         Ok(Response::new(pb::SubmitTaskResponse {
-            task,
+            task: Some(task),
             replayed: false,
         }))
     }
@@ -195,13 +199,19 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::RunTaskRequest>,
     ) -> Result<Response<Self::RunTaskStream>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.principal(&request)?;
         let trace = TraceContext::of_request(&request);
-        let asked = self.submission(&who, request.into_inner().spec, trace)?;
+        let spec = noted(&notes, request.into_inner().spec);
+        let asked = self.submission(&who, spec, trace)?;
         let updates = self.home.run(asked, self.thread).await?;
-        let answers = updates.map(|update| {
+        let answers = updates.map(move |update| {
+            let update = update?;
+            if let Some(Update::Task(task)) = &update.update {
+                notes.about(task);
+            }
             Ok(pb::RunTaskResponse {
-                update: Some(update?),
+                update: Some(update),
                 replayed: false,
             })
         });
@@ -212,16 +222,18 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::GetTaskRequest>,
     ) -> Result<Response<pb::GetTaskResponse>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
             let answered = Box::pin(client.get_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
         let full = asked.view() == pb::TaskView::Full;
         let (task, truncated) = self.home.get(&id, &who.id, full).await?;
+        notes.about(&task);
         Ok(Response::new(pb::GetTaskResponse {
             task: Some(task),
             truncated,
@@ -263,10 +275,11 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
             let after_seq = asked.after_seq;
             let answered =
@@ -288,10 +301,11 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::ReadArtifactRequest>,
     ) -> Result<Response<Self::ReadArtifactStream>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if !asked.sha256.is_empty() {
             let fault = Fault::unimplemented("sha256");
             return Err(Fault {
@@ -317,10 +331,11 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::CancelTaskRequest>,
     ) -> Result<Response<pb::CancelTaskResponse>, Status> {
+        let notes = CallNotes::of(&request);
         let who = self.reader(&request)?;
         let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
-        let id = task_id(&asked.task_id)?;
+        let id = task_id(&notes, &asked.task_id)?;
         if asked.reason.len() > REASON_MAX {
             let text = format!("at most {REASON_MAX} bytes");
             return Err(Fault::field("reason", text).into());
@@ -330,8 +345,9 @@ impl Agent for AgentService {
                 Box::pin(client.cancel_task(TraceContext::on(trace.as_ref(), asked))).await;
             return answered.map_err(|status| passed_on(status, &id.home));
         }
-        let task = Some(self.home.cancel(&id, &who.id, asked.reason).await?);
-        Ok(Response::new(pb::CancelTaskResponse { task }))
+        let task = self.home.cancel(&id, &who.id, asked.reason).await?;
+        notes.about(&task);
+        Ok(Response::new(pb::CancelTaskResponse { task: Some(task) }))
     }
 
     async fn respond_task(
@@ -366,7 +382,18 @@ impl fmt::Debug for AgentService {
 /// Most bytes of a cancellation's reason: it becomes part of an event.
 const REASON_MAX: usize = 1024;
 
-fn task_id(text: &str) -> Result<TaskId, Fault> {
+/// The spec, told to the call's line.
+fn noted(notes: &CallNotes, spec: Option<pb::TaskSpec>) -> Option<pb::TaskSpec> {
+    if let Some(spec) = &spec {
+        let skill = spec.selector.as_ref().map(|selector| &selector.skill);
+        skill.inspect(|skill| notes.skill(skill));
+        notes.correlation(&spec.correlation_id);
+    }
+    spec
+}
+
+fn task_id(notes: &CallNotes, text: &str) -> Result<TaskId, Fault> {
+    notes.task(text);
     text.parse()
         .map_err(|wrong: crate::domain::ids::NameError| Fault::field("task_id", wrong.to_string()))
 }

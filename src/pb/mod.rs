@@ -18,6 +18,8 @@
     reason = "generated code"
 )]
 
+pub mod codec;
+
 tonic::include_proto!("attache.v1");
 
 /// What a home keeps on disk; never on the wire.

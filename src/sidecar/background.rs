@@ -1,0 +1,65 @@
+//! What a sidecar does all the time beside its calls: its certificate, its agent, its load.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::interval};
+
+use super::{
+    join::{Joiner, Renewals},
+    metrics,
+    probe::Prober,
+    run::Parts,
+};
+use crate::{
+    identity::{Counted, keep_renewed},
+    registry::client::Described,
+    task::executor::{Executor, HandlerLink},
+    transport::Pool,
+};
+
+/// How often the executor's load is put into the report; the heartbeat carries it on.
+const LOAD_EVERY: Duration = Duration::from_secs(1);
+
+impl Parts {
+    pub(super) fn keep_renewed(&self, joiner: Joiner, pool: Pool) {
+        let (credentials, dir) = (self.credentials.clone(), self.config.state.clone());
+        let renewals = Counted::new(Renewals { joiner, pool });
+        metrics::certificate(self.progress.metrics(), &credentials, renewals.outcomes());
+        self.nursery.start("renewals", |stop| async move {
+            keep_renewed(credentials, Some(&dir), &renewals, stop).await;
+        });
+    }
+
+    pub(super) fn watch_agent(
+        &self,
+        link: Arc<dyn HandlerLink>,
+        described: watch::Sender<Arc<Described>>,
+        executor: &Executor,
+    ) {
+        let Some(address) = self.config.agent.clone() else {
+            return;
+        };
+        let prober = Prober {
+            address,
+            link,
+            configured: self.config.card.clone(),
+            described,
+            executor: executor.clone(),
+            progress: self.progress.clone(),
+        };
+        self.nursery.start("prober", |stop| prober.run(stop));
+    }
+
+    pub(super) fn report_load(&self, executor: Executor) {
+        let progress = self.progress.clone();
+        self.nursery.start("load", |stop| async move {
+            let mut every = interval(LOAD_EVERY);
+            loop {
+                tokio::select! {
+                    _ = every.tick() => progress.set_load(executor.load()),
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,68 @@
+//! What is counted of a shard's tasks once it is on disk.
+
+use std::{sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use crate::pb;
+use crate::telemetry::metrics::tasks::{Attempt, Standing, between};
+
+use super::machine::{Entry, Tasks};
+use super::shard::Running;
+
+impl Running {
+    /// An event of a task is on disk; its last one, or not.
+    pub(super) fn count(&mut self, task: Uuid, ended: bool) {
+        let Some(entry) = self.shard.tasks.tasks.get_mut(&task) else {
+            return;
+        };
+        if let Some(after) = entry.first_start() {
+            self.shard.counts.started(after);
+        }
+        if ended {
+            self.shard.counts.finished(&entry.kept.task);
+        }
+    }
+
+    /// An attempt goes out.
+    pub(super) fn count_attempt(&self, attempt: u32, resumed: bool) {
+        self.shard.counts.attempt(match attempt {
+            _ if resumed => Attempt::Resumed,
+            0 | 1 => Attempt::First,
+            _ => Attempt::Again,
+        });
+    }
+
+    /// Shows how the shard stands.
+    pub(super) fn publish(&self) {
+        let standing = self.shard.tasks.standing();
+        self.shard.counts.stands(self.shard.place, standing);
+    }
+}
+
+impl Entry {
+    /// How long after its submission an agent took the task, the first time that this is asked
+    /// after it did.
+    fn first_start(&mut self) -> Option<Duration> {
+        if self.start_counted {
+            return None;
+        }
+        let works = |event: &&Arc<pb::TaskEvent>| event.state() == pb::TaskState::Working;
+        let taken = self.kept.events.iter().find(works)?;
+        let after = between(self.kept.task.created_at, taken.at);
+        self.start_counted = true;
+        Some(after)
+    }
+}
+
+impl Tasks {
+    fn standing(&self) -> Standing {
+        let ended = self.ended.len();
+        Standing {
+            live: self.tasks.len().saturating_sub(ended),
+            working: self.working,
+            waiting: self.lanes.waiting(),
+            ended,
+        }
+    }
+}

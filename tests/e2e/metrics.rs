@@ -1,0 +1,394 @@
+//! What a mesh did can be read from it: numbers on `/metrics`, one line per call in the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use attache::pb::{self, TaskState};
+use serde_json::Value;
+use tonic::Code;
+
+use crate::{
+    foreign_clients::issue_service,
+    support::{
+        client,
+        mesh::{Site, Up, agent},
+        process::text,
+        scrape::{OPEN_METRICS, Page},
+        wait::{eventually, within},
+    },
+};
+
+/// Two agents: one that only asks, and one that works.
+fn site() -> Site {
+    let worker = agent("worker", &["test.echo", "test.nothing", "test.hold"], "");
+    let mut site = Site::new(&format!("{}{worker}", agent("asker", &[], "")));
+    site.env.push(("ATTACHE_LOG_FORMAT", "json".to_owned()));
+    site
+}
+
+async fn page(up: &Up, agent: &str) -> Page {
+    Page::of(&up.instance(agent, 0).admin, OPEN_METRICS).await
+}
+
+/// The lines that a process logged to a target, as their fields. Every line must be JSON.
+fn lines(site: &Site, name: &str, target: &str) -> Vec<Value> {
+    let dir = site.state().join("logs");
+    let logs = fs::read_dir(&dir)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let fits = |path: &Path| {
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        file.contains(name) && file.contains("sidecar")
+    };
+    let log = logs.into_iter().find(|path| fits(path));
+    let log = log.unwrap_or_else(|| panic!("no log of {name} in {}", dir.display()));
+    let mut found = Vec::new();
+    for line in text(&log).lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| {
+            panic!("{error}: {line}");
+        });
+        if line["target"] == target {
+            found.push(line["fields"].clone());
+        }
+    }
+    found
+}
+
+fn about<'a>(lines: &'a [Value], task: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["task"] == task).collect()
+}
+
+#[tokio::test]
+async fn what_a_mesh_did_is_counted_and_told_in_one_line_each() {
+    let site = site();
+    let up = site.up(&[]).await;
+    let asker = up.instance("default/asker", 0).clone();
+    let mut local = client::local(&asker.local);
+
+    // Three that complete, one that fails, one that is cancelled while nobody can do it.
+    let mut echoed = Vec::new();
+    for _ in 0..3 {
+        let ran = client::run(&mut local, client::bounded("test.echo", "hello", 50));
+        let ran = ran.await.unwrap();
+        assert_eq!(ran.state(), TaskState::Completed);
+        echoed.push(ran.id);
+    }
+    let failed = client::run(&mut local, client::bounded("test.nothing", "x", 50));
+    let failed = failed.await.unwrap();
+    assert_eq!(failed.state(), TaskState::Failed);
+    let waits = client::spec("test.nobody", "x");
+    let waits = client::submit(&mut local, waits).await.unwrap();
+    let cancel = pb::CancelTaskRequest {
+        task_id: waits.id.clone(),
+        reason: "over".into(),
+    };
+    let canceled = within("a cancellation", local.cancel_task(cancel))
+        .await
+        .unwrap();
+    assert_eq!(
+        canceled.into_inner().task.unwrap().state(),
+        TaskState::Canceled
+    );
+
+    // One whose submitter leaves in the middle: the call ends, the task does not.
+    let gate = site.path("gate");
+    let held = client::spec("test.hold", &gate.display().to_string());
+    let request = pb::RunTaskRequest { spec: Some(held) };
+    let stream = within("accepted", local.run_task(request)).await.unwrap();
+    let mut stream = stream.into_inner();
+    let mut seen = client::Seen::default();
+    while seen.state() != TaskState::Working {
+        let update = within("an update", stream.message())
+            .await
+            .unwrap()
+            .unwrap();
+        seen.take(update.update.unwrap());
+    }
+    let watched = page(&up, "default/asker").await;
+    assert_eq!(watched.sum("attache_task_watchers", &[]), 1.0);
+    assert_eq!(watched.sum("attache_tasks", &["state=\"working\""]), 1.0);
+    drop(stream);
+    let counted = |code: &str, page: &Page| {
+        let code = format!("code=\"{code}\"");
+        page.sum(
+            "attache_calls_total",
+            &["listener=\"local\"", "method=\"RunTask\"", &code],
+        )
+    };
+    eventually("the dropped stream is counted", async || {
+        let page = page(&up, "default/asker").await;
+        match counted("CANCELLED", &page) {
+            1.0 => Ok(()),
+            other => Err(format!("{other}")),
+        }
+    })
+    .await;
+    fs::write(&gate, "").unwrap();
+
+    // One that is denied: a member of another namespace.
+    let stranger = issue_service(&site, "other/stranger").await;
+    let pool = client::pool(&stranger);
+    let mut member = client::member(&pool, &asker.mtls, "ns/default/agent/asker");
+    let denied = client::submit_as_member(&mut member, client::spec("test.echo", "x")).await;
+    let denied = denied.unwrap_err();
+
+    let page = eventually("everything has ended", async || {
+        let page = page(&up, "default/asker").await;
+        let ended = page.sum("attache_tasks_finished_total", &[]);
+        let calls = page.sum(
+            "attache_peer_calls_total",
+            &["method=\"Execute\"", "code=\"OK\""],
+        );
+        match (ended, calls) {
+            (6.0, 5.0) => Ok(page),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    home_counts(&page, denied.code());
+    assert_eq!(counted("OK", &page), 4.0);
+    lines_tell(&site, &page, (&echoed, &failed.id, &waits.id, &seen.id));
+
+    let worker = Page::of(&up.instance("default/worker", 0).admin, OPEN_METRICS).await;
+    let execute = ["listener=\"mtls\"", "method=\"Execute\"", "code=\"OK\""];
+    assert_eq!(worker.sum("attache_calls_total", &execute), 5.0);
+    assert_eq!(worker.sum("attache_executor_running", &[]), 0.0);
+    assert!(worker.sum("attache_executor_slots", &[]) >= 1.0);
+    let executed = lines(&site, "worker", "attache::access");
+    for id in &echoed {
+        let told = about(&executed, id);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(
+            told[0]["caller"],
+            "spiffe://attache.local/ns/default/agent/asker"
+        );
+        assert_eq!(told[0]["skill"], "test.echo");
+    }
+
+    let registry = Page::of(&up.endpoints.registry.admin, OPEN_METRICS).await;
+    for (name, labels, expected) in [
+        (
+            "attache_registry_instances",
+            &["health=\"serving\""][..],
+            2.0,
+        ),
+        ("attache_registry_leases", &[], 2.0),
+        ("attache_registry_watches", &[], 2.0),
+        (
+            "attache_enrolments_total",
+            &["kind=\"join\"", "outcome=\"ok\""],
+            2.0,
+        ),
+    ] {
+        assert_eq!(registry.sum(name, labels), expected, "{name}");
+    }
+    assert!(registry.sum("attache_registry_oldest_heartbeat_age_seconds", &[]) < 20.0);
+}
+
+fn home_counts(page: &Page, denied: Code) {
+    assert_eq!(denied, Code::PermissionDenied);
+    let denied = "code=\"PERMISSION_DENIED\"";
+    let finished = "attache_tasks_finished_total";
+    let calls = "attache_calls_total";
+    for (name, labels, expected) in [
+        (
+            finished,
+            &["state=\"completed\"", "reason=\"none\""][..],
+            4.0,
+        ),
+        (finished, &["state=\"failed\"", "reason=\"other\""], 1.0),
+        (finished, &["state=\"canceled\"", "reason=\"none\""], 1.0),
+        ("attache_tasks_submitted_total", &["skill=\"other\""], 6.0),
+        ("attache_tasks", &[], 0.0),
+        ("attache_tasks_waiting", &[], 0.0),
+        ("attache_tasks_ended", &[], 6.0),
+        ("attache_task_watchers", &[], 0.0),
+        ("attache_attempts_total", &["kind=\"first\""], 5.0),
+        ("attache_task_duration_seconds_count", &[], 6.0),
+        ("attache_task_start_seconds_count", &[], 5.0),
+        (
+            calls,
+            &["listener=\"local\"", "method=\"SubmitTask\"", "code=\"OK\""],
+            1.0,
+        ),
+        (
+            calls,
+            &["listener=\"local\"", "method=\"CancelTask\"", "code=\"OK\""],
+            1.0,
+        ),
+        (
+            calls,
+            &["listener=\"mtls\"", "method=\"SubmitTask\"", denied],
+            1.0,
+        ),
+        ("attache_calls_in_flight", &["method=\"RunTask\""], 0.0),
+        ("attache_registered", &[], 1.0),
+        ("attache_catalog_instances", &[], 2.0),
+        ("attache_catalog_fresh", &[], 1.0),
+        ("attache_journal_failed", &[], 0.0),
+    ] {
+        assert_eq!(page.sum(name, labels), expected, "{name} {labels:?}");
+    }
+    let syncs = page.sum("attache_journal_sync_duration_seconds_count", &[]);
+    let records = page.sum("attache_journal_records_total", &[]);
+    assert!(syncs > 0.0 && records >= syncs, "{records} {syncs}");
+    let batched = page.sum("attache_journal_batch_records_sum", &[]);
+    assert_eq!(batched, records);
+    assert!(page.sum("attache_registration_heartbeat_age_seconds", &[]) < 30.0);
+    let left = page.sum(
+        "attache_certificate_remaining_seconds",
+        &["certificate=\"own\""],
+    );
+    assert!(left > 0.0, "{left}");
+    assert!(page.sum("process_resident_memory_bytes", &[]) > 1e6);
+}
+
+/// Each call and each end of a task is one line, and there are as many lines as were counted.
+fn lines_tell(site: &Site, page: &Page, ids: (&[String], &str, &str, &str)) {
+    let (echoed, failed, canceled, held) = ids;
+    let access = lines(site, "asker", "attache::access");
+    let own: Vec<_> = access
+        .iter()
+        .filter(|line| line["service"] == "attache.v1.Agent")
+        .collect();
+    let counted = page.sum("attache_calls_total", &["service=\"attache.v1.Agent\""]);
+    assert_eq!(own.len() as f64, counted);
+    for (id, method, code) in echoed
+        .iter()
+        .map(|id| (id.as_str(), "RunTask", "OK"))
+        .chain([(failed, "RunTask", "OK"), (held, "RunTask", "CANCELLED")])
+    {
+        let told = about(&access, id);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(
+            (&told[0]["method"], &told[0]["code"]),
+            (&method.into(), &code.into())
+        );
+        assert_eq!(told[0]["caller"], "local");
+        assert!(
+            told[0]["correlation"]
+                .as_str()
+                .is_some_and(|id| !id.is_empty())
+        );
+    }
+    let methods: BTreeSet<_> = about(&access, canceled)
+        .into_iter()
+        .map(|line| line["method"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        methods,
+        BTreeSet::from(["SubmitTask".to_owned(), "CancelTask".to_owned()])
+    );
+    let denied: Vec<_> = own
+        .iter()
+        .filter(|line| line["listener"] == "mtls")
+        .collect();
+    assert_eq!(denied.len(), 1);
+    assert_eq!(
+        denied[0]["caller"],
+        "spiffe://attache.local/ns/other/service/stranger"
+    );
+    assert!(
+        denied[0]["reason"]
+            .as_str()
+            .is_some_and(|reason| !reason.is_empty())
+    );
+
+    let tasks = lines(site, "asker", "attache::tasks");
+    assert_eq!(tasks.len(), 6);
+    for (id, state, attempts) in [
+        (echoed[0].as_str(), "completed", 1),
+        (failed, "failed", 1),
+        (canceled, "canceled", 0),
+        (held, "completed", 1),
+    ] {
+        let told = about(&tasks, id);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(
+            (&told[0]["state"], &told[0]["attempts"]),
+            (&state.into(), &attempts.into())
+        );
+    }
+    assert_eq!(about(&tasks, failed)[0]["reason"], "NO_SUCH_WORK");
+}
+
+/// Name, type, unit, labels and help of everything, as promised.
+fn golden() -> BTreeMap<String, [String; 4]> {
+    let text = include_str!("../golden/metrics.txt");
+    let rows = text.lines().map(|line| {
+        let words: Vec<&str> = line.splitn(5, ' ').collect();
+        let [name, kind, unit, labels, help] = words[..] else {
+            panic!("{line}");
+        };
+        let words = [kind, unit, labels, help].map(str::to_owned);
+        (name.to_owned(), words)
+    });
+    rows.collect()
+}
+
+#[tokio::test]
+async fn names_types_and_labels_are_what_is_promised() {
+    let site = site();
+    let up = site.up(&[]).await;
+    let asker = up.instance("default/asker", 0).clone();
+    let mut local = client::local(&asker.local);
+    client::run(&mut local, client::bounded("test.echo", "x", 50))
+        .await
+        .unwrap();
+
+    let golden = golden();
+    let mut seen = BTreeSet::new();
+    for admin in [&asker.admin, &up.endpoints.registry.admin] {
+        let page = Page::of(admin, OPEN_METRICS).await;
+        let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        assert_eq!(page.content_type, expected);
+        assert!(page.text.ends_with("\n# EOF\n"));
+        for (name, [kind, unit, help]) in &page.families {
+            let shown = if kind == "counter" {
+                format!("{name}_total")
+            } else {
+                name.clone()
+            };
+            let Some([kind_, unit_, labels, help_]) = golden.get(&shown) else {
+                panic!("{shown} is in no list");
+            };
+            let unit = if unit.is_empty() { "-" } else { unit };
+            assert_eq!(
+                (kind, unit, help),
+                (kind_, unit_.as_str(), help_),
+                "{shown}"
+            );
+            let rows = match kind.as_str() {
+                "histogram" => ["bucket", "sum", "count"]
+                    .map(|end| format!("{shown}_{end}"))
+                    .to_vec(),
+                _ => vec![shown.clone()],
+            };
+            let promised: BTreeSet<_> = labels.split(',').map(str::to_owned).collect();
+            let found = page.labels(&rows);
+            if rows.iter().any(|row| page.has(row)) && labels != "-" {
+                assert_eq!(found, promised, "{shown}");
+            } else {
+                assert_eq!(found, BTreeSet::new(), "{shown}");
+            }
+            seen.insert(shown);
+        }
+        let older = Page::of(admin, "*/*").await;
+        assert_eq!(
+            older.content_type,
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        for name in older.families.keys() {
+            assert!(
+                golden.contains_key(name),
+                "{name}: a counter bears its rows' name there"
+            );
+        }
+    }
+    let promised: BTreeSet<_> = golden.into_keys().collect();
+    assert_eq!(seen, promised);
+}
