@@ -14,6 +14,10 @@ use std::{
     time::Duration,
 };
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -27,6 +31,12 @@ use crate::pb;
 
 /// Most bytes of a value in a line that a caller chose.
 const VALUE_MAX: usize = 256;
+
+/// With padding or without, as gRPC allows.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Where calls come from: one connection of a listener.
 #[derive(Clone, Debug)]
@@ -293,8 +303,11 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// The reason of a status in headers or trailers.
+/// The reason of a status in headers or trailers. What another home said is passed on as it is, and
+/// the reader of statuses panics on details that are not base64.
 fn reason(headers: &HeaderMap) -> Option<String> {
+    let details = headers.get("grpc-status-details-bin")?;
+    BASE64.decode(details.as_bytes()).ok()?;
     let status = Status::from_header_map(headers)?;
     let info = status.get_details_error_info()?;
     noted(&info.reason)
