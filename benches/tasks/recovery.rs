@@ -54,7 +54,11 @@ pub(crate) async fn measure(scratch: &Path, tasks: usize, rounds: usize) -> Outc
     let submit = |number: usize| {
         let home = home.clone();
         async move {
-            let skill = if number % RUNS == 0 { BUSY } else { IDLE };
+            let skill = if number.is_multiple_of(RUNS) {
+                BUSY
+            } else {
+                IDLE
+            };
             home.submit(asked(skill), number).await
         }
     };
@@ -81,7 +85,7 @@ pub(crate) async fn measure(scratch: &Path, tasks: usize, rounds: usize) -> Outc
         };
         let listed = home.list(query).await.map_err(|fault| fault.text)?;
         let ready = began.elapsed();
-        let known: usize = home.counts().iter().map(|shard| shard.live).sum();
+        let known = home.counts().standing().live;
         if listed.tasks.len() < 10 || known < tasks {
             return Err(format!("{known} of {tasks} tasks came back").into());
         }

@@ -706,8 +706,7 @@ impl Bench {
     }
 
     fn in_memory(&self) -> usize {
-        let counts = self.home.counts();
-        counts.iter().map(|shard| shard.ended).sum()
+        self.home.counts().standing().ended
     }
 
     async fn stop(self) {
