@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{
@@ -66,14 +67,9 @@ pub async fn run(
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
     let nursery = Nursery::here();
-    if !Authority::exists(&settings.ca) {
-        return Err(StartError::NoAuthority {
-            dir: settings.ca.display().to_string(),
-        });
-    }
     let (terms, life, limits) = lifetimes(settings)?;
     let drain = DRAIN.within(settings.drain)?;
-    let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
+    let authority = Arc::new(open_authority(settings)?.with_leaf_life(life));
     let id = own_id(settings, &authority, &telemetry)?;
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
@@ -124,17 +120,17 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    end(&mtls, &enrollment, &nursery, drain).await;
-    tracing::info!("registry ended");
+    end(drain, [mtls, enrollment], &nursery).await;
     Ok(())
 }
 
-/// Lets calls end, within `drain`.
-async fn end(mtls: &Server, enrollment: &Server, nursery: &Nursery, drain: Duration) {
-    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+/// Sends everybody away (GOAWAY), lets calls finish, and ends the rest, all within `drain`. Watchers
+/// were told by the stop itself.
+async fn end(drain: Duration, listeners: [Server; 2], nursery: &Nursery) {
     let calls = drain.saturating_sub(TAIL);
-    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    join_all(listeners.iter().map(|server| server.drain(calls))).await;
     nursery.close(TAIL).await;
+    tracing::info!("registry ended");
 }
 
 fn listening(id: SpiffeId, mtls: &Server, enrollment: &Server, admin: &admin::Server) -> Listening {
@@ -192,6 +188,15 @@ fn own_id(
     };
     telemetry.traces.known_as(Identity::of(&id, &settings.name));
     Ok(id)
+}
+
+fn open_authority(settings: &RegistrySettings) -> Result<Authority, StartError> {
+    if !Authority::exists(&settings.ca) {
+        return Err(StartError::NoAuthority {
+            dir: settings.ca.display().to_string(),
+        });
+    }
+    Ok(Authority::open(&settings.ca)?)
 }
 
 fn open_store(settings: &RegistrySettings, terms: Terms) -> Result<Arc<RedbStore>, StartError> {

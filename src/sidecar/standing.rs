@@ -110,6 +110,7 @@ impl Progress {
     }
 
     pub(super) fn archives(&self, archive: Archive) {
+        self.metrics.add(archive.clone());
         self.facts.lock().archive = Some(archive);
     }
 
@@ -190,7 +191,12 @@ impl Inspect for Progress {
             .as_ref()
             .map(|standing| standing.borrow().clone())
         {
-            Some(Standing::Here) => facts.was_here = true,
+            Some(Standing::Here(told)) => {
+                facts.was_here = true;
+                if facts.agent == Some(true) && told == pb::Health::NotServing {
+                    missing.push("the registry has not heard yet that it serves".to_owned());
+                }
+            }
             // Once in the catalog, a registry that is away changes nothing for a while.
             Some(Standing::Away(_)) | None if facts.was_here => {}
             Some(Standing::Away(why)) => {

@@ -49,11 +49,19 @@ impl Slot {
         }
     }
 
-    /// Opens the file, in place of the one before.
-    pub(super) fn open(&self, opener: &Opener) -> Result<Arc<Database>, ArchiveError> {
+    /// Opens the file, in place of the one before; `first` sees it before anybody else.
+    pub(super) fn open(
+        &self,
+        opener: &Opener,
+        first: impl FnOnce(&Database) -> Result<(), ArchiveError>,
+    ) -> Result<Arc<Database>, ArchiveError> {
         // The file is locked while anybody has it open.
         self.fail(&failed("it is being opened again"));
-        let opened = caught(opener).map(Arc::new);
+        let opened = caught(|| {
+            let database = opener()?;
+            first(&database)?;
+            Ok(Arc::new(database))
+        });
         *self.stand.lock() = match &opened {
             Ok(database) => Stand::Open(Arc::clone(database)),
             Err(error) => Stand::Failed(error.clone()),

@@ -50,7 +50,9 @@ impl Writer {
     /// Body of the thread: opens the file, and writes until nobody can ask any more.
     pub(super) fn run(mut self) {
         let mut file = None;
-        drop(self.opened(&mut file));
+        if let Err(error) = self.opened(&mut file) {
+            self.failed(&error);
+        }
         while let Some(first) = self.writes.blocking_recv() {
             let mut group = vec![first];
             while group.len() < GROUP
@@ -78,16 +80,23 @@ impl Writer {
             }
             Ok(database)
         });
+        if let Err(error) = &outcome {
+            self.give_up(file, error);
+        }
         let answer = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
         for done in told {
             done(answer.clone());
         }
-        let retired = outcome.and_then(|database| self.retire(&database, now));
-        if let Err(error) = retired {
-            // After a failed write the file is as it was before, but only a new opening says so.
-            *file = None;
-            self.failed(&error);
+        let Ok(database) = outcome else { return };
+        if let Err(error) = self.retire(&database, now) {
+            self.give_up(file, &error);
         }
+    }
+
+    /// After a failed write the file is as it was before, but only a new opening says so.
+    fn give_up(&self, file: &mut Option<Arc<Database>>, error: &ArchiveError) {
+        *file = None;
+        self.failed(error);
     }
 
     fn retire(&self, database: &Database, now: Option<SystemTime>) -> Result<(), ArchiveError> {
@@ -112,23 +121,17 @@ impl Writer {
             return Ok(Arc::clone(open));
         }
         let began = Instant::now();
-        let opened = self.slot.open(&self.opener);
-        match &opened {
-            Ok(database) => {
-                let held = caught(|| store::held(database))?;
-                self.note(held, (0, 0));
-                self.stats.lock().last_error = None;
-                let took = began.elapsed();
-                tracing::debug!(
-                    tasks = held.tasks,
-                    ?took,
-                    "the archive of finished tasks is open"
-                );
-                *file = Some(Arc::clone(database));
-            }
-            Err(error) => self.failed(error),
-        }
-        opened
+        let database = self.slot.open(&self.opener, |database| {
+            self.note(store::held(database)?, (0, 0));
+            Ok(())
+        })?;
+        self.stats.lock().last_error = None;
+        tracing::debug!(
+            took = ?began.elapsed(),
+            "the archive of finished tasks is open"
+        );
+        *file = Some(Arc::clone(&database));
+        Ok(database)
     }
 
     fn note(&self, held: Held, (moved, retired): (u64, u64)) {

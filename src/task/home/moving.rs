@@ -89,13 +89,13 @@ impl Tasks {
 
     /// Takes a finished task out of memory.
     pub(super) fn let_go_of(&mut self, task: Uuid) -> Option<Box<Entry>> {
+        let entry = self.tasks.remove(&task)?;
         // They go in the order in which they ended, so the front is nearly always the one.
         if self.ended.front() == Some(&task) {
             self.ended.pop_front();
         } else {
             self.ended.retain(|ended| *ended != task);
         }
-        let entry = self.tasks.remove(&task)?;
         if entry.filed {
             self.ended_bytes -= entry.counted;
         }

@@ -20,6 +20,7 @@ use crate::task::spec::{Asked, Moment, NewTask};
 use super::attempt::Heard;
 use super::kept::{EVENTS_BYTES, ended};
 use super::machine::{Effect, Limits, Tasks, World};
+use super::moving::Stay;
 use super::update::SAID_MAX;
 
 /// An executor that cannot say that it never had the attempt.
@@ -140,6 +141,11 @@ impl Bench {
     }
 
     fn submit_with(&mut self, options: pb::TaskOptions) -> Uuid {
+        let new = self.checked(options);
+        self.step(|tasks, world| tasks.submit(new, world)).unwrap()
+    }
+
+    fn checked(&mut self, options: pb::TaskOptions) -> NewTask {
         self.next += 1;
         let asked = Asked {
             id: TaskId {
@@ -152,9 +158,7 @@ impl Bench {
             own: own(),
             parent: None,
         };
-        let at = self.at;
-        let new = NewTask::check(asked, &at).unwrap();
-        self.step(|tasks, world| tasks.submit(new, world)).unwrap()
+        NewTask::check(asked, &self.at).unwrap()
     }
 
     fn submit(&mut self) -> Uuid {
@@ -369,6 +373,34 @@ async fn without_an_agent_a_task_waits_or_fails_fast() {
     assert!(bench.effects.iter().any(
         |effect| matches!(effect, Effect::Release { abort: Some(why), .. } if why == "DEADLINE_EXCEEDED")
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_moves_no_deadline() {
+    let hours = Duration::from_secs(2 * 3600);
+    let set = |bench: &mut Bench, ahead: bool| {
+        let wall = bench.at.wall;
+        bench.at.wall = if ahead { wall + hours } else { wall - hours };
+    };
+    for ahead in [true, false] {
+        let mut bench = Bench::new(&[], false);
+        let new = bench.checked(pb::TaskOptions {
+            timeout: Some(prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            }),
+            ..Default::default()
+        });
+        // After the check and before the task has its place; and back again while it waits.
+        set(&mut bench, ahead);
+        let task = bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+        bench.pass(Duration::from_secs(29));
+        set(&mut bench, !ahead);
+        bench.pass(Duration::from_secs(29));
+        assert_eq!(bench.state(task), pb::TaskState::Submitted, "{ahead}");
+        bench.pass(Duration::from_secs(3));
+        assert_eq!(bench.failure(task), "DEADLINE_EXCEEDED", "{ahead}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -801,4 +833,40 @@ async fn a_long_lived_task_is_written_anew_and_holds_no_old_records() {
     bench.tasks.low_space = true;
     bench.compact(u8::MAX);
     assert_eq!(bench.tasks.first_needed(), Some(needed), "no room for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_on_disk_is_moved_and_the_oldest_first() {
+    let mut bench = Bench::new(&["i1"], false);
+    let stay = Stay {
+        tasks: 1,
+        bytes: 1 << 20,
+    };
+    let tasks = [bench.submit(), bench.submit(), bench.submit()];
+    for task in tasks {
+        bench.update(task, 1, done());
+    }
+    let chosen = |bench: &Bench| -> Vec<Uuid> {
+        let chosen = bench.tasks.to_move(stay, bench.at).into_iter();
+        chosen.map(|(task, _)| task).collect()
+    };
+    // The log may still lose how they ended: the archive must not know more.
+    assert!(chosen(&bench).is_empty());
+    bench.tasks.shown(tasks[1], 2);
+    let none = chosen(&bench);
+    assert!(
+        none.is_empty(),
+        "in the order in which they ended: {none:?}"
+    );
+    bench.tasks.shown(tasks[0], 2);
+    bench.tasks.shown(tasks[2], 2);
+    assert_eq!(chosen(&bench), tasks[..2], "one stays");
+    assert!(bench.tasks.worth_moving(stay));
+    bench.step(|all, _| all.moved(&tasks[..2]));
+    assert!(!bench.tasks.worth_moving(stay));
+    assert!(chosen(&bench).is_empty());
+    bench.pass(Duration::from_secs(61));
+    assert_eq!(chosen(&bench), tasks[2..], "none stays for long");
+    let again = bench.replayed();
+    assert_eq!((again.tasks.len(), again.ended.len()), (1, 1));
 }
