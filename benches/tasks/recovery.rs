@@ -85,7 +85,7 @@ pub(crate) async fn measure(scratch: &Path, tasks: usize, rounds: usize) -> Outc
         };
         let listed = home.list(query).await.map_err(|fault| fault.text)?;
         let ready = began.elapsed();
-        let known: usize = home.counts().standing().live;
+        let known: usize = home.counts().iter().map(|shard| shard.live).sum();
         if listed.tasks.len() < 10 || known < tasks {
             return Err(format!("{known} of {tasks} tasks came back").into());
         }

@@ -276,6 +276,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::telemetry::logging::changeable;
 
     struct Process(Vec<String>, Telemetry);
 
@@ -311,8 +312,12 @@ mod tests {
     }
 
     async fn ask_for(host: &str, address: SocketAddr, line: &str) -> (String, Value) {
-        let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("{line} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        send(address, &request).await
+    }
+
+    async fn send(address: SocketAddr, request: &str) -> (String, Value) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
@@ -350,6 +355,55 @@ mod tests {
         assert_eq!(body["reasons"], json!(["the registry is away"]));
         nursery.close(Duration::from_secs(1)).await;
         assert!(TcpStream::connect(fine).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_log_is_changed_by_who_is_no_web_page() {
+        let nursery = Nursery::here();
+        let (_layer, log) = changeable("info");
+        let telemetry = Telemetry {
+            log: log.clone(),
+            ..Telemetry::default()
+        };
+        let process = Arc::new(Process(Vec::new(), telemetry));
+        let any = "127.0.0.1:0".parse().unwrap();
+        let at = Server::start(any, process, &nursery).await.unwrap();
+        let at = at.address();
+        let host = at.to_string();
+        assert_eq!(ask(at, "GET /log").await.1, json!({"filter": "info"}));
+
+        let put = async |host: &str, more: &str, body: &str| {
+            let length = body.len();
+            let head = format!("PUT /log HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+            let request = format!("{head}{more}content-length: {length}\r\n\r\n{body}");
+            send(at, &request).await
+        };
+        let (status, body) = put(&host, "", "attache=debug,warn\n").await;
+        assert_eq!(status, "200");
+        assert_eq!(body, json!({"filter": "attache=debug,warn", "was": "info"}));
+        let long = "a=info,".repeat(400);
+        for (host, more, filter, status) in [
+            ("evil.example", "", "off", "403"),
+            (
+                host.as_str(),
+                "origin: https://evil.example\r\n",
+                "off",
+                "403",
+            ),
+            (&host, "origin: null\r\n", "off", "403"),
+            (&host, "", "loud", "400"),
+            (&host, "", "", "400"),
+            (&host, "", &long, "400"),
+        ] {
+            let (answered, body) = put(host, more, filter).await;
+            assert_eq!(answered, status, "{host} {more} {filter:.20}: {body}");
+        }
+        // What a browser asks first, and what it need not ask for.
+        assert_eq!(ask(at, "OPTIONS /log").await.0, "405");
+        assert_eq!(ask(at, "POST /log").await.0, "405");
+        assert_eq!(ask(at, "PUT /").await.0, "405");
+        assert_eq!(log.filter().as_deref(), Some("attache=debug,warn"));
+        nursery.close(Duration::from_secs(1)).await;
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{
@@ -66,16 +67,10 @@ pub async fn run(
     started: impl FnOnce(&Listening),
 ) -> Result<(), StartError> {
     let nursery = Nursery::here();
-    if !Authority::exists(&settings.ca) {
-        return Err(StartError::NoAuthority {
-            dir: settings.ca.display().to_string(),
-        });
-    }
     let (terms, life, limits) = lifetimes(settings)?;
     let drain = DRAIN.within(settings.drain)?;
-    let authority = Arc::new(Authority::open(&settings.ca)?.with_leaf_life(life));
-    let id = own_id(settings, &authority)?;
-    telemetry.traces.known_as(Identity::of(&id, &settings.name));
+    let authority = Arc::new(open_authority(settings)?.with_leaf_life(life));
+    let id = own_id(settings, &authority, &telemetry)?;
     let credentials = Credentials::new(authority.svid(&id, None, life)?);
     let store = open_store(settings, terms)?;
 
@@ -93,7 +88,7 @@ pub async fn run(
     let (health, health_service) = introspection::health(SERVICES).await;
     let catalog = RegistryService::new(engine.clone(), stop.clone());
     metrics.add(catalog.clone());
-    let ledger = store as Arc<dyn Ledger>;
+    let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
     let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
     let members = IdentityServer::new(members);
     let security = Security::MutualTls(credentials.clone());
@@ -117,6 +112,7 @@ pub async fn run(
         id: id.clone(),
         telemetry,
         engine,
+        store,
         stop: stop.clone(),
     });
     let admin = admin::Server::start(admin_address, inspect, &nursery).await?;
@@ -124,12 +120,17 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop().await;
-    // Watchers were told by the stop itself; GOAWAY sends everybody else.
+    end(drain, [mtls, enrollment], &nursery).await;
+    Ok(())
+}
+
+/// Sends everybody away (GOAWAY), lets calls finish, and ends the rest, all within `drain`. Watchers
+/// were told by the stop itself.
+async fn end(drain: Duration, listeners: [Server; 2], nursery: &Nursery) {
     let calls = drain.saturating_sub(TAIL);
-    tokio::join!(mtls.drain(calls), enrollment.drain(calls));
+    join_all(listeners.iter().map(|server| server.drain(calls))).await;
     nursery.close(TAIL).await;
     tracing::info!("registry ended");
-    Ok(())
 }
 
 fn listening(id: SpiffeId, mtls: &Server, enrollment: &Server, admin: &admin::Server) -> Listening {
@@ -171,16 +172,31 @@ fn admin_address(settings: &RegistrySettings) -> Result<SocketAddr, StartError> 
     parsed.map_err(|error| StartError::value("admin", error))
 }
 
-fn own_id(settings: &RegistrySettings, authority: &Authority) -> Result<SpiffeId, StartError> {
+/// Who this registry is, also in its traces.
+fn own_id(
+    settings: &RegistrySettings,
+    authority: &Authority,
+    telemetry: &Telemetry,
+) -> Result<SpiffeId, StartError> {
     let name = settings
         .name
         .parse()
         .map_err(|error| StartError::value("name", error))?;
-    let trust_domain = authority.trust_domain().clone();
-    Ok(SpiffeId {
-        trust_domain,
+    let id = SpiffeId {
+        trust_domain: authority.trust_domain().clone(),
         member: Member::Registry(name),
-    })
+    };
+    telemetry.traces.known_as(Identity::of(&id, &settings.name));
+    Ok(id)
+}
+
+fn open_authority(settings: &RegistrySettings) -> Result<Authority, StartError> {
+    if !Authority::exists(&settings.ca) {
+        return Err(StartError::NoAuthority {
+            dir: settings.ca.display().to_string(),
+        });
+    }
+    Ok(Authority::open(&settings.ca)?)
 }
 
 fn open_store(settings: &RegistrySettings, terms: Terms) -> Result<Arc<RedbStore>, StartError> {
@@ -267,15 +283,24 @@ struct Inspected {
     id: SpiffeId,
     telemetry: Telemetry,
     engine: Engine,
+    store: Arc<RedbStore>,
     stop: Stop,
 }
 
 impl Inspect for Inspected {
     fn ready(&self) -> Result<(), Vec<String>> {
+        let mut missing = Vec::new();
         if self.stop.is_cancelled() {
-            Err(vec!["draining".to_owned()])
-        } else {
+            missing.push("draining".to_owned());
+        }
+        if self.store.is_failing() {
+            let text = "the store failed: nobody can join or register; is its disk broken or full?";
+            missing.push(text.to_owned());
+        }
+        if missing.is_empty() {
             Ok(())
+        } else {
+            Err(missing)
         }
     }
 

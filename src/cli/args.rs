@@ -99,6 +99,9 @@ pub enum Verb {
     /// Tasks: submit, follow, read and cancel them
     #[command(subcommand)]
     Task(TaskVerb),
+    /// A sidecar's journal of tasks: check it, save what is whole of a damaged one
+    #[command(subcommand)]
+    Journal(JournalVerb),
     /// Show or change what running registries and sidecars log
     #[command(after_help = LOG_EXAMPLES)]
     Log(LogLevelArgs),
@@ -410,6 +413,27 @@ pub enum AgentsVerb {
         /// How to find it.
         #[command(flatten)]
         mesh: MeshArgs,
+    },
+}
+
+/// `attache journal ...`, on a directory that no sidecar runs on.
+#[derive(Debug, Subcommand)]
+pub enum JournalVerb {
+    /// Read all of it and say what is there; nothing is changed. Exit code 1: it is damaged
+    Check {
+        /// Directory with the *.log files: `journal` in a sidecar's state
+        dir: PathBuf,
+    },
+    /// Copy what is whole into a new directory, and list what is not; the old one stays as it is
+    Repair {
+        /// Directory with the *.log files: `journal` in a sidecar's state
+        dir: PathBuf,
+        /// New directory [default: DIR.repaired]
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+        /// Keep tasks of which a lost record may be: they may run again, or end a second time
+        #[arg(long)]
+        keep_doubtful: bool,
     },
 }
 

@@ -7,6 +7,7 @@ mod ca;
 mod documents;
 pub mod exit;
 mod follow;
+mod journal;
 mod log;
 mod mesh;
 pub mod output;
@@ -58,6 +59,7 @@ async fn act(cli: Cli, output: &Output) -> Result<Exit, Failed> {
         Verb::Sidecar(args) => process::sidecar(args, &cli.logs, output, &nursery).await,
         Verb::Ca(verb) => ca::run(verb, output, &nursery).await,
         Verb::Agents(verb) => agents::run(verb, output, &nursery).await,
+        Verb::Journal(verb) => journal::run(verb, output),
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
         Verb::Log(args) => log::run(&args, output).await,
     }

@@ -31,7 +31,7 @@ pub(super) fn parts(
     nursery: &Nursery,
 ) {
     metrics.add(executor.clone());
-    metrics.add(Arc::clone(home.counts()));
+    metrics.add(Arc::clone(home.metrics()));
     let home = home.clone();
     nursery.start("skills", |stop| know_skills(home, described, stop));
 }
@@ -42,7 +42,7 @@ async fn know_skills(home: Home, mut described: watch::Receiver<Arc<Described>>,
         let present = Arc::clone(&described.borrow_and_update());
         let skills = present.card.skills.iter();
         let skills = skills.map(|skill| skill.name.as_str());
-        home.counts().skills().know(skills);
+        home.metrics().skills().know(skills);
         tokio::select! {
             changed = described.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,

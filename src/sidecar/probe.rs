@@ -1,9 +1,10 @@
-//! Whether the own agent answers: a connection to its address, and once per start of its process
-//! the card that it gives of itself.
+//! Whether the own agent answers: a connection to its address, held to see when its process ends,
+//! and once per start of it the card that it gives of itself.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::{
+    io::{AsyncRead, AsyncReadExt},
     net::{TcpStream, UnixStream},
     sync::watch,
     time::{sleep, timeout},
@@ -27,6 +28,8 @@ const CALM: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long an agent may take to describe itself.
 const DESCRIBE: Duration = Duration::from_secs(5);
+/// Connections in a row that the agent may close before it is looked at in peace.
+const CLOSES: u32 = 3;
 /// Misses in a row that make an agent unhealthy; the first look counts at once.
 const MISSES: u32 = 3;
 
@@ -43,25 +46,38 @@ pub(super) struct Prober {
 impl Prober {
     /// Looks until `stop`.
     pub(super) async fn run(self, stop: Stop) {
-        let mut misses = MISSES;
+        let (mut misses, mut closes) = (MISSES, 0);
         loop {
-            let mut pause = SOON;
-            if reachable(&self.address).await {
-                if misses >= MISSES && !self.describe().await {
-                    // Reachable and not able to say what it is: it takes no work until it is.
-                    misses = MISSES;
-                    pause = PUZZLED;
-                } else {
-                    misses = 0;
-                    pause = CALM;
-                    self.progress.set_agent(true);
-                }
-            } else {
+            let held = connected(&self.address).await;
+            let pause = if held.is_none() {
                 misses = misses.saturating_add(1);
                 if misses >= MISSES {
                     self.progress.set_agent(false);
                 }
+                SOON
+            } else if misses >= MISSES && !self.describe().await {
+                // Reachable and not able to say what it is: it takes no work until it is.
+                self.progress.set_agent(false);
+                PUZZLED
+            } else {
+                misses = 0;
+                self.progress.set_agent(true);
+                CALM
+            };
+            let closed = tokio::select! {
+                () = sleep(pause) => false,
+                () = closed(held), if pause == CALM => true,
+                () = stop.cancelled() => return,
+            };
+            if !closed {
+                closes = 0;
+                continue;
             }
+            // Its process may have ended, and another one may be there already: it is asked anew.
+            // Servers that close a silent connection at once are not asked for ever.
+            misses = MISSES;
+            closes += 1;
+            let pause = if closes > CLOSES { CALM } else { SOON };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = stop.cancelled() => return,
@@ -123,19 +139,37 @@ fn merged(mut given: pb::AgentCard, configured: &pb::AgentCard) -> pb::AgentCard
     given
 }
 
-async fn reachable(address: &str) -> bool {
-    let connected = async {
-        match address.strip_prefix("unix:") {
-            Some(path) => UnixStream::connect(Path::new(path)).await.is_ok(),
-            None => TcpStream::connect(address).await.is_ok(),
-        }
+/// A connection to an agent, held to see its end.
+type Held = Box<dyn AsyncRead + Send + Unpin>;
+
+async fn connected(address: &str) -> Option<Held> {
+    let connecting = async {
+        let held: Held = match address.strip_prefix("unix:") {
+            Some(path) => Box::new(UnixStream::connect(Path::new(path)).await.ok()?),
+            None => Box::new(TcpStream::connect(address).await.ok()?),
+        };
+        Some(held)
     };
-    timeout(PATIENCE, connected).await.unwrap_or(false)
+    timeout(PATIENCE, connecting).await.ok().flatten()
+}
+
+/// Waits until the other side closes; what it says is nothing to us.
+async fn closed(held: Option<Held>) {
+    let Some(mut held) = held else { return };
+    let mut ignored = [0; 256];
+    while held.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::{
+        runtime::Nursery,
+        task::executor::{ExecutorConfig, HandleStream, HandlerError},
+        telemetry::{Telemetry, TraceContext},
+    };
 
     #[test]
     fn the_configuration_wins_and_the_agent_fills_in() {
@@ -162,5 +196,62 @@ mod tests {
             ..bare
         };
         assert_eq!(merged(given, &said).skills[0].name, "b");
+    }
+
+    /// A link that counts how often it was asked for the card.
+    struct Counting(watch::Sender<u32>);
+
+    #[tonic::async_trait]
+    impl HandlerLink for Counting {
+        async fn handle(
+            &self,
+            _: pb::HandleRequest,
+            _: Duration,
+            _: Option<&TraceContext>,
+        ) -> Result<HandleStream, HandlerError> {
+            Err(HandlerError::Unreachable("not asked for".into()))
+        }
+
+        async fn cancel(&self, _: pb::CancelRequest) -> Result<(), tonic::Status> {
+            Ok(())
+        }
+
+        async fn describe(&self) -> Result<Option<pb::AgentCard>, tonic::Status> {
+            self.0.send_modify(|asked| *asked += 1);
+            Ok(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_starts_again_at_once_is_asked_for_its_card_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent");
+        let agent = tokio::net::UnixListener::bind(&path).unwrap();
+        let (asked, nursery) = (watch::Sender::new(0), Nursery::here());
+        let link: Arc<dyn HandlerLink> = Arc::new(Counting(asked.clone()));
+        let config = ExecutorConfig {
+            own: "spiffe://a/ns/default/agent/x".parse().unwrap(),
+            slots: 1,
+            boot_id: String::new(),
+            skills: Vec::new(),
+        };
+        let prober = Prober {
+            address: format!("unix:{}", path.display()),
+            link: link.clone(),
+            configured: pb::AgentCard::default(),
+            described: watch::Sender::default(),
+            executor: Executor::new(config, link, vec![nursery.clone()]),
+            progress: Arc::new(Progress::new(true, Telemetry::default())),
+        };
+        nursery.start("prober", |stop| prober.run(stop));
+        let mut asked = asked.subscribe();
+        let began = Instant::now();
+        for times in 1..=CLOSES {
+            let (process, _) = agent.accept().await.unwrap();
+            asked.wait_for(|asked| *asked == times).await.unwrap();
+            drop(process);
+        }
+        assert!(began.elapsed() < CALM, "{:?}", began.elapsed());
+        nursery.close(PATIENCE).await;
     }
 }

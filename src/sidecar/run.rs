@@ -170,8 +170,7 @@ impl Parts {
         // The own agent may look for peers until the last of its work is done.
         let leave = home.drains();
         let reads = LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), leave);
-        let metrics = self.progress.metrics();
-        let parts = (&home, &executor);
+        let (metrics, parts) = (self.progress.metrics(), (&home, &executor));
         metrics::parts(metrics, parts, described.subscribe(), &self.nursery);
         let desk = Desk {
             home,

@@ -110,6 +110,7 @@ impl Progress {
     }
 
     pub(super) fn archives(&self, archive: Archive) {
+        self.metrics.add(archive.clone());
         self.facts.lock().archive = Some(archive);
     }
 
@@ -190,7 +191,12 @@ impl Inspect for Progress {
             .as_ref()
             .map(|standing| standing.borrow().clone())
         {
-            Some(Standing::Here) => facts.was_here = true,
+            Some(Standing::Here(told)) => {
+                facts.was_here = true;
+                if facts.agent == Some(true) && told == pb::Health::NotServing {
+                    missing.push("the registry has not heard yet that it serves".to_owned());
+                }
+            }
             // Once in the catalog, a registry that is away changes nothing for a while.
             Some(Standing::Away(_)) | None if facts.was_here => {}
             Some(Standing::Away(why)) => {
@@ -289,4 +295,38 @@ fn counted(journal: &Journal) -> Value {
         "low_space": stats.low_space,
         "free_bytes": stats.free_bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_should_have_been_replaced_is_a_reason() {
+        let start = clock::wall();
+        let hour = Duration::from_hours(1);
+        for (life, left, said) in [
+            (hour, hour, false),
+            // A tenth of an hour is six minutes.
+            (hour, Duration::from_mins(7), false),
+            (hour, Duration::from_mins(5), true),
+            (24 * hour, 2 * hour, true),
+            // Short lives: renewed at half, overdue after that, with minutes to go.
+            (Duration::from_mins(10), Duration::from_mins(5), false),
+            (Duration::from_mins(10), Duration::from_secs(230), true),
+            (Duration::from_secs(10), Duration::from_secs(5), false),
+            (Duration::from_secs(10), Duration::from_secs(3), true),
+        ] {
+            let own = Peer {
+                id: "spiffe://a/ns/default/agent/x".parse().unwrap(),
+                instance: None,
+                not_before: start,
+                not_after: start + life,
+                serial: String::new(),
+                key: [0; 32],
+            };
+            let now = start + (life - left);
+            assert_eq!(ends_soon(&own, now).is_some(), said, "{left:?} of {life:?}");
+        }
+    }
 }

@@ -81,6 +81,9 @@ pub struct NewTask {
     pub parent: Option<String>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
+    /// Its deadline on the steady clock, from the same look at both clocks as the one in its options:
+    /// a clock that is set meanwhile ends nothing.
+    pub due: Instant,
 }
 
 impl NewTask {
@@ -103,6 +106,11 @@ impl NewTask {
         check_payload(&spec)?;
         let options =
             options_in_force(spec.options.take().unwrap_or_default(), at, parent.as_ref())?;
+        let deadline = options.deadline.map(SystemTime::try_from);
+        let due = match deadline {
+            Some(Ok(deadline)) => at.instant_of(deadline),
+            Some(Err(_)) | None => at.now,
+        };
         let token = std::mem::take(&mut spec.parent_token);
         let ends_with_parent = parent.is_some() && !options.detached;
         let id = id.to_string();
@@ -134,6 +142,7 @@ impl NewTask {
             spec,
             parent,
             trace: None,
+            due,
         })
     }
 }

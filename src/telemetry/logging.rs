@@ -151,6 +151,12 @@ where
     Ok((lines, LogControl { held, counted }))
 }
 
+/// A log that goes nowhere and can be changed while the layer lives.
+#[cfg(test)]
+pub(crate) fn changeable(filter: &str) -> (BoxedLayer, LogControl) {
+    layer(filter, LogFormat::Human, io::sink, false).expect("a filter")
+}
+
 /// Reads levels and `target=level` pairs. A bare word that is no level would be a target of which
 /// everything is wanted: more likely it is a mistake.
 fn parse(filter: &str) -> Result<Targets, LogError> {

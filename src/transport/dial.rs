@@ -3,7 +3,11 @@
 //! Done only when the peer's SETTINGS have come: in TLS 1.3 a refusal of our certificate shows no
 //! earlier, and no stream should be opened before.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::uri::Authority;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -142,15 +146,15 @@ where
         }
         let peer = peer_behind(&tls).ok_or_else(|| io::Error::other("the peer has no name"))?;
         let now = wall();
-        if now >= peer.not_after {
-            // The verifier sees whole seconds; the connection would be cut at once.
-            return Err(io::Error::other(
-                "the peer's certificate has expired just now",
-            ));
-        }
+        expired(&peer, now)?;
         owner.sightings.saw(&peer, now);
         let exporter = exporter(tls.get_ref().1);
-        let sender = speak(tls, Some(peer.clone()), owner).await?;
+        let spoken = speak(tls, Some(peer.clone()), owner).await;
+        if spoken.is_err() {
+            // Cut by us under its first words: that is why.
+            expired(&peer, wall())?;
+        }
+        let sender = spoken?;
         Ok(Dialed {
             sender,
             authority,
@@ -159,6 +163,14 @@ where
         })
     };
     within(HANDSHAKE, shaking).await
+}
+
+/// The verifier sees whole seconds; a connection to what ended within one would be cut at once.
+fn expired(peer: &Peer, now: SystemTime) -> io::Result<()> {
+    if now < peer.not_after {
+        return Ok(());
+    }
+    Err(io::Error::other("the peer's certificate has expired"))
 }
 
 fn peer_behind<I>(tls: &TlsStream<I>) -> Option<Peer> {

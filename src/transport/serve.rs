@@ -20,6 +20,7 @@ use crate::identity::Caller;
 use crate::identity::Connection;
 use crate::runtime::Nursery;
 use crate::runtime::Stop;
+use crate::telemetry::TraceContext;
 use crate::telemetry::call::{Answered, Call, Origin, Received};
 use crate::telemetry::metrics::calls::Listener;
 use crate::transport::lifetime::{Sightings, around};
@@ -155,6 +156,7 @@ impl Calls {
     fn answer(&self, mut request: Request<Incoming>) -> Answer {
         let limit = deadline(request.headers());
         let call = Call::begin(&self.origin, request.uri().path(), limit);
+        call.notes().traced(TraceContext::of(request.headers()));
         let extensions = request.extensions_mut();
         extensions.insert(Arc::clone(&self.connection));
         extensions.insert(call.notes());

@@ -106,7 +106,7 @@ async fn run(
             send(result(text)).await
         }
         // Goes on until the file that the input names is there.
-        "test.hold" => {
+        "test.hold" | "test.echo.hold" => {
             let mut step = 0;
             while !Path::new(text).exists() {
                 step += 1;

@@ -1,16 +1,21 @@
 //! kill -9 of what must not lose anything.
 
-use std::{collections::HashSet, fs, time::Duration};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use attache::pb::TaskState;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::support::{
     client::{self, Local, Seen, is_end},
-    hand::ByHand,
+    hand::{ByHand, REGISTRY},
     load::{Load, Shape},
     mesh::{Site, agent},
     process::signal,
@@ -312,4 +317,142 @@ async fn a_home_that_is_killed_again_and_again_loses_nothing() {
     for (_, id, attempt) in mesh.site.runs() {
         assert!(once.insert(id.clone()), "{id} ran again, attempt {attempt}");
     }
+}
+
+/// The registry of these tests holds leases for 6 s, with 2 s of grace.
+const LEASE: (&str, Duration) = ("6s", Duration::from_secs(8));
+/// For the sweeper, for a burst of changes to settle, and for a machine that is busy.
+const NOTICED: Duration = Duration::from_secs(6);
+
+/// A home and two workers under a load, and two tasks that one of the workers holds: one that may
+/// not run twice, and one that may.
+struct Losing {
+    mesh: ByHand,
+    load: Load,
+    home: Local,
+    once: String,
+    twice: String,
+    gate: PathBuf,
+    /// The worker that is going to be lost, and the other.
+    lost: &'static str,
+    other: &'static str,
+}
+
+impl Losing {
+    async fn begin() -> Self {
+        let skills = ["test.slow", "test.echo.slow", "test.hold", "test.echo.hold"];
+        let workers = agent(
+            "worker",
+            &skills,
+            "instances = 2\nmax_concurrent_tasks = 32",
+        );
+        let mut mesh = ByHand::made(&(agent("home", &["test.home"], "") + &workers)).await;
+        mesh.set(REGISTRY, "lease", LEASE.0);
+        mesh.set("home-1", "agent_lost_after", "3s");
+        mesh.start_all().await;
+        let mut home = mesh.local("home-1");
+        let gate = mesh.site.path("gate");
+        let (once, first) = held(&mut home, "test.hold", &gate).await;
+        let twice = loop {
+            let (id, at) = held(&mut home, "test.echo.hold", &gate).await;
+            if at == first {
+                break id;
+            }
+        };
+        let (lost, other) = if first == mesh.instance("worker-1") {
+            ("worker-1", "worker-2")
+        } else {
+            ("worker-2", "worker-1")
+        };
+        let shape = Shape {
+            skill: "test.slow",
+            work: Duration::from_millis(200),
+            may_fail_by: &["AGENT_LOST"],
+            ..Shape::default()
+        };
+        let load = Load::shaped(vec![mesh.local("home-1")], 12, shape);
+        load.goes_on(10).await;
+        Self {
+            mesh,
+            load,
+            home,
+            once,
+            twice,
+            gate,
+            lost,
+            other,
+        }
+    }
+
+    /// What must become of the work, once whoever was lost is back.
+    async fn end(mut self) {
+        let failed = client::watch_whole(&mut self.home, &self.once).await;
+        assert_eq!(failed.failure().reason, "AGENT_LOST");
+        reaches(&self.home, &self.twice, TaskState::Working).await;
+        let moved = client::full(&mut self.home, &self.twice).await.unwrap();
+        assert_eq!(moved.executor_instance, self.mesh.instance(self.other));
+        self.load.goes_on(10).await;
+        fs::write(&self.gate, "").unwrap();
+        let done = client::watch_whole(&mut self.home, &self.twice).await;
+        assert_eq!(done.result().as_deref(), Some("let go"));
+        let both = ["worker-1", "worker-2"];
+        self.mesh.finds("home-1", "test.slow", &both).await;
+        self.load.stop().await.clean();
+        let mut once = HashSet::new();
+        let runs = self.mesh.site.runs().into_iter();
+        for (_, id, attempt) in runs.filter(|(skill, ..)| skill == "test.slow") {
+            assert!(once.insert(id.clone()), "{id} ran again, attempt {attempt}");
+        }
+    }
+}
+
+/// A task that runs until the gate is there, and the instance that runs it.
+async fn held(home: &mut Local, skill: &str, gate: &Path) -> (String, String) {
+    let spec = client::spec(skill, &gate.display().to_string());
+    let id = client::submit(home, spec).await.unwrap().id;
+    reaches(home, &id, TaskState::Working).await;
+    let task = client::full(home, &id).await.unwrap();
+    (id, task.executor_instance)
+}
+
+#[tokio::test]
+async fn a_killed_executor_is_gone_within_its_lease_and_its_work_moves_or_fails() {
+    let mut all = Losing::begin().await;
+    let mut watched = all.mesh.watch().await;
+    all.mesh.kill(all.lost).await;
+    let began = Instant::now();
+    let lost = all.mesh.instance(all.lost);
+    let gone = async {
+        while watched.there.contains(&lost) {
+            watched.next().await.expect("the watch holds");
+        }
+        began.elapsed()
+    };
+    let found = async {
+        let other = [all.other];
+        all.mesh.finds("home-1", "test.slow", &other).await;
+        began.elapsed()
+    };
+    let (gone, found) = tokio::join!(gone, found);
+    for took in [gone, found] {
+        assert!(
+            took < LEASE.1 + NOTICED,
+            "watch {gone:?}, Discover {found:?}"
+        );
+    }
+    all.mesh.start(all.lost);
+    all.end().await;
+}
+
+#[tokio::test]
+async fn a_killed_agent_is_not_found_until_it_is_back_and_its_work_moves_or_fails() {
+    let mut all = Losing::begin().await;
+    let its_agent = format!("{}-agent", all.lost);
+    all.mesh.kill(&its_agent).await;
+    // No lease has to run out for that: its sidecar sees it at once.
+    let began = Instant::now();
+    all.mesh.finds("home-1", "test.slow", &[all.other]).await;
+    assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+    all.mesh.start(&its_agent);
+    all.end().await;
 }

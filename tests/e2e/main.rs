@@ -16,6 +16,7 @@
 mod archive;
 mod bad_input;
 mod crash;
+mod disk;
 mod drain;
 mod first_command;
 mod foreign_clients;
@@ -26,6 +27,7 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod soak;
 mod trace;
 
 #[path = "../support/mod.rs"]

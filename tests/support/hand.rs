@@ -1,11 +1,16 @@
 //! The processes of a mesh in the test's own hands: killed, ended, and started again when the test
 //! says so, where `attache up` would start them again by itself.
 
-use std::{collections::BTreeMap, fs, process::ExitStatus};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::{ExitStatus, Stdio},
+};
 
 use attache::{
     app::up::state::Endpoints,
-    pb::{self, registry_client::RegistryClient},
+    pb::{self, registry_client::RegistryClient, watch_response::Change},
+    transport::Pool,
 };
 use rustix::process::Signal;
 use tokio::{
@@ -13,7 +18,7 @@ use tokio::{
     net::TcpStream,
     process::{Child, Command},
 };
-use tonic::transport::Endpoint;
+use tonic::{Streaming, transport::Endpoint};
 
 use super::{
     client::{self, Local},
@@ -91,10 +96,16 @@ impl ByHand {
 
     /// Starts a process that does not run.
     pub fn start(&mut self, name: &str) {
+        self.start_with(name, |command| command);
+    }
+
+    /// The same by another command, made from its own. The process must be the one that it starts.
+    pub fn start_with(&mut self, name: &str, change: impl FnOnce(Command) -> Command) {
         if self.running.contains_key(name) {
             return;
         }
-        let mut command = self.command(name);
+        let mut command = change(self.command(name));
+        command.stdin(Stdio::null());
         let log = self.site.state().join(format!("logs/{name}.log"));
         let log = fs::File::options()
             .create(true)
@@ -228,6 +239,51 @@ impl ByHand {
     pub fn instance(&self, name: &str) -> String {
         let place = self.sidecars().iter().position(|one| one == name).unwrap();
         self.endpoints.instances[place].instance.clone()
+    }
+}
+
+/// A watch of the registry's catalog, as an operator has it.
+pub struct Watched {
+    // Fields are dropped in this order: the stream lives on the pool's connection.
+    stream: Streaming<pb::WatchResponse>,
+    _pool: Pool,
+    /// Instances that are there.
+    pub there: BTreeSet<String>,
+}
+
+impl ByHand {
+    /// Opens a watch and takes in what is there.
+    pub async fn watch(&self) -> Watched {
+        let pool = client::pool(&self.site.state().join("operator"));
+        let mut registry = client::registry(&pool, &self.endpoints.registry.mtls);
+        let opened = registry.watch(pb::WatchRequest::default());
+        let stream = within("a watch opens", opened).await.unwrap().into_inner();
+        let mut watched = Watched {
+            stream,
+            _pool: pool,
+            there: BTreeSet::new(),
+        };
+        while !matches!(watched.next().await, Some(Change::SnapshotEnd(_))) {}
+        watched
+    }
+}
+
+impl Watched {
+    /// The next change, taken in; `None` where the stream ended.
+    pub async fn next(&mut self) -> Option<Change> {
+        let message = within("a change comes", self.stream.message()).await;
+        let change = message.ok()??.change?;
+        match &change {
+            Change::Instance(instance) => drop(self.there.insert(instance.id.clone())),
+            Change::Gone(gone) => {
+                self.there.remove(&gone.id);
+            }
+            Change::SnapshotBegin(_)
+            | Change::SnapshotEnd(_)
+            | Change::Card(_)
+            | Change::Keepalive(_) => {}
+        }
+        Some(change)
     }
 }
 

@@ -20,6 +20,7 @@ use tonic_types::StatusExt;
 use super::{
     client::{self, Local},
     ledger::{Count, Ledger, Outcome},
+    wait::eventually,
 };
 
 /// How long what is open may take to end once nothing new comes. Far above what it does take.
@@ -101,6 +102,18 @@ impl Load {
 
     pub fn count(&self) -> Count {
         self.all.ledger.lock().count().clone()
+    }
+
+    /// Waits until so many more tasks are done.
+    pub async fn goes_on(&self, tasks: usize) {
+        let before = self.count().completed;
+        eventually("more tasks are done", || async {
+            match self.count().completed - before {
+                done if done >= tasks => Ok(()),
+                few => Err(format!("{few} of {tasks}: {:?}", self.count())),
+            }
+        })
+        .await;
     }
 
     /// Acknowledged and not seen to end.

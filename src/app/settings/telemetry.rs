@@ -1,5 +1,7 @@
 //! What a process lets be seen of it, as configuration files say it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::telemetry::otlp::OtlpConfig;
@@ -24,7 +26,18 @@ impl Default for TelemetrySettings {
     }
 }
 
+/// Where OpenTelemetry's libraries look for a collector.
+const ENDPOINT_ENV: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
 impl TelemetrySettings {
+    /// Lets an agent send its own spans to the same place, if it makes any and is told nothing else.
+    pub fn tell_agent(&self, env: &mut BTreeMap<String, String>) {
+        if !self.otlp.is_empty() {
+            env.entry(ENDPOINT_ENV.to_owned())
+                .or_insert_with(|| self.otlp.clone());
+        }
+    }
+
     /// What the exporter of a process is told; `None`: no traces.
     pub fn traces(&self, role: &'static str, service: Option<String>) -> Option<OtlpConfig> {
         (!self.otlp.is_empty()).then(|| OtlpConfig {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -19,8 +20,10 @@ use tokio::{
 
 use crate::runtime::{Backoff, Nursery, Stop};
 
-/// A log is kept up to this size and started anew above it, in bytes.
+/// A log is kept up to this size and started anew above it, in bytes; the one before is kept too.
 const LOG_MAX: u64 = 16 << 20;
+/// How often a log's size is looked at: each call that is served is a line of it.
+const LOG_LOOK: Duration = Duration::from_secs(5);
 /// Lines of the log that are shown when a process dies.
 const LAST_LINES: usize = 12;
 /// A process that lived this long starts its backoff anew.
@@ -135,6 +138,7 @@ async fn supervise(job: Job, events: mpsc::Sender<ChildEvent>, stop: Stop) {
                             Err(error) => format!("cannot be waited for: {error}"),
                         }
                     }
+                    never = keep_small(&job.log) => match never {},
                     () = stop.cancelled() => {
                         end_child(child, pid, job.grace).await;
                         drop(stdin);
@@ -210,8 +214,8 @@ fn group(pid: u32) -> Option<Pid> {
 }
 
 fn spawn(job: &Job) -> io::Result<Child> {
-    if fs::metadata(&job.log).is_ok_and(|log| log.len() > LOG_MAX) {
-        fs::remove_file(&job.log)?;
+    if job.log.exists() {
+        cut_log(&job.log)?;
     }
     let log = File::options().create(true).append(true).open(&job.log)?;
     let [program, arguments @ ..] = &job.command[..] else {
@@ -227,6 +231,25 @@ fn spawn(job: &Job) -> io::Result<Child> {
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
+}
+
+/// Bounds a log while its process writes it. What is written in the moment between copy and cut is
+/// lost: the process holds the file open, and cannot be told to open another.
+async fn keep_small(log: &Path) -> Infallible {
+    loop {
+        sleep(LOG_LOOK).await;
+        if let Err(error) = cut_log(log) {
+            tracing::warn!(log = %log.display(), %error, "a log that is too long cannot be cut");
+        }
+    }
+}
+
+fn cut_log(log: &Path) -> io::Result<()> {
+    if fs::metadata(log)?.len() <= LOG_MAX {
+        return Ok(());
+    }
+    fs::copy(log, log.with_extension("log.old"))?;
+    File::options().write(true).open(log)?.set_len(0)
 }
 
 fn in_words(status: ExitStatus) -> String {
@@ -276,6 +299,28 @@ mod tests {
             log: dir.join("x.log"),
             grace: Duration::from_secs(10),
         }
+    }
+
+    #[test]
+    fn a_log_that_grew_too_long_is_begun_anew_and_its_writer_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("x.log");
+        use std::io::Write as _;
+        let mut writer = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        writer.write_all(b"short\n").unwrap();
+        cut_log(&log).unwrap();
+        assert_eq!(fs::read(&log).unwrap(), b"short\n");
+        let long = usize::try_from(LOG_MAX).unwrap();
+        writer.write_all(&vec![b'x'; long]).unwrap();
+        cut_log(&log).unwrap();
+        writer.write_all(b"next\n").unwrap();
+        assert_eq!(fs::read(&log).unwrap(), b"next\n");
+        let before = fs::metadata(dir.path().join("x.log.old")).unwrap();
+        assert_eq!(before.len(), LOG_MAX + 6);
     }
 
     #[tokio::test]

@@ -34,6 +34,7 @@ impl Starting<'_> {
         let mut env = agent.env.clone();
         env.insert("ATTACHE_LISTEN".into(), instance.handler.clone());
         env.insert("ATTACHE_SIDECAR".into(), instance.local.clone());
+        self.mesh.telemetry.tell_agent(&mut env);
         // A proxy of the user's shell must not see what agents say to their own machine.
         env.insert("NO_PROXY".into(), NO_PROXY.into());
         env.insert("no_proxy".into(), NO_PROXY.into());

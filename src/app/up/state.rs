@@ -244,8 +244,11 @@ impl Ports {
             return Ok(fixed);
         }
         let before = self.known.get(what).copied().unwrap_or(0);
-        let listener = TcpListener::bind(("127.0.0.1", before))
-            .or_else(|_| TcpListener::bind(("127.0.0.1", 0)))?;
+        let again = (before != 0).then(|| TcpListener::bind(("127.0.0.1", before)));
+        let listener = match again {
+            Some(Ok(listener)) => listener,
+            Some(Err(_)) | None => free_port()?,
+        };
         let port = listener.local_addr()?.port();
         self.held.push(listener);
         self.known.insert(what.to_owned(), port);
@@ -260,6 +263,25 @@ impl Ports {
         let text = serde_json::to_string_pretty(&self.known).expect("plain data is JSON");
         state.write("ports.json", &text).map(drop)
     }
+}
+
+/// Ports below those that systems give to outgoing connections (from 32768 on Linux, from 49152
+/// elsewhere): one of these is not taken by a connection while its listener is away for a moment.
+const LASTING: std::ops::Range<u32> = 20_000..32_000;
+/// Ports between the first tries of two processes that start together: each lets go of what it
+/// chose before its children take it.
+const APART: u32 = 64;
+
+fn free_port() -> io::Result<TcpListener> {
+    let (first, count) = (LASTING.start, LASTING.end - LASTING.start);
+    let own = std::process::id().wrapping_mul(APART);
+    let mut ports = (0..count).filter_map(|place| {
+        let port = first + own.wrapping_add(place) % count;
+        TcpListener::bind(("127.0.0.1", u16::try_from(port).ok()?)).ok()
+    });
+    ports
+        .next()
+        .map_or_else(|| TcpListener::bind(("127.0.0.1", 0)), Ok)
 }
 
 /// Makes a directory, with those above it, that only its owner may enter.

@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::source::Source;
 use crate::domain::Reason;
@@ -24,6 +24,8 @@ use crate::wire::status::reason_of;
 
 /// Longest wait for the answer to a last goodbye: the lease would run out anyhow.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Longest wait for a registry that is away, where there is no lease to keep.
+const RETURN: Duration = Duration::from_secs(2);
 /// Bounds of a dictated interval: no registry makes us silent for long, or busy.
 const BEAT_MIN: Duration = Duration::from_secs(1);
 const BEAT_MAX: Duration = Duration::from_secs(60);
@@ -51,8 +53,8 @@ pub struct Report {
 pub enum Standing {
     /// Not yet, or no more; with the last refusal, if any.
     Away(Option<String>),
-    /// It is in the catalog.
-    Here,
+    /// It is in the catalog, with this health.
+    Here(pb::Health),
 }
 
 /// The registration of this process.
@@ -98,7 +100,7 @@ impl Registration {
 
 impl metrics::Source for Registration {
     fn write(&self, sheet: &mut Sheet<'_>) {
-        let here = u8::from(*self.standing.borrow() == Standing::Here);
+        let here = u8::from(matches!(*self.standing.borrow(), Standing::Here(_)));
         let accepted = *self.accepted.borrow();
         let age = accepted.map(|at| ([], at.elapsed().as_secs_f64()));
         sheet.gauge(&family::REGISTERED, [([], f64::from(here))]);
@@ -179,7 +181,6 @@ impl Keeper {
                 self.dictate(granted.heartbeat_interval);
                 self.heard(report.health);
                 tracing::info!("registered");
-                self.standing.send_replace(Standing::Here);
             }
             Err(status) => {
                 tracing::warn!(%status, "not registered; trying again");
@@ -187,7 +188,10 @@ impl Keeper {
                     let refusal = status.message().to_owned();
                     self.standing.send_replace(Standing::Away(Some(refusal)));
                 }
-                self.failed(Duration::MAX);
+                // Who restarted while the registry was away still has an older entry there, which
+                // is taken out soon after the registry is back.
+                let away = status.code() == Code::Unavailable;
+                self.failed(if away { RETURN } else { Duration::MAX });
             }
         }
     }
@@ -230,6 +234,10 @@ impl Keeper {
     fn heard(&mut self, told: pb::Health) {
         self.told = told;
         self.accepted.send_replace(Some(Instant::now()));
+        self.standing.send_if_modified(|standing| {
+            let here = Standing::Here(told);
+            std::mem::replace(standing, here.clone()) != here
+        });
         self.backoff.reset();
         // ±10%: those who started together drift apart.
         let wait = self.interval.mul_f64(0.9 + 0.2 * rand::random::<f64>());
@@ -283,7 +291,8 @@ mod tests {
 
     async fn here(registration: &Registration) {
         let mut standing = registration.standing();
-        standing.wait_for(|s| *s == Standing::Here).await.unwrap();
+        let here = |s: &Standing| matches!(s, Standing::Here(_));
+        standing.wait_for(here).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

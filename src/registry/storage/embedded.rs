@@ -75,6 +75,11 @@ impl RedbStore {
         })
     }
 
+    /// Whether the disk did not take the last change: nobody can join or register until it does.
+    pub fn is_failing(&self) -> bool {
+        self.writer.is_failing()
+    }
+
     fn open_at(path: &Path, terms: Terms, now: Instant) -> Result<Self, StoreError> {
         let file = private(
             OpenOptions::new()
@@ -403,10 +408,12 @@ mod tests {
         };
         let outcome = store.writer.write(work, |()| ()).await;
         assert_eq!(outcome, Err(failed("the disk is full")));
+        assert!(store.is_failing());
         store
             .grant(entry("b", "default/x", &[]), start)
             .await
             .unwrap();
+        assert!(!store.is_failing());
         let tx = store.database.begin_read().unwrap();
         let entries = tx.open_table(ENTRIES).unwrap();
         assert!(entries.get("a").unwrap().is_none());

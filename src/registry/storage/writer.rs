@@ -3,7 +3,14 @@
 //! A commit takes milliseconds and blocks, so it is kept from the async threads; what follows from
 //! it runs in the order of the commits, so memory never runs ahead of the disk.
 
-use std::{fmt, sync::Arc, thread};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use redb::{Database, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
@@ -27,19 +34,28 @@ trait Job: Send {
 pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<thread::JoinHandle<()>>,
+    failing: Arc<AtomicBool>,
 }
 
 impl Writer {
     /// Starts the thread over an open database.
     pub(super) fn start(database: Arc<Database>) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel(QUEUE);
+        let failing = Arc::new(AtomicBool::new(false));
+        let last = Arc::clone(&failing);
         let thread = thread::Builder::new()
             .name("registry-store".to_owned())
-            .spawn(move || write_all(&database, inbox))?;
+            .spawn(move || write_all(&database, inbox, &last))?;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),
+            failing,
         })
+    }
+
+    /// Whether the disk did not take the last commit.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// Commits what `work` changes, then runs `then` on the thread, and answers what it returns.
@@ -104,7 +120,7 @@ impl fmt::Debug for Writer {
     }
 }
 
-fn write_all(database: &Database, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
+fn write_all(database: &Database, mut inbox: mpsc::Receiver<Box<dyn Job>>, failing: &AtomicBool) {
     while let Some(first) = inbox.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH {
@@ -114,6 +130,8 @@ fn write_all(database: &Database, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
             }
         }
         let outcome = commit(database, &mut batch);
+        let failed = matches!(outcome, Err(StoreError::Failed(_)));
+        failing.store(failed, Ordering::Relaxed);
         for job in batch {
             job.done(outcome.clone());
         }

@@ -15,6 +15,7 @@
 
 mod error;
 mod handle;
+mod metrics;
 mod reader;
 mod row;
 mod slot;

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use crate::pb;
 use crate::telemetry::metrics::tasks::{Attempt, Standing, between};
 
-use super::machine::{Entry, Tasks};
+use super::entry::Entry;
+use super::machine::Tasks;
 use super::shard::Running;
 
 impl Running {
@@ -17,16 +18,16 @@ impl Running {
             return;
         };
         if let Some(after) = entry.first_start() {
-            self.shard.counts.started(after);
+            self.shard.metrics.started(after);
         }
         if ended {
-            self.shard.counts.finished(&entry.kept.task);
+            self.shard.metrics.finished(&entry.kept.task);
         }
     }
 
     /// An attempt goes out.
     pub(super) fn count_attempt(&self, attempt: u32, resumed: bool) {
-        self.shard.counts.attempt(match attempt {
+        self.shard.metrics.attempt(match attempt {
             _ if resumed => Attempt::Resumed,
             0 | 1 => Attempt::First,
             _ => Attempt::Again,
@@ -36,7 +37,7 @@ impl Running {
     /// Shows how the shard stands.
     pub(super) fn publish(&self) {
         let standing = self.shard.tasks.standing();
-        self.shard.counts.stands(self.shard.place, standing);
+        self.shard.metrics.stands(self.shard.place, standing);
     }
 }
 

@@ -1,13 +1,13 @@
 //! A home on a disk that fails or is full.
 
-use std::{thread::JoinHandle, time::Duration};
+use std::{path::Path, thread::JoinHandle, time::Duration};
 
 use crate::domain::Reason;
 use crate::pb;
 use crate::pb::execute_request::Step as Said;
 use crate::pb::handle_response::Update;
 use crate::task::journal::faulty::{Fault, FaultyDisk};
-use crate::task::journal::{Journal, JournalConfig, Step};
+use crate::task::journal::{Journal, JournalConfig, JournalError, Repaired, Step};
 
 use super::config::Submission;
 use super::drive_tests::{Bench, result};
@@ -134,4 +134,62 @@ async fn a_full_disk_takes_no_task_and_lets_those_under_way_end() {
     submit_until(&bench, Ok(())).await;
     bench.home.close(LIMIT).await;
     thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_repaired_journal_is_replayed_without_the_task_that_lost_a_record() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, into) = (temp.path().join("journal"), temp.path().join("new"));
+    let open = |dir: &Path| {
+        let mut replay = Replay::new(&"home".parse().unwrap(), 2);
+        let config = JournalConfig {
+            disk_reserve: 0,
+            ..JournalConfig::default()
+        };
+        let journal = Journal::open(dir, config, |lsn, record| replay.record(lsn, &record))?;
+        Ok::<_, JournalError>(Bench::over(journal, replay, &["i1"]))
+    };
+    let mut bench = open(&dir).unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(submit(&bench).await.unwrap().id);
+        let mut opened = bench.next().await;
+        assert!(matches!(opened.step().await, Said::Start(_)));
+        opened.accept().await;
+        opened
+            .update(1, Update::Progress(pb::Progress::default()))
+            .await;
+        opened.update(2, result()).await;
+        opened.acked(2).await;
+    }
+    bench.home.close(LIMIT).await;
+
+    // The input of the second task, in its submission: the first time that its id is on disk.
+    let file = dir.join("00000000000000000001.log");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let id = bytes
+        .windows(ids[1].len())
+        .position(|window| window == ids[1].as_bytes());
+    bytes[id.unwrap() + ids[1].len() + 20] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+    let refused = open(&dir).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, JournalError::Damaged { .. }), "{refused}");
+
+    let made = Repaired::make(&dir, &into, false).unwrap();
+    assert_eq!(
+        (made.tasks, &made.holed[..], &made.doubtful[..]),
+        (2, &ids[1..2], &[][..])
+    );
+    let bench = open(&into).unwrap();
+    let viewer = std::sync::Arc::new(own());
+    for (place, id) in ids.iter().enumerate() {
+        let task = bench.home.get(&id.parse().unwrap(), &viewer, true).await;
+        match task {
+            Ok((task, _)) => {
+                assert_eq!((place != 1, task.state()), (true, pb::TaskState::Completed));
+            }
+            Err(fault) => assert_eq!((place, fault.reason), (1, Reason::TaskNotFound)),
+        }
+    }
+    bench.home.close(LIMIT).await;
 }

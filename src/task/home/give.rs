@@ -132,8 +132,12 @@ impl Tasks {
     }
 
     fn end_no_route(&mut self, task: Uuid, at: Moment) {
-        let text = "no live agent offers what was asked for, and fail_fast was set";
-        self.end_failed(task, Reason::NoRoute, text, at);
+        let skill = self
+            .tasks
+            .get(&task)
+            .map_or("", |entry| entry.kept.task.skill.as_str());
+        let text = format!("no live agent offers {skill} as asked for, and fail_fast was set");
+        self.end_failed(task, Reason::NoRoute, &text, at);
     }
 
     /// Sends the task to whoever fits best and has room.

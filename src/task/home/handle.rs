@@ -14,7 +14,7 @@ use crate::task::doors::{Connect, Parent, Parents, Route};
 use crate::task::journal::Journal;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
-use crate::telemetry::metrics::tasks::Tasks as Counts;
+use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
 use super::config::{HomeConfig, Submission};
@@ -47,8 +47,8 @@ pub(super) struct Shared {
     nurseries: Vec<Nursery>,
     journal: Journal,
     pub(super) archive: Option<Archive>,
+    metrics: Arc<TaskMetrics>,
     parents: Arc<dyn Parents>,
-    counts: Arc<Counts>,
     drain: Stop,
     failed: Stop,
 }
@@ -95,7 +95,7 @@ impl Home {
         let (shards, archive, stay) = replay.finish()?;
         let released = Arc::new(Released::new(shards.len()));
         let failed = Stop::new();
-        let counts = Counts::new(shards.len());
+        let metrics = TaskMetrics::new(shards.len());
         let mut inboxes = Vec::new();
         for (place, (mut tasks, nursery)) in
             shards.into_iter().zip(nurseries.iter().cycle()).enumerate()
@@ -110,12 +110,12 @@ impl Home {
                 journal: journal.clone(),
                 released: released.clone(),
                 archiving: Archiving::new(archive.clone(), stay),
+                metrics: metrics.clone(),
                 place,
                 route: route.clone(),
                 connect: connect.clone(),
                 parents: parents.clone(),
                 nursery: nursery.clone(),
-                counts: counts.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
@@ -127,8 +127,8 @@ impl Home {
             nurseries,
             journal,
             archive,
+            metrics,
             parents,
-            counts,
             drain,
             failed,
         };
@@ -143,8 +143,8 @@ impl Home {
     }
 
     /// What it counts, for the process' metrics.
-    pub fn counts(&self) -> &Arc<Counts> {
-        &self.shared.counts
+    pub fn metrics(&self) -> &Arc<TaskMetrics> {
+        &self.shared.metrics
     }
 
     /// Cancelled when the journal failed: the process must end, a restart replays what is on disk.
@@ -222,6 +222,11 @@ impl Home {
         if let Some(archive) = &self.shared.archive {
             archive.close();
         }
+    }
+
+    /// Tasks in memory, per shard, as of its last turn.
+    pub fn counts(&self) -> Vec<Standing> {
+        self.shared.metrics.standings()
     }
 
     /// Where finished tasks are moved; `None`: they stay in memory.
@@ -316,7 +321,7 @@ impl Home {
             shard: self.shared.inboxes[shard].clone(),
             archive: self.shared.archive.clone(),
             drain: self.shared.drain.clone(),
-            _counted: self.shared.counts.watching(),
+            _counted: self.shared.metrics.watching(),
         }
     }
 

@@ -133,7 +133,7 @@ impl Tasks {
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
         self.log(id, Recorded::Submitted(submitted), 0);
-        self.enter(kept, world.at);
+        self.enter(kept, new.due);
         if let Some(token) = new.parent {
             self.children.insert(task, token);
         }
@@ -327,9 +327,8 @@ impl Tasks {
         self.ended.push_back(task);
     }
 
-    fn enter(&mut self, kept: Kept, at: Moment) {
+    fn enter(&mut self, kept: Kept, deadline: Instant) {
         let task = kept.id.uuid;
-        let deadline = kept.deadline(&at);
         let mut entry = Entry::new(kept, 0, deadline);
         entry.counted = entry.kept.bytes;
         self.live_bytes += entry.counted;
@@ -369,6 +368,7 @@ pub(super) fn cancel_ended(state: pb::TaskState) -> Result<(), Fault> {
     if state == pb::TaskState::Canceled {
         return Ok(());
     }
-    let text = format!("the task has ended already: {}", state.as_str_name());
+    let state = state.as_str_name().trim_start_matches("TASK_STATE_");
+    let text = format!("the task has ended already, {}", state.to_lowercase());
     Err(Fault::new(Reason::TaskNotCancelable, text))
 }

@@ -28,7 +28,7 @@ impl Running {
                 let entry = submitted.map(|task| self.shard.tasks.tasks.get(&task));
                 let task = entry.and_then(|entry| Ok(entry.ok_or_else(not_found)?.kept.basic()));
                 if let Ok(task) = &task {
-                    self.shard.counts.submitted(&task.skill);
+                    self.shard.metrics.submitted(&task.skill);
                 }
                 self.answer(answer, task);
             }
@@ -36,7 +36,7 @@ impl Running {
                 let submitted = self.world(|tasks, world| tasks.submit(*new, world));
                 let watching = submitted.and_then(|task| self.watch(task));
                 if let Ok(watching) = &watching {
-                    self.shard.counts.submitted(&watching.task.skill);
+                    self.shard.metrics.submitted(&watching.task.skill);
                 }
                 self.answer(answer, watching);
             }

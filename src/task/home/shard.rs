@@ -23,7 +23,7 @@ use crate::runtime::{Nursery, Stop, clock};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
-use crate::telemetry::metrics::tasks::Tasks as Counts;
+use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
 use super::attempt::Heard;
@@ -66,12 +66,12 @@ pub(super) struct Shard {
     pub(super) journal: Journal,
     pub(super) released: Arc<Released>,
     pub(super) archiving: Archiving,
+    pub(super) metrics: Arc<TaskMetrics>,
     pub(super) place: usize,
     pub(super) route: Arc<dyn Route>,
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     pub(super) nursery: Nursery,
-    pub(super) counts: Arc<Counts>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -133,7 +133,8 @@ impl Running {
                 self.append()?;
             }
             self.perform();
-            if self.carriers.is_empty() {
+            // What waits for the disk may be an attempt that goes out once it is there.
+            if self.carriers.is_empty() && self.gated.is_empty() {
                 for settled in self.settling.drain(..) {
                     // Whoever asked may have given up.
                     drop(settled.send(Ok(())));

@@ -141,6 +141,11 @@ impl Bench {
     }
 
     fn submit_with(&mut self, options: pb::TaskOptions) -> Uuid {
+        let new = self.checked(options);
+        self.step(|tasks, world| tasks.submit(new, world)).unwrap()
+    }
+
+    fn checked(&mut self, options: pb::TaskOptions) -> NewTask {
         self.next += 1;
         let asked = Asked {
             id: TaskId {
@@ -153,9 +158,7 @@ impl Bench {
             own: own(),
             parent: None,
         };
-        let at = self.at;
-        let new = NewTask::check(asked, &at).unwrap();
-        self.step(|tasks, world| tasks.submit(new, world)).unwrap()
+        NewTask::check(asked, &self.at).unwrap()
     }
 
     fn submit(&mut self) -> Uuid {
@@ -370,6 +373,34 @@ async fn without_an_agent_a_task_waits_or_fails_fast() {
     assert!(bench.effects.iter().any(
         |effect| matches!(effect, Effect::Release { abort: Some(why), .. } if why == "DEADLINE_EXCEEDED")
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_moves_no_deadline() {
+    let hours = Duration::from_secs(2 * 3600);
+    let set = |bench: &mut Bench, ahead: bool| {
+        let wall = bench.at.wall;
+        bench.at.wall = if ahead { wall + hours } else { wall - hours };
+    };
+    for ahead in [true, false] {
+        let mut bench = Bench::new(&[], false);
+        let new = bench.checked(pb::TaskOptions {
+            timeout: Some(prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            }),
+            ..Default::default()
+        });
+        // After the check and before the task has its place; and back again while it waits.
+        set(&mut bench, ahead);
+        let task = bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+        bench.pass(Duration::from_secs(29));
+        set(&mut bench, !ahead);
+        bench.pass(Duration::from_secs(29));
+        assert_eq!(bench.state(task), pb::TaskState::Submitted, "{ahead}");
+        bench.pass(Duration::from_secs(3));
+        assert_eq!(bench.failure(task), "DEADLINE_EXCEEDED", "{ahead}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

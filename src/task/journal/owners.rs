@@ -50,8 +50,12 @@ struct Track {
     holed: bool,
     last_seq: u64,
     attempt: u32,
-    /// Events that were copied, or came after them, while the submission is not in the log.
-    pieces: BTreeSet<u64>,
+    /// Events that were seen of a task whose submission is gone: a snapshot names what it needs.
+    events: HashSet<u64>,
+    /// Events of it were copied for a snapshot that is still to come.
+    copied: bool,
+    /// A snapshot of it names events that were not seen, and no later one is whole.
+    torn: bool,
     /// Holes before the first record that was seen of it.
     born: usize,
     /// Holes before its last record.
@@ -118,18 +122,21 @@ impl Owners {
             Some(Kind::Event(event)) => {
                 lost = event.seq.saturating_sub(task.last_seq + 1);
                 task.last_seq = event.seq;
-                if !task.pieces.is_empty() {
-                    task.pieces.insert(event.seq);
-                }
                 lost += u64::from(event.attempt > task.attempt);
                 task.attempt = task.attempt.max(event.attempt);
                 task.ended = ended(event.state());
             }
-            Some(Kind::Copied(event)) => {
-                task.pieces.insert(event.seq);
-            }
-            Some(Kind::Snapshot(snapshot)) => lost = task.snapshot(snapshot, holes > 0),
-            Some(Kind::Checkpoint(_) | Kind::NotStarted(_) | Kind::Forgotten(_)) | None => {}
+            Some(Kind::Snapshot(snapshot)) => lost = task.snapshot(snapshot),
+            Some(
+                Kind::Checkpoint(_) | Kind::NotStarted(_) | Kind::Copied(_) | Kind::Forgotten(_),
+            )
+            | None => {}
+        }
+        if let (false, Some(Kind::Event(event) | Kind::Copied(event))) =
+            (task.submitted, &record.kind)
+        {
+            task.events.insert(event.seq);
+            task.copied |= matches!(record.kind, Some(Kind::Copied(_)));
         }
         let between = task.seen..holes;
         task.seen = holes;
@@ -163,11 +170,8 @@ impl Owners {
     /// A task that was seen first after a hole and has no submission has lost it there: whose
     /// submission was let go has been forgotten since, though that may be lost.
     fn submissions(&mut self) {
-        self.tasks.retain(|_, task| {
-            // Its copies are there, and the snapshot that they are for is not.
-            let cut = !task.pieces.is_empty() && !task.passed.is_empty();
-            task.submitted || task.born > 0 || cut
-        });
+        self.tasks
+            .retain(|_, task| task.submitted || task.born > 0 || task.torn || task.is_cut());
         for (id, task) in &mut self.tasks {
             if task.submitted {
                 continue;
@@ -202,32 +206,34 @@ impl Owners {
 }
 
 impl Track {
-    /// Takes in a snapshot, which stands for all before it. Gives how many events that it names are
-    /// neither in the log behind the submission nor among the copies.
-    fn snapshot(&mut self, snapshot: &Snapshot, damage: bool) -> u64 {
-        let named = snapshot.submitted.as_ref();
-        let Some(task) = named.and_then(|submitted| submitted.task.as_ref()) else {
+    /// Its copies are there, and the snapshot that they were made for may be among what is lost.
+    fn is_cut(&self) -> bool {
+        self.copied && !self.passed.is_empty()
+    }
+
+    /// Takes a snapshot in: it stands for a submission, and tells what is missing before it.
+    fn snapshot(&mut self, snapshot: &Snapshot) -> u64 {
+        let submitted = snapshot.submitted.as_ref();
+        let Some(task) = submitted.and_then(|submitted| submitted.task.as_ref()) else {
             return 0;
         };
-        let lost = if self.submitted {
-            task.last_seq.saturating_sub(self.last_seq)
-        } else {
-            let chunks = snapshot.artifacts.iter().flat_map(|kept| &kept.chunks);
-            let content = snapshot.messages.iter().chain(chunks).copied();
-            let watched = snapshot.first_seq.max(1)..=task.last_seq;
-            let all: BTreeSet<u64> = content.chain(watched).collect();
-            all.difference(&self.pieces).count() as u64
-        };
-        if lost > 0 && !self.submitted && !damage {
-            // A crash came while its old segments were let go: a later snapshot is whole.
-            return 0;
-        }
-        self.submitted = true;
-        self.pieces.clear();
-        self.last_seq = task.last_seq;
+        let lost = task.last_seq.saturating_sub(self.last_seq)
+            + u64::from(task.attempt.saturating_sub(self.attempt));
+        self.last_seq = self.last_seq.max(task.last_seq);
         self.attempt = self.attempt.max(task.attempt);
-        self.ended = ended(task.state());
-        lost
+        if self.submitted {
+            return lost;
+        }
+        let chunks = snapshot.artifacts.iter().flat_map(|kept| &kept.chunks);
+        let mut content = snapshot.messages.iter().chain(chunks);
+        let mut watched = snapshot.first_seq..=task.last_seq;
+        self.submitted = watched.all(|seq| self.events.contains(&seq))
+            && content.all(|seq| self.events.contains(seq));
+        self.torn = !self.submitted;
+        self.copied = false;
+        // Its copies may have been among what was lost before the first that was seen.
+        self.passed.extend(0..self.born);
+        0
     }
 }
 

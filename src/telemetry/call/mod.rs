@@ -14,6 +14,10 @@ use std::{
     time::Duration,
 };
 
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -22,9 +26,17 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::TraceContext;
 use super::metrics::calls::{Listener, Method, code_name};
 use crate::pb;
 
+/// Where a status has its details.
+const DETAILS: &str = "grpc-status-details-bin";
+/// With padding or without.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 /// Most bytes of a value in a line that a caller chose.
 const VALUE_MAX: usize = 256;
 
@@ -56,6 +68,7 @@ struct Facts {
     skill: Option<String>,
     task: Option<String>,
     correlation: Option<String>,
+    trace: Option<TraceContext>,
 }
 
 impl CallNotes {
@@ -80,6 +93,11 @@ impl CallNotes {
         facts.task = noted(&task.id);
         facts.skill = noted(&task.skill);
         facts.correlation = noted(&task.correlation_id);
+    }
+
+    /// What the caller traces the call below, if it does.
+    pub fn traced(&self, trace: Option<TraceContext>) {
+        self.inner.facts.lock().trace = trace;
     }
 
     /// What ties the call's task to other work.
@@ -175,6 +193,7 @@ impl Call {
                     skill = $facts.skill.as_deref(),
                     task = $facts.task.as_deref(),
                     correlation = $facts.correlation.as_deref(),
+                    trace = $facts.trace.as_ref().map(TraceContext::trace_id),
                     duration_ms = milliseconds(took),
                     received,
                     sent = self.sent,
@@ -196,9 +215,10 @@ impl Drop for Call {
         let took = self.began.elapsed();
         let received = self.notes.inner.received.load(Relaxed);
         let Told { code, reason } = self.outcome(took);
+        // In this order: what is counted has been told.
+        self.line(code, reason.as_deref(), took, received);
         let bytes = (received, self.sent);
         self.origin.listener.ended(self.method, code, took, bytes);
-        self.line(code, reason.as_deref(), took, received);
     }
 }
 
@@ -292,9 +312,11 @@ pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// The reason of a status in headers or trailers.
+/// The reason of a status in headers or trailers. Details that are no base64 have none: whoever made
+/// them is not trusted, and tonic's own reader panics on them.
 fn reason(headers: &HeaderMap) -> Option<String> {
-    let status = Status::from_header_map(headers)?;
+    let details = BASE64.decode(headers.get(DETAILS)?).ok()?;
+    let status = Status::with_details(Code::Unknown, "", details.into());
     let info = status.get_details_error_info()?;
     noted(&info.reason)
 }

@@ -129,6 +129,8 @@ async fn a_call_that_ends_with_trailers_is_told_by_them() {
     let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     let call = Call::begin(&origin, GET, None);
     let notes = call.notes();
+    let above = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    notes.traced(TraceContext::parse(above, ""));
     let asked = Received::new(Full::new(Bytes::from_static(b"abc")), call.notes());
     asked.collect().await.unwrap();
     notes.about(&pb::Task {
@@ -158,6 +160,7 @@ async fn a_call_that_ends_with_trailers_is_told_by_them() {
         ("skill", "echo".into()),
         ("task", "home.7".into()),
         ("correlation", "c1".into()),
+        ("trace", "0af7651916cd43dd8448eb211c80319c".into()),
         ("duration_ms", 1500.0.into()),
         ("received", 3.into()),
         ("sent", 5.into()),

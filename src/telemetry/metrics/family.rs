@@ -148,6 +148,17 @@ families! {
     JOURNAL_FAILED "attache_journal_failed" Gauge None, []
         "1 once a write or sync has failed: the process ends.";
 
+    ARCHIVE_TASKS "attache_archive_tasks" Gauge None, []
+        "Finished tasks in the archive.";
+    ARCHIVE_BYTES "attache_archive_bytes" Gauge BYTES, []
+        "Their bytes, with events.";
+    ARCHIVE_MOVED "attache_archive_moved_total" Counter None, []
+        "Finished tasks that the archive has taken in.";
+    ARCHIVE_RETIRED "attache_archive_retired_total" Counter None, []
+        "Finished tasks that the archive has let go of.";
+    ARCHIVE_FAILURES "attache_archive_failures_total" Counter None, []
+        "Writes and openings of the archive that failed.";
+
     REGISTERED "attache_registered" Gauge None, []
         "1 while this instance is in the catalog, as far as it knows.";
     BEAT_AGE "attache_registration_heartbeat_age_seconds" Gauge SECONDS, []

@@ -152,9 +152,6 @@ impl Tasks {
         let place = ENDS.iter().position(|(state, _)| *state == task.state());
         let Some(place) = place else { return };
         let (_, state) = ENDS[place];
-        let reason = reason(task);
-        let key = (place, self.skills.place(&task.skill), reason);
-        *self.finished.lock().entry(key).or_insert(0) += 1;
         let took = between(task.created_at, task.ended_at);
         self.duration[place].took(took);
         let failure = task.failure.as_ref();
@@ -173,30 +170,38 @@ impl Tasks {
             worked_ms = task.execution_ms,
             "task"
         );
+        // In this order: what is counted has been told.
+        let key = (place, self.skills.place(&task.skill), reason(task));
+        *self.finished.lock().entry(key).or_insert(0) += 1;
     }
 
-    /// How all shards together stood at their last turns.
-    pub fn standing(&self) -> Standing {
-        let mut sum = Standing::default();
-        for shard in &self.shards {
-            sum.live += shard.live.load(Relaxed);
-            sum.working += shard.working.load(Relaxed);
-            sum.waiting += shard.waiting.load(Relaxed);
-            sum.ended += shard.ended.load(Relaxed);
-        }
-        sum
+    /// How each shard stands, as of its last turn.
+    pub fn standings(&self) -> Vec<Standing> {
+        let shards = self.shards.iter();
+        let read = shards.map(|shard| Standing {
+            live: shard.live.load(Relaxed),
+            working: shard.working.load(Relaxed),
+            waiting: shard.waiting.load(Relaxed),
+            ended: shard.ended.load(Relaxed),
+        });
+        read.collect()
     }
 }
 
 impl Source for Arc<Tasks> {
     fn write(&self, sheet: &mut Sheet<'_>) {
-        let now = self.standing();
-        let submitted = now.live.saturating_sub(now.working);
-        let states = [("submitted", submitted), ("working", now.working)];
+        let now = self.standings();
+        let sum = |of: fn(&Standing) -> usize| now.iter().map(of).sum::<usize>();
+        let (live, working) = (sum(|now| now.live), sum(|now| now.working));
+        let submitted = live.saturating_sub(working);
+        let states = [("submitted", submitted), ("working", working)];
         let states = states.map(|(state, count)| ([state], count as f64));
         sheet.gauge(&family::TASKS, states);
-        sheet.gauge(&family::TASKS_WAITING, [([], now.waiting as f64)]);
-        sheet.gauge(&family::TASKS_ENDED, [([], now.ended as f64)]);
+        sheet.gauge(
+            &family::TASKS_WAITING,
+            [([], sum(|now| now.waiting) as f64)],
+        );
+        sheet.gauge(&family::TASKS_ENDED, [([], sum(|now| now.ended) as f64)]);
 
         let names = self.skills.names();
         let taken = self.submitted.lock().clone();

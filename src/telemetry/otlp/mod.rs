@@ -30,8 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{Layer, Registry, filter::Targets};
 
-use super::span::TARGET;
 use crate::domain::{Member, SpiffeId};
+use crate::telemetry::span::TARGET;
 
 /// Spans that wait to be sent: some seconds at a thousand tasks a second, and about 8 MiB.
 const QUEUE: usize = 8192;
@@ -294,6 +294,7 @@ impl Export {
 
     async fn carry(&mut self, stop: &CancellationToken) {
         let identity = tokio::select! {
+            biased;
             known = self.identity.wait_for(Option::is_some) => known.ok().and_then(|known| known.clone()),
             () = stop.cancelled() => None,
         };
@@ -442,3 +443,6 @@ fn resource(config: &OtlpConfig, identity: &Identity) -> Resource {
     }
     Resource::builder().with_attributes(attributes).build()
 }
+
+#[cfg(test)]
+mod tests;
