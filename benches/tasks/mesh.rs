@@ -203,7 +203,11 @@ fn run(attache: &Path, verb: &[&str], dir: &Path, journal: &str) -> Outcome<bool
     let mut command = Command::new(attache);
     command.args(verb).arg(dir).env("ATTACHE_JOURNAL", journal);
     command
-        .env("ATTACHE_LOG", "warn")
+        // With ATTACHE_LOG=info it shows what the access lines cost.
+        .env(
+            "ATTACHE_LOG",
+            std::env::var("ATTACHE_LOG").unwrap_or_else(|_| "warn".to_owned()),
+        )
         .env_remove("ATTACHE_MESH");
     let output = command.output()?;
     if !output.status.success() {

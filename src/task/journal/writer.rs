@@ -213,6 +213,9 @@ impl Writer {
             state.segments = self.log.begin();
         }
         state.totals.segments = self.log.segments();
+        if !self.log.begins(&state.segments.firsts) {
+            state.segments = self.log.begin();
+        }
         state.totals.free_bytes = self.free;
     }
 

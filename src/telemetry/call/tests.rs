@@ -185,6 +185,26 @@ fn a_status_among_the_headers_is_the_calls_with_its_reason() {
     assert_eq!(lines.json()[0]["fields"]["reason"], "NOT_YOURS");
 }
 
+#[test]
+fn details_that_are_no_details_are_no_reason() {
+    for details in ["%%%", "", "AAAA", "////"] {
+        let origin = origin();
+        let lines = logged(true, || {
+            let mut response = Response::new(body(Vec::new()));
+            let headers = response.headers_mut();
+            headers.insert("grpc-status", "5".parse().unwrap());
+            headers.insert("grpc-status-details-bin", details.parse().unwrap());
+            drop(Call::begin(&origin, GET, None).answered(response));
+        });
+        assert_eq!(counted(&origin), one("NOT_FOUND"));
+        assert_eq!(
+            lines.json()[0]["fields"]["reason"],
+            Value::Null,
+            "{details}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_given_up_is_counted_too() {
     let given_up = origin();
