@@ -184,6 +184,8 @@ impl Keeper {
                 }
             };
             self.fresh.send_replace(false);
+            // Nothing more comes for a while, and a crash meanwhile should find all that was known.
+            self.save().await;
             if began.elapsed() >= HEALTHY {
                 backoff.reset();
             }

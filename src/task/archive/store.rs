@@ -2,7 +2,10 @@
 //!
 //! Refused is a file of another home or another format.
 
-use std::{fs::OpenOptions, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    path::Path,
+};
 
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, Table,
@@ -55,7 +58,12 @@ pub(super) fn open(path: &Path, home: &str) -> Result<Database, ArchiveError> {
     )
     .open(path)
     .map_err(failed)?;
-    open_on(FileBackend::new(file)?, home)
+    let database = open_on(FileBackend::new(file)?, home)?;
+    // The log lets go of what is in it: so must its name be on disk.
+    let above = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let above = File::open(above.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
+    above.sync_all().map_err(failed)?;
+    Ok(database)
 }
 
 /// The same on any backend.

@@ -40,16 +40,22 @@ impl Archiving {
         }
     }
 
+    /// Whether what has ended leaves memory by the archive.
+    fn takes(&self) -> bool {
+        self.archive.is_some() && self.not_before.is_none_or(|until| Instant::now() >= until)
+    }
+
     /// The archive, if it can take tasks now.
     fn ready(&self) -> Option<&Archive> {
-        let waits = self.not_before.is_some_and(|until| Instant::now() < until);
-        self.archive.as_ref().filter(|_| !self.under_way && !waits)
+        let takes = self.takes() && !self.under_way;
+        self.archive.as_ref().filter(|_| takes)
     }
 }
 
 impl Running {
     /// Moves finished tasks if it is worth it, or if `all` that is due should go.
     pub(super) fn archive(&mut self, all: bool) {
+        self.shard.tasks.archived = self.shard.archiving.takes();
         let archiving = &self.shard.archiving;
         let tasks = &self.shard.tasks;
         if !(all || tasks.worth_moving(archiving.stay)) {

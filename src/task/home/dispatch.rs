@@ -105,6 +105,10 @@ impl Carrier {
     }
 
     async fn carry(&mut self) {
+        if self.said.borrow().release {
+            // Over before it went out, while its record waited for the disk.
+            return;
+        }
         let mut backoff = RESUME;
         let first = std::mem::replace(&mut self.first, First::Resume(0));
         let (mut after, first) = match first {

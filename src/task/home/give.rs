@@ -185,7 +185,8 @@ impl Tasks {
         if let Some(lane) = entry.lane.take() {
             self.lanes.remove(&lane, task);
         }
-        entry.lost_at = Some(at.now + self.lost_after);
+        // Nothing is lost before it was sent: see `Tasks::sent`.
+        entry.lost_at = None;
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
@@ -210,6 +211,18 @@ impl Tasks {
             deadline: entry.deadline,
         };
         self.effects.push(Effect::Start { to, start });
+    }
+
+    /// The attempt's Start goes out now: from here on its executor may be lost.
+    pub(super) fn sent(&mut self, task: Uuid, attempt: u32, now: Instant) {
+        let running = self.tasks.get_mut(&task).filter(|entry| {
+            let running = entry.kept.running.as_ref();
+            running.is_some_and(|running| running.attempt == attempt)
+        });
+        if let Some(entry) = running {
+            entry.lost_at.get_or_insert(now + self.lost_after);
+            self.settle(task);
+        }
     }
 
     /// The span of an attempt, below the submission: a restart and another attempt go on there.

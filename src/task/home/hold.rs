@@ -37,7 +37,11 @@ impl Hold {
             && pending.iter().all(is_shown);
         self.since = waits.then(|| self.since.unwrap_or(now));
         let until = self.since.map(|since| since + HOLD);
-        until.filter(|until| now < *until)
+        let until = until.filter(|until| now < *until);
+        if until.is_none() {
+            self.since = None;
+        }
+        until
     }
 }
 

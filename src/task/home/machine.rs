@@ -40,6 +40,9 @@ pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// What a submitter is told to wait when there is no room.
 const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How many times the memory of finished tasks may be taken while an archive is about to take them:
+/// one task alone may be larger than a shard's share.
+const UNMOVED: usize = 4;
 /// What a submitter is told to wait while the disk is full.
 const LOW_SPACE_RETRY: Duration = Duration::from_secs(30);
 
@@ -74,6 +77,8 @@ pub(super) struct Tasks {
     pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
+    /// An archive takes what has ended: it leaves memory that way, and never before it is there.
+    pub(super) archived: bool,
     /// Tasks that end with the attempt that made them, and its token.
     pub(super) children: BTreeMap<Uuid, String>,
     pub(super) compaction: Compaction,
@@ -104,6 +109,7 @@ impl Tasks {
             draining: false,
             holding: false,
             low_space: false,
+            archived: false,
             children: BTreeMap::new(),
             compaction: Compaction::default(),
             stash: Stash::default(),
@@ -125,6 +131,10 @@ impl Tasks {
         let live = self.tasks.len() - self.ended.len();
         if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {
             let text = format!("{live} tasks are under way on this thread: try again later");
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
+        }
+        if self.ended_bytes > self.limits.ended_bytes.saturating_mul(UNMOVED) {
+            let text = "more tasks have ended than the archive has taken yet: try again later";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
         let id = new.task.id.clone();

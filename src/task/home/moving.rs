@@ -69,8 +69,8 @@ impl Tasks {
         }
     }
 
-    /// Forgets finished tasks that are too many, too large or too old for memory. Where there is an
-    /// archive, that is what it could not take.
+    /// Forgets finished tasks that are too old, and those that are too many or too large for memory
+    /// where no archive takes them.
     pub(super) fn forget_old(&mut self, at: Moment) {
         let old = at.wall.checked_sub(self.limits.retention);
         while let Some(task) = self.ended.front().copied() {
@@ -80,7 +80,9 @@ impl Tasks {
             };
             let full =
                 self.ended.len() > self.limits.ended || self.ended_bytes > self.limits.ended_bytes;
-            if !full && !entry.kept.ended_before(old) {
+            let due = (full && !self.archived) || entry.kept.ended_before(old);
+            // Nobody may have seen its end yet where that is not on disk.
+            if !due || entry.shown() != entry.kept.task.last_seq {
                 return;
             }
             self.moved(&[task]);

@@ -32,7 +32,7 @@ use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
-use super::request::{Reply, Request, Watchers};
+use super::request::{Mark, Reply, Request, Watchers};
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -134,7 +134,7 @@ impl Running {
             }
             self.perform();
             // What waits for the disk may be an attempt that goes out once it is there.
-            if self.carriers.is_empty() && self.gated.is_empty() {
+            if self.carriers.is_empty() && self.gated.is_empty() && self.pending.is_empty() {
                 for settled in self.settling.drain(..) {
                     // Whoever asked may have given up.
                     drop(settled.send(Ok(())));
@@ -163,7 +163,7 @@ impl Running {
                     if self.shard.journal.failed() {
                         return Err(JournalError::Closed);
                     }
-                    self.sweep();
+                    self.sweep()?;
                 }
                 taken = self.shard.inbox.recv_many(&mut requests, TURN), if !self.stuck => {
                     if taken == 0 {
@@ -260,20 +260,7 @@ impl Running {
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Shown { task, seq, ended } => {
-                self.shard.tasks.shown(task, seq);
-                self.count(task, ended);
-                let Some(watchers) = self.watchers.get(&task) else {
-                    return;
-                };
-                let event = reads::event(&self.shard.tasks, task, seq);
-                watchers
-                    .marks
-                    .send_modify(|mark| mark.show(seq, ended, event));
-                if ended || watchers.marks.is_closed() {
-                    self.watchers.remove(&task);
-                }
-            }
+            Effect::Shown { task, seq, ended } => self.show(task, seq, ended),
             Effect::Transient { task, transient } => {
                 if let Some(watchers) = self.watchers.get(&task) {
                     // Nobody listens: nothing is lost that anybody wanted.
@@ -282,6 +269,7 @@ impl Running {
             }
             Effect::Start { to, start } => {
                 self.count_attempt(to.attempt, false);
+                self.shard.tasks.sent(to.task, to.attempt, Instant::now());
                 self.carry(to, First::Start(start));
             }
             Effect::Resume { to, after_update } => {
@@ -322,7 +310,26 @@ impl Running {
         }
     }
 
+    /// Whoever watches may see the event now.
+    fn show(&mut self, task: Uuid, seq: u64, ended: bool) {
+        self.shard.tasks.shown(task, seq);
+        self.count(task, ended);
+        let Some(watchers) = self.watchers.get(&task) else {
+            return;
+        };
+        let event = reads::event(&self.shard.tasks, task, seq);
+        let show = |mark: &mut Mark| mark.show(seq, ended, event);
+        watchers.marks.send_modify(show);
+        if ended || watchers.marks.is_closed() {
+            self.watchers.remove(&task);
+        }
+    }
+
     fn carry(&mut self, to: Carrying, first: First) {
+        if matches!(first, First::Start(_)) {
+            let tasks = &mut self.shard.tasks;
+            tasks.sent(to.task, to.attempt, Instant::now());
+        }
         let work = self
             .shard
             .tasks
@@ -351,7 +358,7 @@ impl Running {
         }
     }
 
-    fn sweep(&mut self) {
+    fn sweep(&mut self) -> Result<(), JournalError> {
         self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
@@ -364,6 +371,8 @@ impl Running {
         if self.shard.place == 0 {
             self.retire();
         }
+        // What the sweep itself recorded must not be the reason to let go of nothing.
+        self.append()?;
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
@@ -378,6 +387,7 @@ impl Running {
             let release = Box::new(move || journal.release(released.up_to(place, first)));
             self.gated.push_back((self.last, Gated::Answer(release)));
         }
+        Ok(())
     }
 }
 

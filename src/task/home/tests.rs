@@ -455,6 +455,17 @@ async fn a_cancellation_is_confirmed_or_ends_by_itself() {
     assert_eq!(bench.state(waiting), pb::TaskState::Canceled);
 }
 
+impl Bench {
+    /// All events so far are on disk.
+    fn all_on_disk(&mut self) {
+        let all: Vec<Uuid> = self.tasks.tasks.keys().copied().collect();
+        for task in all {
+            let last = self.tasks.tasks[&task].kept.task.last_seq;
+            self.tasks.shown(task, last);
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn bounds_hold() {
     let mut bench = Bench::new(&["i1"], false);
@@ -482,11 +493,23 @@ async fn bounds_hold() {
         bench.update(task, 1, update);
         assert_eq!(bench.failure(task), reason);
     }
-    for _ in 0..10 {
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_memory_is_bounded() {
+    let mut bench = Bench::new(&["i1"], false);
+    for _ in 0..15 {
         let task = bench.submit();
         bench.update(task, 1, done());
         bench.pass(Duration::from_secs(1));
     }
+    assert_eq!(bench.tasks.tasks.len(), 15, "their ends are not on disk");
+    bench.all_on_disk();
+    bench.tasks.archived = true;
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.tasks.tasks.len(), 15, "the archive takes them");
+    bench.tasks.archived = false;
+    bench.pass(Duration::from_secs(1));
     assert_eq!(
         bench.tasks.tasks.len(),
         5,
