@@ -71,6 +71,20 @@ impl ByHand {
         for name in self.sidecars() {
             self.ready(&name).await;
         }
+        for name in self.sidecars() {
+            self.knows_all(&name).await;
+        }
+    }
+
+    /// Waits until a sidecar has heard of all of them: ready it is before.
+    async fn knows_all(&self, name: &str) {
+        let (admin, all) = (self.admin(name), self.sidecars().len());
+        let wanted = format!("\"catalog\":{all},");
+        eventually(&format!("{name} knows {all} instances"), || async {
+            let shown = page(&admin, "/").await?;
+            shown.contains(&wanted).then_some(()).ok_or(shown)
+        })
+        .await;
     }
 
     /// Names of the sidecars.
