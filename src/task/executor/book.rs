@@ -4,10 +4,12 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
 use tokio::{sync::mpsc, time::Instant};
+use uuid::Uuid;
 
 use super::run::Command;
 use crate::domain::{Reason, TaskId};
@@ -60,6 +62,10 @@ pub(super) enum Found {
     },
 }
 
+/// A task in a quarter of the room that its id takes: many are remembered. The home goes in by a
+/// keyed hash, so that no home can make up a task that is taken for another home's.
+type Key = (u64, Uuid);
+
 #[derive(Debug)]
 struct Known {
     attempt: u32,
@@ -73,9 +79,10 @@ pub(super) struct Book {
     running: u32,
     draining: bool,
     attempts: HashMap<TaskId, Known>,
-    newest: HashMap<TaskId, u32>,
-    remembered: VecDeque<TaskId>,
-    unsettled: HashSet<TaskId>,
+    newest: HashMap<Key, u32>,
+    remembered: VecDeque<Key>,
+    unsettled: HashSet<Key>,
+    keys: RandomState,
     parents: HashMap<String, Parent>,
     durations: VecDeque<(Instant, Duration)>,
 }
@@ -90,6 +97,7 @@ impl Book {
             newest: HashMap::new(),
             remembered: VecDeque::new(),
             unsettled: HashSet::new(),
+            keys: RandomState::new(),
             parents: HashMap::new(),
             durations: VecDeque::new(),
         }
@@ -113,7 +121,7 @@ impl Book {
         }
         if self
             .newest
-            .get(task)
+            .get(&self.key(task))
             .is_some_and(|newest| attempt <= *newest)
         {
             return refused(Reason::AttemptStale, None);
@@ -143,22 +151,23 @@ impl Book {
         }
         self.remember(task, attempt);
         let never_begun = !self.attempts.contains_key(task)
-            && !self.unsettled.contains(task)
+            && !self.unsettled.contains(&self.key(task))
             && self.unsettled.len() < UNSETTLED_MAX;
         Found::Unknown { never_begun }
     }
 
     /// The attempt was never begun: it may come again.
     pub(super) fn unremember(&mut self, task: &TaskId, attempt: u32) {
-        if self.newest.get(task) == Some(&attempt) {
-            self.newest.remove(task);
+        let key = self.key(task);
+        if self.newest.get(&key) == Some(&attempt) {
+            self.newest.remove(&key);
         }
     }
 
     /// The attempt is over here; `settled`: its home has everything, and will not ask again.
     pub(super) fn forget(&mut self, task: &TaskId, attempt: u32, settled: bool) {
         if !settled && self.unsettled.len() < UNSETTLED_MAX {
-            self.unsettled.insert(task.clone());
+            self.unsettled.insert(self.key(task));
         }
         if self
             .attempts
@@ -213,12 +222,17 @@ impl Book {
         sum.checked_div(count)
     }
 
+    fn key(&self, task: &TaskId) -> Key {
+        (self.keys.hash_one(&task.home), task.uuid)
+    }
+
     fn remember(&mut self, task: &TaskId, attempt: u32) {
-        match self.newest.get_mut(task) {
+        let key = self.key(task);
+        match self.newest.get_mut(&key) {
             Some(newest) => *newest = (*newest).max(attempt),
             None => {
-                self.newest.insert(task.clone(), attempt);
-                self.remembered.push_back(task.clone());
+                self.newest.insert(key, attempt);
+                self.remembered.push_back(key);
             }
         }
         if self.remembered.len() > REMEMBERED_MAX
@@ -240,7 +254,7 @@ mod tests {
     fn task(number: u128) -> TaskId {
         TaskId {
             home: "i1".parse().unwrap(),
-            uuid: uuid::Uuid::from_u128(number),
+            uuid: Uuid::from_u128(number),
         }
     }
 
