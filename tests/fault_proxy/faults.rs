@@ -291,3 +291,105 @@ fn mixed(number: u64) -> u64 {
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        // Any moment: only differences count.
+        static BASE: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *BASE.get_or_init(Instant::now) + Duration::from_millis(millis)
+    }
+
+    fn with(all: &[(Direction, u8, Fault)]) -> Faults {
+        let mut faults = Faults::default();
+        for (direction, share, fault) in all {
+            faults.set(*direction, *share, *fault, at(0)).unwrap();
+        }
+        faults
+    }
+
+    #[test]
+    fn a_fault_takes_the_place_of_its_kind_and_direction_only() {
+        use Direction::{Both, Down, Up};
+        let latency = |ms| Fault::Latency { ms, jitter_ms: 0 };
+        let mut faults = with(&[
+            (Both, 100, latency(1)),
+            (Down, 100, latency(2)),
+            (Both, 100, Fault::Blackhole),
+        ]);
+        let shape = |faults: &Faults, direction| faults.in_force(at(0)).shape(direction, 0);
+        assert_eq!(shape(&faults, Up).latency, Duration::from_millis(1));
+        assert_eq!(shape(&faults, Down).latency, Duration::from_millis(2));
+        assert!(shape(&faults, Down).blackhole);
+        faults.set(Both, 100, latency(3), at(0)).unwrap();
+        assert_eq!(shape(&faults, Down).latency, Duration::from_millis(3));
+        assert!(shape(&faults, Up).blackhole);
+        faults.clear();
+        assert_eq!(shape(&faults, Up), Shape::default());
+    }
+
+    #[test]
+    fn flapping_is_well_first_and_then_not_and_says_when_it_turns() {
+        let flap = Fault::Flap {
+            up_ms: 30,
+            down_ms: 20,
+        };
+        let all = Direction::Both;
+        let faults = with(&[(all, 100, flap), (all, 100, Fault::Refuse)]);
+        for (now, holds, turn, until) in [
+            (0, false, 0, 30),
+            (29, false, 0, 30),
+            (30, true, 0, 50),
+            (49, true, 0, 50),
+            (50, false, 1, 80),
+            (80, true, 1, 100),
+            (5_000_030, true, 100_000, 5_000_050),
+        ] {
+            assert_eq!(
+                faults.turn(at(now)),
+                (holds, turn, Some(at(until))),
+                "{now} ms"
+            );
+            assert_eq!(faults.in_force(at(now)).refuses(), holds, "{now} ms");
+        }
+        assert_eq!(with(&[]).turn(at(7)), (true, 0, None));
+    }
+
+    #[test]
+    fn each_turn_and_each_set_is_another_reset() {
+        let reset = Fault::Reset {
+            existing: true,
+            new: false,
+        };
+        let flap = Fault::Flap {
+            up_ms: 1,
+            down_ms: 1,
+        };
+        let all = Direction::Both;
+        let mut faults = with(&[(all, 100, reset), (all, 100, flap)]);
+        let stamp = |faults: &Faults, now| faults.in_force(at(now)).resets_existing(5);
+        assert_eq!(stamp(&faults, 0), None);
+        let first = stamp(&faults, 1);
+        assert!(first.is_some() && first != stamp(&faults, 3));
+        faults.set(all, 100, reset, at(0)).unwrap();
+        assert_ne!(first, stamp(&faults, 1));
+        assert!(!faults.in_force(at(1)).resets_new(5));
+    }
+
+    #[test]
+    fn a_share_hits_about_as_many_and_the_same_ones_each_time() {
+        for share in [1, 10, 50, 99, 100] {
+            let faults = with(&[(Direction::Up, share, Fault::Blackhole)]);
+            let hits = |lot: u64| faults.in_force(at(0)).shape(Direction::Up, lot).blackhole;
+            let count = (0..10_000).filter(|lot| hits(*lot)).count();
+            let wanted = usize::from(share) * 100;
+            assert!(
+                count.abs_diff(wanted) <= 150,
+                "{share} of 100: {count} of 10,000"
+            );
+            assert!((0..100).all(|lot| hits(lot) == hits(lot)));
+        }
+    }
+}

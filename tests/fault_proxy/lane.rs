@@ -240,3 +240,212 @@ fn began(holds: Option<Stamp>, before: Option<(Stamp, u64)>, read: u64) -> Optio
             .unwrap_or((stamp, read)),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn chance() -> StdRng {
+        StdRng::seed_from_u64(11)
+    }
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn bytes(from: usize, many: usize) -> BytesMut {
+        (from..from + many)
+            .map(|at| u8::try_from(at % 251).unwrap())
+            .collect()
+    }
+
+    fn shaped(shape: Shape, now: Instant) -> Lane {
+        let mut lane = Lane::default();
+        lane.reshape(shape, now);
+        lane
+    }
+
+    /// Writes everything as fast as it may be: what, and when each piece was due.
+    fn drain(lane: &mut Lane) -> (Vec<u8>, Vec<Instant>) {
+        let (mut got, mut dues) = (Vec::new(), Vec::new());
+        while let Some((due, piece)) = lane.next() {
+            got.extend_from_slice(&piece);
+            dues.push(due);
+            lane.written(piece.len());
+        }
+        (got, dues)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_and_jitter_have_their_bounds_and_the_seed_decides() {
+        let now = Instant::now();
+        let shape = Shape {
+            latency: millis(100),
+            jitter: millis(50),
+            ..Shape::default()
+        };
+        let dues = |seed| {
+            let mut chance = StdRng::seed_from_u64(seed);
+            let first = (0..100).map(|_| {
+                let mut lane = shaped(shape.clone(), now);
+                lane.push(bytes(0, 10), now, &mut chance);
+                drain(&mut lane).1[0] - now
+            });
+            first.collect::<Vec<_>>()
+        };
+        let seen = dues(1);
+        assert!(
+            seen.iter()
+                .all(|due| (millis(100)..=millis(150)).contains(due))
+        );
+        assert!(seen.iter().any(|due| *due < millis(115)));
+        assert!(seen.iter().any(|due| *due > millis(135)));
+        assert_eq!(seen, dues(1));
+        assert_ne!(seen, dues(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delays_are_pipelined_and_rates_are_not() {
+        let now = Instant::now();
+        let late = Shape {
+            latency: millis(100),
+            ..Shape::default()
+        };
+        let mut lane = shaped(late, now);
+        for at in 0..10 {
+            lane.push(bytes(0, 10), now + millis(at), &mut chance());
+        }
+        let (_, dues) = drain(&mut lane);
+        assert_eq!(*dues.last().unwrap(), now + millis(109));
+
+        let slow = Shape {
+            rate: Some(1000),
+            ..Shape::default()
+        };
+        let mut lane = shaped(slow, now);
+        for _ in 0..10 {
+            lane.push(bytes(0, 100), now, &mut chance());
+        }
+        let (_, dues) = drain(&mut lane);
+        assert_eq!(dues.len(), 50, "pieces of 20 ms");
+        assert_eq!(*dues.last().unwrap(), now + millis(1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded() {
+        let now = Instant::now();
+        let hole = Shape {
+            latency: millis(1000),
+            ..Shape::default()
+        };
+        let mut lane = shaped(hole, now);
+        let mut reads = 0;
+        while lane.reads() {
+            lane.push(bytes(0, 16 << 10), now, &mut chance());
+            reads += 1;
+        }
+        assert_eq!(reads, HELD_MAX / (16 << 10));
+        lane.written(16 << 10);
+        assert!(lane.reads(), "room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_comes_after_the_last_byte_and_a_hole_swallows_both() {
+        let now = Instant::now();
+        let late = Shape {
+            latency: millis(100),
+            ..Shape::default()
+        };
+        let mut lane = shaped(late, now);
+        lane.push(bytes(0, 10), now, &mut chance());
+        lane.finish(now, &mut chance());
+        assert_eq!(lane.end(), None, "a byte is still to come");
+        let hole = Shape {
+            blackhole: true,
+            ..Shape::default()
+        };
+        lane.reshape(hole, now);
+        assert_eq!((lane.next(), lane.reads()), (None, false));
+        lane.reshape(Shape::default(), now);
+        assert_eq!(drain(&mut lane).0.len(), 10);
+        assert_eq!(lane.end(), Some((now, End::Finished)));
+    }
+
+    /// Any shape that neither ends nor falsifies what passes.
+    fn harmless() -> impl Strategy<Value = Shape> {
+        let slice = proptest::option::of((1usize..50, (0u64..5).prop_map(millis)));
+        (
+            0u64..200,
+            0u64..50,
+            proptest::option::of(1u64..100_000),
+            any::<bool>(),
+            slice,
+        )
+            .prop_map(|(latency, jitter, rate, blackhole, slice)| Shape {
+                latency: millis(latency),
+                jitter: millis(jitter),
+                rate,
+                blackhole,
+                slice,
+                ..Shape::default()
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_shapes_everything_passes_once_and_in_order(
+            steps in proptest::collection::vec((harmless(), 1usize..400, 0u64..100), 1..20),
+        ) {
+            let (mut now, mut sent) = (Instant::now(), 0);
+            let (mut lane, mut got) = (Lane::default(), Vec::new());
+            for (shape, many, passes) in steps {
+                lane.reshape(shape.clone(), now);
+                let soonest = now + shape.latency;
+                lane.push(bytes(sent, many), now, &mut chance());
+                sent += many;
+                prop_assert!(lane.pieces.back().unwrap().0 >= soonest);
+                prop_assert!(lane.pieces.iter().is_sorted_by_key(|(due, _)| *due));
+                now += millis(passes);
+                while let Some((due, piece)) = lane.next().filter(|(due, _)| *due <= now) {
+                    prop_assert!(due <= now);
+                    got.extend_from_slice(&piece);
+                    lane.written(piece.len());
+                }
+            }
+            lane.reshape(Shape::default(), now);
+            let (rest, dues) = drain(&mut lane);
+            prop_assert!(dues.iter().all(|due| *due <= now), "cleared, nothing waits");
+            got.extend_from_slice(&rest);
+            prop_assert_eq!(got, &bytes(0, sent)[..]);
+            prop_assert_eq!(lane.held, 0);
+        }
+
+        #[test]
+        fn a_cut_lets_just_so_many_bytes_pass_from_where_it_was_set(
+            before in 0usize..100, after in 0u64..300, reads in proptest::collection::vec(1usize..90, 1..10),
+        ) {
+            let now = Instant::now();
+            let mut lane = Lane::default();
+            lane.push(bytes(0, before), now, &mut chance());
+            let cut = Shape { cut: Some((after, true, (1, 0))), ..Shape::default() };
+            lane.reshape(cut.clone(), now);
+            let mut sent = before;
+            for many in &reads {
+                // Said again, it is the same cut.
+                lane.reshape(cut.clone(), now);
+                if lane.reads() {
+                    lane.push(bytes(sent, *many), now, &mut chance());
+                    sent += many;
+                }
+            }
+            let all: usize = reads.iter().sum();
+            let passed = usize::try_from(after).unwrap().min(all);
+            prop_assert_eq!(drain(&mut lane).0, &bytes(0, before + passed)[..]);
+            let end = lane.end().map(|(_, end)| end);
+            prop_assert_eq!(end, (all as u64 >= after).then_some(End::Reset));
+        }
+    }
+}
