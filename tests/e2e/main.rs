@@ -28,6 +28,7 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod partition;
 mod soak;
 mod trace;
 
