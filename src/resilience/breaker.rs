@@ -231,6 +231,12 @@ impl Open {
     pub(super) fn is_probing(&self) -> bool {
         self.probe.is_some()
     }
+
+    /// When time alone changes something: the probe may go, or has succeeded.
+    pub(super) fn due(&self) -> Instant {
+        self.probe
+            .map_or(self.until, |probe| probe.since + PROBE_PATIENCE)
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, Trip, Turn};
+use super::breaker::{Breaker, Open, Trip, Turn};
 use super::ewma::PeakEwma;
 use super::outcome::Outcome;
 use super::settings::{BalanceSettings, Settings};
@@ -164,14 +164,13 @@ impl Endpoint {
         }
     }
 
-    /// Since when its breaker is open and until when, and whether its probe is under way.
-    pub(super) fn opened(&self, now: Instant) -> Option<(Instant, Instant, bool)> {
+    /// Its breaker, while that is open.
+    pub(super) fn opened(&self, now: Instant) -> Option<Open> {
         let mut state = self.state.lock();
         if state.breaker.ripen(now).is_some() {
             return None;
         }
-        let open = state.breaker.open()?;
-        Some((open.since, open.until, open.is_probing()))
+        state.breaker.open()
     }
 
     /// Whether one more call may go there, the breaker aside.

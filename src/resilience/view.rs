@@ -2,6 +2,8 @@
 
 use tokio::time::Instant;
 
+use super::breaker::Open;
+
 /// Sets smaller than this may lose all their members: half of one or two is no choice.
 const SMALL: usize = 3;
 
@@ -34,8 +36,8 @@ pub(super) struct Group {
 pub(super) struct Standing {
     pub(super) group: usize,
     pub(super) local: bool,
-    /// Since when its breaker is open, until when, and whether a probe is under way.
-    pub(super) opened: Option<(Instant, Instant, bool)>,
+    /// Its breaker, while that is open.
+    pub(super) opened: Option<Open>,
 }
 
 impl View {
@@ -60,30 +62,20 @@ impl View {
             group.local.clear();
             group.all.clear();
         }
-        let mut open: Vec<(Instant, u32)> = Vec::new();
+        let mut opened: Vec<(Open, u32)> = Vec::new();
         for (place, member) in (0_u32..).zip(members) {
             match member.opened {
                 None => self.flow(place, *member),
-                Some((since, _, _)) => open.push((since, place)),
+                Some(open) => opened.push((open, place)),
             }
         }
-        open.sort_unstable();
+        opened.sort_unstable_by_key(|(open, place)| (open.since, *place));
         let most = bound(members.len(), max_ejected);
-        for (turn, (_, place)) in open.into_iter().enumerate() {
-            let member = usize::try_from(place).map(|place| members[place]);
-            let Ok(Standing {
-                opened: Some((_, until, probing)),
-                ..
-            }) = member
-            else {
-                continue;
-            };
-            if until <= now {
-                if !probing {
-                    self.probes.push(place);
-                }
-            } else {
-                self.due = Some(self.due.map_or(until, |due| due.min(until)));
+        for (turn, (open, place)) in opened.into_iter().enumerate() {
+            if open.due() > now {
+                self.due = Some(self.due.map_or(open.due(), |due| due.min(open.due())));
+            } else if !open.is_probing() {
+                self.probes.push(place);
             }
             if turn >= most {
                 self.flow(place, members[place as usize]);

@@ -182,6 +182,18 @@ fn who_failed_too_often_gets_nothing_then_one_probe_then_its_share() {
 }
 
 #[test]
+fn a_probe_that_works_on_for_long_opens_the_way_for_others() {
+    let mut fleet = fleet(4);
+    fleet.break_down(3);
+    fleet.now += Duration::from_secs(1);
+    let (first, mut probe) = fleet.take();
+    assert!(first == 3 && probe.is_probe());
+    probe.taken();
+    assert_eq!(fleet.set.ejected(fleet.now + Duration::from_secs(4)), 1);
+    assert_eq!(fleet.set.ejected(fleet.now + Duration::from_secs(5)), 0);
+}
+
+#[test]
 fn at_most_half_are_left_out_those_that_opened_first() {
     let mut fleet = fleet(4);
     for place in 0..4 {
