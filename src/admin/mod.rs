@@ -1,6 +1,7 @@
 //! What an operator's machine may ask a process: is it alive, is it ready, what is it.
 //!
-//! HTTP/1 on loopback only, since it asks for no identity. Changes nothing.
+//! HTTP/1 on loopback only, since it asks for no identity. The one thing that it changes is how much
+//! the process logs.
 
 pub mod client;
 pub mod introspection;
