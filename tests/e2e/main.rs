@@ -21,6 +21,7 @@ mod drain;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
+mod health;
 mod impostor;
 mod lifecycle;
 mod lifetimes;
