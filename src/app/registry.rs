@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{
-    admin::{self, Inspect, introspection},
+    admin::{self, Inspect, health::Health, introspection},
     domain::{Member, SpiffeId},
     identity::{
         Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
@@ -85,7 +85,8 @@ pub async fn run(
     metrics.add(telemetry.clone());
     keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
-    let (health, health_service) = introspection::health(SERVICES).await;
+    let health = Health::new(SERVICES);
+    let health_service = health.service(stop.clone());
     let catalog = RegistryService::new(engine.clone(), stop.clone());
     metrics.add(catalog.clone());
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
@@ -119,7 +120,7 @@ pub async fn run(
     started(&listening(id, &mtls, &enrollment, &admin));
 
     stop.cancelled().await;
-    health.stop().await;
+    health.stop();
     end(drain, [mtls, enrollment], &nursery).await;
     Ok(())
 }

@@ -9,15 +9,15 @@ mod carry;
 mod config;
 mod drain;
 mod error;
+mod health;
 mod join;
 mod metrics;
 mod pools;
-mod probe;
 mod register;
 mod route;
 mod run;
 mod standing;
 
-pub use config::{Invitation, Journaling, Listening, SidecarConfig};
+pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};
 pub use error::SidecarError;
 pub use run::run;

@@ -15,7 +15,7 @@ use super::{
     pools::Pools,
     register::Place,
     route::{CatalogRoute, InFlight},
-    standing::Progress,
+    standing::{Boards, Progress},
 };
 use crate::{
     admin::{self, introspection},
@@ -178,7 +178,7 @@ impl Parts {
             executor: executor.clone(),
             reads,
         };
-        let running = self.serve(threads, desk, mtls, local).await;
+        let running = self.serve(threads, desk, mtls, local);
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());
         let place = Place {
@@ -195,20 +195,16 @@ impl Parts {
     }
 
     /// Opens both listeners to what the desk answers.
-    async fn serve(
-        &self,
-        threads: &DataThreads,
-        desk: Desk,
-        mtls: Listener,
-        local: Listener,
-    ) -> Running {
-        let (health, health_service) = introspection::health(SERVICES).await;
+    fn serve(&self, threads: &DataThreads, desk: Desk, mtls: Listener, local: Listener) -> Running {
         let Desk {
             home,
             around,
             executor,
             reads,
         } = desk;
+        let boards = Boards::new(self.config.agent.is_some());
+        let [mesh_health, local_health] = boards.services(&home.drains());
+        self.progress.shows(boards);
         let tasks =
             |thread| AgentServer::new(AgentService::new(home.clone(), around.clone(), thread));
         // Built once and shared by the threads: the contract with its comments is large.
@@ -232,7 +228,7 @@ impl Parts {
                 .clone()
                 .add_service(tasks(thread))
                 .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
-                .add_service(health_service.clone())
+                .add_service(mesh_health.clone())
         });
         let plain = Security::Plaintext;
         let local = Server::start(local, plain, threads, inner, |thread| {
@@ -240,14 +236,13 @@ impl Parts {
                 .clone()
                 .add_service(tasks(thread))
                 .add_service(RegistryServer::new(reads.clone()))
-                .add_service(health_service.clone())
+                .add_service(local_health.clone())
         });
         let metrics = self.progress.metrics();
         metrics.add(vec![mtls.served(), local.served()]);
         Running {
             home,
             executor,
-            health,
             mtls,
             local,
         }

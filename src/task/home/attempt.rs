@@ -230,10 +230,31 @@ impl Tasks {
             let text = "the executor refused the task; another try would end the same";
             return self.end_failed(task, *reason, text, world.at);
         }
+        self.taken_back(task, world.at);
         if let Some(instance) = self.not_started(task) {
             self.gates.refused(&instance, wait, world.at.now);
         }
         self.again(task, world);
+    }
+
+    /// An executor that took the attempt found out later that its agent has not begun.
+    fn taken_back(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let Some(running) = &entry.kept.running else {
+            return;
+        };
+        if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
+            return;
+        }
+        let change = pb::StateChanged {
+            from: entry.kept.task.state,
+            reason: Reason::AgentUnavailable.label().into(),
+            executor_instance: running.instance.to_string(),
+        };
+        let state = pb::TaskState::Submitted;
+        self.emit(task, Kind::StateChanged(change), state, 0, at);
     }
 
     /// Notes that the running attempt never ran. Gives its instance.
