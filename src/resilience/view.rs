@@ -73,7 +73,8 @@ impl View {
         let most = bound(members.len(), max_ejected);
         for (turn, (open, place)) in opened.into_iter().enumerate() {
             if open.due() > now {
-                self.due = Some(self.due.map_or(open.due(), |due| due.min(open.due())));
+                let due = open.due();
+                self.due = Some(self.due.map_or(due, |first| first.min(due)));
             } else if !open.is_probing() {
                 self.probes.push(place);
             }

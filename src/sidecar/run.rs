@@ -178,6 +178,8 @@ impl Parts {
             executor: executor.clone(),
             reads,
         };
+        // Callers who waited for this start should not be told that nobody is there.
+        desk.around.mirror.loaded().await;
         let running = self.serve(threads, desk, mtls, local);
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());

@@ -11,6 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
@@ -53,6 +54,8 @@ pub(super) struct Context {
     pub(super) nursery: Nursery,
     pub(super) sightings: Sightings,
     pub(super) counts: Arc<Listener>,
+    /// Holds a token of each connection that was not told to go.
+    pub(super) staying: TaskTracker,
 }
 
 /// Serves one connection to its end: until the peer leaves, the drain or the age is over and the
@@ -60,13 +63,14 @@ pub(super) struct Context {
 pub(super) async fn serve<I>(
     io: I,
     connection: Connection,
-    mut seats: Option<Seats>,
+    seats: Option<Seats>,
     context: Context,
     stop: Stop,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Arc::new(connection);
+    let mut stays = Some((seats, context.staying.token()));
     let (io, opened) = Opening::watch(io, PREFACE, None);
     let calls = Calls {
         routes: context.routes.clone(),
@@ -97,8 +101,8 @@ pub(super) async fn serve<I>(
                 tracing::debug!(remote = ?connection.remote, why, "connection told to go");
                 leaving = true;
                 // It takes no more calls; those that run may take days, and another one stands by.
-                seats.take();
                 serving.as_mut().graceful_shutdown();
+                stays.take();
             }
         }
     };

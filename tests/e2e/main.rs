@@ -30,6 +30,7 @@ mod metrics;
 mod namespaces;
 mod outage;
 mod partition;
+mod rolling;
 mod soak;
 mod trace;
 

@@ -230,7 +230,10 @@ fn traffic_is_shared_by_weight_and_who_has_none_gets_none() {
     assert!((900..1100).contains(&canary), "{had:?}");
     assert_eq!(had.len(), 4);
     let canaries = |place: &usize| *place > 1;
-    assert!(fleet.ask(None, &canaries).is_some(), "rather them than nobody");
+    assert!(
+        fleet.ask(None, &canaries).is_some(),
+        "rather them than nobody"
+    );
 }
 
 #[test]
