@@ -3,8 +3,7 @@
 use std::{fs, time::Duration};
 
 use attache::pb::{
-    self, Health, TaskState, agent_client::AgentClient, registry_client::RegistryClient,
-    task_event::Kind,
+    self, TaskState, agent_client::AgentClient, registry_client::RegistryClient, task_event::Kind,
 };
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -42,7 +41,7 @@ fn home(up: &Up) -> Local {
     client::local(&up.instance("default/home", 0).local)
 }
 
-/// Names of the agents that the home finds for the skill and that serve.
+/// Names of the agents that the home finds for the skill.
 async fn serving(up: &Up) -> Result<Vec<String>, String> {
     let address = up.instance("default/home", 0).local.clone();
     let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
@@ -53,8 +52,7 @@ async fn serving(up: &Up) -> Result<Vec<String>, String> {
     let request = pb::DiscoverRequest { selector, limit: 0 };
     let answer = RegistryClient::new(channel).discover(request).await;
     let answer = answer.map_err(|status| status.to_string())?.into_inner();
-    let found = answer.instances.into_iter();
-    let found = found.filter(|one| one.health() == Health::Serving);
+    let found = answer.instances.iter();
     let mut found: Vec<_> = found.map(|one| name(up, &one.id)).collect();
     found.sort_unstable();
     Ok(found)

@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{StreamExt as _, wrappers::UnixListenerStream};
 use tonic::service::Routes;
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     pb,
     runtime::Nursery,
     sidecar::Probing,
-    task::executor::{Executor, ExecutorConfig, HandleStream, HandlerError, HandlerLink},
+    task::executor::{Executor, ExecutorConfig, HandleStream, HandlerError, HandlerLink, HomePeer},
     telemetry::{Telemetry, TraceContext},
 };
 
@@ -54,6 +54,7 @@ struct Bench {
     progress: Arc<Progress>,
     counts: Counts,
     asked: watch::Receiver<u32>,
+    executor: Executor,
 }
 
 impl Bench {
@@ -63,15 +64,8 @@ impl Bench {
 
     /// Starts to look; the agent has to be there.
     fn watching(asked: Probing, serve: impl FnOnce(&Self)) -> Self {
-        let described = watch::Sender::new(0);
-        let bench = Self {
-            dir: tempfile::tempdir().unwrap(),
-            nursery: Nursery::here(),
-            progress: Arc::new(Progress::new(true, Telemetry::default())),
-            counts: Counts::default(),
-            asked: described.subscribe(),
-        };
-        serve(&bench);
+        let (described, nursery) = (watch::Sender::new(0), Nursery::here());
+        let asks = described.subscribe();
         let link: Arc<dyn HandlerLink> = Arc::new(Counting(described));
         let config = ExecutorConfig {
             own: "spiffe://a/ns/default/agent/x".parse().unwrap(),
@@ -79,14 +73,23 @@ impl Bench {
             boot_id: String::new(),
             skills: Vec::new(),
         };
+        let bench = Self {
+            dir: tempfile::tempdir().unwrap(),
+            executor: Executor::new(config, link.clone(), vec![nursery.clone()]),
+            nursery,
+            progress: Arc::new(Progress::new(true, Telemetry::default())),
+            counts: Counts::default(),
+            asked: asks,
+        };
+        serve(&bench);
         let address = format!("unix:{}", bench.socket().display());
         let prober = Prober {
             probe: Probe::new(address, (asked, String::new()), bench.nursery.clone()),
             describer: Describer {
-                link: link.clone(),
+                link,
                 configured: pb::AgentCard::default(),
                 described: watch::Sender::default(),
-                executor: Executor::new(config, link, vec![bench.nursery.clone()]),
+                executor: bench.executor.clone(),
             },
             progress: Arc::clone(&bench.progress),
             counts: bench.counts.clone(),
@@ -122,6 +125,42 @@ impl Bench {
             .await
             .unwrap()
             .unwrap();
+    }
+
+    /// Offers an attempt, which the link does not reach the agent with.
+    async fn offer(&self, task: u128) {
+        let task = pb::Task {
+            id: format!("i1.{}", uuid::Uuid::from_u128(task)),
+            skill: "demo.echo".into(),
+            caller: "spiffe://a/ns/default/agent/x".into(),
+            ..Default::default()
+        };
+        let handle = pb::HandleRequest {
+            task: Some(task),
+            attempt: 1,
+            ..Default::default()
+        };
+        let start = pb::Start {
+            handle: Some(handle),
+            remaining: Some(prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            }),
+            home: "i1".into(),
+            ..Default::default()
+        };
+        let home = HomePeer {
+            id: "spiffe://a/ns/default/agent/x".parse().unwrap(),
+            instance: "i1".parse().unwrap(),
+        };
+        let step = Some(pb::execute_request::Step::Start(Box::new(start)));
+        let steps = tokio_stream::once(pb::ExecuteRequest { step });
+        let mut answers = self.executor.execute(home, Box::pin(steps), None);
+        let answer = answers.next().await.unwrap().unwrap().step.unwrap();
+        assert!(
+            matches!(&answer, pb::execute_response::Step::Refused(refused) if refused.reason == "AGENT_UNAVAILABLE"),
+            "{answer:?}"
+        );
     }
 
     async fn end(self) {
@@ -228,5 +267,23 @@ async fn an_agent_is_never_pinged() {
         asked += u32::from(kind == 1);
     }
     assert_eq!(bench.counts.kinds(), ["check"]);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_calls_get_no_word_out_of_is_looked_at_at_once() {
+    let health = Health::new(&[]);
+    let bench = Bench::watching(Probing::Check, |bench| bench.serve(&["/Check"], &health));
+    bench.is(pb::Health::Serving).await;
+    bench.executor.set_skills(["demo.echo".to_owned()]);
+    // It says that it does not serve when it is asked: out after three looks.
+    health.stop();
+    let began = Instant::now();
+    for task in 1..=3 {
+        bench.offer(task).await;
+    }
+    bench.is(pb::Health::NotServing).await;
+    // The suspicion is one of the three misses, and no look waited for its calm turn.
+    assert!(began.elapsed() < CALM, "{:?}", began.elapsed());
     bench.end().await;
 }
