@@ -2,9 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use attache::pb::{
-    self, TaskState, agent_client::AgentClient, registry_client::RegistryClient, task_event::Kind,
-};
+use attache::pb::{self, TaskState, registry_client::RegistryClient, task_event::Kind};
 use rustix::process::Signal;
 use tokio::time::Instant;
 use tonic::{Code, Streaming, transport::Endpoint};
