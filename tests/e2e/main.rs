@@ -22,6 +22,7 @@ mod fault_proxy;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
+mod health;
 mod impostor;
 mod lifecycle;
 mod lifetimes;
@@ -29,6 +30,7 @@ mod metrics;
 mod namespaces;
 mod outage;
 mod partition;
+mod rolling;
 mod soak;
 mod trace;
 

@@ -218,8 +218,18 @@ impl ByHand {
 
     /// A connection to a sidecar's local listener.
     pub fn local(&self, name: &str) -> Local {
+        client::local(&self.local_address(name))
+    }
+
+    /// The same for callers that wait for their connection.
+    pub fn patient(&self, name: &str) -> Local {
+        client::patient(&self.local_address(name))
+    }
+
+    /// Where a sidecar listens for its own agent.
+    pub fn local_address(&self, name: &str) -> String {
         let place = self.sidecars().iter().position(|one| one == name).unwrap();
-        client::local(&self.endpoints.instances[place].local)
+        self.endpoints.instances[place].local.clone()
     }
 
     /// Instances that a sidecar finds for a skill.
@@ -227,9 +237,9 @@ impl ByHand {
     /// # Errors
     /// When it does not answer.
     pub async fn discovered(&self, by: &str, skill: &str) -> Result<Vec<String>, String> {
-        let place = self.sidecars().iter().position(|one| one == by).unwrap();
-        let address = self.endpoints.instances[place].local.clone();
-        let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
+        let channel = Endpoint::from_shared(self.local_address(by))
+            .unwrap()
+            .connect_lazy();
         let selector = Some(pb::Selector {
             skill: skill.to_owned(),
             ..Default::default()
