@@ -28,6 +28,7 @@ mod metrics;
 mod namespaces;
 mod outage;
 mod rolling;
+mod silence;
 mod soak;
 mod trace;
 

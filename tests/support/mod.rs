@@ -6,6 +6,7 @@
 pub mod client;
 pub mod collector;
 pub mod hand;
+pub mod hosts;
 pub mod ledger;
 pub mod load;
 pub mod mesh;
