@@ -20,7 +20,7 @@ const WORKER: u8 = 3;
 const FOUND_OUT: Duration = Duration::from_secs(30 + 3);
 /// Asks the admin listener of the sidecar on a host; nothing outside of it gets there.
 const SCRAPE: &str = "exec 3<>/dev/tcp/127.0.0.1/7680; \
-    printf 'GET /metrics HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n' >&3; cat <&3";
+    printf 'GET /metrics HTTP/1.1\\r\\nhost: 127.0.0.1:7680\\r\\nconnection: close\\r\\n\\r\\n' >&3; cat <&3";
 
 /// A home whose worker is at work, when something happens to the network between them.
 async fn found_out(test: &str, cut: impl FnOnce(&Hosts) -> Result<(), String>) {
