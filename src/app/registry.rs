@@ -14,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    admin::{self, Inspect, introspection},
+    admin::{self, Inspect, health::Health, introspection},
     domain::{Member, SpiffeId},
     identity::{
         Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
@@ -86,9 +86,10 @@ pub async fn run(
     metrics.add(telemetry.clone());
     keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
-    let (health, health_service) = introspection::health(SERVICES).await;
     // Watches end once nobody can open another one here.
     let leave = Stop::new();
+    let health = Health::new(SERVICES);
+    let health_service = health.service(leave.clone());
     let catalog = RegistryService::new(engine.clone(), leave.clone());
     metrics.add(catalog.clone());
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
@@ -122,7 +123,7 @@ pub async fn run(
     started(&listening(id, &mtls, &enrollment, &admin));
 
     stop.cancelled().await;
-    health.stop().await;
+    health.stop();
     end(drain, [mtls, enrollment], &leave, &nursery).await;
     Ok(())
 }

@@ -19,7 +19,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{error::SidecarError, run::Parts};
 use crate::{
-    admin::introspection,
     task::{executor::Executor, home::Home},
     transport::Server,
 };
@@ -43,7 +42,6 @@ const SHARDS: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) home: Home,
     pub(super) executor: Executor,
-    pub(super) health: introspection::Health,
     pub(super) mtls: Server,
     pub(super) local: Server,
 }
@@ -62,7 +60,6 @@ impl Running {
         let ends = Instant::now() + parts.config.drain;
         let drained = async {
             parts.progress.drain();
-            self.health.stop().await;
             sleep(SETTLE).await;
             let left = || (ends - TAIL).saturating_duration_since(Instant::now());
             self.executor.drain(left()).await;

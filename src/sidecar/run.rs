@@ -6,16 +6,18 @@ use tokio::sync::watch;
 
 use super::{
     around::Around,
+    balancer::Balancer,
     carry::{AgentLink, Carrier},
     config::{Journaling, Listening, SidecarConfig},
     drain::Running,
+    endpoints::Endpoints,
     error::SidecarError,
     join::Joiner,
     metrics,
     pools::Pools,
     register::Place,
-    route::{CatalogRoute, InFlight},
-    standing::Progress,
+    route::CatalogRoute,
+    standing::{Boards, Progress},
 };
 use crate::{
     admin::{self, introspection},
@@ -188,7 +190,7 @@ impl Parts {
         };
         // Callers who waited for this start should not be told that nobody is there.
         desk.around.mirror.loaded().await;
-        let running = self.serve(threads, desk, mtls, local).await;
+        let running = self.serve(threads, desk, mtls, local);
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());
         let place = Place {
@@ -205,20 +207,16 @@ impl Parts {
     }
 
     /// Opens both listeners to what the desk answers.
-    async fn serve(
-        &self,
-        threads: &DataThreads,
-        desk: Desk,
-        mtls: Listener,
-        local: Listener,
-    ) -> Running {
-        let (health, health_service) = introspection::health(SERVICES).await;
+    fn serve(&self, threads: &DataThreads, desk: Desk, mtls: Listener, local: Listener) -> Running {
         let Desk {
             home,
             around,
             executor,
             reads,
         } = desk;
+        let boards = Boards::new(self.config.agent.is_some());
+        let [mesh_health, local_health] = boards.services(&home.drains());
+        self.progress.shows(boards);
         let tasks =
             |thread| AgentServer::new(AgentService::new(home.clone(), around.clone(), thread));
         // Built once and shared by the threads: the contract with its comments is large.
@@ -242,7 +240,7 @@ impl Parts {
                 .clone()
                 .add_service(tasks(thread))
                 .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
-                .add_service(health_service.clone())
+                .add_service(mesh_health.clone())
         });
         let plain = Security::Plaintext;
         let local = Server::start(local, plain, threads, inner, |thread| {
@@ -250,14 +248,13 @@ impl Parts {
                 .clone()
                 .add_service(tasks(thread))
                 .add_service(RegistryServer::new(reads.clone()))
-                .add_service(health_service.clone())
+                .add_service(local_health.clone())
         });
         let metrics = self.progress.metrics();
         metrics.add(vec![mtls.served(), local.served()]);
         Running {
             home,
             executor,
-            health,
             mtls,
             local,
         }
@@ -336,15 +333,16 @@ impl Parts {
             }
         };
         self.progress.journals(journal.clone());
-        let flights = InFlight::default();
-        let route: Arc<dyn Route> = Arc::new(CatalogRoute::new(mirror.clone(), flights.clone()));
+        let (endpoints, zone) = (Endpoints::default(), self.config.zone.clone());
+        let balancer = Arc::new(Balancer::new(mirror.clone(), endpoints, zone));
+        let route = CatalogRoute::start(balancer.clone(), &self.nursery);
+        let route: Arc<dyn Route> = Arc::new(route);
         let connect: Arc<dyn Connect> = Arc::new(Carrier {
             own: self.id.clone(),
             instance: self.instance.clone(),
             executor: executor.clone(),
-            mirror: mirror.clone(),
+            balancer,
             pools: pools.clone(),
-            flights,
             calls: self.progress.calls(),
         });
         let parents: Arc<dyn Parents> = Arc::new(executor.clone());

@@ -66,7 +66,8 @@ pub fn member(pool: &Pool, at: &str, who: &str) -> Member {
     AgentClient::new(pool.channel(target(at, who)))
 }
 
-fn target(at: &str, who: &str) -> Target {
+/// Who has to be at `host:port`.
+pub fn target(at: &str, who: &str) -> Target {
     use attache::identity::Expect;
     let id = format!("spiffe://{}/{who}", super::mesh::DOMAIN);
     let expect = Some(Expect::Member(id.parse().unwrap()));

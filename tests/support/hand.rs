@@ -100,7 +100,7 @@ impl ByHand {
     }
 
     /// Sets a key of a process's configuration, for its next start.
-    pub fn set(&self, name: &str, key: &str, value: &str) {
+    pub fn set(&self, name: &str, key: &str, value: impl Into<toml::Value>) {
         let path = self.site.state().join(format!("config/{name}.toml"));
         let mut settings: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
         let before = settings.insert(key.to_owned(), value.into());
@@ -208,6 +208,12 @@ impl ByHand {
         }
         let place = self.sidecars().iter().position(|one| one == name).unwrap();
         self.endpoints.instances[place].admin.clone()
+    }
+
+    /// The mutual TLS listener of a sidecar itself, `host:port`, whatever it advertises.
+    pub fn mtls(&self, name: &str) -> String {
+        let place = self.sidecars().iter().position(|one| one == name).unwrap();
+        self.endpoints.instances[place].mtls.clone()
     }
 
     /// A connection to a sidecar's local listener.

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod collector;
+pub mod fault;
 pub mod hand;
 pub mod hosts;
 pub mod ledger;

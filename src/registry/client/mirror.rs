@@ -1,4 +1,4 @@
-//! The sidecar's copy of the catalog, kept up to date by a watch.
+//! The sidecar's copy of the catalog and the traffic rules, kept up to date by a watch.
 //!
 //! It starts from the copy on disk, serves what it knows while the registry is away, and reads
 //! everything again once in a while, so that no lost change stays lost.
@@ -23,6 +23,7 @@ use crate::registry::catalog::Catalog;
 use crate::registry::catalog::Revision;
 use crate::registry::live::Change;
 use crate::registry::live::Live;
+use crate::registry::rules::Rules;
 use crate::registry::watch::KEEPALIVE;
 use crate::runtime::Backoff;
 use crate::runtime::Nursery;
@@ -77,6 +78,7 @@ impl Mirror {
             loaded: read,
             revision: Revision::default(),
             saved: Revision::default(),
+            saved_rules: live.rules(),
             saved_at: None,
         };
         nursery.start("mirror", |stop| keeper.run(stop));
@@ -101,7 +103,13 @@ impl Mirror {
         self.live.catalog()
     }
 
-    /// Rings after every change. The numbers are the mirror's own.
+    /// The traffic rules as they are known now. The same `Arc` until they change.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.live.rules()
+    }
+
+    /// Rings after every change, of the catalog or of the rules. The numbers are the mirror's own,
+    /// and count changes of the catalog only.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.live.changes()
     }
@@ -141,6 +149,7 @@ struct Keeper {
     /// The registry's revision that the mirror has.
     revision: Revision,
     saved: Revision,
+    saved_rules: Arc<Rules>,
     saved_at: Option<Instant>,
 }
 
@@ -170,14 +179,17 @@ impl Keeper {
         let Some(path) = &self.config.copy else {
             return;
         };
-        if let Some((revision, entries)) = copy::read(path).await {
+        if let Some(copied) = copy::read(path).await {
             tracing::info!(
-                instances = entries.len(),
+                instances = copied.entries.len(),
+                rules = copied.rules.len(),
                 "starting from the catalog's copy"
             );
-            self.live.apply(entries.into_iter().map(Change::Put));
-            self.saved = revision.clone();
-            self.revision = revision;
+            self.live.set_rules(copied.rules);
+            self.live.apply(copied.entries.into_iter().map(Change::Put));
+            self.saved_rules = self.live.rules();
+            self.saved = copied.revision.clone();
+            self.revision = copied.revision;
         }
     }
 
@@ -292,13 +304,16 @@ impl Keeper {
     fn step(
         &self,
         follow: &mut Follow,
-        message: pb::WatchResponse,
+        mut message: pb::WatchResponse,
         batch: &mut Vec<Change>,
     ) -> Result<(), End> {
-        match follow
-            .take(message)
-            .map_err(|broken| End::Broken(broken.to_string()))?
-        {
+        let rules = message.rules.take();
+        let step = follow.take(message);
+        let step = step.map_err(|broken| End::Broken(broken.to_string()))?;
+        if let Some(rules) = rules {
+            self.live.set_rules(Rules::read(rules));
+        }
+        match step {
             Step::Nothing => {}
             Step::Put(entry) => batch.push(Change::Put(entry)),
             // Both look at what is there, so what came before must be there.
@@ -321,9 +336,10 @@ impl Keeper {
 
     /// When the copy on disk is to be written, if it is older than what is known.
     fn save_due(&self) -> Option<Instant> {
+        let others = || !Arc::ptr_eq(&self.saved_rules, &self.live.rules());
         let stale = self.config.copy.is_some()
-            && self.revision != self.saved
-            && self.revision != Revision::default();
+            && self.revision != Revision::default()
+            && (self.revision != self.saved || others());
         let after = self.saved_at.map(|at| at + COPY_EVERY);
         stale.then(|| after.unwrap_or_else(Instant::now))
     }
@@ -332,10 +348,13 @@ impl Keeper {
         let (Some(_), Some(path)) = (self.save_due(), &self.config.copy) else {
             return;
         };
-        if let Err(error) = copy::write(path, &self.revision, &self.live.catalog()).await {
+        let (catalog, rules) = (self.live.catalog(), self.live.rules());
+        let written = copy::write(path, &self.revision, &catalog, &rules);
+        if let Err(error) = written.await {
             tracing::warn!(path = %path.display(), %error, "the catalog's copy was not written");
         }
         self.saved = self.revision.clone();
+        self.saved_rules = rules;
         self.saved_at = Some(Instant::now());
     }
 }
@@ -356,6 +375,8 @@ mod tests {
     use super::*;
     use crate::registry::client::source::fake::Fake;
     use crate::registry::fixture::entry;
+    use crate::registry::fixture::rule;
+    use crate::registry::rules::Stamp;
 
     fn put(id: &str, skill: &str) -> Change {
         Change::Put(Arc::new(entry(id, "default/x", &[skill])))
@@ -441,6 +462,84 @@ mod tests {
         let mirror = Mirror::start(&nursery, fake.source(), config);
         mirror.loaded().await;
         assert_eq!(mirror.catalog().len(), 1, "at once");
+        assert!(!*mirror.fresh().borrow());
+        nursery.close(RELIST).await;
+    }
+
+    async fn put_rule(fake: &Fake, name: &str) {
+        let stamp = Stamp {
+            by: "spiffe://a/operator/ops".parse().unwrap(),
+            at: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let engine = fake.engine();
+        let put = engine.store().put_rule(rule("default", name), None, stamp);
+        put.await.unwrap();
+    }
+
+    async fn until_rules(mirror: &Mirror, expected: &[&str]) {
+        let mut bell = mirror.changes();
+        loop {
+            let rules = mirror.rules();
+            if rules
+                .iter()
+                .map(|r| r.name.name.as_str())
+                .eq(expected.iter().copied())
+            {
+                return;
+            }
+            bell.changed().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_follow_every_change_and_ring() {
+        let fake = Fake::new();
+        put_rule(&fake, "a").await;
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+        until_rules(&mirror, &["a"]).await;
+        put_rule(&fake, "b").await;
+        until_rules(&mirror, &["a", "b"]).await;
+        // Away, it goes on with those that it knows; what changed meanwhile comes with the watch.
+        fake.away(true);
+        mirror.fresh().wait_for(|fresh| !*fresh).await.unwrap();
+        let known = mirror.rules();
+        assert_eq!(known.len(), 2);
+        let engine = fake.engine();
+        let name = crate::registry::rules::RuleName::read("", "a").unwrap();
+        engine.store().delete_rule(&name, None).await.unwrap();
+        fake.away(false);
+        until_rules(&mirror, &["b"]).await;
+        // A relist does not change them.
+        let known = mirror.rules();
+        tokio::time::sleep(RELIST * 3).await;
+        assert!(Arc::ptr_eq(&known, &mirror.rules()));
+        // Nor do those of a registry that has forgotten all stay.
+        fake.restart();
+        until_rules(&mirror, &[]).await;
+        nursery.close(RELIST).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_are_in_the_copy_also_when_nothing_else_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = MirrorConfig {
+            copy: Some(dir.path().join("catalog")),
+            ..MirrorConfig::default()
+        };
+        let fake = Fake::new();
+        fake.live().apply([put("a", "s")]);
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), config.clone());
+        mirror.fresh().wait_for(|fresh| *fresh).await.unwrap();
+        tokio::time::sleep(COPY_EVERY * 3).await;
+        put_rule(&fake, "late").await;
+        until_rules(&mirror, &["late"]).await;
+        nursery.close(RELIST).await;
+        fake.away(true);
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), config);
+        until_rules(&mirror, &["late"]).await;
         assert!(!*mirror.fresh().borrow());
         nursery.close(RELIST).await;
     }

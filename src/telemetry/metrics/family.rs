@@ -137,6 +137,11 @@ families! {
     EXECUTOR_KNOWN "attache_executor_known" Gauge None, []
         "Attempts that run, or whose last update no home has acknowledged yet.";
 
+    AGENT_HEALTHY "attache_agent_healthy" Gauge None, []
+        "1 while the own agent is healthy: it gets new work.";
+    AGENT_LOOKS "attache_agent_looks_total" Counter None, ["kind", "outcome"]
+        "Looks at the own agent, by how it was asked and what came of it.";
+
     JOURNAL_RECORDS "attache_journal_records_total" Counter None, []
         "Records written to the journal.";
     JOURNAL_BYTES "attache_journal_written_bytes_total" Counter BYTES, []
