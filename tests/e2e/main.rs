@@ -31,6 +31,7 @@ mod namespaces;
 mod outage;
 mod partition;
 mod rolling;
+mod silence;
 mod soak;
 mod trace;
 
