@@ -85,8 +85,8 @@ pub async fn run(
     metrics.add(telemetry.clone());
     keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
-    let health = Health::new(SERVICES);
-    let health_service = health.service(stop.clone());
+    let (health, watches) = (Health::new(SERVICES), Stop::new());
+    let health_service = health.service(watches.clone());
     let catalog = RegistryService::new(engine.clone(), stop.clone());
     metrics.add(catalog.clone());
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
@@ -121,6 +121,7 @@ pub async fn run(
 
     stop.cancelled().await;
     health.stop();
+    watches.cancel();
     end(drain, [mtls, enrollment], &nursery).await;
     Ok(())
 }
