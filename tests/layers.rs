@@ -11,6 +11,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("runtime", 1),
     ("config", 1),
     ("telemetry", 1),
+    ("resilience", 1),
     ("identity", 2),
     ("agent", 2),
     ("transport", 3),

@@ -37,8 +37,8 @@ use crate::{
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
-    telemetry::otlp::Identity,
-    transport::{Limits, Listener, Pool, Security, Server, Target},
+    telemetry::{metrics::pool::Dials, otlp::Identity},
+    transport::{Limits, Listener, Pool, Security, Server, Target, Ways},
 };
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
@@ -142,7 +142,13 @@ impl Parts {
         local: Listener,
     ) -> Result<Running, SidecarError> {
         let age = self.config.connection_age;
-        let control = Pool::aged(self.credentials.clone(), self.control.clone(), age);
+        let [to_registry, to_members, to_agent] = ["registry", "members", "agent"].map(Dials::new);
+        let ways = Ways {
+            credentials: Some(self.credentials.clone()),
+            connection_age: age,
+            counts: Arc::clone(&to_registry),
+        };
+        let control = Pool::of(ways, self.control.clone());
         self.keep_renewed(joiner, control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -155,11 +161,13 @@ impl Parts {
         self.progress.mirrors(mirror.clone());
 
         let link: Arc<dyn HandlerLink> = Arc::new(AgentLink::new(
-            Pools::plaintext(threads),
+            Pools::plaintext(threads, &to_agent),
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads, age);
+        let pools = Pools::members(&self.credentials, threads, age, &to_members);
+        let all = vec![to_members, to_registry, to_agent];
+        self.progress.metrics().add(all);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -178,6 +186,8 @@ impl Parts {
             executor: executor.clone(),
             reads,
         };
+        // Callers who waited for this start should not be told that nobody is there.
+        desk.around.mirror.loaded().await;
         let running = self.serve(threads, desk, mtls, local);
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());

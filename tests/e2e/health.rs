@@ -2,9 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use attache::pb::{
-    self, TaskState, agent_client::AgentClient, registry_client::RegistryClient, task_event::Kind,
-};
+use attache::pb::{self, TaskState, registry_client::RegistryClient, task_event::Kind};
 use rustix::process::Signal;
 use tokio::time::Instant;
 use tonic::{Code, Streaming, transport::Endpoint};
@@ -318,11 +316,7 @@ async fn an_instance_refuses_for_its_sick_agent_while_the_catalog_knows_nothing(
     assert_eq!(runs.len(), 10, "{runs:?}");
     signal(registry.pid, Signal::CONT);
     finds(&up, &["two"]).await;
-    let mut local = AgentClient::new(
-        Endpoint::from_shared(up.instance("default/one", 0).local.clone())
-            .unwrap()
-            .connect_lazy(),
-    );
+    let mut local = client::local(&up.instance("default/one", 0).local);
     // Its own home gives to the other one as well.
     let ran = client::run(&mut local, client::bounded("test.echo", "own", 50)).await;
     assert_eq!(ran.unwrap().result().as_deref(), Some("own"));

@@ -18,6 +18,7 @@ mod bad_input;
 mod crash;
 mod disk;
 mod drain;
+mod fault_proxy;
 mod first_command;
 mod foreign_clients;
 mod grpcurl;
@@ -28,6 +29,8 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod partition;
+mod rolling;
 mod soak;
 mod trace;
 

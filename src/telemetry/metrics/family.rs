@@ -104,6 +104,12 @@ families! {
         "Connections that came in, by what became of them.";
     PEER_CALLS "attache_peer_calls_total" Counter None, ["service", "method", "code"]
         "gRPC calls made to other members, by how they ended.";
+    POOL_CONNECTIONS "attache_pool_connections" Gauge None, ["pool"]
+        "Open connections that this process has made.";
+    POOL_DIALS "attache_pool_dials_total" Counter None, ["pool", "outcome"]
+        "Dials of this process, by what became of them.";
+    POOL_CLOSES "attache_pool_closes_total" Counter None, ["pool", "reason"]
+        "Connections that this process had made and that have ended, by why.";
 
     TASKS "attache_tasks" Gauge None, ["state"]
         "Tasks of this home that have not ended, by their state.";

@@ -1,0 +1,334 @@
+//! One instance as it is seen from here: calls under way, latency, breaker, and what they cost it.
+//!
+//! Shared by every set that it is in and by all threads. Its lock is held for a few instructions and
+//! never over anything that waits.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::breaker::{Breaker, Open, Trip, Turn};
+use super::ewma::PeakEwma;
+use super::outcome::Outcome;
+use super::settings::{BalanceSettings, Settings};
+
+/// Least share that an instance in its slow start is given.
+const SLOW_LEAST: f64 = 0.1;
+/// Latency of an instance, in seconds, where neither it nor the one beside it was ever measured. Any
+/// figure does: they are compared with each other.
+const UNKNOWN: f64 = 0.03;
+
+/// Moves on whenever a breaker opens or closes anywhere: sets look again at who may be called.
+#[derive(Clone, Debug, Default)]
+pub struct Epoch(Arc<AtomicU64>);
+
+impl Epoch {
+    /// Where it stands.
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Something changed.
+    pub(super) fn advance(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// An instance. Every method takes the time it is called at.
+#[derive(Debug)]
+pub struct Endpoint {
+    epoch: Epoch,
+    /// When it was first seen, where that was later than everybody else: its slow start.
+    new_since: Option<Instant>,
+    /// What the times of calls under way are summed up from.
+    origin: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_flight: u32,
+    /// Calls whose first message has not come, and the sum of the seconds at which they went out.
+    waiting: u32,
+    waiting_since: f64,
+    latency: PeakEwma,
+    penalty: PeakEwma,
+    paused_until: Option<Instant>,
+    breaker: Breaker,
+}
+
+/// What decides between two.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    latency: Option<f64>,
+    penalty: f64,
+    factor: f64,
+}
+
+/// Whether calls flow to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Calls flow.
+    Closed,
+    /// None does.
+    Open,
+    /// One may, or is under way.
+    HalfOpen,
+}
+
+/// An endpoint, told to people.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sight {
+    /// Whether calls flow.
+    pub phase: Phase,
+    /// Why not.
+    pub why: Option<Trip>,
+    /// Time until the next probe may go; zero where it may now.
+    pub left: Option<Duration>,
+    /// How often it has opened.
+    pub trips: u64,
+    /// Failures since the last success.
+    pub consecutive: u32,
+    /// Good and bad calls within the window.
+    pub window: (u32, u32),
+    /// Calls under way.
+    pub in_flight: u32,
+    /// Peak-sensitive average of the time to the first message.
+    pub latency: Option<Duration>,
+    /// What failures have added to it for now.
+    pub penalty: Duration,
+    /// How long it asked to be left alone.
+    pub paused: Option<Duration>,
+    /// Share that it has reached in its slow start, from 0 to 1.
+    pub share: f64,
+}
+
+impl Endpoint {
+    /// An instance that nothing is known of. With `new_since` it starts slowly.
+    pub fn new(epoch: Epoch, new_since: Option<Instant>, now: Instant) -> Self {
+        Self {
+            epoch,
+            new_since,
+            origin: now,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Another process stands behind it: what the last one did says nothing about it.
+    pub fn restarted(&self) {
+        let mut state = self.state.lock();
+        state.breaker.reset();
+        state.latency = PeakEwma::default();
+        state.penalty = PeakEwma::default();
+        state.paused_until = None;
+        drop(state);
+        self.epoch.advance();
+    }
+
+    /// Calls under way.
+    pub fn in_flight(&self) -> u32 {
+        self.state.lock().in_flight
+    }
+
+    /// What people are told.
+    pub fn sight(&self, settings: &Settings, now: Instant) -> Sight {
+        let state = self.state.lock();
+        let open = state.breaker.open();
+        let phase = match open {
+            None => Phase::Closed,
+            Some(open) if open.until > now => Phase::Open,
+            Some(_) => Phase::HalfOpen,
+        };
+        let decay = settings.balance.decay;
+        let seconds = |value: f64| Duration::try_from_secs_f64(value).unwrap_or_default();
+        let left = |until: Instant| until.saturating_duration_since(now);
+        Sight {
+            phase,
+            why: open.map(|open| open.why),
+            left: open.map(|open| left(open.until)),
+            trips: state.breaker.trips(),
+            consecutive: state.breaker.consecutive(),
+            window: state.breaker.sums(now),
+            in_flight: state.in_flight,
+            latency: state.latency.read(decay, now).map(seconds),
+            penalty: seconds(state.penalty.read(decay, now).unwrap_or(0.0)),
+            paused: state.paused_until.map(left).filter(|left| !left.is_zero()),
+            share: self.share(&settings.balance, now),
+        }
+    }
+
+    /// Its breaker, while that is open.
+    pub(super) fn opened(&self, now: Instant) -> Option<Open> {
+        let mut state = self.state.lock();
+        if state.breaker.ripen(now).is_some() {
+            return None;
+        }
+        state.breaker.open()
+    }
+
+    /// Whether one more call may go there, the breaker aside.
+    pub(super) fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
+        let state = self.state.lock();
+        let bound = settings.max_in_flight;
+        (bound == 0 || state.in_flight < bound)
+            && state.paused_until.is_none_or(|until| until <= now)
+    }
+
+    /// What the next call there would cost.
+    pub(super) fn cost(&self, settings: &BalanceSettings, now: Instant) -> Cost {
+        let state = self.state.lock();
+        let measured = state.latency.read(settings.decay, now);
+        // Whoever waits for an answer now tells more than those that had one.
+        let waited = (state.waiting > 0).then(|| {
+            let at = now.saturating_duration_since(self.origin).as_secs_f64();
+            (at - state.waiting_since / f64::from(state.waiting)).max(0.0)
+        });
+        let latency = match (measured, waited) {
+            (Some(measured), Some(waited)) => Some(measured.max(waited)),
+            (measured, _) => measured,
+        };
+        Cost {
+            latency,
+            penalty: state.penalty.read(settings.decay, now).unwrap_or(0.0),
+            factor: f64::from(state.in_flight + 1) / self.share(settings, now),
+        }
+    }
+
+    /// A call goes out; false: it was to be the probe, and somebody else's is.
+    pub(super) fn begin(&self, probe: bool, now: Instant) -> bool {
+        let mut state = self.state.lock();
+        if probe && !state.breaker.begin_probe(now) {
+            return false;
+        }
+        state.in_flight += 1;
+        state.waiting += 1;
+        state.waiting_since += self.offset(now);
+        drop(state);
+        if probe {
+            self.epoch.advance();
+        }
+        true
+    }
+
+    /// The call that began then is not waited for.
+    pub(super) fn unmeasured(&self, begun: Instant) {
+        let mut state = self.state.lock();
+        self.stop_waiting(&mut state, begun);
+    }
+
+    /// The call that began then really goes out now.
+    pub(super) fn sent(&self, begun: Instant, now: Instant) {
+        self.state.lock().waiting_since += self.offset(now) - self.offset(begun);
+    }
+
+    /// It took the probe.
+    pub(super) fn taken(&self) {
+        self.state.lock().breaker.probe_taken();
+    }
+
+    /// The first message of a call that went out at `begun` is here.
+    pub(super) fn answered(
+        &self,
+        begun: Instant,
+        probe: bool,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Turn> {
+        let mut state = self.state.lock();
+        self.stop_waiting(&mut state, begun);
+        let took = now.saturating_duration_since(begun);
+        state.latency.observe(took, settings.balance.decay, now);
+        if !probe {
+            return None;
+        }
+        let turn = state
+            .breaker
+            .probed(Outcome::Success, &settings.breaker, now, 0.0);
+        if turn.is_some() {
+            // It has paid with its cool-down.
+            state.penalty = PeakEwma::default();
+        }
+        drop(state);
+        self.epoch.advance();
+        turn
+    }
+
+    /// A call is over. `waiting`: its first message never came, and it went out at that time.
+    pub(super) fn finish(
+        &self,
+        (waiting, probe): (Option<Instant>, bool),
+        outcome: Outcome,
+        settings: &Settings,
+        (now, chance): (Instant, f64),
+    ) -> Option<Turn> {
+        let mut state = self.state.lock();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        if let Some(begun) = waiting {
+            self.stop_waiting(&mut state, begun);
+        }
+        let balance = &settings.balance;
+        match outcome {
+            Outcome::Failure | Outcome::Overload(None) => {
+                state.penalty.observe(balance.penalty, balance.decay, now);
+            }
+            Outcome::Overload(Some(pause)) => {
+                state.paused_until = Some(now + pause.min(balance.pushback_max));
+            }
+            Outcome::Success | Outcome::Neutral => {}
+        }
+        let breaker = &settings.breaker;
+        let turn = if probe {
+            state.breaker.probed(outcome, breaker, now, chance)
+        } else {
+            state.breaker.record(outcome, breaker, now, chance)
+        };
+        drop(state);
+        if turn.is_some() || probe {
+            self.epoch.advance();
+        }
+        turn
+    }
+
+    fn stop_waiting(&self, state: &mut State, begun: Instant) {
+        state.waiting = state.waiting.saturating_sub(1);
+        state.waiting_since -= self.offset(begun);
+        if state.waiting == 0 {
+            // Sums of differences drift; nobody waiting is zero.
+            state.waiting_since = 0.0;
+        }
+    }
+
+    fn offset(&self, at: Instant) -> f64 {
+        at.saturating_duration_since(self.origin).as_secs_f64()
+    }
+
+    fn share(&self, settings: &BalanceSettings, now: Instant) -> f64 {
+        let Some(since) = self.new_since else {
+            return 1.0;
+        };
+        let whole = settings.slow_start.as_secs_f64();
+        let passed = now.saturating_duration_since(since).as_secs_f64();
+        if passed >= whole {
+            1.0
+        } else {
+            (passed / whole).max(SLOW_LEAST)
+        }
+    }
+}
+
+impl Cost {
+    /// Whether this one is the better choice. One that was never measured is taken to be as fast as
+    /// the other: it would otherwise be flooded, or never be tried.
+    pub(super) fn beats(self, other: Self) -> bool {
+        let either = self.latency.or(other.latency).unwrap_or(UNKNOWN);
+        let of = |cost: Self| (cost.latency.unwrap_or(either) + cost.penalty) * cost.factor;
+        of(self) < of(other)
+    }
+}

@@ -1,0 +1,119 @@
+//! One call: counted while it lives, judged when it ends, also when it is only dropped.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::breaker::Turn;
+use super::endpoint::Endpoint;
+use super::outcome::Outcome;
+use super::settings::Settings;
+
+/// A call to an instance. Dropped without a word it says nothing about the instance.
+#[derive(Debug, Default)]
+pub struct Permit(Option<Call>);
+
+#[derive(Debug)]
+struct Call {
+    endpoint: Arc<Endpoint>,
+    settings: Arc<Settings>,
+    /// When it went out.
+    begun: Instant,
+    /// Its first message has not come.
+    waiting: bool,
+    probe: bool,
+}
+
+impl Permit {
+    /// A call that nobody keeps account of.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// A call outside of any choice, such as one that is taken up again. Never a probe, and it says
+    /// nothing about latency.
+    pub fn outside(endpoint: Arc<Endpoint>, settings: Arc<Settings>, now: Instant) -> Self {
+        let mut permit = Self::begin(endpoint, settings, false, now).unwrap_or_default();
+        if let Some(call) = &mut permit.0 {
+            call.endpoint.unmeasured(call.begun);
+            call.waiting = false;
+        }
+        permit
+    }
+
+    /// A call that goes out now; `None`: it was to be the probe, and somebody else's is.
+    pub(super) fn begin(
+        endpoint: Arc<Endpoint>,
+        settings: Arc<Settings>,
+        probe: bool,
+        now: Instant,
+    ) -> Option<Self> {
+        endpoint.begin(probe, now).then(|| {
+            Self(Some(Call {
+                endpoint,
+                settings,
+                begun: now,
+                waiting: true,
+                probe,
+            }))
+        })
+    }
+
+    /// How traffic to it is treated.
+    pub fn settings(&self) -> Option<&Arc<Settings>> {
+        self.0.as_ref().map(|call| &call.settings)
+    }
+
+    /// Whether it is the one call that may go through a half-open breaker.
+    pub fn is_probe(&self) -> bool {
+        self.0.as_ref().is_some_and(|call| call.probe)
+    }
+
+    /// The call really goes out now: the time before was spent here.
+    pub fn sent(&mut self, now: Instant) {
+        if let Some(call) = self.0.as_mut().filter(|call| call.waiting) {
+            call.endpoint.sent(call.begun, now);
+            call.begun = now;
+        }
+    }
+
+    /// The instance took the call, and works on it.
+    pub fn taken(&mut self) {
+        if let Some(call) = self.0.as_ref().filter(|call| call.probe) {
+            call.endpoint.taken();
+        }
+    }
+
+    /// The first message is here. Only the first time counts.
+    pub fn first_message(&mut self, now: Instant) -> Option<Turn> {
+        let call = self.0.as_mut().filter(|call| call.waiting)?;
+        call.waiting = false;
+        let probe = std::mem::take(&mut call.probe);
+        call.endpoint
+            .answered(call.begun, probe, &call.settings, now)
+    }
+
+    /// The call is over; `chance` from 0 to 1 spreads a cool-down.
+    pub fn finish(mut self, outcome: Outcome, now: Instant, chance: f64) -> Option<Turn> {
+        self.end(outcome, now, chance)
+    }
+
+    fn end(&mut self, outcome: Outcome, now: Instant, chance: f64) -> Option<Turn> {
+        let call = self.0.take()?;
+        let waiting = call.waiting.then_some(call.begun);
+        call.endpoint.finish(
+            (waiting, call.probe),
+            outcome,
+            &call.settings,
+            (now, chance),
+        )
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.end(Outcome::Neutral, Instant::now(), 0.0);
+        }
+    }
+}

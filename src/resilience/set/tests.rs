@@ -1,0 +1,392 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::*;
+use crate::resilience::{Outcome, Phase, Turn};
+
+struct Fleet {
+    set: Set<usize>,
+    now: Instant,
+    random: StdRng,
+}
+
+fn member(place: usize, now: Instant, epoch: &Epoch) -> Member<usize> {
+    Member {
+        endpoint: Arc::new(Endpoint::new(epoch.clone(), None, now)),
+        value: place,
+        key: mixed(place as u64),
+        local: false,
+        group: 0,
+    }
+}
+
+fn fleet_of(count: usize, weights: &[u32], change: impl Fn(&mut Member<usize>)) -> Fleet {
+    let (epoch, now) = (Epoch::default(), Instant::now());
+    let members = (0..count).map(|place| {
+        let mut member = member(place, now, &epoch);
+        change(&mut member);
+        member
+    });
+    let members = members.collect();
+    Fleet {
+        set: Set::new(members, weights, Arc::default(), epoch),
+        now,
+        random: StdRng::seed_from_u64(7),
+    }
+}
+
+fn fleet(count: usize) -> Fleet {
+    fleet_of(count, &[], |_| {})
+}
+
+impl Fleet {
+    fn ask(
+        &mut self,
+        sticky: Option<u64>,
+        allows: &dyn Fn(&usize) -> bool,
+    ) -> Option<(usize, Permit)> {
+        match self
+            .set
+            .pick(&Ask { sticky, allows }, self.now, &mut self.random)
+        {
+            Pick::Taken(place, permit) => Some((*place, permit)),
+            Pick::Busy | Pick::Ejected(_) | Pick::Empty => None,
+        }
+    }
+
+    fn take(&mut self) -> (usize, Permit) {
+        self.ask(None, &|_| true).expect("somebody can be called")
+    }
+
+    /// One call that takes this long and ends like this.
+    fn call(
+        &mut self,
+        takes: impl Fn(usize) -> Duration,
+        ends: impl Fn(usize) -> Outcome,
+    ) -> usize {
+        let (place, mut permit) = self.take();
+        self.now += takes(place);
+        let outcome = ends(place);
+        if outcome == Outcome::Success {
+            permit.first_message(self.now);
+        }
+        permit.finish(outcome, self.now, 0.0);
+        place
+    }
+
+    fn calls(
+        &mut self,
+        count: u32,
+        takes: impl Fn(usize) -> Duration,
+        ends: impl Fn(usize) -> Outcome,
+    ) -> Vec<u32> {
+        let mut had = vec![0; self.set.members().len()];
+        for _ in 0..count {
+            had[self.call(&takes, &ends)] += 1;
+        }
+        had
+    }
+
+    /// Makes one instance's breaker open.
+    fn break_down(&mut self, place: usize) {
+        let own = |at: &usize| *at == place;
+        while self.sight(place).phase == Phase::Closed {
+            let (_, permit) = self.ask(None, &own).expect("it is closed");
+            permit.finish(Outcome::Failure, self.now, 0.0);
+        }
+    }
+
+    fn sight(&self, place: usize) -> crate::resilience::Sight {
+        self.set.members()[place]
+            .endpoint
+            .sight(self.set.settings(), self.now)
+    }
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[test]
+fn one_that_is_slow_gets_little_and_the_others_share() {
+    let mut fleet = fleet(5);
+    let slow = |place| if place == 2 { millis(100) } else { millis(10) };
+    let had = fleet.calls(1000, slow, |_| Outcome::Success);
+    assert!(had[2] < 50, "{had:?}");
+    let fast = [had[0], had[1], had[3], had[4]];
+    assert!(fast.iter().all(|had| (150..350).contains(had)), "{had:?}");
+}
+
+#[test]
+fn one_that_hangs_gets_nothing_more_before_anything_was_heard() {
+    let mut fleet = fleet(3);
+    let mut held = Vec::new();
+    let mut had = [0; 3];
+    for _ in 0..300 {
+        let (place, mut permit) = fleet.take();
+        had[place] += 1;
+        fleet.now += millis(10);
+        if place == 1 {
+            held.push(permit);
+        } else {
+            permit.first_message(fleet.now);
+            permit.finish(Outcome::Success, fleet.now, 0.0);
+        }
+    }
+    assert!(held.len() < 10, "{had:?}");
+    drop(held);
+    assert_eq!(fleet.set.members()[1].endpoint.in_flight(), 0);
+}
+
+#[test]
+fn errors_that_come_fast_attract_no_traffic() {
+    let mut fleet = fleet(5);
+    let off = Settings {
+        breaker: crate::resilience::BreakerSettings {
+            enabled: false,
+            ..Default::default()
+        },
+        ..Settings::default()
+    };
+    fleet.set.settings = Arc::new(off);
+    let takes = |place| if place == 0 { millis(1) } else { millis(20) };
+    let ends = |place| {
+        if place == 0 {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        }
+    };
+    let had = fleet.calls(1000, takes, ends);
+    assert!(had[0] < 50, "without a breaker the penalty alone: {had:?}");
+}
+
+#[test]
+fn who_failed_too_often_gets_nothing_then_one_probe_then_its_share() {
+    let mut fleet = fleet(4);
+    fleet.break_down(3);
+    assert_eq!(fleet.set.ejected(fleet.now), 1);
+    let had = fleet.calls(50, |_| millis(1), |_| Outcome::Success);
+    assert_eq!(had[3], 0);
+    fleet.now += Duration::from_secs(1);
+    let (first, mut probe) = fleet.take();
+    assert!(first == 3 && probe.is_probe(), "the next call is the probe");
+    let had = fleet.calls(50, |_| Duration::ZERO, |_| Outcome::Success);
+    assert_eq!(had[3], 0, "one probe");
+    assert_eq!(probe.first_message(fleet.now), Some(Turn::Closed));
+    probe.finish(Outcome::Success, fleet.now, 0.0);
+    let had = fleet.calls(1000, |_| millis(1), |_| Outcome::Success);
+    assert!(had[3] > 100, "{had:?}");
+}
+
+#[test]
+fn a_probe_that_works_on_for_long_opens_the_way_for_others() {
+    let mut fleet = fleet(4);
+    fleet.break_down(3);
+    fleet.now += Duration::from_secs(1);
+    let (first, mut probe) = fleet.take();
+    assert!(first == 3 && probe.is_probe());
+    probe.taken();
+    assert_eq!(fleet.set.ejected(fleet.now + Duration::from_secs(4)), 1);
+    assert_eq!(fleet.set.ejected(fleet.now + Duration::from_secs(5)), 0);
+}
+
+#[test]
+fn at_most_half_are_left_out_those_that_opened_first() {
+    let mut fleet = fleet(4);
+    for place in 0..4 {
+        fleet.break_down(place);
+        fleet.now += millis(1);
+    }
+    assert_eq!(fleet.set.ejected(fleet.now), 2);
+    let had = fleet.calls(200, |_| millis(1), |_| Outcome::Success);
+    assert_eq!(had[..2], [0, 0]);
+    assert_eq!(had[2] + had[3], 200);
+}
+
+#[test]
+fn of_two_both_may_be_left_out_and_it_is_said_until_when() {
+    let mut fleet = fleet(2);
+    fleet.break_down(0);
+    fleet.break_down(1);
+    let ask = Ask {
+        sticky: None,
+        allows: &|_| true,
+    };
+    let picked = fleet.set.pick(&ask, fleet.now, &mut fleet.random);
+    let Pick::Ejected(Some(until)) = picked else {
+        panic!("{picked:?}");
+    };
+    assert_eq!(until, fleet.now + Duration::from_secs(1));
+}
+
+#[test]
+fn traffic_is_shared_by_weight_and_who_has_none_gets_none() {
+    let mut fleet = fleet_of(6, &[90, 10], |member| member.group = member.value / 2);
+    let had = fleet.calls(10_000, |_| millis(1), |_| Outcome::Success);
+    let canary = had[2] + had[3];
+    assert!((900..1100).contains(&canary), "{had:?}");
+    assert_eq!(had.len(), 4);
+    let canaries = |place: &usize| *place > 1;
+    assert!(
+        fleet.ask(None, &canaries).is_some(),
+        "rather them than nobody"
+    );
+}
+
+#[test]
+fn the_own_zone_is_taken_while_it_can_be() {
+    let mut fleet = fleet_of(6, &[], |member| member.local = member.value < 2);
+    let had = fleet.calls(100, |_| millis(1), |_| Outcome::Success);
+    assert_eq!(had[0] + had[1], 100);
+    fleet.break_down(0);
+    fleet.break_down(1);
+    let had = fleet.calls(100, |_| millis(1), |_| Outcome::Success);
+    assert_eq!(had[0] + had[1], 0);
+}
+
+#[test]
+fn a_context_stays_where_it_is_and_moves_when_it_must() {
+    let mut fleet = fleet(10);
+    let mut homes = Vec::new();
+    for context in 0..100 {
+        let (home, _) = fleet.ask(Some(context), &|_| true).unwrap();
+        assert_eq!(fleet.ask(Some(context), &|_| true).unwrap().0, home);
+        homes.push(home);
+    }
+    assert!((0..10).all(|place| homes.contains(&place)), "{homes:?}");
+    let gone = |place: &usize| *place != 4;
+    for (context, home) in (0..100).zip(homes) {
+        let (now, _) = fleet.ask(Some(context), &gone).unwrap();
+        assert_eq!(
+            now == home,
+            home != 4,
+            "only those of the one that went move"
+        );
+    }
+}
+
+#[test]
+fn a_new_instance_comes_up_slowly() {
+    let start = Instant::now();
+    let had = |new: bool, pause: Duration| {
+        let epoch = Epoch::default();
+        let mut members: Vec<_> = (0..4).map(|place| member(place, start, &epoch)).collect();
+        if new {
+            members[0].endpoint = Arc::new(Endpoint::new(epoch.clone(), Some(start), start));
+        }
+        let mut fleet = Fleet {
+            set: Set::new(members, &[], Arc::default(), epoch),
+            now: start + pause,
+            random: StdRng::seed_from_u64(1),
+        };
+        // All at once: what decides is who has how many under way.
+        let taken: Vec<_> = (0..400).map(|_| fleet.take()).collect();
+        taken.iter().filter(|(place, _)| *place == 0).count()
+    };
+    assert!((80..120).contains(&had(false, Duration::ZERO)));
+    assert!(had(true, Duration::ZERO) < 30);
+    assert!((80..120).contains(&had(true, Duration::from_secs(10))));
+}
+
+#[test]
+fn who_asks_to_be_left_alone_is_and_a_bound_on_calls_holds() {
+    let mut fleet = fleet(2);
+    let bounded = Settings {
+        balance: crate::resilience::BalanceSettings {
+            max_in_flight: 3,
+            ..Default::default()
+        },
+        ..Settings::default()
+    };
+    fleet.set.settings = Arc::new(bounded);
+    let (paused, permit) = fleet.take();
+    permit.finish(
+        Outcome::Overload(Some(Duration::from_secs(4))),
+        fleet.now,
+        0.0,
+    );
+    let held: Vec<_> = (0..3).map(|_| fleet.take()).collect();
+    assert!(held.iter().all(|(place, _)| *place != paused));
+    assert!(fleet.ask(None, &|_| true).is_none(), "three at most");
+    fleet.now += Duration::from_secs(4);
+    assert_eq!(fleet.take().0, paused);
+}
+
+#[test]
+fn another_process_behind_an_instance_starts_with_nothing_against_it() {
+    let mut fleet = fleet(2);
+    fleet.break_down(0);
+    fleet.set.members()[0].endpoint.restarted();
+    assert_eq!(fleet.set.ejected(fleet.now), 0);
+    assert_eq!(fleet.sight(0).trips, 1, "but it is remembered");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u16),
+    Call { allowed: Vec<bool> },
+    End { which: usize, outcome: Outcome },
+}
+
+fn step(members: usize) -> impl Strategy<Value = Step> {
+    let outcome = prop_oneof![
+        1 => Just(Outcome::Success),
+        3 => Just(Outcome::Failure),
+        1 => Just(Outcome::Overload(Some(millis(300)))),
+        1 => Just(Outcome::Neutral)
+    ];
+    prop_oneof![
+        1 => (0_u16..2000).prop_map(Step::Wait),
+        4 => prop::collection::vec(prop::bool::weighted(0.8), members)
+            .prop_map(|allowed| Step::Call { allowed }),
+        4 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::End { which, outcome }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: nobody gets a call that it may not have; an open breaker that counts gets
+    /// none; at most half of many are left out; one probe at a time; and what began is counted out.
+    #[test]
+    fn keeps_its_promises((members, steps) in (1_usize..7).prop_flat_map(|members| {
+        (Just(members), prop::collection::vec(step(members), 1..300))
+    })) {
+        let mut fleet = fleet(members);
+        let mut under_way: Vec<(usize, Permit)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Wait(millis) => fleet.now += Duration::from_millis(millis.into()),
+                Step::Call { allowed } => {
+                    let before: Vec<_> = (0..members).map(|place| fleet.sight(place)).collect();
+                    // Half-open ones take no traffic either.
+                    let open = before.iter().filter(|sight| sight.phase != Phase::Closed).count();
+                    let honoured = if members < 3 { members } else { members / 2 };
+                    if let Some((place, permit)) = fleet.ask(None, &|place| allowed[*place]) {
+                        prop_assert!(allowed[place]);
+                        prop_assert!(before[place].paused.is_none());
+                        prop_assert!(before[place].phase != Phase::Open || open > honoured);
+                        if permit.is_probe() {
+                            let other = |(at, other): &(usize, Permit)| *at == place && other.is_probe();
+                            prop_assert!(!under_way.iter().any(other), "two probes at {place}");
+                        }
+                        under_way.push((place, permit));
+                    }
+                    let ejected = fleet.set.ejected(fleet.now);
+                    prop_assert!(ejected <= honoured, "{ejected} of {members}");
+                }
+                Step::End { which, outcome } if !under_way.is_empty() => {
+                    let (_, permit) = under_way.swap_remove(which % under_way.len());
+                    permit.finish(outcome, fleet.now, 0.5);
+                }
+                Step::End { .. } => {}
+            }
+            for place in 0..members {
+                let count = under_way.iter().filter(|(at, _)| *at == place).count();
+                let counted = fleet.set.members()[place].endpoint.in_flight();
+                prop_assert_eq!(usize::try_from(counted).unwrap(), count);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Who of a set may be called now: looked at again only when a breaker turned or its time came.
+
+use tokio::time::Instant;
+
+use super::breaker::Open;
+
+/// Sets smaller than this may lose all their members: half of one or two is no choice.
+const SMALL: usize = 3;
+
+/// Members by where they stand; places in the set.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// Where the epoch stood; `None`: never looked.
+    pub(super) epoch: Option<u64>,
+    /// When to look again at the latest.
+    pub(super) due: Option<Instant>,
+    /// Half-open ones without a probe: whoever calls next may be it.
+    pub(super) probes: Vec<u32>,
+    /// Members that calls flow to, by weight.
+    pub(super) groups: Vec<Group>,
+    /// Breakers that are open, and honoured.
+    pub(super) ejected: usize,
+}
+
+/// Members that share a weight.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) weight: u32,
+    /// Those of the own zone.
+    pub(super) local: Vec<u32>,
+    pub(super) all: Vec<u32>,
+}
+
+/// A member as the view needs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) group: usize,
+    pub(super) local: bool,
+    /// Its breaker, while that is open.
+    pub(super) opened: Option<Open>,
+}
+
+impl View {
+    /// Whether it still holds.
+    pub(super) fn is_fresh(&self, epoch: u64, now: Instant) -> bool {
+        self.epoch == Some(epoch) && self.due.is_none_or(|due| now < due)
+    }
+
+    /// Looks at everybody. Of three or more at most `max_ejected` are left out, those that opened
+    /// first; to the others calls flow on, since everybody else would drown in their share.
+    pub(super) fn look(
+        &mut self,
+        members: &[Standing],
+        max_ejected: f64,
+        epoch: u64,
+        now: Instant,
+    ) {
+        self.epoch = Some(epoch);
+        self.due = None;
+        self.probes.clear();
+        for group in &mut self.groups {
+            group.local.clear();
+            group.all.clear();
+        }
+        let mut opened: Vec<(Open, u32)> = Vec::new();
+        for (place, member) in (0_u32..).zip(members) {
+            match member.opened {
+                None => self.flow(place, *member),
+                Some(open) => opened.push((open, place)),
+            }
+        }
+        opened.sort_unstable_by_key(|(open, place)| (open.since, *place));
+        let most = bound(members.len(), max_ejected);
+        for (turn, (open, place)) in opened.into_iter().enumerate() {
+            if open.due() > now {
+                let due = open.due();
+                self.due = Some(self.due.map_or(due, |first| first.min(due)));
+            } else if !open.is_probing() {
+                self.probes.push(place);
+            }
+            if turn >= most {
+                self.flow(place, members[place as usize]);
+            }
+        }
+        let flowing: usize = self.groups.iter().map(|group| group.all.len()).sum();
+        self.ejected = members.len() - flowing;
+    }
+
+    fn flow(&mut self, place: u32, member: Standing) {
+        if let Some(group) = self.groups.get_mut(member.group) {
+            group.all.push(place);
+            if member.local {
+                group.local.push(place);
+            }
+        }
+    }
+}
+
+/// How many of a set may be left out at a time.
+fn bound(members: usize, share: f64) -> usize {
+    if members < SMALL {
+        return members;
+    }
+    let share = share.clamp(0.0, 1.0);
+    (0..=members)
+        .rev()
+        .find(|count| {
+            f64::from(u32::try_from(*count).unwrap_or(u32::MAX))
+                <= share * f64::from(u32::try_from(members).unwrap_or(u32::MAX))
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_most_half_of_three_or_more_and_all_of_one_or_two() {
+        for (members, most) in [(0, 0), (1, 1), (2, 2), (3, 1), (4, 2), (5, 2), (1000, 500)] {
+            assert_eq!(bound(members, 0.5), most, "{members}");
+        }
+        assert_eq!(
+            (bound(10, 0.0), bound(10, 1.0), bound(10, 9.0)),
+            (0, 10, 10)
+        );
+    }
+}
