@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::breaker::Open;
+use super::breaker::PROBE_PATIENCE;
+use super::endpoint::Opened;
 
 /// Sets smaller than this may lose all their members: half of one or two is no choice.
 const SMALL: usize = 3;
@@ -36,8 +37,8 @@ pub(super) struct Group {
 pub(super) struct Standing {
     pub(super) group: usize,
     pub(super) local: bool,
-    /// Its breaker, while that is open.
-    pub(super) opened: Option<Open>,
+    /// Its breaker, if that is open.
+    pub(super) opened: Option<Opened>,
 }
 
 impl View {
@@ -62,22 +63,30 @@ impl View {
             group.local.clear();
             group.all.clear();
         }
-        let mut opened: Vec<(Open, u32)> = Vec::new();
+        let mut open: Vec<(Instant, u32)> = Vec::new();
         for (place, member) in (0_u32..).zip(members) {
             match member.opened {
                 None => self.flow(place, *member),
-                Some(open) => opened.push((open, place)),
+                Some(opened) => open.push((opened.since, place)),
             }
         }
-        opened.sort_unstable_by_key(|(open, place)| (open.since, *place));
+        open.sort_unstable();
         let most = bound(members.len(), max_ejected);
-        for (turn, (open, place)) in opened.into_iter().enumerate() {
-            if open.due() > now {
-                let due = open.due();
-                self.due = Some(self.due.map_or(due, |first| first.min(due)));
-            } else if !open.is_probing() {
-                self.probes.push(place);
-            }
+        for (turn, (_, place)) in open.into_iter().enumerate() {
+            let Some(opened) = members[place as usize].opened else {
+                continue;
+            };
+            let look = match opened.ripe_at {
+                None if opened.until <= now => {
+                    self.probes.push(place);
+                    None
+                }
+                None => Some(opened.until),
+                // A probe that is at work says nothing when it has succeeded by time.
+                Some(ripe) if ripe > now => Some(ripe),
+                Some(_) => Some(now + PROBE_PATIENCE),
+            };
+            self.due = self.due.into_iter().chain(look).min();
             if turn >= most {
                 self.flow(place, members[place as usize]);
             }

@@ -5,17 +5,21 @@
 
 mod around;
 mod background;
+mod balancer;
 mod carry;
 mod config;
 mod drain;
+mod endpoints;
 mod error;
 mod health;
 mod join;
+mod judge;
 mod metrics;
 mod pools;
 mod register;
 mod route;
 mod run;
+mod sights;
 mod standing;
 
 pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};

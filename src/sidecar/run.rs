@@ -6,15 +6,17 @@ use tokio::sync::watch;
 
 use super::{
     around::Around,
+    balancer::Balancer,
     carry::{AgentLink, Carrier},
     config::{Journaling, Listening, SidecarConfig},
     drain::Running,
+    endpoints::Endpoints,
     error::SidecarError,
     join::Joiner,
     metrics,
     pools::Pools,
     register::Place,
-    route::{CatalogRoute, InFlight},
+    route::CatalogRoute,
     standing::{Boards, Progress},
 };
 use crate::{
@@ -331,15 +333,16 @@ impl Parts {
             }
         };
         self.progress.journals(journal.clone());
-        let flights = InFlight::default();
-        let route: Arc<dyn Route> = Arc::new(CatalogRoute::new(mirror.clone(), flights.clone()));
+        let (endpoints, zone) = (Endpoints::default(), self.config.zone.clone());
+        let balancer = Arc::new(Balancer::new(mirror.clone(), endpoints, zone));
+        let route = CatalogRoute::start(balancer.clone(), &self.nursery);
+        let route: Arc<dyn Route> = Arc::new(route);
         let connect: Arc<dyn Connect> = Arc::new(Carrier {
             own: self.id.clone(),
             instance: self.instance.clone(),
             executor: executor.clone(),
-            mirror: mirror.clone(),
+            balancer,
             pools: pools.clone(),
-            flights,
             calls: self.progress.calls(),
         });
         let parents: Arc<dyn Parents> = Arc::new(executor.clone());

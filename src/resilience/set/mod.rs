@@ -114,6 +114,24 @@ impl<T> Set<T> {
         view.ejected
     }
 
+    /// Whether calls flow to any of those, breakers alone asked.
+    pub fn flows(&self, to: &dyn Fn(&T) -> bool, now: Instant) -> bool {
+        let mut view = self.view.lock();
+        self.refresh(&mut view, now);
+        let mut flowing = view.groups.iter().flat_map(|group| &group.all);
+        flowing.any(|place| to(&self.member(*place).value))
+    }
+
+    /// When somebody may be called who may not be now: a breaker's time has come, or the time that
+    /// an instance wanted to be left alone is over. `None`: only a call that ends changes anything.
+    pub fn opens(&self, now: Instant) -> Option<Instant> {
+        let mut view = self.view.lock();
+        self.refresh(&mut view, now);
+        let pauses = self.members.iter();
+        let pauses = pauses.filter_map(|member| member.endpoint.paused(now));
+        view.due.into_iter().chain(pauses).min()
+    }
+
     /// Chooses who gets a call, and counts it.
     pub fn pick(
         &self,

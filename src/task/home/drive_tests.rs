@@ -18,7 +18,7 @@ use crate::pb::handle_response::Update;
 use crate::pb::task_update::Update as Shown;
 use crate::runtime::Nursery;
 use crate::task::archive::{Archive, ArchiveConfig};
-use crate::task::doors::{Connect, Parent, Parents, Route, Steps, Updates};
+use crate::task::doors::{Call, Connect, Parent, Parents, Route, Steps, Updates};
 use crate::task::journal::{Journal, JournalConfig};
 use crate::telemetry::TraceContext;
 
@@ -92,6 +92,7 @@ impl Connect for FakeConnect {
         &self,
         instance: &InstanceId,
         steps: Steps,
+        _: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
         match instance.as_str() {
