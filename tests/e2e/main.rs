@@ -27,6 +27,7 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod rules;
 mod soak;
 mod trace;
 
