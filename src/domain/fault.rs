@@ -106,6 +106,8 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not who it was expected to be.
     PeerMismatch = "PEER_MISMATCH",
+    /// A rehearsal of a fault, as the traffic rules ask for; nothing was sent.
+    FaultInjected = "FAULT_INJECTED",
     /// The connection broke after the call was sent: it may have been processed.
     ConnectionLost = "CONNECTION_LOST",
     /// The journal could not be written; nothing more is acknowledged.

@@ -23,7 +23,7 @@ use super::window::Window;
 const CALM: Duration = Duration::from_secs(10);
 /// A probe that the instance took, and of which nothing bad was heard for this long, has succeeded:
 /// the work itself may take hours.
-const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a breaker opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,9 +227,9 @@ impl Breaker {
 }
 
 impl Open {
-    /// Whether its probe is under way.
-    pub(super) fn is_probing(&self) -> bool {
-        self.probe.is_some()
+    /// When its probe, if one is under way, may have succeeded by time alone.
+    pub(super) fn ripe_at(&self) -> Option<Instant> {
+        self.probe.map(|probe| probe.since + PROBE_PATIENCE)
     }
 }
 

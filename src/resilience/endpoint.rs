@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::breaker::{Breaker, Trip, Turn};
 use super::ewma::PeakEwma;
@@ -27,17 +27,30 @@ const UNKNOWN: f64 = 0.03;
 
 /// Moves on whenever a breaker opens or closes anywhere: sets look again at who may be called.
 #[derive(Clone, Debug, Default)]
-pub struct Epoch(Arc<AtomicU64>);
+pub struct Epoch(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicU64,
+    /// For those who wait until a call may go.
+    bell: watch::Sender<()>,
+}
 
 impl Epoch {
     /// Where it stands.
     pub fn now(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.now.load(Ordering::Acquire)
+    }
+
+    /// Rings after every move.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.bell.subscribe()
     }
 
     /// Something changed.
     pub(super) fn advance(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.0.now.fetch_add(1, Ordering::AcqRel);
+        self.0.bell.send_replace(());
     }
 }
 
@@ -70,6 +83,16 @@ pub(super) struct Cost {
     latency: Option<f64>,
     penalty: f64,
     factor: f64,
+}
+
+/// An open breaker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opened {
+    pub(super) since: Instant,
+    /// Half-open from then on.
+    pub(super) until: Instant,
+    /// When to look at its probe, if one is under way.
+    pub(super) ripe_at: Option<Instant>,
 }
 
 /// Whether calls flow to an instance.
@@ -164,14 +187,30 @@ impl Endpoint {
         }
     }
 
-    /// Since when its breaker is open and until when, and whether its probe is under way.
-    pub(super) fn opened(&self, now: Instant) -> Option<(Instant, Instant, bool)> {
+    /// Whether its breaker is open, and since when.
+    pub(super) fn opened(&self, now: Instant) -> Option<Opened> {
         let mut state = self.state.lock();
         if state.breaker.ripen(now).is_some() {
             return None;
         }
         let open = state.breaker.open()?;
-        Some((open.since, open.until, open.is_probing()))
+        Some(Opened {
+            since: open.since,
+            until: open.until,
+            ripe_at: open.ripe_at(),
+        })
+    }
+
+    /// It asks to be left alone that long.
+    pub(super) fn pause(&self, pause: Duration, settings: &BalanceSettings, now: Instant) {
+        let until = now + pause.min(settings.pushback_max);
+        let mut state = self.state.lock();
+        state.paused_until = Some(state.paused_until.map_or(until, |other| other.max(until)));
+    }
+
+    /// Until when it asked to be left alone, if that is not over.
+    pub(super) fn paused(&self, now: Instant) -> Option<Instant> {
+        self.state.lock().paused_until.filter(|until| *until > now)
     }
 
     /// Whether one more call may go there, the breaker aside.
@@ -280,7 +319,8 @@ impl Endpoint {
                 state.penalty.observe(balance.penalty, balance.decay, now);
             }
             Outcome::Overload(Some(pause)) => {
-                state.paused_until = Some(now + pause.min(balance.pushback_max));
+                let until = now + pause.min(balance.pushback_max);
+                state.paused_until = Some(state.paused_until.map_or(until, |at| at.max(until)));
             }
             Outcome::Success | Outcome::Neutral => {}
         }

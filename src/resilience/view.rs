@@ -2,6 +2,9 @@
 
 use tokio::time::Instant;
 
+use super::breaker::PROBE_PATIENCE;
+use super::endpoint::Opened;
+
 /// Sets smaller than this may lose all their members: half of one or two is no choice.
 const SMALL: usize = 3;
 
@@ -34,8 +37,8 @@ pub(super) struct Group {
 pub(super) struct Standing {
     pub(super) group: usize,
     pub(super) local: bool,
-    /// Since when its breaker is open, until when, and whether a probe is under way.
-    pub(super) opened: Option<(Instant, Instant, bool)>,
+    /// Its breaker, if that is open.
+    pub(super) opened: Option<Opened>,
 }
 
 impl View {
@@ -64,27 +67,26 @@ impl View {
         for (place, member) in (0_u32..).zip(members) {
             match member.opened {
                 None => self.flow(place, *member),
-                Some((since, _, _)) => open.push((since, place)),
+                Some(opened) => open.push((opened.since, place)),
             }
         }
         open.sort_unstable();
         let most = bound(members.len(), max_ejected);
         for (turn, (_, place)) in open.into_iter().enumerate() {
-            let member = usize::try_from(place).map(|place| members[place]);
-            let Ok(Standing {
-                opened: Some((_, until, probing)),
-                ..
-            }) = member
-            else {
+            let Some(opened) = members[place as usize].opened else {
                 continue;
             };
-            if until <= now {
-                if !probing {
+            let look = match opened.ripe_at {
+                None if opened.until <= now => {
                     self.probes.push(place);
+                    None
                 }
-            } else {
-                self.due = Some(self.due.map_or(until, |due| due.min(until)));
-            }
+                None => Some(opened.until),
+                // A probe that is at work says nothing when it has succeeded by time.
+                Some(ripe) if ripe > now => Some(ripe),
+                Some(_) => Some(now + PROBE_PATIENCE),
+            };
+            self.due = self.due.into_iter().chain(look).min();
             if turn >= most {
                 self.flow(place, members[place as usize]);
             }

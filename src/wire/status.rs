@@ -45,6 +45,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::Draining
         | Reason::PeerUnreachable
         | Reason::PeerMismatch
+        | Reason::FaultInjected
         | Reason::ConnectionLost => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::RetriesExhausted | Reason::RuleChanged => Code::Aborted,

@@ -59,6 +59,7 @@ pub struct Mirror {
     live: Arc<Live>,
     fresh: watch::Receiver<bool>,
     heard: watch::Receiver<Option<Instant>>,
+    loaded: watch::Receiver<bool>,
 }
 
 impl Mirror {
@@ -67,19 +68,34 @@ impl Mirror {
         let live = Arc::new(Live::new(rand::random()));
         let (tell, fresh) = watch::channel(false);
         let (word, heard) = watch::channel(None);
+        let (read, loaded) = watch::channel(false);
         let keeper = Keeper {
             live: Arc::clone(&live),
             source,
             config,
             fresh: tell,
             heard: word,
+            loaded: read,
             revision: Revision::default(),
             saved: Revision::default(),
             saved_rules: live.rules(),
             saved_at: None,
         };
         nursery.start("mirror", |stop| keeper.run(stop));
-        Self { live, fresh, heard }
+        Self {
+            live,
+            fresh,
+            heard,
+            loaded,
+        }
+    }
+
+    /// Waits until the copy on disk was read, where there is one. Before that the catalog is empty,
+    /// and who is told so takes it for the truth.
+    pub async fn loaded(&self) {
+        let mut loaded = self.loaded.clone();
+        // An error: it was told to stop first, and nobody needs the copy any more.
+        drop(loaded.wait_for(|loaded| *loaded).await);
     }
 
     /// The catalog as it is known now.
@@ -129,6 +145,7 @@ struct Keeper {
     fresh: watch::Sender<bool>,
     /// When the registry last said anything.
     heard: watch::Sender<Option<Instant>>,
+    loaded: watch::Sender<bool>,
     /// The registry's revision that the mirror has.
     revision: Revision,
     saved: Revision,
@@ -150,6 +167,7 @@ impl Keeper {
     async fn run(mut self, stop: Stop) {
         let following = async {
             self.load().await;
+            self.loaded.send_replace(true);
             self.follow_for_ever().await;
         };
         // A stop drops the watch at any await; the last copy is written after it.
@@ -442,7 +460,8 @@ mod tests {
         fake.away(true);
         let nursery = Nursery::here();
         let mirror = Mirror::start(&nursery, fake.source(), config);
-        until(&mirror, &["a"]).await;
+        mirror.loaded().await;
+        assert_eq!(mirror.catalog().len(), 1, "at once");
         assert!(!*mirror.fresh().borrow());
         nursery.close(RELIST).await;
     }

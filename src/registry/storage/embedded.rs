@@ -3,7 +3,7 @@
 //! Cards, instances, leases, traffic rules and the ledger are on disk before they are answered; heartbeats never
 //! are. The file holds the key of page tokens, so only its owner may read it.
 
-use std::{fs::OpenOptions, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use prost::Message;
 use redb::{
@@ -29,6 +29,7 @@ use crate::registry::rules::Placed;
 use crate::registry::rules::Rule;
 use crate::registry::rules::RuleName;
 use crate::registry::rules::Stamp;
+use crate::runtime::files::open_private;
 
 /// Version of the tables; another one is refused by name.
 const FORMAT: u32 = 1;
@@ -65,9 +66,10 @@ impl RedbStore {
         Self::open_with(path, Terms::DEFAULT, now)
     }
 
-    /// Opens the file, or makes it, and gives leases on these terms. Who was registered is in the catalog at once, and has until
-    /// one TTL and one heartbeat after `now` to be heard from. Blocks for the time of some reads
-    /// and two syncs.
+    /// Opens the file, or makes it, and gives leases on these terms.
+    ///
+    /// Who was registered is in the catalog at once, and has one TTL and one heartbeat from `now` on
+    /// to be heard from. Blocks for the time of some reads and three syncs.
     ///
     /// # Errors
     /// When the file cannot be opened, is held by another process, is damaged, or was written by
@@ -88,15 +90,7 @@ impl RedbStore {
     }
 
     fn open_at(path: &Path, terms: Terms, now: Instant) -> Result<Self, StoreError> {
-        let file = private(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false),
-        )
-        .open(path)
-        .map_err(failed)?;
+        let file = open_private(path).map_err(failed)?;
         let database = Database::builder()
             .set_cache_size(CACHE)
             .create_with_backend(FileBackend::new(file)?)?;
@@ -307,17 +301,6 @@ fn drop_row(tx: &WriteTransaction, lease: &LeaseId, owner: &InstanceId) -> Resul
         tx.open_table(ENTRIES)?.remove(owner.as_str())?;
     }
     Ok(())
-}
-
-#[cfg(unix)]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600)
-}
-
-#[cfg(not(unix))]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options
 }
 
 pub(super) fn failed(error: impl ToString) -> StoreError {
