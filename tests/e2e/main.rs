@@ -29,6 +29,7 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
+mod rules;
 mod partition;
 mod rolling;
 mod silence;
