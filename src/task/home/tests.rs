@@ -251,6 +251,13 @@ impl Bench {
         *self.route.instead.lock().unwrap() = instead;
     }
 
+    /// For a second everybody is broken, or nobody has a budget; or all is well again.
+    fn turn(&self, what: u8) {
+        let until = self.at.now + Duration::from_secs(1);
+        let all = [Instead::Ejected(until), Instead::OverBudget(until)];
+        self.instead(all.get(usize::from(what)).copied());
+    }
+
     /// Where attempts were sent so far.
     fn went(&self) -> Vec<String> {
         self.started().into_iter().map(|(to, _)| to).collect()
@@ -872,11 +879,7 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
         }
         Act::Pass(seconds) => bench.pass(Duration::from_secs(*seconds)),
-        Act::Instead(what) => {
-            let until = bench.at.now + Duration::from_secs(1);
-            let instead = [Instead::Ejected(until), Instead::OverBudget(until)];
-            bench.instead(instead.get(usize::from(*what)).copied());
-        }
+        Act::Instead(what) => bench.turn(*what),
         Act::Route(count) => {
             bench
                 .route
