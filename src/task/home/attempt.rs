@@ -231,6 +231,7 @@ impl Tasks {
             let text = "the executor refused the task; another try would end the same";
             return self.end_failed(task, *reason, text, world.at);
         }
+        self.taken_back(task, world.at);
         if reason == Reason::AgentUnavailable.label() {
             return self.missed(task, world);
         }
@@ -238,6 +239,26 @@ impl Tasks {
             self.gates.refused(&instance, wait, world.at.now);
         }
         self.again(task, world);
+    }
+
+    /// An executor that took the attempt found out later that its agent has not begun.
+    fn taken_back(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let Some(running) = &entry.kept.running else {
+            return;
+        };
+        if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
+            return;
+        }
+        let change = pb::StateChanged {
+            from: entry.kept.task.state,
+            reason: Reason::AgentUnavailable.label().into(),
+            executor_instance: running.instance.to_string(),
+        };
+        let state = pb::TaskState::Submitted;
+        self.emit(task, Kind::StateChanged(change), state, 0, at);
     }
 
     /// The attempt did not reach an agent: it was not started, and goes elsewhere.

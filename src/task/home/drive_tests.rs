@@ -358,6 +358,30 @@ async fn what_could_not_be_sent_or_was_refused_goes_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_taken_and_not_begun_goes_elsewhere_without_an_error() {
+    let mut bench = Bench::memory(&["i1", "i2"]);
+    let mut updates = bench.run().await;
+    snapshot(&mut updates).await;
+    let mut first = bench.next().await;
+    assert!(matches!(first.step().await, Step::Start(_)));
+    first.accept().await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
+    let refused = pb::Refused {
+        reason: "AGENT_UNAVAILABLE".into(),
+        retry_after: None,
+    };
+    first.say(Answer::Refused(refused)).await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Submitted);
+    let mut second = bench.next().await;
+    assert_ne!(second.instance, first.instance);
+    assert!(matches!(second.step().await, Step::Start(_)));
+    second.accept().await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
+    second.update(1, result()).await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Completed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_whose_carrier_dies_is_lost_long_before_its_deadline() {
     let bench = Bench::memory(&["broken"]);
     let began = Instant::now();
