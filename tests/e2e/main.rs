@@ -32,6 +32,7 @@ mod namespaces;
 mod outage;
 mod partition;
 mod rolling;
+mod rules;
 mod soak;
 mod trace;
 
