@@ -18,6 +18,7 @@ mod bad_input;
 mod crash;
 mod disk;
 mod drain;
+mod failover;
 mod fault_proxy;
 mod first_command;
 mod foreign_clients;
