@@ -21,6 +21,7 @@ mod route;
 mod run;
 mod sights;
 mod standing;
+mod treatment;
 
 pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};
 pub use error::SidecarError;

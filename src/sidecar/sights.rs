@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     domain::{AgentName, InstanceId, Label},
     pb,
-    resilience::{Injection, Settings, Sight},
+    resilience::{Settings, Sight},
 };
 
 /// All that a balancer knows at one time.
@@ -59,8 +59,6 @@ pub(super) struct TargetSight {
     pub(super) retries_left: f64,
     /// How traffic to them is treated.
     pub(super) settings: Arc<Settings>,
-    /// What is done to it on purpose.
-    pub(super) injection: Arc<Injection>,
     /// How long ago it was last asked for.
     pub(super) idle: Duration,
 }
