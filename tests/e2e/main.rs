@@ -29,9 +29,9 @@ mod lifetimes;
 mod metrics;
 mod namespaces;
 mod outage;
-mod rules;
 mod partition;
 mod rolling;
+mod rules;
 mod soak;
 mod trace;
 
