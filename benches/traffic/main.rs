@@ -34,6 +34,15 @@ struct Options {
     /// Virtual seconds of each run
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Instances
+    #[arg(long, default_value_t = 50)]
+    instances: usize,
+    /// Callers
+    #[arg(long, default_value_t = 100)]
+    callers: usize,
+    /// Calls per second and instance; it can do some 300
+    #[arg(long, default_value_t = 100.0)]
+    each: f64,
     /// Only scenarios whose name holds this
     #[arg(long, default_value = "")]
     only: String,

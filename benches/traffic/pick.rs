@@ -8,10 +8,10 @@ use attache::resilience::{
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
-/// Choices that are timed together.
-const BATCH: u32 = 50_000;
+/// Choices that are timed together: few, so that other programs get between few of the batches.
+const BATCH: u32 = 1000;
 /// Batches of each kind, in turns; the medians are shown.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 401;
 /// Calls that are under way all the time.
 const UNDER_WAY: usize = 64;
 const SIZES: [usize; 3] = [10, 100, 1000];
@@ -75,9 +75,8 @@ pub(crate) fn pick() {
         for _ in 0..ROUNDS {
             random.push(plain(&mut benches[0]));
             for (place, bench) in benches.iter_mut().enumerate() {
-                let batch = if bench.kind.sticky { BATCH / 50 } else { BATCH };
                 let mut took = 0.0;
-                let counted = allocation_counter::measure(|| took = bench.run(batch));
+                let counted = allocation_counter::measure(|| took = bench.run(BATCH));
                 times[place].push(took);
                 allocations[place] += counted.count_total;
             }
@@ -140,7 +139,7 @@ impl Bench {
             let permit = bench.take(size).expect("somebody can be called");
             bench.under_way.push(permit);
         }
-        bench.run(BATCH / 50);
+        bench.run(BATCH);
         bench
     }
 

@@ -29,9 +29,9 @@ const POLICIES: [(&str, Run); 7] = [
 
 pub(crate) fn race(options: &Options) {
     let size = Size {
-        callers: 100,
-        instances: 50,
-        each: 100.0,
+        callers: options.callers,
+        instances: options.instances,
+        each: options.each,
         seconds: options.seconds,
     };
     for shared in [false, true] {

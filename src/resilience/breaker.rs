@@ -23,7 +23,7 @@ use super::window::Window;
 const CALM: Duration = Duration::from_secs(10);
 /// A probe that the instance took, and of which nothing bad was heard for this long, has succeeded:
 /// the work itself may take hours.
-const PROBE_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a breaker opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,11 @@ pub(super) struct Open {
     pub(super) why: Trip,
     pub(super) since: Instant,
     pub(super) until: Instant,
+    /// When it opened first: probes that failed since do not count.
+    pub(super) fell: Instant,
     probe: Option<Probe>,
+    /// Calls in a row that went well although it is open.
+    row: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +172,37 @@ impl Breaker {
         Some(self.trip(why, settings, now, chance))
     }
 
+    /// How a call went that began while it was open, if it was: too many of its set are, and it gets
+    /// calls in spite of itself. As many in a row as would have opened it, close it.
+    pub(super) fn flowed(
+        &mut self,
+        outcome: Outcome,
+        settings: &BreakerSettings,
+        begun: Instant,
+        now: Instant,
+    ) -> Option<Turn> {
+        let open = self.open.as_mut().filter(|open| open.since <= begun)?;
+        match outcome {
+            Outcome::Success => open.row = open.row.saturating_add(1),
+            Outcome::Failure | Outcome::Overload(_) => open.row = 0,
+            Outcome::Neutral => {}
+        }
+        let well = open.row >= settings.consecutive.max(1);
+        well.then(|| self.close(now))
+    }
+
+    /// Makes it half-open then, if that is sooner.
+    pub(super) fn hasten(&mut self, until: Instant) {
+        if let Some(open) = &mut self.open {
+            open.until = open.until.min(until);
+        }
+    }
+
+    /// Whether it is closed because a call went well.
+    pub(super) fn has_risen(&self) -> bool {
+        self.open.is_none() && self.closed_at.is_some()
+    }
+
     /// Good and bad calls within the window.
     pub(super) fn sums(&self, now: Instant) -> (u32, u32) {
         self.window.sums(now)
@@ -212,7 +247,9 @@ impl Breaker {
             why,
             since: now,
             until: now + cool_down,
+            fell: self.open.map_or(now, |open| open.fell),
             probe: None,
+            row: 0,
         });
         Turn::Opened { why, cool_down }
     }
@@ -227,9 +264,9 @@ impl Breaker {
 }
 
 impl Open {
-    /// Whether its probe is under way.
-    pub(super) fn is_probing(&self) -> bool {
-        self.probe.is_some()
+    /// When its probe, if one is under way, may have succeeded by time alone.
+    pub(super) fn ripe_at(&self) -> Option<Instant> {
+        self.probe.map(|probe| probe.since + PROBE_PATIENCE)
     }
 }
 

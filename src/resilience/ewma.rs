@@ -1,7 +1,9 @@
-//! Latency as it matters for the next call: quick to believe bad news, slow to forget it.
+//! What was measured lately, as it matters for the next call.
 //!
-//! Peak-sensitive exponential average, after the "least loaded by observed latency" of Finagle and
-//! Linkerd. Reading lets it decay as well, so an instance that was slow once is tried again.
+//! Latency is quick to believe bad news and slow to forget it: a peak-sensitive exponential average,
+//! after the "least loaded by observed latency" of Finagle and Linkerd. Failures are a share of the
+//! last calls: one of a few says much, one of many says little. Reading lets both decay as well, so
+//! an instance that did badly once is tried again.
 
 use std::time::Duration;
 
@@ -30,6 +32,41 @@ impl PeakEwma {
     /// In seconds; `None`: nothing was ever measured.
     pub(super) fn read(&self, decay: Duration, now: Instant) -> Option<f64> {
         self.last.map(|(value, at)| value * keep(at, decay, now))
+    }
+}
+
+/// Calls that a share of failures looks back on; what went before is forgotten one by one.
+const CALLS: f64 = 100.0;
+
+/// Share of calls that failed lately.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FailureShare {
+    bad: f64,
+    all: f64,
+    at: Option<Instant>,
+}
+
+impl FailureShare {
+    /// One call went well or failed.
+    pub(super) fn observe(&mut self, failed: bool, decay: Duration, now: Instant) {
+        if !failed && self.bad <= f64::EPSILON && self.all >= CALLS - 1.0 {
+            // All is well, as it was: when does not matter much.
+            self.at = Some(now);
+            return;
+        }
+        let kept = self.at.map_or(0.0, |at| keep(at, decay, now)) * (1.0 - 1.0 / CALLS);
+        self.bad = self.bad * kept + f64::from(u8::from(failed));
+        self.all = self.all * kept + 1.0;
+        self.at = Some(now);
+    }
+
+    /// From 0 to 1, as if one more call had gone well.
+    pub(super) fn read(&self, decay: Duration, now: Instant) -> f64 {
+        let Some(at) = self.at.filter(|_| self.bad > f64::EPSILON) else {
+            return 0.0;
+        };
+        let kept = keep(at, decay, now);
+        self.bad * kept / (self.all * kept + 1.0)
     }
 }
 

@@ -100,9 +100,8 @@ impl Permit {
 
     fn end(&mut self, outcome: Outcome, now: Instant, chance: f64) -> Option<Turn> {
         let call = self.0.take()?;
-        let waiting = call.waiting.then_some(call.begun);
         call.endpoint.finish(
-            (waiting, call.probe),
+            (call.begun, call.waiting, call.probe),
             outcome,
             &call.settings,
             (now, chance),

@@ -1,9 +1,24 @@
 //! Who of a set may be called now: looked at again only when a breaker turned or its time came.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
+
+use super::breaker::PROBE_PATIENCE;
+use super::endpoint::Opened;
+use super::settings::BreakerSettings;
 
 /// Sets smaller than this may lose all their members: half of one or two is no choice.
 const SMALL: usize = 3;
+
+/// Those whose breakers opened within so long of each other had the same trouble, as likely as not: a
+/// network, a deployment. Once calls to one go well again, the others are asked soon.
+const TOGETHER: Duration = Duration::from_secs(5);
+/// Time over which they are asked, so that they do not all get a call at once.
+const SPREAD: Duration = Duration::from_secs(1);
+/// Where everybody is left out a probe costs nobody anything: a call would fail anyhow. Time between
+/// two of them at the same instance, if its cool-down is not shorter.
+const LAST_RESORT: Duration = Duration::from_secs(2);
 
 /// Members by where they stand; places in the set.
 #[derive(Debug, Default)]
@@ -16,6 +31,8 @@ pub(super) struct View {
     pub(super) probes: Vec<u32>,
     /// Members that calls flow to, by weight.
     pub(super) groups: Vec<Group>,
+    /// Those whose breakers were open, and since when calls had not flowed.
+    pub(super) fallen: Vec<(u32, Instant)>,
     /// Breakers that are open, and honoured.
     pub(super) ejected: usize,
 }
@@ -34,14 +51,44 @@ pub(super) struct Group {
 pub(super) struct Standing {
     pub(super) group: usize,
     pub(super) local: bool,
-    /// Since when its breaker is open, until when, and whether a probe is under way.
-    pub(super) opened: Option<(Instant, Instant, bool)>,
+    /// Its breaker, if that is open.
+    pub(super) opened: Option<Opened>,
 }
 
 impl View {
     /// Whether it still holds.
     pub(super) fn is_fresh(&self, epoch: u64, now: Instant) -> bool {
         self.epoch == Some(epoch) && self.due.is_none_or(|due| now < due)
+    }
+
+    /// Who is to be asked sooner than its cool-down says, and when. `risen`: when those fell to whom
+    /// calls go well again. Changes `members` accordingly.
+    pub(super) fn hasten(
+        &self,
+        members: &mut [Standing],
+        risen: &[Instant],
+        settings: &BreakerSettings,
+        now: Instant,
+    ) -> Vec<(u32, Instant)> {
+        let most = LAST_RESORT.max(settings.cool_down);
+        let all = bound(members.len(), settings.max_ejected) == members.len()
+            && members.iter().all(|member| member.opened.is_some());
+        let mut hastened = Vec::new();
+        for (place, member) in (0_u32..).zip(members) {
+            let Some(opened) = &mut member.opened else {
+                continue;
+            };
+            let spread = SPREAD.mul_f64(f64::from(place % 16 + 1) / 16.0);
+            let together = |fell: &Instant| apart(*fell, opened.fell) <= TOGETHER;
+            let soon = risen.iter().any(together).then_some(now + spread);
+            let resort = all.then_some(now.max(opened.since + most) + spread);
+            let until = soon.into_iter().chain(resort).min();
+            if let Some(until) = until.filter(|until| *until < opened.until) {
+                opened.until = until;
+                hastened.push((place, until));
+            }
+        }
+        hastened
     }
 
     /// Looks at everybody. Of three or more at most `max_ejected` are left out, those that opened
@@ -56,6 +103,7 @@ impl View {
         self.epoch = Some(epoch);
         self.due = None;
         self.probes.clear();
+        self.fallen.clear();
         for group in &mut self.groups {
             group.local.clear();
             group.all.clear();
@@ -64,27 +112,27 @@ impl View {
         for (place, member) in (0_u32..).zip(members) {
             match member.opened {
                 None => self.flow(place, *member),
-                Some((since, _, _)) => open.push((since, place)),
+                Some(opened) => open.push((opened.since, place)),
             }
         }
         open.sort_unstable();
         let most = bound(members.len(), max_ejected);
         for (turn, (_, place)) in open.into_iter().enumerate() {
-            let member = usize::try_from(place).map(|place| members[place]);
-            let Ok(Standing {
-                opened: Some((_, until, probing)),
-                ..
-            }) = member
-            else {
+            let Some(opened) = members[place as usize].opened else {
                 continue;
             };
-            if until <= now {
-                if !probing {
+            self.fallen.push((place, opened.fell));
+            let look = match opened.ripe_at {
+                None if opened.until <= now => {
                     self.probes.push(place);
+                    None
                 }
-            } else {
-                self.due = Some(self.due.map_or(until, |due| due.min(until)));
-            }
+                None => Some(opened.until),
+                // A probe that is at work says nothing when it has succeeded by time.
+                Some(ripe) if ripe > now => Some(ripe),
+                Some(_) => Some(now + PROBE_PATIENCE),
+            };
+            self.due = self.due.into_iter().chain(look).min();
             if turn >= most {
                 self.flow(place, members[place as usize]);
             }
@@ -101,6 +149,10 @@ impl View {
             }
         }
     }
+}
+
+fn apart(one: Instant, other: Instant) -> Duration {
+    one.max(other).saturating_duration_since(one.min(other))
 }
 
 /// How many of a set may be left out at a time.

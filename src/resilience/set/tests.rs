@@ -189,7 +189,7 @@ fn at_most_half_are_left_out_those_that_opened_first() {
         fleet.now += millis(1);
     }
     assert_eq!(fleet.set.ejected(fleet.now), 2);
-    let had = fleet.calls(200, |_| millis(1), |_| Outcome::Success);
+    let had = fleet.calls(200, |_| millis(1), |_| Outcome::Failure);
     assert_eq!(had[..2], [0, 0]);
     assert_eq!(had[2] + had[3], 200);
 }
