@@ -13,6 +13,8 @@ pub(crate) enum Scenario {
     Slow,
     /// One in ten fails half of its calls.
     Failing,
+    /// Nine in ten fail half of their calls.
+    MostFailing,
     /// One takes calls and never answers.
     Hang,
     /// Each in turn is killed, and back three seconds later.
@@ -30,10 +32,11 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Calm,
         Self::Slow,
         Self::Failing,
+        Self::MostFailing,
         Self::Hang,
         Self::Restarts,
         Self::Flapping,
@@ -49,6 +52,7 @@ impl Scenario {
             Self::Calm => "calm",
             Self::Slow => "one slow 10x",
             Self::Failing => "1 in 10 fails half",
+            Self::MostFailing => "9 in 10 fail half",
             Self::Hang => "one hangs",
             Self::Restarts => "rolling restarts",
             Self::Flapping => "1 in 10 flaps",
@@ -73,11 +77,8 @@ impl Scenario {
         match self {
             Self::Calm => {}
             Self::Slow => world.instances[0].slow.push((fault, 10.0)),
-            Self::Failing => {
-                for instance in &mut world.instances[..some] {
-                    instance.failing.push((fault, 0.5));
-                }
-            }
+            Self::Failing => failing(&mut world, some),
+            Self::MostFailing => failing(&mut world, count - some),
             Self::Hang => world.instances[0].stopped = vec![fault],
             Self::Restarts => restarts(&mut world),
             Self::Flapping => flapping(&mut world, some),
@@ -90,6 +91,12 @@ impl Scenario {
             Self::Mixed => mixed(&mut world),
         }
         world
+    }
+}
+
+fn failing(world: &mut World, count: usize) {
+    for instance in &mut world.instances[..count] {
+        instance.failing.push((world.fault, 0.5));
     }
 }
 
