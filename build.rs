@@ -5,6 +5,7 @@ use std::{env, fs, path::PathBuf};
 /// The public contract, in the order of its imports.
 const CONTRACT: &[&str] = &[
     "attache/v1/card.proto",
+    "attache/v1/traffic.proto",
     "attache/v1/registry.proto",
     "attache/v1/identity.proto",
     "attache/v1/task.proto",

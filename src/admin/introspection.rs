@@ -1,45 +1,10 @@
-//! What every gRPC listener of ours has: health by `grpc.health.v1`, and reflection of what is
-//! really served there, in both versions that clients ask for.
+//! What every gRPC listener of ours has: reflection of what is really served there, in both versions
+//! that clients ask for.
 
 use tonic::service::Routes;
 use tonic::service::RoutesBuilder;
-use tonic_health::{
-    ServingStatus,
-    pb::health_server::HealthServer,
-    server::{HealthReporter, HealthService},
-};
 
 use crate::pb;
-
-/// Health of a process, to be turned off when it drains.
-#[derive(Clone, Debug)]
-pub struct Health {
-    reporter: HealthReporter,
-    services: &'static [&'static str],
-}
-
-impl Health {
-    /// All services stop taking new calls.
-    pub async fn stop(&self) {
-        for service in self.services.iter().copied().chain([""]) {
-            self.reporter
-                .set_service_status(service, ServingStatus::NotServing)
-                .await;
-        }
-    }
-}
-
-/// The health service, with `services` and the process itself SERVING.
-pub async fn health(services: &'static [&'static str]) -> (Health, HealthServer<HealthService>) {
-    let reporter = HealthReporter::new();
-    for service in services.iter().copied().chain([""]) {
-        reporter
-            .set_service_status(service, ServingStatus::Serving)
-            .await;
-    }
-    let service = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
-    (Health { reporter, services }, service)
-}
 
 /// Routes that answer reflection about `services` and health.
 pub fn routes(services: &[&'static str]) -> Routes {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     error::StartError,
@@ -13,7 +14,7 @@ use super::{
     },
 };
 use crate::{
-    admin::{self, Inspect, introspection},
+    admin::{self, Inspect, health::Health, introspection},
     domain::{Member, SpiffeId},
     identity::{
         Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
@@ -85,11 +86,14 @@ pub async fn run(
     metrics.add(telemetry.clone());
     keep_own_certificate(&nursery, &authority, &credentials, &metrics);
 
-    let (health, health_service) = introspection::health(SERVICES).await;
-    let catalog = RegistryService::new(engine.clone(), stop.clone());
+    // Watches end once nobody can open another one here.
+    let leave = Stop::new();
+    let health = Health::new(SERVICES);
+    let health_service = health.service(leave.clone());
+    let catalog = RegistryService::new(engine.clone(), leave.clone());
     metrics.add(catalog.clone());
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
-    let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), stop.clone());
+    let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), leave.clone());
     let members = IdentityServer::new(members);
     let security = Security::MutualTls(credentials.clone());
     // Built once and shared by the threads: the contract with its comments is large.
@@ -119,16 +123,20 @@ pub async fn run(
     started(&listening(id, &mtls, &enrollment, &admin));
 
     stop.cancelled().await;
-    health.stop().await;
-    end(drain, [mtls, enrollment], &nursery).await;
+    health.stop();
+    end(drain, [mtls, enrollment], &leave, &nursery).await;
     Ok(())
 }
 
-/// Sends everybody away (GOAWAY), lets calls finish, and ends the rest, all within `drain`. Watchers
-/// were told by the stop itself.
-async fn end(drain: Duration, listeners: [Server; 2], nursery: &Nursery) {
-    let calls = drain.saturating_sub(TAIL);
-    join_all(listeners.iter().map(|server| server.drain(calls))).await;
+/// Sends everybody away (GOAWAY), ends the watches, lets calls finish, and ends the rest, all within
+/// `drain`. What comes until a peer has heard of it is served: a client that waits for its connection
+/// sees no failure.
+async fn end(drain: Duration, listeners: [Server; 2], watches: &Stop, nursery: &Nursery) {
+    let calls = Instant::now() + drain.saturating_sub(TAIL);
+    join_all(listeners.iter().map(Server::leave)).await;
+    watches.cancel();
+    let left = calls.saturating_duration_since(Instant::now());
+    join_all(listeners.iter().map(|server| server.drain(left))).await;
     nursery.close(TAIL).await;
     tracing::info!("registry ended");
 }
@@ -206,7 +214,7 @@ fn open_store(settings: &RegistrySettings, terms: Terms) -> Result<Arc<RedbStore
     };
     private_dir(&settings.state).map_err(|error| failed(error.to_string()))?;
     let path = settings.state.join("catalog.redb");
-    let store = RedbStore::open_with(&path, terms, tokio::time::Instant::now());
+    let store = RedbStore::open_with(&path, terms, Instant::now());
     store
         .map(Arc::new)
         .map_err(|error| failed(error.to_string()))

@@ -69,6 +69,8 @@ pub async fn run(
         retention: RETENTION.within(settings.retention)?,
         finished_in_memory: settings.finished_in_memory,
         agent: settings.agent.clone(),
+        agent_health: settings.agent_health,
+        agent_health_service: settings.agent_health_service.clone(),
         journal: settings.journal,
         journal_segment: settings.journal_segment.0,
         disk_reserve: settings.disk_reserve.0,

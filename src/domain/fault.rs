@@ -84,6 +84,12 @@ reasons! {
     AgentNotFound = "AGENT_NOT_FOUND",
     /// The lease is unknown or has run out: register again.
     LeaseUnknown = "LEASE_UNKNOWN",
+    /// No such traffic rule.
+    RuleNotFound = "RULE_NOT_FOUND",
+    /// The traffic rule is at another revision than expected: somebody else changed it.
+    RuleChanged = "RULE_CHANGED",
+    /// The registry keeps as many traffic rules as it may.
+    RulesFull = "RULES_FULL",
     /// The page token is not one of ours, or belongs to another caller or filter.
     PageTokenInvalid = "PAGE_TOKEN_INVALID",
     /// The join token was used, has expired, or is for another id.
@@ -100,6 +106,8 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not who it was expected to be.
     PeerMismatch = "PEER_MISMATCH",
+    /// A rehearsal of a fault, as the traffic rules ask for; nothing was sent.
+    FaultInjected = "FAULT_INJECTED",
     /// The connection broke after the call was sent: it may have been processed.
     ConnectionLost = "CONNECTION_LOST",
     /// The journal could not be written; nothing more is acknowledged.

@@ -23,6 +23,8 @@ pub enum Action {
     Discover,
     /// Put an instance of the namespace into the catalog.
     Register,
+    /// Make, replace or delete traffic rules of the namespace; reading them is [`Self::Discover`].
+    ChangeRules,
     /// Make join tokens, revoke, see everything.
     Admin,
 }
@@ -35,8 +37,14 @@ impl Action {
         Self::ReadTask,
         Self::Discover,
         Self::Register,
+        Self::ChangeRules,
         Self::Admin,
     ];
+
+    /// Whether members may never do it, not even in their own namespace.
+    fn is_for_operators(self) -> bool {
+        matches!(self, Self::ChangeRules | Self::Admin)
+    }
 }
 
 impl fmt::Display for Action {
@@ -47,6 +55,7 @@ impl fmt::Display for Action {
             Self::ReadTask => "read tasks",
             Self::Discover => "discover agents",
             Self::Register => "register",
+            Self::ChangeRules => "change traffic rules",
             Self::Admin => "administer the mesh",
         })
     }
@@ -54,7 +63,8 @@ impl fmt::Display for Action {
 
 /// Whether `principal` may do `action` in `namespace` (none: what belongs to no namespace).
 ///
-/// Operators may do everything; members of a namespace everything in it but administer.
+/// Operators may do everything; members of a namespace everything in it but administer and change
+/// traffic rules.
 ///
 /// # Errors
 /// `OPERATORS_ONLY` or `PERMISSION_DENIED`, saying what is missing.
@@ -66,7 +76,7 @@ pub fn authorize(
     if is_operator(principal) {
         return Ok(());
     }
-    if action == Action::Admin {
+    if action.is_for_operators() {
         let text = format!("{principal} may not {action}: only operators may");
         return Err(Fault::new(Reason::OperatorsOnly, text));
     }
@@ -116,7 +126,7 @@ mod tests {
         let own: Label = "default".parse().unwrap();
         let other: Label = "prod".parse().unwrap();
         for action in Action::ALL {
-            let admin = *action == Action::Admin;
+            let admin = matches!(action, Action::Admin | Action::ChangeRules);
             for (who, namespace, allowed) in [
                 ("operator/ops", Some(&own), true),
                 ("operator/ops", None, true),

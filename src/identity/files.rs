@@ -3,13 +3,15 @@
 //! A secret is written with mode 0600 and is refused when others may read it.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::runtime::files::sync_name;
 
 /// Mode of a file that others may read.
 pub(super) const PUBLIC: u32 = 0o644;
@@ -71,9 +73,7 @@ pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), File
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
-        // The rename itself is on disk once the directory is.
-        let above = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        File::open(above.unwrap_or_else(|| Path::new(".")))?.sync_all()
+        sync_name(path)
     };
     write().map_err(|cause| failed(path, cause))
 }

@@ -19,6 +19,7 @@ use crate::domain::InstanceId;
 use crate::domain::SkillName;
 use crate::domain::SpiffeId;
 use crate::pb;
+use crate::registry::digest::schemas_of;
 use crate::registry::query::Query;
 
 /// Where a catalog stands: numbers of one generation are comparable, others are not.
@@ -37,6 +38,8 @@ pub struct Offer {
     pub name: SkillName,
     /// Version of its contract; `None` where the card names none, which fits no requirement.
     pub version: Option<Version>,
+    /// SHA-256 over both of its schemas; empty where it has neither.
+    pub schemas: Vec<u8>,
 }
 
 /// One instance with its card.
@@ -90,6 +93,7 @@ impl Entry {
                     .parse()
                     .map_err(|wrong| Fault::field(path("name"), format!("{wrong}")))?,
                 version: version_of(&skill.version, || path("version"))?,
+                schemas: schemas_of(skill).to_vec(),
             });
         }
         let load = Mutex::new(instance.load.take());

@@ -3,6 +3,8 @@
 //! Pure. Maps are sorted and every field carries its length, so that two cards have one digest
 //! only when they say the same.
 
+use std::sync::LazyLock;
+
 use aws_lc_rs::digest::{Context, SHA256};
 use serde_json::Value;
 
@@ -24,6 +26,23 @@ pub(super) fn seal(card: &mut pb::AgentCard) -> Result<(), Fault> {
     card.digest = digest(card);
     Ok(())
 }
+
+/// The contract hash of a sealed skill; empty where it has no schemas, though the hash of nothing is
+/// a hash as well.
+pub(super) fn schemas_of(skill: &pb::Skill) -> &[u8] {
+    if skill.contract_hash == *NO_SCHEMAS {
+        &[]
+    } else {
+        &skill.contract_hash
+    }
+}
+
+static NO_SCHEMAS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut hash = Canonical::new("attache.contract.v1");
+    hash.text("");
+    hash.text("");
+    hash.finish()
+});
 
 /// SHA-256 over all fields in their order, each with its length; maps sorted by key.
 fn digest(card: &pb::AgentCard) -> Vec<u8> {

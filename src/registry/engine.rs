@@ -1,4 +1,5 @@
-//! What members write: registering, beating, leaving; and the sweep of those who fell silent.
+//! What members write: registering, beating, leaving; the sweep of those who fell silent; and the
+//! traffic rules that operators write.
 //!
 //! Who writes is what the certificate says. A member writes about its own instance only.
 
@@ -9,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Reason;
+use crate::domain::SpiffeId;
 use crate::identity::Action;
 use crate::identity::authorize;
 use crate::pb;
@@ -16,9 +18,13 @@ use crate::registry::card::Door;
 use crate::registry::card::Who;
 use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
+use crate::registry::rules::Rule;
+use crate::registry::rules::RuleName;
+use crate::registry::rules::Stamp;
 use crate::registry::storage::Beat;
 use crate::registry::storage::Store;
 use crate::runtime::Stop;
+use crate::runtime::clock;
 
 /// How often the silent are looked for: a lease ends at most this much late.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -108,6 +114,68 @@ impl Engine {
         Ok(pb::DeregisterResponse {})
     }
 
+    /// Puts a traffic rule in, and writes down who did.
+    ///
+    /// # Errors
+    /// `OPERATORS_ONLY`; see [`Rule::read`]; `RULE_CHANGED` and `RULES_FULL`. Nothing is changed
+    /// then.
+    pub async fn put_rule(
+        &self,
+        who: &SpiffeId,
+        request: pb::PutRuleRequest,
+    ) -> Result<pb::PutRuleResponse, Fault> {
+        authorize(who, Action::ChangeRules, None)?;
+        let rule = request
+            .rule
+            .ok_or_else(|| Fault::field("rule", "must be set"))?;
+        let rule = Rule::read(rule)?;
+        let stamp = Stamp {
+            by: who.clone(),
+            at: clock::wall(),
+        };
+        let placed = self.store.put_rule(rule, request.expected_revision, stamp);
+        let placed = placed.await?;
+        if !placed.is_unchanged() {
+            let changed: Vec<_> = placed.rule.changes_from(placed.replaced.as_deref());
+            let changed: Vec<_> = changed.into_iter().map(|(path, ..)| path).collect();
+            tracing::info!(
+                caller = %who,
+                rule = %placed.rule.name,
+                revision = placed.rule.revision(),
+                changed = changed.join(","),
+                "a traffic rule was put"
+            );
+        }
+        Ok(pb::PutRuleResponse {
+            rule: Some(placed.rule.message().clone()),
+            replaced: placed.replaced.map(|rule| rule.message().clone()),
+        })
+    }
+
+    /// Takes a traffic rule away, and writes down who did.
+    ///
+    /// # Errors
+    /// `OPERATORS_ONLY`, `RULE_NOT_FOUND`, `RULE_CHANGED`, `INVALID_FIELD`.
+    pub async fn delete_rule(
+        &self,
+        who: &SpiffeId,
+        request: pb::DeleteRuleRequest,
+    ) -> Result<pb::DeleteRuleResponse, Fault> {
+        authorize(who, Action::ChangeRules, None)?;
+        let name = RuleName::read(&request.namespace, &request.name)?;
+        let deleted = self.store.delete_rule(&name, request.expected_revision);
+        let deleted = deleted.await?;
+        tracing::info!(
+            caller = %who,
+            rule = %name,
+            revision = deleted.revision(),
+            "a traffic rule was deleted"
+        );
+        Ok(pb::DeleteRuleResponse {
+            deleted: Some(deleted.message().clone()),
+        })
+    }
+
     /// Takes out the silent until `stop`; to be started in a nursery.
     pub async fn sweep(self, stop: Stop) {
         let mut ticks = interval(SWEEP);
@@ -147,7 +215,6 @@ fn wire(duration: Duration) -> Option<prost_types::Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::SpiffeId;
     use crate::registry::fixture::member;
     use crate::registry::fixture::request;
     use crate::registry::storage::MemoryStore;

@@ -10,6 +10,7 @@ use crate::registry::card::Door;
 use crate::registry::card::Who;
 use crate::registry::catalog::Entry;
 use crate::registry::query::Query;
+use crate::registry::rules::Rule;
 
 /// The member's id of `namespace/name`.
 pub(crate) fn member(agent: &str) -> SpiffeId {
@@ -72,4 +73,22 @@ pub(crate) fn query(skill: &str) -> Query {
 /// A shared entry.
 pub(crate) fn shared(instance: &str, agent: &str, skills: &[&str]) -> Arc<Entry> {
     Arc::new(entry(instance, agent, skills))
+}
+
+/// A rule that sets a timeout of a second for all calls of a namespace.
+pub(crate) fn rule(namespace: &str, name: &str) -> Rule {
+    Rule::read(rule_message(namespace, name)).unwrap()
+}
+
+/// The same, as it is written.
+pub(crate) fn rule_message(namespace: &str, name: &str) -> pb::TrafficRule {
+    pb::TrafficRule {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        timeout: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 0,
+        }),
+        ..Default::default()
+    }
 }

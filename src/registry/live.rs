@@ -1,4 +1,5 @@
-//! The catalog as it changes: the newest value, a bounded ring of recent changes, and a bell.
+//! The catalog as it changes: the newest value, a bounded ring of recent changes, and a bell; and
+//! the traffic rules beside it, which are few and always told whole.
 //!
 //! Shared by every store and by the sidecar's mirror. Readers pull by cursor, so that a slow one
 //! costs nothing: who has fallen out of the ring starts again from a snapshot.
@@ -12,6 +13,7 @@ use crate::domain::InstanceId;
 use crate::registry::catalog::Catalog;
 use crate::registry::catalog::Entry;
 use crate::registry::catalog::Revision;
+use crate::registry::rules::Rules;
 
 /// Changes kept for those who come back: a few minutes of a busy mesh. Beyond it a snapshot is the
 /// cheaper answer.
@@ -64,6 +66,7 @@ pub struct Live {
 struct State {
     catalog: Arc<Catalog>,
     recent: VecDeque<Numbered>,
+    rules: Arc<Rules>,
 }
 
 impl Live {
@@ -75,6 +78,7 @@ impl Live {
             state: RwLock::new(State {
                 catalog: Arc::new(catalog),
                 recent: VecDeque::new(),
+                rules: Arc::default(),
             }),
             head: watch::Sender::new(0),
         }
@@ -95,9 +99,42 @@ impl Live {
         self.read(|catalog| catalog.revision.clone())
     }
 
-    /// Rings with the newest number after every change.
+    /// Rings with the newest number after every change, and after one of the rules, which have no
+    /// number there.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
+    }
+
+    /// The traffic rules as they stand.
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.state.read().rules)
+    }
+
+    /// Makes other rules of those that stand, and rings.
+    ///
+    /// # Errors
+    /// Those of `change`; nothing is changed then.
+    pub fn change_rules<R, E>(
+        &self,
+        change: impl FnOnce(&Rules) -> Result<(Rules, R), E>,
+    ) -> Result<R, E> {
+        let mut state = self.state.write();
+        let (rules, answer) = change(&state.rules)?;
+        state.rules = Arc::new(rules);
+        drop(state);
+        self.head.send_modify(|_| ());
+        Ok(answer)
+    }
+
+    /// Puts these rules in place of those that stand; rings if they are others.
+    pub fn set_rules(&self, rules: Rules) {
+        let mut state = self.state.write();
+        if state.rules.iter().eq(rules.iter()) {
+            return;
+        }
+        state.rules = Arc::new(rules);
+        drop(state);
+        self.head.send_modify(|_| ());
     }
 
     /// At most `most` entries after `after`, in the order of instance ids.
@@ -127,7 +164,9 @@ impl Live {
     /// That an instance leaves which is not there changes nothing.
     pub fn apply(&self, changes: impl IntoIterator<Item = Change>) -> Revision {
         let mut state = self.state.write();
-        let State { catalog, recent } = &mut *state;
+        let State {
+            catalog, recent, ..
+        } = &mut *state;
         let before = catalog.revision.number;
         for change in changes {
             let catalog = Arc::make_mut(catalog);

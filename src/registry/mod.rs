@@ -15,6 +15,7 @@ pub mod page;
 mod places;
 pub mod query;
 pub mod reads;
+pub mod rules;
 pub mod service;
 pub mod sight;
 pub mod storage;

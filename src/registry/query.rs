@@ -121,15 +121,8 @@ impl Query {
                 .as_ref()
                 .is_none_or(|space| *space == entry.agent.namespace)
             && meets(self.agent_version.as_ref(), entry.version.as_ref())
-            && self.fits_labels(entry)
+            && carries(entry, &self.labels)
             && self.fits_a_skill(entry)
-    }
-
-    fn fits_labels(&self, entry: &Entry) -> bool {
-        self.labels.iter().all(|(key, value)| {
-            let own = entry.instance.labels.get(key);
-            own.or_else(|| entry.card.labels.get(key)) == Some(value)
-        })
     }
 
     /// Skill, its version and all tags must be met by one and the same skill.
@@ -158,11 +151,21 @@ pub fn home_namespace(namespace: Option<&Label>) -> Label {
     })
 }
 
-fn meets(requirement: Option<&VersionReq>, version: Option<&Version>) -> bool {
+/// Whether an instance, or beneath it its card, carries all these labels with these values.
+pub(super) fn carries(entry: &Entry, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(key, value)| {
+        let own = entry.instance.labels.get(key);
+        own.or_else(|| entry.card.labels.get(key)) == Some(value)
+    })
+}
+
+/// Whether a version meets a requirement; no version meets none.
+pub(super) fn meets(requirement: Option<&VersionReq>, version: Option<&Version>) -> bool {
     requirement.is_none_or(|wanted| version.is_some_and(|has| wanted.matches(has)))
 }
 
-fn requirement(text: &str) -> Result<VersionReq, String> {
+/// Reads a version requirement.
+pub(super) fn requirement(text: &str) -> Result<VersionReq, String> {
     if text.len() > REQUIREMENT_MAX {
         return Err("a version requirement is at most 256 bytes".to_owned());
     }

@@ -86,7 +86,7 @@ impl Reads<'_> {
     /// `PERMISSION_DENIED` for a namespace that the caller may not see; `INVALID_FIELD`,
     /// `PAGE_TOKEN_INVALID`.
     pub fn list(&self, request: &pb::ListAgentsRequest) -> Result<pb::ListAgentsResponse, Fault> {
-        let namespace = self.asked_namespace(&request.namespace)?;
+        let namespace = asked_namespace(self.sight, &request.namespace)?;
         let most = page_size(request.page_size, "page_size")?;
         let caller = self.sight.caller();
         let filter = format!("list {}", request.namespace);
@@ -145,19 +145,22 @@ impl Reads<'_> {
             revision: self.catalog.revision.number,
         })
     }
+}
 
-    /// The namespace a listing is about: the named one, else the caller's; `None` is all, for
-    /// callers without one.
-    fn asked_namespace(&self, named: &str) -> Result<Option<Label>, Fault> {
-        if named.is_empty() {
-            return Ok(self.sight.namespace().cloned());
-        }
-        let namespace = named
-            .parse()
-            .map_err(|wrong| Fault::field("namespace", format!("{wrong}")))?;
-        self.sight.demand(&namespace)?;
-        Ok(Some(namespace))
+/// The namespace a listing is about: the named one, else the caller's; `None` is all, for callers
+/// without one.
+///
+/// # Errors
+/// `PERMISSION_DENIED` for one that the caller may not see; `INVALID_FIELD`.
+pub(super) fn asked_namespace(sight: &Sight, named: &str) -> Result<Option<Label>, Fault> {
+    if named.is_empty() {
+        return Ok(sight.namespace().cloned());
     }
+    let namespace = named
+        .parse()
+        .map_err(|wrong| Fault::field("namespace", format!("{wrong}")))?;
+    sight.demand(&namespace)?;
+    Ok(Some(namespace))
 }
 
 /// Bytes around each item of a list: tag and length.

@@ -22,6 +22,7 @@ use crate::registry::page::PageKey;
 use crate::registry::places::Place;
 use crate::registry::places::Places;
 use crate::registry::reads::Reads;
+use crate::registry::reads::asked_namespace;
 use crate::registry::sight::Sight;
 use crate::registry::watch::Filter;
 use crate::registry::watch::Watcher;
@@ -67,6 +68,19 @@ impl Desk {
             })
         });
         Ok(Response::new(read?))
+    }
+
+    pub(super) fn rules(
+        &self,
+        sight: &Sight,
+        request: &pb::ListRulesRequest,
+    ) -> Result<Response<pb::ListRulesResponse>, Status> {
+        let asked = asked_namespace(sight, &request.namespace)?;
+        let rules = self.live.rules();
+        let seen = rules.message(|space| {
+            asked.as_ref().is_none_or(|asked| asked == space) && sight.sees(space)
+        });
+        Ok(Response::new(pb::ListRulesResponse { rules: seen.rules }))
     }
 
     pub(super) fn watch(
@@ -236,6 +250,32 @@ impl pb::registry_server::Registry for RegistryService {
         let sight = sight(&request)?;
         self.desk.watch(sight, request.get_ref())
     }
+
+    async fn put_rule(
+        &self,
+        request: Request<pb::PutRuleRequest>,
+    ) -> Result<Response<pb::PutRuleResponse>, Status> {
+        let peer = peer(&request)?;
+        let put = self.engine.put_rule(&peer.id, request.into_inner());
+        Ok(Response::new(put.await?))
+    }
+
+    async fn list_rules(
+        &self,
+        request: Request<pb::ListRulesRequest>,
+    ) -> Result<Response<pb::ListRulesResponse>, Status> {
+        let sight = sight(&request)?;
+        self.desk.rules(&sight, request.get_ref())
+    }
+
+    async fn delete_rule(
+        &self,
+        request: Request<pb::DeleteRuleRequest>,
+    ) -> Result<Response<pb::DeleteRuleResponse>, Status> {
+        let peer = peer(&request)?;
+        let deleted = self.engine.delete_rule(&peer.id, request.into_inner());
+        Ok(Response::new(deleted.await?))
+    }
 }
 
 #[cfg(test)]
@@ -249,6 +289,7 @@ mod tests {
     use super::*;
     use crate::domain::SpiffeId;
     use crate::identity::Caller;
+    use crate::pb::registry_server::Registry;
     use crate::pb::registry_server::RegistryServer;
     use crate::pb::watch_response::Change as Word;
     use crate::registry::card::Door;
@@ -256,6 +297,7 @@ mod tests {
     use crate::registry::client::Source;
     use crate::registry::fixture::member;
     use crate::registry::fixture::request;
+    use crate::registry::fixture::rule_message;
     use crate::registry::storage::MemoryStore;
     use crate::wire::status::reason_of;
 
@@ -368,6 +410,82 @@ mod tests {
             }
         }
         assert_eq!(service.engine.store().live().revision().number, 0);
+    }
+
+    fn put_request(namespace: &str, name: &str) -> Request<pb::PutRuleRequest> {
+        Request::new(pb::PutRuleRequest {
+            rule: Some(rule_message(namespace, name)),
+            ..Default::default()
+        })
+    }
+
+    /// A request as a connection of this caller would carry it.
+    fn from<T>(caller: &Caller, mut request: Request<T>) -> Request<T> {
+        request.extensions_mut().insert(Arc::new(Connection {
+            caller: caller.clone(),
+            remote: None,
+            local: None,
+            exporter: None,
+        }));
+        request
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn operators_write_rules_and_members_read_those_of_their_namespace() {
+        let service = service(&Stop::new());
+        let operator = caller("spiffe://a/operator/ops".parse().unwrap(), None);
+        let x = caller(member("default/x"), Some("i1"));
+        for (namespace, name) in [("", "b"), ("prod", "c"), ("default", "a")] {
+            let put = service.put_rule(from(&operator, put_request(namespace, name)));
+            let kept = put.await.unwrap().into_inner();
+            assert_eq!(kept.rule.unwrap().updated_by, "spiffe://a/operator/ops");
+            assert_eq!(kept.replaced, None);
+        }
+        let delete = pb::DeleteRuleRequest {
+            name: "a".into(),
+            ..Default::default()
+        };
+        let refused = [
+            service
+                .put_rule(from(&x, put_request("", "a")))
+                .await
+                .map(drop),
+            service
+                .delete_rule(from(&x, Request::new(delete.clone())))
+                .await
+                .map(drop),
+        ];
+        for refused in refused {
+            let reason = reason_of(&refused.unwrap_err());
+            assert_eq!(reason.as_deref(), Some("OPERATORS_ONLY"));
+        }
+        let list = async |caller: &Caller, namespace: &str| {
+            let ask = pb::ListRulesRequest {
+                namespace: namespace.into(),
+            };
+            let list = service.list_rules(from(caller, Request::new(ask))).await?;
+            let rules = list.into_inner().rules.into_iter();
+            let names = rules.map(|rule| format!("{}/{}", rule.namespace, rule.name));
+            Ok::<_, Status>(names.collect::<Vec<_>>())
+        };
+        assert_eq!(list(&x, "").await.unwrap(), ["default/a", "default/b"]);
+        let all = ["default/a", "default/b", "prod/c"];
+        assert_eq!(list(&operator, "").await.unwrap(), all);
+        assert_eq!(list(&operator, "prod").await.unwrap(), ["prod/c"]);
+        assert_eq!(
+            list(&x, "prod").await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
+        let deleted = service.delete_rule(from(&operator, Request::new(delete.clone())));
+        assert!(deleted.await.unwrap().into_inner().deleted.is_some());
+        let unknown = service.delete_rule(from(&operator, Request::new(delete)));
+        let reason = reason_of(&unknown.await.unwrap_err());
+        assert_eq!(reason.as_deref(), Some("RULE_NOT_FOUND"));
+        let mut stale = put_request("", "b");
+        stale.get_mut().expected_revision = Some(7);
+        let refused = service.put_rule(from(&operator, stale)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Aborted);
+        assert_eq!(reason_of(&refused).as_deref(), Some("RULE_CHANGED"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,8 @@
 //! The snapshot is read piece by piece from the living catalog, not from a copy of it: whatever
 //! changes meanwhile comes again as a delta, since deltas start at the revision at which the
 //! snapshot began. So a thousand watchers that come at once cost no thousand copies, and a slow
-//! one holds nothing.
+//! one holds nothing. The traffic rules go along whole, beside the first message and again after
+//! they changed.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -33,6 +34,8 @@ use crate::registry::live::Live;
 use crate::registry::live::Numbered;
 use crate::registry::live::Since;
 use crate::registry::query::Query;
+use crate::registry::rules::Rule;
+use crate::registry::rules::Rules;
 use crate::registry::sight::Sight;
 use crate::runtime::Stop;
 
@@ -94,8 +97,18 @@ impl Filter {
 
     /// Whether the watcher may know of an entry at all; never changes for an instance.
     fn sees(&self, entry: &Entry) -> bool {
-        let space = &entry.agent.namespace;
+        self.sees_in(&entry.agent.namespace)
+    }
+
+    /// Whether it may know of what is in a namespace.
+    fn sees_in(&self, space: &Label) -> bool {
         (self.namespaces.is_empty() || self.namespaces.contains(space)) && self.sight.sees(space)
+    }
+
+    /// The rules that it may know of.
+    fn rules<'a>(&self, rules: &'a Rules) -> impl Iterator<Item = &'a Arc<Rule>> {
+        let all = rules.iter();
+        all.filter(|rule| self.sees_in(&rule.name.namespace))
     }
 
     fn wants(&self, entry: &Entry) -> bool {
@@ -125,6 +138,8 @@ pub struct Watcher {
     settled: u64,
     /// When changes came last.
     rang: Option<Instant>,
+    /// The rules of which those it may see were told last.
+    told: Option<Arc<Rules>>,
     cards: HashSet<Vec<u8>>,
     out: VecDeque<pb::WatchResponse>,
 }
@@ -145,6 +160,7 @@ impl Watcher {
             cursor,
             settled: 0,
             rang: None,
+            told: None,
             cards: HashSet::new(),
             out: VecDeque::new(),
         };
@@ -153,7 +169,8 @@ impl Watcher {
             watcher.begin(asked);
         } else {
             // Tells who comes back at once that nothing was lost.
-            watcher.say(Word::Keepalive(pb::WatchKeepalive {}));
+            let rules = watcher.news();
+            watcher.say_with(Word::Keepalive(pb::WatchKeepalive {}), rules);
         }
         watcher
     }
@@ -176,6 +193,10 @@ impl Watcher {
                 At::Following => {
                     let quiet = self.wait().await?;
                     self.settled = self.live.revision().number;
+                    let rules = self.news();
+                    if rules.is_some() {
+                        self.say_with(Word::Keepalive(pb::WatchKeepalive {}), rules);
+                    }
                     self.follow(quiet);
                 }
             }
@@ -185,7 +206,19 @@ impl Watcher {
     fn begin(&mut self, compacted: bool) {
         self.cursor = self.live.revision();
         self.at = At::Snapshot(None);
-        self.say(Word::SnapshotBegin(pb::SnapshotBegin { compacted }));
+        let rules = self.news();
+        self.say_with(Word::SnapshotBegin(pb::SnapshotBegin { compacted }), rules);
+    }
+
+    /// The rules, if those that it may see are others than it was told; an empty set is told too.
+    fn news(&mut self) -> Option<pb::TrafficRules> {
+        let rules = self.live.rules();
+        let told = self.told.replace(Arc::clone(&rules));
+        let same = |told: &Arc<Rules>| {
+            Arc::ptr_eq(told, &rules) || self.filter.rules(told).eq(self.filter.rules(&rules))
+        };
+        let known = told.as_ref().is_some_and(same);
+        (!known).then(|| rules.message(|space| self.filter.sees_in(space)))
     }
 
     fn piece(&mut self, after: Option<&InstanceId>) {
@@ -206,7 +239,11 @@ impl Watcher {
 
     /// Waits for changes to come and to settle; true when none came for a keepalive's time.
     async fn wait(&mut self) -> Result<bool, Fault> {
-        let behind = *self.bell.borrow_and_update() > self.cursor.number;
+        let rung = *self.bell.borrow_and_update();
+        let rules = self.live.rules();
+        let told = self.told.as_ref();
+        let behind =
+            rung > self.cursor.number || !told.is_some_and(|told| Arc::ptr_eq(told, &rules));
         if !behind {
             let rang = tokio::select! {
                 biased;
@@ -284,10 +321,15 @@ impl Watcher {
     }
 
     fn say(&mut self, change: Word) {
+        self.say_with(change, None);
+    }
+
+    fn say_with(&mut self, change: Word, rules: Option<pb::TrafficRules>) {
         self.out.push_back(pb::WatchResponse {
             revision: self.cursor.number,
             generation: self.cursor.generation.to_string(),
             change: Some(change),
+            rules,
         });
     }
 }
@@ -300,8 +342,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::SpiffeId;
     use crate::registry::fixture::entry;
     use crate::registry::fixture::member;
+    use crate::registry::fixture::rule;
     use crate::registry::live::CHANGES_KEPT;
 
     /// What a client has after the messages so far: digests by instance.
@@ -413,6 +457,85 @@ mod tests {
         settle(&mut slow, &mut client).await;
         assert_eq!(client.has, visible(&live, own));
         assert_eq!(client.snapshots, 2);
+    }
+
+    /// Names of the rules that come within two seconds, a list for each time that they come.
+    async fn told(watcher: &mut Watcher) -> Vec<Vec<String>> {
+        let mut all = Vec::new();
+        while let Ok(word) = timeout(Duration::from_secs(2), watcher.next()).await {
+            let rules = word.unwrap().rules;
+            let names = rules.map(|r| r.rules.into_iter().map(|rule| rule.name).collect());
+            all.extend(names);
+        }
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_come_whole_with_every_start_and_every_change() {
+        let live = Arc::new(Live::new(1));
+        let set = |names: &[(&str, &str)]| {
+            let rules = names.iter().map(|(space, name)| rule(space, name));
+            live.set_rules(Rules::new(rules, 1));
+        };
+        let nothing: [&str; 0] = [];
+        let request = pb::WatchRequest::default();
+        let mut first = watcher(&live, &request);
+        let begin = first.next().await.unwrap();
+        assert!(matches!(begin.change, Some(Word::SnapshotBegin(_))));
+        assert!(
+            begin.rules.unwrap().rules.is_empty(),
+            "none is told as none"
+        );
+        assert!(told(&mut first).await.is_empty());
+        set(&[("default", "a"), ("default", "b"), ("prod", "c")]);
+        assert_eq!(told(&mut first).await, [["a", "b"]]);
+        // What it may not see does not reach it, not even as a change.
+        set(&[("default", "a"), ("default", "b"), ("prod", "d")]);
+        assert!(told(&mut first).await.is_empty());
+        set(&[("default", "b")]);
+        assert_eq!(told(&mut first).await, [["b"]]);
+        live.apply([put("a", "default/x", "s")]);
+        assert!(
+            told(&mut first).await.is_empty(),
+            "a change of the catalog is none"
+        );
+
+        // One that goes on where it was gets them at once, beside a keepalive.
+        let revision = live.revision();
+        let resumed = pb::WatchRequest {
+            after_revision: revision.number,
+            generation: revision.generation.to_string(),
+            ..Default::default()
+        };
+        let mut again = watcher(&live, &resumed);
+        let word = again.next().now_or_never().unwrap().unwrap();
+        assert!(matches!(word.change, Some(Word::Keepalive(_))));
+        assert_eq!(word.rules.unwrap().rules.len(), 1);
+        set(&[]);
+        assert_eq!(told(&mut again).await, [nothing]);
+
+        // They change while a snapshot is under way.
+        live.apply((0..200).map(|n| put(&format!("i{n}"), "default/x", "s")));
+        let mut slow = watcher(&live, &request);
+        slow.next().await.unwrap();
+        set(&[("default", "late")]);
+        assert_eq!(told(&mut slow).await, [["late"]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_of_other_namespaces_than_the_watched_are_left_out() {
+        let live = Arc::new(Live::new(1));
+        live.set_rules(Rules::new([rule("default", "a"), rule("prod", "b")], 1));
+        let operator = "spiffe://a/operator/ops".parse().unwrap();
+        for (namespaces, expected) in [(vec!["prod"], vec!["b"]), (vec![], vec!["a", "b"])] {
+            let request = pb::WatchRequest {
+                namespaces: namespaces.into_iter().map(str::to_owned).collect(),
+                ..Default::default()
+            };
+            let filter = Filter::parse(Sight::of(SpiffeId::clone(&operator)), &request).unwrap();
+            let mut watcher = Watcher::new(Arc::clone(&live), filter, &request, Stop::new());
+            assert_eq!(told(&mut watcher).await, [expected]);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::breaker::{Breaker, Trip, Turn};
 use super::ewma::{FailureShare, PeakEwma};
@@ -27,17 +27,30 @@ const UNKNOWN: f64 = 0.03;
 
 /// Moves on whenever a breaker opens or closes anywhere: sets look again at who may be called.
 #[derive(Clone, Debug, Default)]
-pub struct Epoch(Arc<AtomicU64>);
+pub struct Epoch(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    now: AtomicU64,
+    /// For those who wait until a call may go.
+    bell: watch::Sender<()>,
+}
 
 impl Epoch {
     /// Where it stands.
     pub fn now(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.0.now.load(Ordering::Acquire)
+    }
+
+    /// Rings after every move.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.bell.subscribe()
     }
 
     /// Something changed.
     pub(super) fn advance(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.0.now.fetch_add(1, Ordering::AcqRel);
+        self.0.bell.send_replace(());
     }
 }
 
@@ -204,6 +217,18 @@ impl Endpoint {
         self.state.lock().breaker.hasten(until);
     }
 
+    /// It asks to be left alone that long.
+    pub(super) fn pause(&self, pause: Duration, settings: &BalanceSettings, now: Instant) {
+        let until = now + pause.min(settings.pushback_max);
+        let mut state = self.state.lock();
+        state.paused_until = Some(state.paused_until.map_or(until, |other| other.max(until)));
+    }
+
+    /// Until when it asked to be left alone, if that is not over.
+    pub(super) fn paused(&self, now: Instant) -> Option<Instant> {
+        self.state.lock().paused_until.filter(|until| *until > now)
+    }
+
     /// Whether one more call may go there, the breaker aside.
     pub(super) fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
         self.state.lock().has_room(settings, now)
@@ -311,7 +336,8 @@ impl Endpoint {
                 state.failures.observe(true, balance.decay, now);
             }
             Outcome::Overload(Some(pause)) => {
-                state.paused_until = Some(now + pause.min(balance.pushback_max));
+                let until = now + pause.min(balance.pushback_max);
+                state.paused_until = Some(state.paused_until.map_or(until, |at| at.max(until)));
             }
             Outcome::Success => state.failures.observe(false, balance.decay, now),
             Outcome::Neutral => {}

@@ -32,6 +32,6 @@ pub use endpoint::{Endpoint, Epoch, Phase, Sight};
 pub use injection::{Abort, Delay, Injected, Injection};
 pub use outcome::Outcome;
 pub use permit::Permit;
-pub use retry::{Failed, Progress, Pushback, Safety, retry_after};
+pub use retry::{Failed, Progress, Pushback, Safety, backoff, retry_after};
 pub use set::{Ask, Member, Pick, Set};
 pub use settings::{BalanceSettings, BreakerSettings, RetrySettings, Settings};

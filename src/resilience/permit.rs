@@ -1,10 +1,12 @@
 //! One call: counted while it lives, judged when it ends, also when it is only dropped.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::breaker::Turn;
+use super::budget::Budget;
 use super::endpoint::Endpoint;
 use super::outcome::Outcome;
 use super::settings::Settings;
@@ -22,6 +24,8 @@ struct Call {
     /// Its first message has not come.
     waiting: bool,
     probe: bool,
+    /// Whose second tries the end of this call makes more or fewer.
+    budget: Option<Arc<Mutex<Budget>>>,
 }
 
 impl Permit {
@@ -55,8 +59,16 @@ impl Permit {
                 begun: now,
                 waiting: true,
                 probe,
+                budget: None,
             }))
         })
+    }
+
+    /// Tells the budget of the call's target how it went, too.
+    pub fn report_to(&mut self, budget: Arc<Mutex<Budget>>) {
+        if let Some(call) = &mut self.0 {
+            call.budget = Some(budget);
+        }
     }
 
     /// How traffic to it is treated.
@@ -84,10 +96,20 @@ impl Permit {
         }
     }
 
+    /// The instance asks to be left alone for so long, whatever becomes of this call.
+    pub fn pause(&mut self, pause: Duration, now: Instant) {
+        if let Some(call) = &self.0 {
+            call.endpoint.pause(pause, &call.settings.balance, now);
+        }
+    }
+
     /// The first message is here. Only the first time counts.
     pub fn first_message(&mut self, now: Instant) -> Option<Turn> {
         let call = self.0.as_mut().filter(|call| call.waiting)?;
         call.waiting = false;
+        if let Some(budget) = call.budget.take() {
+            budget.lock().ended(false);
+        }
         let probe = std::mem::take(&mut call.probe);
         call.endpoint
             .answered(call.begun, probe, &call.settings, now)
@@ -100,6 +122,9 @@ impl Permit {
 
     fn end(&mut self, outcome: Outcome, now: Instant, chance: f64) -> Option<Turn> {
         let call = self.0.take()?;
+        if let Some(budget) = call.budget.filter(|_| outcome != Outcome::Neutral) {
+            budget.lock().ended(outcome.is_bad());
+        }
         call.endpoint.finish(
             (call.begun, call.waiting, call.probe),
             outcome,

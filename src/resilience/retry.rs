@@ -71,14 +71,18 @@ pub fn retry_after(
     match failed.pushback {
         Some(Pushback::Never) => None,
         Some(Pushback::After(wait)) => Some(wait),
-        None => {
-            let doublings = failed.tries.saturating_sub(1);
-            let ceiling = settings
-                .base
-                .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
-            Some(ceiling.min(settings.max).mul_f64(chance.clamp(0.0, 1.0)))
-        }
+        None => Some(backoff(settings, failed.tries, chance)),
     }
+}
+
+/// Wait before the next try after so many, at least 1: any time up to a ceiling that doubles (full
+/// jitter). For calls that are never given up, such as those that were accepted for good.
+pub fn backoff(settings: &RetrySettings, tries: u32, chance: f64) -> Duration {
+    let doublings = tries.saturating_sub(1);
+    let ceiling = settings
+        .base
+        .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
+    ceiling.min(settings.max).mul_f64(chance.clamp(0.0, 1.0))
 }
 
 fn is_safe(safety: Safety, failed: &Failed) -> bool {

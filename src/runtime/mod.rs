@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod files;
 pub mod nursery;
 pub mod threads;
 

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::interval};
 
 use super::{
+    health::{Counts, Describer, Probe, Prober},
     join::{Joiner, Renewals},
     metrics,
-    probe::Prober,
     run::Parts,
 };
 use crate::{
@@ -39,13 +39,22 @@ impl Parts {
         let Some(address) = self.config.agent.clone() else {
             return;
         };
+        let asked = (
+            self.config.agent_health,
+            self.config.agent_health_service.clone(),
+        );
+        let counts = Counts::default();
+        self.progress.metrics().add(counts.clone());
         let prober = Prober {
-            address,
-            link,
-            configured: self.config.card.clone(),
-            described,
-            executor: executor.clone(),
+            probe: Probe::new(address, asked, self.nursery.clone()),
+            describer: Describer {
+                link,
+                configured: self.config.card.clone(),
+                described,
+                executor: executor.clone(),
+            },
             progress: self.progress.clone(),
+            counts,
         };
         self.nursery.start("prober", |stop| prober.run(stop));
     }
@@ -56,7 +65,10 @@ impl Parts {
             let mut every = interval(LOAD_EVERY);
             loop {
                 tokio::select! {
-                    _ = every.tick() => progress.set_load(executor.load()),
+                    _ = every.tick() => {
+                        progress.set_load(executor.load());
+                        progress.tell();
+                    }
                     () = stop.cancelled() => return,
                 }
             }

@@ -3,24 +3,24 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use tokio::time::{Instant, sleep};
 use tokio_stream::Stream;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
-use super::{
-    pools::Pools,
-    route::{InFlight, Open},
-};
+use super::{balancer::Balancer, judge::Judge, pools::Pools};
 use crate::{
     domain::{Fault, InstanceId, Reason, SpiffeId},
     identity::Expect,
     pb::{self, executor_client::ExecutorClient},
-    registry::client::{Entry, Mirror},
+    registry::client::Entry,
+    resilience::{Injected, Permit},
     task::{
-        Connect, Steps, Updates,
+        Call, Connect, Steps, Updates,
         executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
     },
     telemetry::{
@@ -30,14 +30,16 @@ use crate::{
     transport::{Channel, Target},
 };
 
+/// Longest wait on purpose: the home gives up on a stream that does not open within twenty seconds.
+const DELAY_MAX: Duration = Duration::from_secs(10);
+
 /// Opens `Executor.Execute` where an attempt goes.
 pub(super) struct Carrier {
     pub(super) own: SpiffeId,
     pub(super) instance: InstanceId,
     pub(super) executor: Executor,
-    pub(super) mirror: Mirror,
+    pub(super) balancer: Arc<Balancer>,
     pub(super) pools: Pools,
-    pub(super) flights: InFlight,
     pub(super) calls: PeerCalls,
 }
 
@@ -64,36 +66,71 @@ impl Connect for Carrier {
         &self,
         instance: &InstanceId,
         steps: Steps,
+        call: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
-        let open = self.flights.enter(instance);
+        let fresh = call.is_some();
+        if let Some(call) = &call {
+            rehearse(call.injected).await?;
+        }
+        let entry = self.balancer.mirror().catalog().entry(instance).cloned();
+        let judge = self.judge(call, entry.clone());
+        let opening = self.open(instance, steps, trace, entry);
+        judge.over(opening, fresh).await
+    }
+}
+
+impl Carrier {
+    /// Who judges the instance by this call. One that is taken up again was not chosen now: it
+    /// counts as well, but is no probe.
+    fn judge(&self, call: Option<Box<Call>>, entry: Option<Arc<Entry>>) -> Judge {
+        let permit = match (call, &entry) {
+            (Some(call), _) => call.permit,
+            (None, Some(entry)) => self.balancer.outside(entry, Instant::now()),
+            (None, None) => Permit::none(),
+        };
+        Judge::new(permit, entry)
+    }
+
+    async fn open(
+        &self,
+        instance: &InstanceId,
+        steps: Steps,
+        trace: Option<&TraceContext>,
+        entry: Option<Arc<Entry>>,
+    ) -> Result<Updates, Status> {
         if *instance == self.instance {
             let home = HomePeer {
                 id: self.own.clone(),
                 instance: self.instance.clone(),
             };
-            let updates = self.executor.execute(home, steps, trace.cloned());
-            return Ok(Box::pin(Counted {
-                updates,
-                _open: open,
-            }));
+            return Ok(self.executor.execute(home, steps, trace.cloned()));
         }
-        let catalog = self.mirror.catalog();
-        let entry = catalog.entry(instance).ok_or_else(|| {
+        let entry = entry.ok_or_else(|| {
             let text = format!("instance {instance} is not in the catalog any more");
             Status::from(Fault::new(Reason::PeerUnreachable, text))
         })?;
         let call = self.calls.begin(Method::of("/attache.v1.Executor/Execute"));
         let steps = TraceContext::on(trace, Outbound(steps));
-        let updates = match open_stream(self.pools.channel(target(entry)), steps).await {
-            Ok(updates) => Box::pin(call.follows(updates)),
-            Err(status) => return call.ended(Err(status)),
-        };
-        Ok(Box::pin(Counted {
-            updates,
-            _open: open,
-        }))
+        match open_stream(self.pools.channel(target(&entry)), steps).await {
+            Ok(updates) => Ok(Box::pin(call.follows(updates))),
+            Err(status) => call.ended(Err(status)),
+        }
     }
+}
+
+/// Does to a call what was asked for on purpose: then it was not sent.
+async fn rehearse(injected: Injected) -> Result<(), Status> {
+    if let Some(delay) = injected.delay {
+        sleep(delay.min(DELAY_MAX)).await;
+    }
+    let Some(code) = injected.abort.filter(|code| *code != Code::Ok) else {
+        return Ok(());
+    };
+    let text = "a traffic rule asks for this failure: nothing was sent";
+    let status = Status::from(Fault::new(Reason::FaultInjected, text));
+    let details = bytes::Bytes::copy_from_slice(status.details());
+    Err(Status::with_details(code, text, details))
 }
 
 /// Steps as a type of its own: the compiler cannot prove `Send` through a boxed trait object here.
@@ -117,20 +154,6 @@ fn open_stream(
         let updates = client.execute(steps).await?.into_inner();
         Ok(Box::pin(updates) as Updates)
     })
-}
-
-/// An attempt's updates, counted as in flight until the last one was read.
-struct Counted {
-    updates: Updates,
-    _open: Open,
-}
-
-impl Stream for Counted {
-    type Item = Result<pb::ExecuteResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.updates.as_mut().poll_next(context)
-    }
 }
 
 /// The own agent, reached from whichever data thread runs the attempt.

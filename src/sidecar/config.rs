@@ -47,6 +47,10 @@ pub struct SidecarConfig {
     pub finished_in_memory: usize,
     /// Address of the agent's `Handler`; `None`: this member only calls.
     pub agent: Option<String>,
+    /// How the agent's health is asked for.
+    pub agent_health: Probing,
+    /// The service whose health it is asked for; empty: that of its whole server.
+    pub agent_health_service: String,
     /// Where its tasks are kept.
     pub journal: Journaling,
     /// Bytes that a segment of the journal reserves; two are on disk at least.
@@ -57,6 +61,21 @@ pub struct SidecarConfig {
     pub card: pb::AgentCard,
     /// How it is seen.
     pub telemetry: Telemetry,
+}
+
+/// How an agent is asked whether it is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Probing {
+    /// The best of the others that it serves.
+    #[default]
+    Auto,
+    /// By `grpc.health.v1.Health.Watch`.
+    Watch,
+    /// By `grpc.health.v1.Health.Check`, every 5 s.
+    Check,
+    /// By a connection, every 5 s: nothing is asked.
+    Connect,
 }
 
 /// Where a home's tasks are kept.

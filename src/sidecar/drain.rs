@@ -5,9 +5,12 @@
 //!   1. work: nothing new starts here, what runs may finish and be acknowledged by its home; the home
 //!      still gives its tasks out, since running work may have tasks of its own. Then the home gives
 //!      nothing more out and waits for what runs elsewhere: whoever runs it may be about to stop too
-//!   2. streams: the home takes nothing more, every stream ends with its cursor, connections get
-//!      GOAWAY; the lease is given back
+//!   2. streams: the listeners close and connections get GOAWAY, every stream ends with its cursor,
+//!      the lease is given back; when no connection is left the home takes nothing more
 //! ```
+//! A caller is told to come back (a closed socket, a GOAWAY, a cursor) and never refused: what was on
+//! its way when it was told is taken like everything before it, and a client that waits for its
+//! connection sees no failure. Only an executor refuses, since homes have somewhere else to go.
 //! What has not finished goes on elsewhere or after the restart, as the rules of its task say.
 
 use std::time::Duration;
@@ -16,7 +19,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{error::SidecarError, run::Parts};
 use crate::{
-    admin::introspection,
     task::{executor::Executor, home::Home},
     transport::Server,
 };
@@ -40,7 +42,6 @@ const SHARDS: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) home: Home,
     pub(super) executor: Executor,
-    pub(super) health: introspection::Health,
     pub(super) mtls: Server,
     pub(super) local: Server,
 }
@@ -59,21 +60,25 @@ impl Running {
         let ends = Instant::now() + parts.config.drain;
         let drained = async {
             parts.progress.drain();
-            self.health.stop().await;
             sleep(SETTLE).await;
             let left = || (ends - TAIL).saturating_duration_since(Instant::now());
             self.executor.drain(left()).await;
             if timeout(left(), self.home.settle()).await.is_err() {
                 tracing::warn!("attempts elsewhere go on: they are taken up after the restart");
             }
+            let ends = Instant::now() + STREAMS;
+            tokio::join!(self.mtls.leave(), self.local.leave());
+            // Not before: whoever comes back at once has to find that he must wait.
+            self.home.send_away();
+            let left = ends.saturating_duration_since(Instant::now());
+            tokio::join!(
+                self.mtls.drain(left),
+                self.local.drain(left),
+                parts.nursery.close(left),
+            );
             if timeout(FLUSH, self.home.drain()).await.is_err() {
                 tracing::warn!("the disk is slow: not all that was appended is synced yet");
             }
-            tokio::join!(
-                self.mtls.drain(STREAMS),
-                self.local.drain(STREAMS),
-                parts.nursery.close(STREAMS),
-            );
             // Last: the lease was given back over it.
             parts.control.close(CONTROL).await;
             self.home.clone().close(SHARDS).await;

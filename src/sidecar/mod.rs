@@ -5,19 +5,23 @@
 
 mod around;
 mod background;
+mod balancer;
 mod carry;
 mod config;
 mod drain;
+mod endpoints;
 mod error;
+mod health;
 mod join;
+mod judge;
 mod metrics;
 mod pools;
-mod probe;
 mod register;
 mod route;
 mod run;
+mod sights;
 mod standing;
 
-pub use config::{Invitation, Journaling, Listening, SidecarConfig};
+pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};
 pub use error::SidecarError;
 pub use run::run;

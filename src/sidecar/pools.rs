@@ -1,13 +1,14 @@
 //! One pool of connections per data thread, so that a call never crosses threads.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::runtime::{Handle, Id};
 
 use crate::{
     identity::Credentials,
     runtime::{DataThreads, Nursery},
-    transport::{Channel, Pool, Target},
+    telemetry::metrics::pool::Dials,
+    transport::{Channel, Limits, Pool, Target, Ways},
 };
 
 /// Pools by the runtime that they belong to.
@@ -22,15 +23,24 @@ impl Pools {
         credentials: &Credentials,
         threads: &DataThreads,
         connection_age: Duration,
+        counts: &Arc<Dials>,
     ) -> Self {
-        Self::of(threads, |nursery| {
-            Pool::aged(credentials.clone(), nursery, connection_age)
-        })
+        let ways = Ways {
+            credentials: Some(credentials.clone()),
+            connection_age,
+            counts: Arc::clone(counts),
+        };
+        Self::of(threads, |nursery| Pool::of(ways.clone(), nursery))
     }
 
     /// Pools of connections to the own agent.
-    pub(super) fn plaintext(threads: &DataThreads) -> Self {
-        Self::of(threads, Pool::plaintext)
+    pub(super) fn plaintext(threads: &DataThreads, counts: &Arc<Dials>) -> Self {
+        let ways = Ways {
+            credentials: None,
+            connection_age: Limits::default().connection_age,
+            counts: Arc::clone(counts),
+        };
+        Self::of(threads, |nursery| Pool::of(ways.clone(), nursery))
     }
 
     fn of(threads: &DataThreads, pool: impl Fn(Nursery) -> Pool) -> Self {

@@ -1,156 +1,168 @@
-//! Who could run a task now: the catalog's live instances, the less busy of two first.
+//! Who gets a task: of those who fit, one that may be called, by what the balancer knows of them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use rand::Rng;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
+use super::balancer::{Balancer, Reach, named};
 use crate::{
-    domain::InstanceId,
-    registry::client::{Entry, Mirror, Query},
-    task::{Candidate, Route, Want},
+    domain::SpiffeId,
+    resilience::{self, Ask, Set},
+    runtime::{Nursery, Stop},
+    task::{Call, Candidate, Pick, Route, Want},
 };
 
-/// Attempts that this sidecar has open at each instance.
-#[derive(Clone, Debug, Default)]
-pub(super) struct InFlight {
-    open: Arc<Mutex<HashMap<InstanceId, u32>>>,
-}
-
-/// One open attempt; counted until dropped.
-#[derive(Debug)]
-pub(super) struct Open {
-    flights: InFlight,
-    instance: InstanceId,
-}
-
-impl InFlight {
-    /// Counts one more. The map holds an entry only while something is open there.
-    pub(super) fn enter(&self, instance: &InstanceId) -> Open {
-        *self.open.lock().entry(instance.clone()).or_default() += 1;
-        Open {
-            flights: self.clone(),
-            instance: instance.clone(),
-        }
-    }
-
-    fn at(&self, instance: &InstanceId) -> u32 {
-        self.open.lock().get(instance).copied().unwrap_or(0)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let mut open = self.flights.open.lock();
-        if let Some(count) = open.get_mut(&self.instance) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.instance);
-            }
-        }
-    }
-}
+/// When a second try that has no budget asks again: the floor of the budget lets three go in a second.
+const BUDGET_AGAIN: Duration = Duration::from_millis(333);
+/// When to look again at instances whose bound of calls is reached: a call that ends may be another
+/// thread's, and rings no bell.
+const ROOM_AGAIN: Duration = Duration::from_millis(20);
 
 /// Routes by the mirror of the catalog.
 #[derive(Debug)]
 pub(super) struct CatalogRoute {
-    mirror: Mirror,
-    flights: InFlight,
+    balancer: Arc<Balancer>,
+    changed: watch::Sender<u64>,
 }
 
 impl CatalogRoute {
-    pub(super) fn new(mirror: Mirror, flights: InFlight) -> Self {
-        Self { mirror, flights }
-    }
-
-    /// How full an instance is, from what it said and what we gave it since, per slot.
-    fn fullness(&self, entry: &Entry) -> f64 {
-        let load = entry.load().unwrap_or_default();
-        let busy = load.running.max(self.flights.at(&entry.instance_id));
-        f64::from(busy) / f64::from(load.slots.max(1))
+    /// Routes by a balancer, which it keeps in line with the catalog until `nursery` closes.
+    pub(super) fn start(balancer: Arc<Balancer>, nursery: &Nursery) -> Self {
+        let changed = watch::Sender::new(0);
+        let (kept, tell) = (balancer.clone(), changed.clone());
+        nursery.start("balancer", |stop| keep(kept, tell, stop));
+        Self { balancer, changed }
     }
 }
 
 impl Route for CatalogRoute {
-    fn candidates(&self, want: &Want) -> Vec<Candidate> {
-        let Ok(query) = Query::parse(&want.selector, Some(&want.namespace)) else {
-            return Vec::new();
-        };
-        let catalog = self.mirror.catalog();
-        let mut fitting: Vec<Arc<Entry>> = catalog.find(&query);
-        fitting.retain(|entry| entry.serves() && !want.exclude.contains(&entry.instance_id));
-        choose_first(&mut fitting, &mut rand::rng(), |entry| self.fullness(entry));
-        fitting
-            .iter()
-            .filter_map(|entry| candidate(entry, &want.selector.skill))
-            .collect()
+    fn pick(&self, want: &Want<'_>, now: Instant) -> Pick {
+        let reach = self.balancer.reach(want.namespace, want.selector, now);
+        reach.map_or(Pick::Nobody, |reach| {
+            Asked { reach, want, now }.pick(&mut rand::rng())
+        })
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.mirror.changes()
+        self.changed.subscribe()
     }
 }
 
-fn candidate(entry: &Entry, skill: &str) -> Option<Candidate> {
-    let agent = entry.id.member.agent_name()?.clone();
-    let idempotent = entry
-        .card
-        .skills
-        .iter()
-        .any(|has| has.name == skill && has.idempotent);
-    Some(Candidate {
-        instance: entry.instance_id.clone(),
-        agent,
-        idempotent,
-        boot_id: entry.instance.boot_id.clone(),
-    })
-}
-
-/// Puts the less loaded of two random ones at the front: nearly as good as the least loaded, and
-/// a herd that sees the same numbers does not run to the same place (Mitzenmacher 2001).
-fn choose_first<T>(all: &mut [T], random: &mut impl Rng, load: impl Fn(&T) -> f64) {
-    if all.len() < 2 {
-        return;
-    }
-    let first = random.random_range(0..all.len());
-    all.swap(0, first);
-    let second = random.random_range(1..all.len());
-    if load(&all[second]) < load(&all[0]) {
-        all.swap(0, second);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::{SeedableRng, rngs::StdRng};
-
-    use super::*;
-
-    #[test]
-    fn the_busiest_is_never_first_and_the_others_share() {
-        let mut random = StdRng::seed_from_u64(7);
-        let mut firsts = [0_u32; 3];
-        for _ in 0..3000 {
-            let mut all = [0_usize, 1, 2];
-            choose_first(&mut all, &mut random, |place| [1.0, 0.0, 9.0][*place]);
-            firsts[all[0]] += 1;
-            all.sort_unstable();
-            assert_eq!(all, [0, 1, 2]);
+/// Follows the catalog, and tells of every change of it and of every breaker.
+async fn keep(balancer: Arc<Balancer>, tell: watch::Sender<u64>, stop: Stop) {
+    let mut catalog = balancer.mirror().changes();
+    let mut complete = balancer.mirror().fresh();
+    let mut breakers = balancer.endpoints().changes();
+    loop {
+        balancer.follow(Instant::now());
+        tell.send_modify(|number| *number += 1);
+        let changed = tokio::select! {
+            () = stop.cancelled() => return,
+            changed = catalog.changed() => changed,
+            changed = complete.changed() => changed,
+            changed = breakers.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
         }
-        assert_eq!(firsts[2], 0);
-        assert!(firsts[1] > firsts[0], "{firsts:?}");
-        assert!(firsts[0] > 500, "{firsts:?}");
+    }
+}
+
+/// One question, and whom it may be answered with.
+struct Asked<'a> {
+    reach: Reach,
+    want: &'a Want<'a>,
+    now: Instant,
+}
+
+impl Asked<'_> {
+    fn pick(&self, random: &mut impl Rng) -> Pick {
+        let (want, now) = (self.want, self.now);
+        let fits = |candidate: &Arc<Candidate>| self.fits(candidate);
+        let fresh = |candidate: &Arc<Candidate>| fits(candidate) && !self.is_excluded(candidate);
+        let members = || self.set().members().iter().map(|member| &member.value);
+        if !members().any(fits) {
+            return Pick::Nobody;
+        }
+        if want.again && self.left() < 1.0 {
+            return Pick::OverBudget(now + BUDGET_AGAIN);
+        }
+        if want.exclude.is_empty() {
+            return self.pick_of(&fits, random);
+        }
+        if members().any(fresh) {
+            let picked = self.pick_of(&fresh, random);
+            if matches!(picked, Pick::Go(..)) || self.set().flows(&fresh, now) {
+                return picked;
+            }
+        }
+        // Where it failed is the last choice, but better than none: an agent that is alone comes back.
+        self.pick_of(&fits, random)
     }
 
-    #[test]
-    fn what_is_open_is_counted_until_dropped() {
-        let flights = InFlight::default();
-        let one: InstanceId = "i1".parse().unwrap();
-        let (a, b) = (flights.enter(&one), flights.enter(&one));
-        assert_eq!(flights.at(&one), 2);
-        drop((a, b));
-        assert_eq!(flights.at(&one), 0);
-        assert!(flights.open.lock().is_empty());
+    /// One of those, if they have room.
+    fn pick_of(&self, among: &dyn Fn(&Arc<Candidate>) -> bool, random: &mut impl Rng) -> Pick {
+        let (want, now) = (self.want, self.now);
+        let allows = |to: &Arc<Candidate>| among(to) && (want.allows)(&to.instance);
+        let ask = Ask {
+            sticky: (!want.context.is_empty()).then(|| named(want.context)),
+            allows: &allows,
+        };
+        match self.set().pick(&ask, now, random) {
+            resilience::Pick::Taken(to, permit) => {
+                let mut call = Box::new(Call {
+                    permit,
+                    injected: self.inject(want.caller, random),
+                });
+                let retry = &self.set().settings().retry;
+                let mut budget = self.reach.budget.lock();
+                if !want.again {
+                    budget.first(now);
+                } else if !budget.again(retry, now) {
+                    return Pick::OverBudget(now + BUDGET_AGAIN);
+                }
+                drop(budget);
+                call.permit.report_to(self.reach.budget.clone());
+                Pick::Go(to.clone(), call)
+            }
+            resilience::Pick::Busy if self.set().flows(among, now) => Pick::Busy(self.opens()),
+            resilience::Pick::Busy => Pick::Ejected(self.set().opens(now)),
+            resilience::Pick::Ejected(until) => Pick::Ejected(until),
+            resilience::Pick::Empty => Pick::Nobody,
+        }
+    }
+
+    fn set(&self) -> &Set<Arc<Candidate>> {
+        &self.reach.set
+    }
+
+    fn fits(&self, candidate: &Candidate) -> bool {
+        let contract = self.want.contract;
+        contract.is_none_or(|contract| candidate.contract.fits(contract))
+    }
+
+    fn is_excluded(&self, candidate: &Candidate) -> bool {
+        self.want.exclude.contains(&candidate.instance)
+    }
+
+    /// Second tries that the budget has left.
+    fn left(&self) -> f64 {
+        let retry = &self.set().settings().retry;
+        self.reach.budget.lock().left(retry, self.now)
+    }
+
+    fn opens(&self) -> Option<Instant> {
+        let bounded = self.set().settings().balance.max_in_flight > 0;
+        let room = bounded.then(|| self.now + ROOM_AGAIN);
+        self.set().opens(self.now).into_iter().chain(room).min()
+    }
+
+    fn inject(&self, _caller: &SpiffeId, random: &mut impl Rng) -> resilience::Injected {
+        let injection = &self.reach.injection;
+        if injection.delay.is_none() && injection.abort.is_none() {
+            return resilience::Injected::default();
+        }
+        injection.decide((random.random(), random.random()))
     }
 }

@@ -6,16 +6,18 @@ use tokio::sync::watch;
 
 use super::{
     around::Around,
+    balancer::Balancer,
     carry::{AgentLink, Carrier},
     config::{Journaling, Listening, SidecarConfig},
     drain::Running,
+    endpoints::Endpoints,
     error::SidecarError,
     join::Joiner,
     metrics,
     pools::Pools,
     register::Place,
-    route::{CatalogRoute, InFlight},
-    standing::Progress,
+    route::CatalogRoute,
+    standing::{Boards, Progress},
 };
 use crate::{
     admin::{self, introspection},
@@ -37,8 +39,8 @@ use crate::{
         journal::{Journal, JournalConfig},
         service::AgentService,
     },
-    telemetry::otlp::Identity,
-    transport::{Limits, Listener, Pool, Security, Server, Target},
+    telemetry::{metrics::pool::Dials, otlp::Identity},
+    transport::{Limits, Listener, Pool, Security, Server, Target, Ways},
 };
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
@@ -142,7 +144,13 @@ impl Parts {
         local: Listener,
     ) -> Result<Running, SidecarError> {
         let age = self.config.connection_age;
-        let control = Pool::aged(self.credentials.clone(), self.control.clone(), age);
+        let [to_registry, to_members, to_agent] = ["registry", "members", "agent"].map(Dials::new);
+        let ways = Ways {
+            credentials: Some(self.credentials.clone()),
+            connection_age: age,
+            counts: Arc::clone(&to_registry),
+        };
+        let control = Pool::of(ways, self.control.clone());
         self.keep_renewed(joiner, control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -155,11 +163,13 @@ impl Parts {
         self.progress.mirrors(mirror.clone());
 
         let link: Arc<dyn HandlerLink> = Arc::new(AgentLink::new(
-            Pools::plaintext(threads),
+            Pools::plaintext(threads, &to_agent),
             self.config.agent.clone(),
         ));
         let executor = self.executor(threads, link.clone());
-        let pools = Pools::members(&self.credentials, threads, age);
+        let pools = Pools::members(&self.credentials, threads, age, &to_members);
+        let all = vec![to_members, to_registry, to_agent];
+        self.progress.metrics().add(all);
         let home = self.home(threads, &mirror, &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -178,7 +188,9 @@ impl Parts {
             executor: executor.clone(),
             reads,
         };
-        let running = self.serve(threads, desk, mtls, local).await;
+        // Callers who waited for this start should not be told that nobody is there.
+        desk.around.mirror.loaded().await;
+        let running = self.serve(threads, desk, mtls, local);
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());
         let place = Place {
@@ -195,20 +207,16 @@ impl Parts {
     }
 
     /// Opens both listeners to what the desk answers.
-    async fn serve(
-        &self,
-        threads: &DataThreads,
-        desk: Desk,
-        mtls: Listener,
-        local: Listener,
-    ) -> Running {
-        let (health, health_service) = introspection::health(SERVICES).await;
+    fn serve(&self, threads: &DataThreads, desk: Desk, mtls: Listener, local: Listener) -> Running {
         let Desk {
             home,
             around,
             executor,
             reads,
         } = desk;
+        let boards = Boards::new(self.config.agent.is_some());
+        let [mesh_health, local_health] = boards.services(&home.drains());
+        self.progress.shows(boards);
         let tasks =
             |thread| AgentServer::new(AgentService::new(home.clone(), around.clone(), thread));
         // Built once and shared by the threads: the contract with its comments is large.
@@ -232,7 +240,7 @@ impl Parts {
                 .clone()
                 .add_service(tasks(thread))
                 .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
-                .add_service(health_service.clone())
+                .add_service(mesh_health.clone())
         });
         let plain = Security::Plaintext;
         let local = Server::start(local, plain, threads, inner, |thread| {
@@ -240,14 +248,13 @@ impl Parts {
                 .clone()
                 .add_service(tasks(thread))
                 .add_service(RegistryServer::new(reads.clone()))
-                .add_service(health_service.clone())
+                .add_service(local_health.clone())
         });
         let metrics = self.progress.metrics();
         metrics.add(vec![mtls.served(), local.served()]);
         Running {
             home,
             executor,
-            health,
             mtls,
             local,
         }
@@ -326,15 +333,16 @@ impl Parts {
             }
         };
         self.progress.journals(journal.clone());
-        let flights = InFlight::default();
-        let route: Arc<dyn Route> = Arc::new(CatalogRoute::new(mirror.clone(), flights.clone()));
+        let (endpoints, zone) = (Endpoints::default(), self.config.zone.clone());
+        let balancer = Arc::new(Balancer::new(mirror.clone(), endpoints, zone));
+        let route = CatalogRoute::start(balancer.clone(), &self.nursery);
+        let route: Arc<dyn Route> = Arc::new(route);
         let connect: Arc<dyn Connect> = Arc::new(Carrier {
             own: self.id.clone(),
             instance: self.instance.clone(),
             executor: executor.clone(),
-            mirror: mirror.clone(),
+            balancer,
             pools: pools.clone(),
-            flights,
             calls: self.progress.calls(),
         });
         let parents: Arc<dyn Parents> = Arc::new(executor.clone());

@@ -1,18 +1,25 @@
 //! How far a sidecar has come, for its readiness and for what it reports to the registry.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
-    admin::Inspect,
+    admin::{
+        Inspect,
+        health::{Health, HealthService},
+    },
     config::Span,
     identity::{Credentials, Peer},
     pb,
     registry::client::{Mirror, Report, Standing},
-    runtime::clock,
+    runtime::{Stop, clock},
     task::{archive::Archive, journal::Journal},
     telemetry::{
         Telemetry,
@@ -24,6 +31,13 @@ use crate::{
 const OVERDUE: f64 = 0.4;
 /// A certificate that is overdue and has less than this left is worth a word.
 const SOON: Duration = Duration::from_mins(5);
+
+/// Names of the services that have a health of their own.
+const TASKS: &str = "attache.v1.Agent";
+const EXECUTOR: &str = "attache.v1.Executor";
+const CATALOG: &str = "attache.v1.Registry";
+/// The own agent's; members cannot call it, and can ask how it is.
+const HANDLER: &str = "attache.v1.Handler";
 
 /// What a sidecar is made of, as far as it is there.
 #[derive(Debug)]
@@ -40,13 +54,60 @@ struct Facts {
     id: String,
     instance: String,
     credentials: Option<Credentials>,
-    agent: Option<bool>,
+    agent: Option<Agent>,
+    boards: Option<Boards>,
     standing: Option<watch::Receiver<Standing>>,
     was_here: bool,
     mirror: Option<Mirror>,
     journal: Option<Journal>,
     archive: Option<Archive>,
     draining: bool,
+}
+
+/// What is held of the own agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Agent {
+    /// It gets new work.
+    Healthy,
+    /// It gets none; with the reason, a sentence without its end.
+    Unhealthy(Cow<'static, str>),
+}
+
+/// `grpc.health.v1` of the two listeners.
+#[derive(Clone, Debug)]
+pub(super) struct Boards {
+    mesh: Health,
+    local: Health,
+}
+
+impl Boards {
+    /// `has_agent`: there is an agent whose health can be asked for.
+    pub(super) fn new(has_agent: bool) -> Self {
+        let mesh: &[_] = if has_agent {
+            &[TASKS, EXECUTOR, HANDLER]
+        } else {
+            &[TASKS, EXECUTOR]
+        };
+        Self {
+            mesh: Health::new(mesh),
+            local: Health::new(&[TASKS, CATALOG]),
+        }
+    }
+
+    /// The services, whose watches end at `ends`: the members', and the own agent's.
+    pub(super) fn services(&self, ends: &Stop) -> [HealthServer<HealthService>; 2] {
+        [&self.mesh, &self.local].map(|health| health.service(ends.clone()))
+    }
+
+    /// `takes`: new tasks; `fit`: there is an agent, and it is healthy.
+    fn show(&self, draining: bool, takes: bool, agent: Option<&Agent>) {
+        let fit = !draining && agent == Some(&Agent::Healthy);
+        self.mesh
+            .set([("", takes), (TASKS, takes), (EXECUTOR, fit)]);
+        self.mesh.set(agent.map(|_| (HANDLER, fit)));
+        self.local
+            .set([("", takes), (TASKS, takes), (CATALOG, !draining)]);
+    }
 }
 
 impl Progress {
@@ -58,7 +119,7 @@ impl Progress {
             pb::Health::Serving
         };
         let facts = Facts {
-            agent: has_agent.then_some(false),
+            agent: has_agent.then_some(Agent::Unhealthy("the agent was not looked at yet".into())),
             ..Default::default()
         };
         let report = watch::Sender::new(Report { health, load: None });
@@ -114,12 +175,26 @@ impl Progress {
         self.facts.lock().archive = Some(archive);
     }
 
-    pub(super) fn set_agent(&self, answers: bool) {
-        let changed = self.facts.lock().agent.replace(answers) != Some(answers);
-        if changed {
-            tracing::info!(answers, "agent");
-            self.tell();
+    /// What is held of the agent now.
+    pub(super) fn set_agent(&self, agent: Agent) {
+        let before = self.facts.lock().agent.replace(agent.clone());
+        if before.as_ref() == Some(&agent) {
+            return;
         }
+        match (&before, &agent) {
+            (_, Agent::Healthy) => tracing::info!("the agent is healthy"),
+            (Some(Agent::Unhealthy(_)), Agent::Unhealthy(why)) => {
+                tracing::debug!("the agent is still unhealthy: {why}");
+            }
+            (_, Agent::Unhealthy(why)) => tracing::warn!("the agent is unhealthy: {why}"),
+        }
+        self.tell();
+    }
+
+    /// Shows health to whoever asks for it by gRPC.
+    pub(super) fn shows(&self, boards: Boards) {
+        self.facts.lock().boards = Some(boards);
+        self.tell();
     }
 
     pub(super) fn set_load(&self, load: pb::Load) {
@@ -135,13 +210,20 @@ impl Progress {
         self.tell();
     }
 
-    fn tell(&self) {
+    /// Tells the registry and the boards how things are now. The disk says nothing by itself: call
+    /// it now and then.
+    pub(super) fn tell(&self) {
         let facts = self.facts.lock();
-        let health = match (facts.draining, facts.agent) {
+        let health = match (facts.draining, &facts.agent) {
             (true, _) => pb::Health::Draining,
-            (false, Some(false)) => pb::Health::NotServing,
-            (false, Some(true) | None) => pb::Health::Serving,
+            (false, Some(Agent::Unhealthy(_))) => pb::Health::NotServing,
+            (false, Some(Agent::Healthy) | None) => pb::Health::Serving,
         };
+        if let Some(boards) = &facts.boards {
+            let disk = facts.journal.as_ref().and_then(without_disk);
+            let takes = !facts.draining && disk.is_none();
+            boards.show(facts.draining, takes, facts.agent.as_ref());
+        }
         self.report.send_if_modified(|report| {
             let changed = report.health != health;
             report.health = health;
@@ -183,8 +265,8 @@ impl Inspect for Progress {
             out_of_life(own, now).or_else(|| ends_soon(own, now))
         }));
         missing.extend(facts.journal.as_ref().and_then(without_disk));
-        if facts.agent == Some(false) {
-            missing.push("the agent does not answer on its address".to_owned());
+        if let Some(Agent::Unhealthy(why)) = &facts.agent {
+            missing.push(why.clone().into_owned());
         }
         match facts
             .standing
@@ -193,7 +275,7 @@ impl Inspect for Progress {
         {
             Some(Standing::Here(told)) => {
                 facts.was_here = true;
-                if facts.agent == Some(true) && told == pb::Health::NotServing {
+                if facts.agent == Some(Agent::Healthy) && told == pb::Health::NotServing {
                     missing.push("the registry has not heard yet that it serves".to_owned());
                 }
             }

@@ -2,25 +2,62 @@
 //!
 //! Only traits and the plain values that pass through them: nothing here decides.
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, sync::Arc};
 
+use semver::Version;
 use tokio::{sync::watch, time::Instant};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use crate::domain::{AgentName, InstanceId, Label};
+use crate::domain::{AgentName, InstanceId, Label, SpiffeId};
 use crate::pb;
+use crate::resilience::{Injected, Permit};
 use crate::telemetry::TraceContext;
 
 /// What a home looks for when it gives out an attempt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Want {
+pub struct Want<'a> {
     /// The caller's namespace: a bare skill or agent name is looked up in it.
-    pub namespace: Label,
+    pub namespace: &'a Label,
     /// What has to fit; its skill is never empty.
-    pub selector: pb::Selector,
-    /// Instances that were tried already, or just said no.
-    pub exclude: Vec<InstanceId>,
+    pub selector: &'a pb::Selector,
+    /// Who submitted the task.
+    pub caller: &'a SpiffeId,
+    /// Tasks of one context go to one instance while that can be; empty: it has none.
+    pub context: &'a str,
+    /// Where the task was lost or could not be started: nowhere of these while calls flow to any
+    /// other that fits.
+    pub exclude: &'a [InstanceId],
+    /// What the first try was to meet: only who offers something compatible fits.
+    pub contract: Option<&'a Contract>,
+    /// A try after one that failed: it is taken out of the budget.
+    pub again: bool,
+    /// Whether an instance may get one more attempt now.
+    pub allows: &'a dyn Fn(&InstanceId) -> bool,
+}
+
+/// What an agent promises about a skill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contract {
+    /// Version of the skill; `None`: its card names none.
+    pub version: Option<Version>,
+    /// SHA-256 over both schemas; empty: it has none.
+    pub schemas: Vec<u8>,
+}
+
+impl Contract {
+    /// Whether work that was meant for `other` can go here: the same major version (below 1.0 the
+    /// same minor one), and the same schemas. Who says nothing contradicts nothing.
+    pub fn fits(&self, other: &Self) -> bool {
+        let versions = match (&self.version, &other.version) {
+            (Some(one), Some(other)) if one.major == 0 && other.major == 0 => {
+                one.minor == other.minor
+            }
+            (Some(one), Some(other)) => one.major == other.major,
+            (None, _) | (_, None) => true,
+        };
+        let unsaid = self.schemas.is_empty() || other.schemas.is_empty();
+        versions && (unsaid || self.schemas == other.schemas)
+    }
 }
 
 /// An instance that fits.
@@ -34,14 +71,40 @@ pub struct Candidate {
     pub idempotent: bool,
     /// Which run of the instance's process; empty: not known.
     pub boot_id: String,
+    /// What it promises about the skill.
+    pub contract: Contract,
+}
+
+/// One call on its way to an instance.
+#[derive(Debug, Default)]
+pub struct Call {
+    /// What it counts as there, and who hears how it went.
+    pub permit: Permit,
+    /// What is done to it on purpose.
+    pub injected: Injected,
+}
+
+/// Who gets an attempt.
+#[derive(Debug)]
+pub enum Pick {
+    /// This one, counted from now on.
+    Go(Arc<Candidate>, Box<Call>),
+    /// Nobody that fits can take it now; where it is known when that may change: at that time.
+    Busy(Option<Instant>),
+    /// Everybody that fits has failed too often; where that is known: until then.
+    Ejected(Option<Instant>),
+    /// So many tries of late were second ones that this one has to wait until then.
+    OverBudget(Instant),
+    /// Nobody fits.
+    Nobody,
 }
 
 /// Who could run a task now.
 pub trait Route: Send + Sync + 'static {
-    /// Live instances that fit, the one to take first at the front; the own agent is among them.
-    fn candidates(&self, want: &Want) -> Vec<Candidate>;
+    /// Chooses one of the live instances that fit; the own agent is among them.
+    fn pick(&self, want: &Want<'_>, now: Instant) -> Pick;
 
-    /// Moves on whenever an answer of [`Route::candidates`] may have become different.
+    /// Moves on whenever an answer of [`Route::pick`] may have become different.
     fn changes(&self) -> watch::Receiver<u64>;
 }
 
@@ -54,16 +117,18 @@ pub type Steps = Pin<Box<dyn Stream<Item = pb::ExecuteRequest> + Send>>;
 /// Carries an attempt's stream to an instance.
 #[tonic::async_trait]
 pub trait Connect: Send + Sync + 'static {
-    /// Opens `Executor.Execute` at `instance`; in process where it is the own one. `trace` goes with
-    /// it.
+    /// Opens `Executor.Execute` at `instance`; in process where it is the own one. `call` is what
+    /// [`Route::pick`] gave; `None`: an attempt that was given out before is taken up again. `trace`
+    /// goes with it.
     ///
     /// # Errors
-    /// A status with reason PEER_UNREACHABLE or PEER_MISMATCH: nothing of `steps` was sent.
-    /// Any other: it may have been.
+    /// A status with reason PEER_UNREACHABLE, PEER_MISMATCH or FAULT_INJECTED: nothing of `steps`
+    /// was sent. Any other: it may have been.
     async fn execute(
         &self,
         instance: &InstanceId,
         steps: Steps,
+        call: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status>;
 }
@@ -100,3 +165,42 @@ macro_rules! opaque {
 }
 
 opaque!(Route, Connect, Parents);
+
+impl fmt::Debug for Want<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Want")
+            .field("selector", &self.selector)
+            .field("exclude", &self.exclude)
+            .field("again", &self.again)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_moves_only_to_what_promises_the_same() {
+        let contract = |version: &str, schemas: u8| Contract {
+            version: version.parse().ok(),
+            schemas: if schemas == 0 { vec![] } else { vec![schemas] },
+        };
+        for (first, next, fits) in [
+            (("1.2.0", 7), ("1.9.4", 7), true),
+            (("1.2.0", 7), ("2.0.0", 7), false),
+            (("0.3.1", 7), ("0.3.9", 7), true),
+            (("0.3.1", 7), ("0.4.0", 7), false),
+            (("0.3.1", 7), ("1.3.1", 7), false),
+            (("1.2.0", 7), ("1.2.0", 8), false),
+            (("1.2.0", 7), ("1.2.0", 0), true),
+            (("1.2.0", 0), ("1.2.0", 8), true),
+            (("", 7), ("2.0.0", 7), true),
+            (("", 7), ("", 8), false),
+        ] {
+            let (a, b) = (contract(first.0, first.1), contract(next.0, next.1));
+            assert_eq!(b.fits(&a), fits, "{first:?} {next:?}");
+            assert_eq!(a.fits(&b), fits, "{next:?} {first:?}");
+        }
+    }
+}

@@ -15,4 +15,6 @@ pub mod journal;
 pub mod service;
 pub mod spec;
 
-pub use doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
+pub use doors::{
+    Call, Candidate, Connect, Contract, Parent, Parents, Pick, Route, Steps, Updates, Want,
+};

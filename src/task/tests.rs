@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_stream::iter;
 use tonic::Status;
 
@@ -21,7 +21,7 @@ use crate::pb::task_update::Update as Shown;
 use crate::runtime::Nursery;
 use crate::telemetry::TraceContext;
 
-use super::doors::{Candidate, Connect, Route, Steps, Updates, Want};
+use super::doors::{Call, Candidate, Connect, Contract, Pick, Route, Steps, Updates, Want};
 use super::executor::{
     Executor, ExecutorConfig, HandleStream, HandlerError, HandlerLink, HomePeer,
 };
@@ -91,17 +91,18 @@ fn instance() -> InstanceId {
 }
 
 impl Route for Here {
-    fn candidates(&self, want: &Want) -> Vec<Candidate> {
-        if want.exclude.contains(&instance()) {
-            return Vec::new();
+    fn pick(&self, want: &Want<'_>, _: Instant) -> Pick {
+        if !(want.allows)(&instance()) {
+            return Pick::Busy(None);
         }
-        let agent = "default/worker".parse().unwrap();
-        vec![Candidate {
+        let here = Candidate {
             instance: instance(),
-            agent,
+            agent: "default/worker".parse().unwrap(),
             idempotent: self.idempotent,
             boot_id: "b".into(),
-        }]
+            contract: Contract::default(),
+        };
+        Pick::Go(Arc::new(here), Box::default())
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -115,6 +116,7 @@ impl Connect for Here {
         &self,
         _: &InstanceId,
         steps: Steps,
+        _: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
         let peer = HomePeer {
@@ -380,7 +382,7 @@ async fn aborted_attempts_leave_room_for_others() {
         cancel.await.unwrap();
         assert_eq!(bench.end(&shown).await.state(), pb::TaskState::Canceled);
     }
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let submitted = bench.home.submit(bench.asked("work.do", ""), 0).await;
     bench.end(&submitted.unwrap().id).await;
     assert!(

@@ -22,6 +22,7 @@ use crate::identity::exporter;
 use crate::runtime::Stop;
 use crate::runtime::clock::wall;
 use crate::telemetry::metrics::calls::Handshake;
+use crate::transport::alive::tune;
 use crate::transport::limits::{Counted, Limits, Pace, Seating, Seats, Tally};
 use crate::transport::listen::Bound;
 use crate::transport::serve::{Context, READ_BUFFER, serve};
@@ -164,9 +165,8 @@ impl Gate {
         nursery.start("connection", move |stop| async move {
             let _places = places;
             let local = stream.local_addr().ok();
-            let opened = stream
-                .set_nodelay(true)
-                .and_then(|()| TcpStream::from_std(stream));
+            let mesh = matches!(gate.security, Security::MutualTls(_));
+            let opened = tune(&stream, mesh).and_then(|()| TcpStream::from_std(stream));
             match opened {
                 Ok(stream) => {
                     gate.greet(thread, stream, (Some(remote), local), stop)

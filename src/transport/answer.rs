@@ -8,21 +8,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-const DETAILS: &str = "grpc-status-details-bin";
-/// With padding or without, as the clients take it.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use crate::telemetry::call::details;
 
 /// The body of an answer, whose trailers can be read without harm.
 #[derive(Debug)]
@@ -63,9 +54,8 @@ impl Body for Answer {
 }
 
 fn drop_unreadable(headers: &mut HeaderMap) {
-    let readable = |value: &http::HeaderValue| BASE64.decode(value.as_bytes()).is_ok();
-    if headers.get(DETAILS).is_some_and(|first| !readable(first)) {
-        headers.remove(DETAILS);
+    if details::read(headers).is_some_and(|details| details.is_err()) {
+        headers.remove(details::DETAILS);
         tracing::debug!("a peer's status details are not base64: left out");
     }
 }

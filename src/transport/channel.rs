@@ -15,6 +15,8 @@ use tonic::{Status, body::Body};
 use crate::domain::Fault;
 use crate::domain::Reason;
 use crate::runtime::Nursery;
+use crate::telemetry::metrics::pool::Dials;
+use crate::transport::alive::Alive;
 use crate::transport::answer::{Answer, harmless};
 use crate::transport::dial::{Owner, Wrap, dial};
 use crate::transport::entry::Link;
@@ -117,7 +119,7 @@ pub async fn dial_enrollment(
     let owner = Owner {
         nursery: nursery.clone(),
         sightings: Sightings::default(),
-        alive: Arc::new(()),
+        alive: Arc::new(Alive::new(Dials::new("enrollment"))),
     };
     let dialed = Box::pin(dial(endpoints, &Wrap::Tls(config), &owner)).await;
     let dialed = dialed.map_err(|tried| fault_of(&tried))?;
@@ -125,7 +127,7 @@ pub async fn dial_enrollment(
         let text = "the TLS connection gives no keying material";
         Fault::new(Reason::PeerUnreachable, text)
     })?;
-    let way = Way::Fixed(Link::new(dialed, true));
+    let way = Way::Fixed(Link::new(dialed, owner.alive.fate(), true));
     Ok((Channel { way }, exporter))
 }
 

@@ -28,12 +28,14 @@ use crate::identity::credentials::ALPN;
 use crate::identity::exporter;
 use crate::runtime::Nursery;
 use crate::runtime::clock::wall;
+use crate::telemetry::metrics::pool::Close;
+use crate::transport::alive::{Alive, cause_of, tune};
 use crate::transport::error::DialError;
 use crate::transport::lifetime::Sightings;
 use crate::transport::opening::{FRAME_HEAD, Opening};
 use crate::transport::replay::Replay;
 use crate::transport::serve::{
-    CONNECTION_WINDOW, HEADER_LIST, PING_AFTER, PING_WAIT, READ_BUFFER, STREAM_WINDOW,
+    CONNECTION_WINDOW, HEADER_LIST, PEER_PING, READ_BUFFER, STREAM_WINDOW,
 };
 
 /// For name resolution and TCP's handshake: a peer in reach answers in one round trip.
@@ -61,7 +63,7 @@ pub(super) struct Owner {
     pub(super) nursery: Nursery,
     pub(super) sightings: Sightings,
     /// Held by the socket for as long as it is open.
-    pub(super) alive: Arc<()>,
+    pub(super) alive: Arc<Alive>,
 }
 
 /// How to secure a connection.
@@ -116,7 +118,7 @@ async fn dial_one(endpoint: &str, wrap: &Wrap, owner: &Owner) -> Result<Dialed, 
     let io = within(CONNECT, TcpStream::connect(endpoint))
         .await
         .map_err(failed)?;
-    io.set_nodelay(true).map_err(failed)?;
+    tune(&io, matches!(wrap, Wrap::Tls(_))).map_err(failed)?;
     Box::pin(secure(io, authority, wrap, owner))
         .await
         .map_err(failed)
@@ -196,15 +198,17 @@ where
     if mesh {
         // Foreign servers take pings for an attack by default; a local one needs none.
         builder
-            .keep_alive_interval(PING_AFTER)
-            .keep_alive_timeout(PING_WAIT);
+            .keep_alive_interval(PEER_PING.after)
+            .keep_alive_timeout(PEER_PING.wait);
     }
     // Boxed: each stream's task has room for a whole connection, whatever that is over.
     let handshake = builder.handshake(TokioIo::new(Box::new(io)));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
+    let alive = Arc::clone(&owner.alive);
     owner.nursery.adopt("dispatch", async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
+            alive.ends(cause_of(&error));
         }
     });
     opened
@@ -213,13 +217,16 @@ where
     Ok(sender)
 }
 
+/// What the first task of a connection is watched with; nothing where nobody is proven.
+type First = Option<(Peer, Arc<Alive>)>;
+
 /// Starts a connection's tasks. The first is the connection itself: it ends with the peer's
 /// certificate, and its streams with it.
 #[derive(Clone, Debug)]
 struct Executor {
     nursery: Nursery,
     sightings: Sightings,
-    first: Arc<Mutex<Option<Peer>>>,
+    first: Arc<Mutex<First>>,
 }
 
 impl Executor {
@@ -227,7 +234,9 @@ impl Executor {
         Self {
             nursery: owner.nursery.clone(),
             sightings: owner.sightings.clone(),
-            first: Arc::new(Mutex::new(peer)),
+            first: Arc::new(Mutex::new(
+                peer.map(|peer| (peer, Arc::clone(&owner.alive))),
+            )),
         }
     }
 }
@@ -238,7 +247,7 @@ where
     F::Output: Send,
 {
     fn execute(&self, task: F) {
-        let Some(peer) = self.first.lock().take() else {
+        let Some((peer, alive)) = self.first.lock().take() else {
             return self.nursery.execute(task);
         };
         let sightings = self.sightings.clone();
@@ -246,6 +255,7 @@ where
             tokio::select! {
                 _ = task => {}
                 () = sightings.end_of(&peer) => {
+                    alive.ends(Close::Expired);
                     tracing::info!(peer = %peer.id, "connection cut: the peer's certificate has ended");
                 }
             }
@@ -280,4 +290,139 @@ fn explain(endpoint: &str, error: &io::Error) -> DialError {
         error.to_string()
     };
     DialError::Unreachable { endpoint, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+        sync::mpsc,
+        time::{Instant, sleep},
+    };
+    use tonic::body::Body;
+
+    use super::*;
+    use crate::telemetry::metrics::pool::Dials;
+    use crate::transport::alive::Fate;
+    use crate::transport::replay::Recording;
+
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    const HEADERS: u8 = 1;
+
+    /// A peer that tells what frames come, and answers nothing but PINGs, if anything.
+    async fn peer(mut io: DuplexStream, answers: bool, tell: mpsc::Sender<u8>) {
+        io.write_all(&SETTINGS).await.unwrap();
+        let mut preface = [0; 24];
+        io.read_exact(&mut preface).await.unwrap();
+        let mut head = [0; FRAME_HEAD];
+        while io.read_exact(&mut head).await.is_ok() {
+            let size = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut body = vec![0; size as usize];
+            io.read_exact(&mut body).await.unwrap();
+            tell.try_send(head[3]).unwrap();
+            if answers && head[3] == PING && head[4] & ACK == 0 {
+                let ack = [[0, 0, 8, PING, ACK, 0, 0, 0, 0].as_slice(), &body].concat();
+                io.write_all(&ack).await.unwrap();
+            }
+        }
+    }
+
+    struct Spoken {
+        sender: SendRequest<Replay>,
+        frames: mpsc::Receiver<u8>,
+        fate: Fate,
+        nursery: Nursery,
+    }
+
+    impl Spoken {
+        /// Speaks to such a peer, as to a member of the mesh or not.
+        async fn to(answers: bool, mesh: bool) -> Self {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (tell, frames) = mpsc::channel(1024);
+            let nursery = Nursery::here();
+            nursery.adopt("peer", peer(far, answers, tell));
+            let owner = Owner {
+                nursery: nursery.clone(),
+                sightings: Sightings::default(),
+                alive: Arc::new(Alive::new(Dials::new("test"))),
+            };
+            let member = Peer {
+                id: "spiffe://m/ns/default/agent/a".parse().unwrap(),
+                instance: None,
+                not_before: SystemTime::UNIX_EPOCH,
+                not_after: wall() + Duration::from_hours(1),
+                serial: "1".into(),
+                key: [0; 32],
+            };
+            let sender = speak(near, mesh.then_some(member), &owner).await.unwrap();
+            Self {
+                sender,
+                frames,
+                fate: owner.alive.fate(),
+                nursery,
+            }
+        }
+
+        /// A call that the peer does not answer: how it ends.
+        async fn call(&mut self) -> Result<(), hyper::Error> {
+            let body = Recording::new(Body::empty()).play().unwrap();
+            let request = http::Request::post("http://peer/call").body(body).unwrap();
+            let answer = self.sender.try_send_request(request).await;
+            let answer = answer.map_err(hyper::client::conn::TrySendError::into_error)?;
+            drop(answer.into_body().collect().await?);
+            Ok(())
+        }
+
+        fn pings(&mut self) -> usize {
+            std::iter::from_fn(|| self.frames.try_recv().ok())
+                .filter(|kind| *kind == PING)
+                .count()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_silently_gone_is_found_out_within_thirty_seconds() {
+        let mut spoken = Spoken::to(false, true).await;
+        // A connection that was idle for long is asked as soon as it has a call.
+        for idle in [0, 3600] {
+            let mut spoken = Spoken::to(false, true).await;
+            sleep(Duration::from_secs(idle)).await;
+            let began = Instant::now();
+            let error = spoken.call().await.unwrap_err();
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(30), "{took:?}");
+            assert!(error.is_timeout(), "{error:?}");
+            assert_eq!(spoken.fate.get(), Some(&Close::Silent));
+            assert_eq!(spoken.pings(), 1);
+        }
+        // Without a call nobody is asked, and nothing ends.
+        sleep(Duration::from_mins(10)).await;
+        assert_eq!((spoken.pings(), spoken.fate.get()), (0, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_pings_may_take_its_time() {
+        let mut spoken = Spoken::to(true, true).await;
+        let waited = timeout(Duration::from_mins(10), spoken.call()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        // No more often than servers of gRPC put up with.
+        let pings = spoken.pings();
+        assert!((20..=60).contains(&pings), "{pings}");
+        assert_eq!(spoken.fate.get(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn own_agents_and_foreign_servers_are_never_pinged() {
+        let mut spoken = Spoken::to(false, false).await;
+        let waited = timeout(Duration::from_mins(10), spoken.call()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        let frames: Vec<u8> = std::iter::from_fn(|| spoken.frames.try_recv().ok()).collect();
+        assert!(frames.contains(&HEADERS), "{frames:?}");
+        assert!(!frames.contains(&PING), "{frames:?}");
+        assert_eq!(spoken.fate.get(), None);
+        spoken.nursery.abort().await;
+    }
 }

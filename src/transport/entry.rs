@@ -21,20 +21,17 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::domain::Fault;
 use crate::domain::Reason;
-use crate::runtime::Backoff;
 use crate::runtime::clock::wall;
+use crate::telemetry::metrics::pool::{Close, Dial};
+use crate::transport::alive::{Alive, Fate, is_bad, mark};
 use crate::transport::dial::{Dialed, Owner, Wrap, dial};
 use crate::transport::error::{DialError, fault_of};
 use crate::transport::lifetime::around;
 use crate::transport::pool::{Inner, SWEEP, Target};
+use crate::transport::redial::Redial;
 use crate::transport::replay::Replay;
 
-/// Waits after failed dials, up to 5 s: callers have a backoff of their own on top, and a peer
-/// that is back should not stay out for long.
-const REDIAL: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(5));
-/// A connection that lived this long ends the streak of failures.
-const HEALTHY: Duration = Duration::from_secs(10);
-/// A connection without calls for this long is closed.
+/// A connection without calls for this long (give or take a tenth) is closed.
 const IDLE: Duration = Duration::from_secs(15 * 60);
 /// A server's certificate that ends this soon calls for a new connection; one with less than two
 /// such margins left is used for half of that.
@@ -58,12 +55,15 @@ pub(super) struct Link {
     pub(super) authority: Authority,
     pub(super) secure: bool,
     spent: Arc<AtomicBool>,
+    fate: Fate,
 }
 
 /// When and with what a connection was made.
 #[derive(Clone, Copy, Debug)]
 struct Made {
     retire: Instant,
+    /// How long it may be without calls.
+    idle: Duration,
     secure: bool,
     credentials: u64,
 }
@@ -75,13 +75,12 @@ struct State {
     link: Option<Link>,
     made: Option<Made>,
     dialing: Option<watch::Receiver<Outcome>>,
-    backoff: Backoff,
+    redial: Redial,
+    /// What was wrong last, and until when nobody dials for it.
     failed: Option<(Instant, Fault)>,
-    /// When the last dial succeeded.
-    linked: Option<Instant>,
     last_used: Instant,
     /// Connections whose sockets are open, the draining ones too.
-    alive: Vec<Weak<()>>,
+    alive: Vec<Weak<Alive>>,
 }
 
 impl Link {
@@ -96,12 +95,13 @@ impl Link {
     }
 
     /// A connection that was just made.
-    pub(super) fn new(dialed: Dialed, secure: bool) -> Self {
+    pub(super) fn new(dialed: Dialed, fate: Fate, secure: bool) -> Self {
         Self {
             sender: dialed.sender,
             authority: dialed.authority,
             secure,
             spent: Arc::default(),
+            fate,
         }
     }
 }
@@ -114,9 +114,8 @@ impl Entry {
                 link: None,
                 made: None,
                 dialing: None,
-                backoff: REDIAL,
+                redial: Redial::new(),
                 failed: None,
-                linked: None,
                 last_used: now,
                 alive: Vec::new(),
             }),
@@ -149,24 +148,28 @@ impl Entry {
     pub(super) fn tend(self: &Arc<Self>, pool: &Arc<Inner>, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.alive.retain(|alive| alive.strong_count() > 0);
-        if state.link.as_ref().is_some_and(|link| !link.usable()) {
-            state.link = None;
-        }
+        state.let_go(now);
         let outdated = state.outdated(pool, now);
         let verdict = care(Condition {
             linked: state.link.is_some(),
             draining: !state.alive.is_empty(),
-            idle: now >= state.last_used + IDLE,
+            idle: (state.made).is_some_and(|made| now >= state.last_used + made.idle),
             outdated,
         });
         match verdict {
             Care::Keep => false,
             Care::Close => {
-                state.link = None;
+                state.close(Close::Idle);
+                state.redial.left(now);
                 false
             }
             Care::Replace => self.redial(&mut state, pool, now),
         }
+    }
+
+    /// Takes no more calls on the connection; without its sender it ends after those that run.
+    pub(super) fn close(&self, cause: Close) {
+        self.state.lock().close(cause);
     }
 
     /// Whether nothing is left to look after.
@@ -197,13 +200,13 @@ impl Entry {
     fn look(self: &Arc<Self>, pool: &Arc<Inner>, now: Instant) -> Result<Found, Fault> {
         let mut state = self.state.lock();
         state.last_used = now;
-        if let Some(link) = state.link.clone().filter(Link::usable) {
+        state.let_go(now);
+        if let Some(link) = state.link.clone() {
             if state.outdated(pool, now) {
                 self.redial(&mut state, pool, now);
             }
             return Ok(Found::Link(link));
         }
-        state.link = None;
         if let Some((until, fault)) = state.failed.clone().filter(|(until, _)| *until > now) {
             return Err(fault.retry_after(until - now));
         }
@@ -243,14 +246,16 @@ impl Entry {
 
     async fn dial(&self, pool: &Arc<Inner>, wrap: Wrap) -> Result<(Link, Made), Vec<DialError>> {
         let credentials = pool.credentials_now();
-        let alive = Arc::new(());
+        let alive = Arc::new(Alive::new(Arc::clone(&pool.counts)));
+        let fate = alive.fate();
         let watched = Arc::downgrade(&alive);
         let owner = Owner {
             nursery: pool.nursery.clone(),
             sightings: pool.sightings.clone(),
-            alive,
+            alive: Arc::clone(&alive),
         };
         let dialed = Box::pin(dial(&self.target.endpoints, &wrap, &owner)).await?;
+        alive.opened();
         self.state.lock().alive.push(watched);
         let now = Instant::now();
         let mut life = around(pool.age, rand::random());
@@ -261,10 +266,11 @@ impl Entry {
         let secure = self.target.expect.is_some();
         let made = Made {
             retire: now + life,
+            idle: around(IDLE, rand::random()),
             secure,
             credentials,
         };
-        Ok((Link::new(dialed, secure), made))
+        Ok((Link::new(dialed, fate, secure), made))
     }
 
     fn finish(
@@ -279,8 +285,10 @@ impl Entry {
             Ok((link, made)) => {
                 state.made = Some(made);
                 state.failed = None;
-                state.linked = Some(now);
+                state.redial.linked(now);
+                pool.counts.dialed(Dial::Done);
                 // The old one drains: without a sender it closes after its last call.
+                state.close(Close::Replaced);
                 state.link = Some(link);
                 if made.retire < now + SWEEP {
                     pool.sooner.notify_one();
@@ -289,10 +297,8 @@ impl Entry {
             }
             Err(tried) => {
                 let fault = fault_of(&tried);
-                if state.linked.take().is_some_and(|at| now >= at + HEALTHY) {
-                    state.backoff.reset();
-                }
-                let wait = state.backoff.next(rand::random());
+                pool.counts.dialed(outcome_of(&tried));
+                let wait = state.redial.failed(now, rand::random());
                 state.failed = Some((now + wait, fault.clone()));
                 tracing::info!(%fault, "dial failed");
                 Err(fault)
@@ -302,11 +308,43 @@ impl Entry {
 }
 
 impl State {
+    /// Lets go of a connection that takes no more calls; one that broke young is waited for.
+    fn let_go(&mut self, now: Instant) {
+        let Some(link) = self.link.take_if(|link| !link.usable()) else {
+            return;
+        };
+        if !is_bad(&link.fate) {
+            return self.redial.left(now);
+        }
+        if let Some(wait) = self.redial.broke(now, rand::random()) {
+            let text = "the peer's connections break soon after they are made; nothing was sent";
+            self.failed = Some((now + wait, Fault::new(Reason::PeerUnreachable, text)));
+        }
+    }
+
+    fn close(&mut self, cause: Close) {
+        if let Some(link) = self.link.take() {
+            mark(&link.fate, cause);
+        }
+    }
+
     /// Whether the last connection made is too old, or showed a certificate that we replaced.
     fn outdated(&self, pool: &Inner, now: Instant) -> bool {
         self.made.is_some_and(|made| {
             now >= made.retire || (made.secure && made.credentials != pool.credentials_now())
         })
+    }
+}
+
+/// What a dial that failed is counted as.
+fn outcome_of(tried: &[DialError]) -> Dial {
+    let any = |of: fn(&DialError) -> bool| tried.iter().any(of);
+    if any(|error| matches!(error, DialError::Mismatch { .. })) {
+        Dial::Mismatch
+    } else if any(|error| matches!(error, DialError::Refused { .. })) {
+        Dial::Refused
+    } else {
+        Dial::Unreachable
     }
 }
 

@@ -12,10 +12,12 @@ pub mod pool;
 pub mod server;
 
 mod accept;
+mod alive;
 mod dial;
 mod entry;
 mod lifetime;
 mod opening;
+mod redial;
 mod replay;
 mod serve;
 
@@ -24,7 +26,7 @@ pub use channel::{Channel, dial_enrollment};
 pub use error::{DialError, TransportError};
 pub use limits::Limits;
 pub use listen::Listener;
-pub use pool::{Pool, Target};
+pub use pool::{Pool, Target, Ways};
 pub use server::{Security, Server};
 
 #[cfg(test)]

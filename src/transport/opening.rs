@@ -16,6 +16,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::transport::alive::Alive;
+
 /// Bytes of the client's preface (RFC 9113 section 3.4).
 pub(super) const PREFACE: usize = 24;
 /// Bytes of a frame's header: the server's SETTINGS begin with one.
@@ -32,7 +34,7 @@ pub(super) struct Opening<I> {
     wait: Option<Wait>,
     /// Read ahead, not yet handed on.
     ahead: Bytes,
-    _alive: Option<Arc<()>>,
+    _alive: Option<Arc<Alive>>,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ struct Wait {
 
 impl<I> Opening<I> {
     /// Tells when `need` bytes were read, or why they were not. Holds `alive` as long as it lives.
-    pub(super) fn watch(io: I, need: usize, alive: Option<Arc<()>>) -> (Self, Opened) {
+    pub(super) fn watch(io: I, need: usize, alive: Option<Arc<Alive>>) -> (Self, Opened) {
         let (tell, told) = oneshot::channel();
         let wait = Wait {
             seen: 0,

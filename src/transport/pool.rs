@@ -14,6 +14,7 @@ use crate::domain::Fault;
 use crate::domain::Reason;
 use crate::identity::{Credentials, Expect};
 use crate::runtime::Nursery;
+use crate::telemetry::metrics::pool::{Close, Dials};
 use crate::transport::channel::Channel;
 use crate::transport::entry::{Entry, Link};
 use crate::transport::lifetime::Sightings;
@@ -39,6 +40,17 @@ pub struct Target {
     pub expect: Option<Expect>,
 }
 
+/// How a pool reaches its targets.
+#[derive(Clone, Debug)]
+pub struct Ways {
+    /// What it proves itself with; `None`: it reaches targets without `expect` only.
+    pub credentials: Option<Credentials>,
+    /// Its peers end connections at about this age: they are replaced before it.
+    pub connection_age: Duration,
+    /// Where its connections are counted.
+    pub counts: Arc<Dials>,
+}
+
 /// A thread's connections. Clones share them.
 #[derive(Clone)]
 pub struct Pool {
@@ -50,6 +62,7 @@ pub(super) struct Inner {
     pub(super) credentials: Option<Credentials>,
     pub(super) changes: Option<watch::Receiver<u64>>,
     pub(super) nursery: Nursery,
+    pub(super) counts: Arc<Dials>,
     /// Age at which connections are replaced.
     pub(super) age: Duration,
     /// Something is due before the next look.
@@ -62,17 +75,12 @@ impl Pool {
     /// A pool that proves itself with `credentials`. Its tasks and connections live in `nursery`
     /// and end with it.
     pub fn new(credentials: Credentials, nursery: Nursery) -> Self {
-        Self::start(Some(credentials), nursery, CONNECTION_AGE)
-    }
-
-    /// The same for peers that end connections at about this age: they are replaced before it.
-    pub fn aged(credentials: Credentials, nursery: Nursery, connection_age: Duration) -> Self {
-        Self::start(Some(credentials), nursery, connection_age)
+        Self::of(Ways::usual(Some(credentials)), nursery)
     }
 
     /// A pool without credentials: it reaches targets without `expect` only.
     pub fn plaintext(nursery: Nursery) -> Self {
-        Self::start(None, nursery, CONNECTION_AGE)
+        Self::of(Ways::usual(None), nursery)
     }
 
     /// A channel to a target. Dials when it is first used; costs nothing until then.
@@ -90,12 +98,14 @@ impl Pool {
         self.len() == 0
     }
 
-    fn start(credentials: Option<Credentials>, nursery: Nursery, age: Duration) -> Self {
+    /// A pool with settings of its own, in `nursery` like the others.
+    pub fn of(ways: Ways, nursery: Nursery) -> Self {
         let inner = Arc::new(Inner {
-            changes: credentials.as_ref().map(Credentials::changes),
-            credentials,
+            changes: ways.credentials.as_ref().map(Credentials::changes),
+            credentials: ways.credentials,
+            counts: ways.counts,
             nursery: nursery.clone(),
-            age: age.mul_f64(MOVE_AT),
+            age: ways.connection_age.mul_f64(MOVE_AT),
             sooner: Notify::new(),
             sightings: Sightings::default(),
             entries: Mutex::new(HashMap::new()),
@@ -120,9 +130,22 @@ impl Pool {
                 }
             }
             // Without its senders an idle connection says goodbye, a busy one ends with its calls.
-            swept.entries.lock().clear();
+            for (_, entry) in swept.entries.lock().drain() {
+                entry.close(Close::Stopped);
+            }
         });
         Self { inner }
+    }
+}
+
+impl Ways {
+    /// The usual age, and counts that nobody reads.
+    fn usual(credentials: Option<Credentials>) -> Self {
+        Self {
+            credentials,
+            connection_age: CONNECTION_AGE,
+            counts: Dials::new("pool"),
+        }
     }
 }
 
@@ -149,7 +172,9 @@ impl Inner {
         if entries.len() >= MOST {
             let oldest = entries.iter().min_by_key(|(_, entry)| entry.last_used());
             let oldest = oldest.map(|(target, _)| Arc::clone(target));
-            oldest.map(|oldest| entries.remove(&oldest));
+            if let Some(entry) = oldest.and_then(|oldest| entries.remove(&oldest)) {
+                entry.close(Close::Evicted);
+            }
         }
         let entry = Arc::new(Entry::new(Arc::clone(target), Instant::now()));
         entries.insert(Arc::clone(target), Arc::clone(&entry));
@@ -193,5 +218,113 @@ impl fmt::Debug for Pool {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inner").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use tonic::{body::Body, service::Routes};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::runtime::DataThreads;
+    use crate::telemetry::metrics::{Format, Metrics};
+    use crate::transport::{Limits, Listener, Security, Server};
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    /// A pool with one connection that was just used, and its counts on a page.
+    struct Bench {
+        pool: Pool,
+        target: Target,
+        metrics: Metrics,
+        _server: (DataThreads, Server),
+    }
+
+    impl Bench {
+        async fn new(connection_age: Duration) -> Self {
+            let threads = DataThreads::start(1).unwrap();
+            let listener = Listener::tcp("127.0.0.1:0").unwrap();
+            let target = Target {
+                endpoints: vec![listener.address().to_owned()],
+                expect: None,
+            };
+            let (plain, limits) = (Security::Plaintext, Limits::default());
+            let server = Server::start(listener, plain, &threads, limits, |_| Routes::default());
+            let counts = Dials::new("test");
+            let metrics = Metrics::new("test");
+            metrics.add(vec![Arc::clone(&counts)]);
+            let ways = Ways {
+                credentials: None,
+                connection_age,
+                counts,
+            };
+            let bench = Self {
+                pool: Pool::of(ways, Nursery::here()),
+                target,
+                metrics,
+                _server: (threads, server),
+            };
+            bench.call().await;
+            bench.shows("connections{pool=\"test\"} 1").await;
+            bench
+        }
+
+        async fn call(&self) {
+            let request = Request::post("/nobody").body(Body::empty()).unwrap();
+            let channel = self.pool.channel(self.target.clone());
+            drop(channel.oneshot(request).await.unwrap());
+        }
+
+        async fn shows(&self, row: &str) {
+            let limit = Instant::now() + Duration::from_secs(10);
+            while !self.metrics.page(Format::Text).contains(row) {
+                assert!(Instant::now() < limit, "{row}");
+                tokio::task::yield_now().await;
+            }
+        }
+
+        async fn closed(&self, reason: &str) {
+            let row = format!("closes_total{{pool=\"test\",reason=\"{reason}\"}} 1");
+            self.shows(&row).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_without_calls_is_closed_after_a_quarter_of_an_hour() {
+        let bench = Bench::new(Duration::from_hours(9)).await;
+        bench.pool.inner.sweep(Instant::now() + 13 * MINUTE);
+        bench.shows("connections{pool=\"test\"} 1").await;
+        bench.pool.inner.sweep(Instant::now() + 17 * MINUTE);
+        bench.closed("idle").await;
+        bench.shows("connections{pool=\"test\"} 0").await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_replaced_before_the_age_at_which_its_peer_ends_it() {
+        let bench = Bench::new(4 * MINUTE).await;
+        bench.pool.inner.sweep(Instant::now() + MINUTE * 26 / 10);
+        bench.shows("connections{pool=\"test\"} 1").await;
+        // The peer ends it from 3.6 min on.
+        bench.pool.inner.sweep(Instant::now() + MINUTE * 34 / 10);
+        bench.closed("replaced").await;
+        bench.shows("connections{pool=\"test\"} 1").await;
+    }
+
+    #[tokio::test]
+    async fn the_least_used_connection_makes_room_for_one_more_target() {
+        let bench = Bench::new(Duration::from_hours(9)).await;
+        for port in 0..MOST {
+            let endpoints = vec![format!("127.0.0.1:{port}")];
+            let expect = None;
+            bench
+                .pool
+                .inner
+                .entry(&Arc::new(Target { endpoints, expect }));
+        }
+        assert_eq!(bench.pool.len(), MOST);
+        bench.closed("evicted").await;
+        bench.shows("connections{pool=\"test\"} 0").await;
     }
 }

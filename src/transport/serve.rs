@@ -11,6 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
@@ -40,10 +41,24 @@ pub(super) const READ_BUFFER: usize = 64 * 1024;
 const PENDING_RESETS: usize = 20;
 /// Streams that we had to reset (MadeYouReset, CVE-2025-8671).
 const LOCAL_RESETS: usize = 256;
-/// A silent peer is asked whether it is there.
-pub(super) const PING_AFTER: Duration = Duration::from_secs(30);
-/// And taken for dead without an answer.
-pub(super) const PING_WAIT: Duration = Duration::from_secs(20);
+/// When a silent peer is asked whether it is there, and when it is taken for dead without an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pings {
+    pub(super) after: Duration,
+    pub(super) wait: Duration,
+}
+
+/// Between members, both ways: who is gone without a word is found out within 25 s. Not more often:
+/// servers of gRPC take a PING in less than 10 s for an attack.
+pub(super) const PEER_PING: Pings = Pings {
+    after: Duration::from_secs(15),
+    wait: Duration::from_secs(10),
+};
+/// To clients of whatever make, which have to answer a server; they may be slow.
+const CLIENT_PING: Pings = Pings {
+    after: Duration::from_secs(30),
+    wait: Duration::from_secs(20),
+};
 
 /// What a connection is served with.
 #[derive(Clone, Debug)]
@@ -53,6 +68,8 @@ pub(super) struct Context {
     pub(super) nursery: Nursery,
     pub(super) sightings: Sightings,
     pub(super) counts: Arc<Listener>,
+    /// Holds a token of each connection that was not told to go.
+    pub(super) staying: TaskTracker,
 }
 
 /// Serves one connection to its end: until the peer leaves, the drain or the age is over and the
@@ -60,13 +77,14 @@ pub(super) struct Context {
 pub(super) async fn serve<I>(
     io: I,
     connection: Connection,
-    mut seats: Option<Seats>,
+    seats: Option<Seats>,
     context: Context,
     stop: Stop,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = Arc::new(connection);
+    let mut stays = Some((seats, context.staying.token()));
     let (io, opened) = Opening::watch(io, PREFACE, None);
     let calls = Calls {
         routes: context.routes.clone(),
@@ -97,8 +115,8 @@ pub(super) async fn serve<I>(
                 tracing::debug!(remote = ?connection.remote, why, "connection told to go");
                 leaving = true;
                 // It takes no more calls; those that run may take days, and another one stands by.
-                seats.take();
                 serving.as_mut().graceful_shutdown();
+                stays.take();
             }
         }
     };
@@ -108,9 +126,9 @@ pub(super) async fn serve<I>(
 }
 
 fn builder(caller: &Caller, context: &Context) -> http2::Builder<Nursery> {
-    let streams = match caller {
-        Caller::Member(_) => context.limits.member_streams,
-        Caller::Local | Caller::Anonymous => context.limits.other_streams,
+    let (streams, ping) = match caller {
+        Caller::Member(_) => (context.limits.member_streams, PEER_PING),
+        Caller::Local | Caller::Anonymous => (context.limits.other_streams, CLIENT_PING),
     };
     let mut builder = http2::Builder::new(context.nursery.clone());
     builder
@@ -121,8 +139,8 @@ fn builder(caller: &Caller, context: &Context) -> http2::Builder<Nursery> {
         .max_header_list_size(HEADER_LIST)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_WAIT);
+        .keep_alive_interval(ping.after)
+        .keep_alive_timeout(ping.wait);
     builder
 }
 

@@ -3,6 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::identity::Credentials;
@@ -14,6 +16,9 @@ use crate::transport::lifetime::Sightings;
 use crate::transport::limits::Limits;
 use crate::transport::listen::Listener;
 use crate::transport::serve::Context;
+
+/// How long peers that stay may take to be told to go: a thread's turn, on a machine that is busy.
+const TOLD: Duration = Duration::from_millis(500);
 
 /// How a listener knows who calls.
 #[derive(Clone)]
@@ -30,6 +35,8 @@ pub enum Security {
 #[derive(Debug)]
 pub struct Server {
     gate: Arc<Gate>,
+    /// The loop that accepts.
+    accepting: Nursery,
     address: String,
     counts: Arc<calls::Listener>,
 }
@@ -46,6 +53,7 @@ impl Server {
         let limits = Arc::new(limits);
         let sightings = Sightings::default();
         let counts = calls::Listener::new(security.label());
+        let staying = TaskTracker::new();
         let contexts: Vec<Context> = threads
             .handles()
             .enumerate()
@@ -55,17 +63,17 @@ impl Server {
                 nursery: Nursery::on(handle.clone()),
                 sightings: sightings.clone(),
                 counts: Arc::clone(&counts),
+                staying: staying.clone(),
             })
             .collect();
-        let first = contexts[0].nursery.clone();
+        let accepting = Nursery::on(contexts[0].nursery.runtime().clone());
         let gate = Arc::new(Gate::new(security, limits, contexts));
         let address = listener.address().to_owned();
-        let accepting = Arc::clone(&gate);
-        first.start("accept", move |stop| {
-            accepting.accept(listener.socket, stop)
-        });
+        let accepts = Arc::clone(&gate);
+        accepting.start("accept", move |stop| accepts.accept(listener.socket, stop));
         Self {
             gate,
+            accepting,
             address,
             counts,
         }
@@ -90,11 +98,30 @@ impl Server {
         self.gate.connections()
     }
 
-    /// Stops accepting, tells every peer to go (GOAWAY), lets running calls finish within `grace`,
-    /// then cuts what is left.
+    /// Closes the socket, then tells every peer to go (GOAWAY), and returns once all were told. Their
+    /// calls go on, and those that were on their way are still served: a peer that is told to go has
+    /// no other place yet, and one that comes back to a socket that still listens would be cut.
+    pub async fn leave(&self) {
+        self.accepting.close(TOLD).await;
+        for context in &self.gate.threads {
+            context.nursery.stop_token().cancel();
+            context.staying.close();
+        }
+        for context in &self.gate.threads {
+            if timeout(TOLD, context.staying.wait()).await.is_err() {
+                tracing::warn!("not every peer could be told to go in time");
+                return;
+            }
+        }
+    }
+
+    /// [Leaves](Server::leave), lets running calls finish, and cuts what is left after `grace`.
     pub async fn drain(&self, grace: Duration) {
+        let ends = Instant::now() + grace;
+        self.leave().await;
+        let left = ends.saturating_duration_since(Instant::now());
         let closing = self.gate.threads.iter();
-        join_all(closing.map(|context| context.nursery.close(grace))).await;
+        join_all(closing.map(|context| context.nursery.close(left))).await;
     }
 }
 

@@ -31,6 +31,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::TaskNotFound
         | Reason::ArtifactNotFound
         | Reason::AgentNotFound
+        | Reason::RuleNotFound
         | Reason::LeaseUnknown => Code::NotFound,
         Reason::TaskNotCancelable
         | Reason::HomeElsewhere
@@ -44,12 +45,15 @@ pub fn code(reason: Reason) -> Code {
         | Reason::Draining
         | Reason::PeerUnreachable
         | Reason::PeerMismatch
+        | Reason::FaultInjected
         | Reason::ConnectionLost => Code::Unavailable,
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
-        Reason::RetriesExhausted => Code::Aborted,
-        Reason::QueueFull | Reason::DiskFull | Reason::SlotsFull | Reason::RateLimited => {
-            Code::ResourceExhausted
-        }
+        Reason::RetriesExhausted | Reason::RuleChanged => Code::Aborted,
+        Reason::QueueFull
+        | Reason::DiskFull
+        | Reason::SlotsFull
+        | Reason::RulesFull
+        | Reason::RateLimited => Code::ResourceExhausted,
         Reason::AgentError => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,
     }

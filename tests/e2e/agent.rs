@@ -1,7 +1,9 @@
 //! The agent of the end-to-end tests: well-behaved and broken skills in one small program.
 //!
 //! `test-agent` serves `Handler`; `test-agent garbage` answers each task with bytes that are no
-//! message. Each run of a task is written to the file that TEST_RUNS names, one line per run.
+//! message. `health=watch` or `health=check` has it serve so much of `grpc.health.v1`, SERVING unless
+//! the file of `sick=FILE` is there; while that of `full=FILE` is, it begins no task and says so.
+//! Each run of a task is written to the file that TEST_RUNS names, one line per run.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -37,6 +39,11 @@ use tonic::{
     service::Routes,
     transport::{Endpoint, Server},
 };
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
 
 /// How often a held task looks whether it may end; also the pace of its events.
 const TICK: Duration = Duration::from_millis(20);
@@ -61,6 +68,9 @@ impl Handler for Agent {
         let trace = TraceContext::of_request(&request);
         let request = request.into_inner();
         let task = request.task.clone().unwrap_or_default();
+        if argument("full").is_some_and(|file| Path::new(&file).exists()) {
+            return Err(not_begun());
+        }
         note(&format!("{} {} {}", task.skill, task.id, request.attempt));
         let (updates, stream) = mpsc::channel(16);
         let text = text_of(&request);
@@ -280,6 +290,78 @@ fn note(line: &str) {
     }
 }
 
+/// The value of `key=value` on the command line.
+fn argument(key: &str) -> Option<String> {
+    env::args().find_map(|word| Some(word.strip_prefix(key)?.strip_prefix('=')?.to_owned()))
+}
+
+fn not_begun() -> Status {
+    let mut status = Status::unavailable("no room for another one");
+    let metadata = status.metadata_mut();
+    metadata.insert("attache-not-processed", "1".parse().unwrap());
+    metadata.insert("grpc-retry-pushback-ms", "50".parse().unwrap());
+    status
+}
+
+/// Health as a file says it.
+#[derive(Clone, Debug)]
+struct Doctor;
+
+impl Doctor {
+    fn status() -> i32 {
+        let sick = argument("sick").is_some_and(|file| Path::new(&file).exists());
+        let status = if sick {
+            ServingStatus::NotServing
+        } else {
+            ServingStatus::Serving
+        };
+        status.into()
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Doctor {
+    type WatchStream = ReceiverStream<Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let status = Self::status();
+        Ok(Response::new(HealthCheckResponse { status }))
+    }
+
+    async fn watch(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        if argument("health").as_deref() != Some("watch") {
+            return Err(Status::unimplemented("ask by Check"));
+        }
+        let (words, said) = mpsc::channel(4);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the agent is no part of the mesh"
+        )]
+        tokio::spawn(async move {
+            let mut last = None;
+            loop {
+                let status = Self::status();
+                if last.replace(status) != Some(status)
+                    && words
+                        .send(Ok(HealthCheckResponse { status }))
+                        .await
+                        .is_err()
+                {
+                    return;
+                }
+                sleep(TICK).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(said)))
+    }
+}
+
 async fn garbage() -> http::Response<axum::body::Body> {
     http::Response::builder()
         .header(http::header::CONTENT_TYPE, "application/grpc")
@@ -300,7 +382,11 @@ async fn main() {
         let broken = axum::routing::post(garbage);
         Routes::from(axum::Router::new().route("/attache.v1.Handler/Handle", broken))
     } else {
-        Routes::new(HandlerServer::new(Agent))
+        let routes = Routes::new(HandlerServer::new(Agent));
+        match argument("health") {
+            Some(_) => routes.add_service(HealthServer::new(Doctor)),
+            None => routes,
+        }
     };
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     tokio::select! {

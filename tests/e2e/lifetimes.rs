@@ -225,7 +225,7 @@ async fn finished(site: &Site, load: Load, held: Held) {
     assert_eq!(
         (
             count.unknown,
-            count.refused,
+            count.refused + count.unsent,
             count.breaks,
             count.sent_away,
             count.failed

@@ -11,20 +11,41 @@ use attache::{
     runtime::Nursery,
     transport::{Pool, Target},
 };
-use tonic::{Status, Streaming, transport::Endpoint};
+use tonic::{Status, Streaming, body::Body, transport::Endpoint};
+use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
 
 use super::wait::within;
 
-pub type Local = AgentClient<tonic::transport::Channel>;
+pub type Local = AgentClient<Way>;
+/// Whatever carries an agent's calls.
+pub type Way = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Broken>;
+
+/// Why it did not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Broken(#[source] BoxError);
 pub type Member = AgentClient<attache::transport::Channel>;
 
 /// The task API of a local listener, `unix:/path`.
 pub fn local(address: &str) -> Local {
-    AgentClient::new(
-        Endpoint::from_shared(address.to_owned())
-            .unwrap()
-            .connect_lazy(),
-    )
+    let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
+    AgentClient::new(Way::new(endpoint.connect_lazy().map_err(broken)))
+}
+
+/// The same by a client that sends a call only over a connection on which the sidecar has spoken, and
+/// sends it again where a GOAWAY excludes it, as clients of gRPC that wait for their connection do.
+/// `PEER_UNREACHABLE` is its own word for "not yet": nothing was sent.
+pub fn patient(address: &str) -> Local {
+    let channel = Pool::plaintext(Nursery::here()).channel(Target {
+        endpoints: vec![address.to_owned()],
+        expect: None,
+    });
+    let channel = channel.map_response(|answer| answer.map(Body::new));
+    AgentClient::new(Way::new(channel.map_err(broken)))
+}
+
+fn broken(error: impl Into<BoxError>) -> Broken {
+    Broken(error.into())
 }
 
 /// Calls as whoever the certificate in a directory names.
@@ -45,7 +66,8 @@ pub fn member(pool: &Pool, at: &str, who: &str) -> Member {
     AgentClient::new(pool.channel(target(at, who)))
 }
 
-fn target(at: &str, who: &str) -> Target {
+/// Who has to be at `host:port`.
+pub fn target(at: &str, who: &str) -> Target {
     use attache::identity::Expect;
     let id = format!("spiffe://{}/{who}", super::mesh::DOMAIN);
     let expect = Some(Expect::Member(id.parse().unwrap()));

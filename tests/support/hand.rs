@@ -100,7 +100,7 @@ impl ByHand {
     }
 
     /// Sets a key of a process's configuration, for its next start.
-    pub fn set(&self, name: &str, key: &str, value: &str) {
+    pub fn set(&self, name: &str, key: &str, value: impl Into<toml::Value>) {
         let path = self.site.state().join(format!("config/{name}.toml"));
         let mut settings: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
         let before = settings.insert(key.to_owned(), value.into());
@@ -210,10 +210,26 @@ impl ByHand {
         self.endpoints.instances[place].admin.clone()
     }
 
+    /// The mutual TLS listener of a sidecar itself, `host:port`, whatever it advertises.
+    pub fn mtls(&self, name: &str) -> String {
+        let place = self.sidecars().iter().position(|one| one == name).unwrap();
+        self.endpoints.instances[place].mtls.clone()
+    }
+
     /// A connection to a sidecar's local listener.
     pub fn local(&self, name: &str) -> Local {
+        client::local(&self.local_address(name))
+    }
+
+    /// The same for callers that wait for their connection.
+    pub fn patient(&self, name: &str) -> Local {
+        client::patient(&self.local_address(name))
+    }
+
+    /// Where a sidecar listens for its own agent.
+    pub fn local_address(&self, name: &str) -> String {
         let place = self.sidecars().iter().position(|one| one == name).unwrap();
-        client::local(&self.endpoints.instances[place].local)
+        self.endpoints.instances[place].local.clone()
     }
 
     /// Instances that a sidecar finds for a skill.
@@ -221,9 +237,9 @@ impl ByHand {
     /// # Errors
     /// When it does not answer.
     pub async fn discovered(&self, by: &str, skill: &str) -> Result<Vec<String>, String> {
-        let place = self.sidecars().iter().position(|one| one == by).unwrap();
-        let address = self.endpoints.instances[place].local.clone();
-        let channel = Endpoint::from_shared(address).unwrap().connect_lazy();
+        let channel = Endpoint::from_shared(self.local_address(by))
+            .unwrap()
+            .connect_lazy();
         let selector = Some(pb::Selector {
             skill: skill.to_owned(),
             ..Default::default()

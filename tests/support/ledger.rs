@@ -45,8 +45,11 @@ pub struct Count {
     pub completed: usize,
     /// Ended with a failure that is allowed here.
     pub failed: usize,
-    /// Certainly not taken: nobody listened, or the answer says so.
+    /// Certainly not taken: the answer says so.
     pub refused: usize,
+    /// Calls that were not sent, for want of a connection: a client that waits for one sees nothing
+    /// of it.
+    pub unsent: usize,
     /// The answer was lost on the way.
     pub unknown: usize,
     /// Streams that broke and were taken up again.
@@ -78,6 +81,23 @@ impl Outcome {
             self.broken.join("\n")
         );
         assert!(self.completed > 0, "nothing ran: {:?}", self.count);
+    }
+
+    /// The same, and that no call that was sent has failed, and no stream ended but with its cursor.
+    ///
+    /// # Panics
+    /// With what did.
+    pub fn unbroken(&self) {
+        self.clean();
+        let Count {
+            refused,
+            unknown,
+            breaks,
+            failed,
+            ..
+        } = self.count;
+        let failures = (refused, unknown, breaks, failed);
+        assert_eq!(failures, (0, 0, 0, 0), "{:?}", self.count);
     }
 }
 
@@ -118,6 +138,14 @@ impl Ledger {
     pub fn refused(&mut self, name: &str) {
         self.count.refused += 1;
         self.entry(name).refused = true;
+    }
+
+    /// It was not sent; `name`: what it would have submitted.
+    pub fn unsent(&mut self, name: Option<&str>) {
+        self.count.unsent += 1;
+        if let Some(name) = name {
+            self.entry(name).refused = true;
+        }
     }
 
     /// It may have been taken.

@@ -292,7 +292,10 @@ impl All {
 
     /// A submission that brought no task.
     fn not_taken(&self, name: &str, status: &Status) {
-        let refused = never_sent(status) || said(status, NOT_TAKEN);
+        if never_sent(status) {
+            return self.book(|book| book.unsent(Some(name)));
+        }
+        let refused = said(status, NOT_TAKEN);
         self.book(|book| match (refused, is_break(status)) {
             (true, _) => book.refused(name),
             (false, true) => book.unknown(),
@@ -314,7 +317,9 @@ impl All {
             if book.has_ended(name) {
                 return Left::Over;
             }
-            if said(&status, &[Reason::Draining]) {
+            if never_sent(&status) {
+                book.unsent(None);
+            } else if said(&status, &[Reason::Draining]) {
                 book.sent_away(name, cursor(&status));
             } else if is_break(&status) || said(&status, AWAY) {
                 book.broke();
@@ -337,7 +342,7 @@ impl All {
         loop {
             let page = match home.list_tasks(request.clone()).await {
                 Ok(answer) => answer.into_inner(),
-                Err(status) if is_break(&status) => {
+                Err(status) if is_break(&status) || never_sent(&status) => {
                     sleep(AGAIN).await;
                     continue;
                 }
@@ -372,11 +377,7 @@ impl Left {
 /// Refusals before anything was taken.
 const NOT_TAKEN: &[Reason] = &[Reason::Draining, Reason::QueueFull];
 /// What a stream that goes over another sidecar may end with.
-const AWAY: &[Reason] = &[
-    Reason::HomeUnavailable,
-    Reason::PeerUnreachable,
-    Reason::ConnectionLost,
-];
+const AWAY: &[Reason] = &[Reason::HomeUnavailable, Reason::ConnectionLost];
 
 fn said(status: &Status, known: &[Reason]) -> bool {
     let reason = reason_of(status);
@@ -402,8 +403,12 @@ fn is_break(status: &Status) -> bool {
     reason_of(status).is_none() && away.contains(&status.code())
 }
 
-/// Whether there was no connection, so that nothing can have been taken.
+/// Whether there was no connection, so that nothing can have been taken. A sidecar that cannot reach
+/// another one says so in other words.
 fn never_sent(status: &Status) -> bool {
+    if said(status, &[Reason::PeerUnreachable]) {
+        return true;
+    }
     let mut source = status.source();
     while let Some(error) = source {
         if error.is::<tonic::ConnectError>() {

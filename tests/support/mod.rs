@@ -5,7 +5,9 @@
 
 pub mod client;
 pub mod collector;
+pub mod fault;
 pub mod hand;
+pub mod hosts;
 pub mod ledger;
 pub mod load;
 pub mod mesh;

@@ -3,7 +3,9 @@
 
 use std::{
     ffi::OsStr,
-    process::{Command, Output},
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
 };
 
 /// Network of the hosts; host `n` has the address `n` in it.
@@ -72,9 +74,60 @@ impl Net {
         .unwrap();
     }
 
+    /// Loses so many of 100 packets that arrive at a host, all or none of them included. Lost where
+    /// they arrive, so that the sender hears nothing of it. What is counted begins again.
+    ///
+    /// # Errors
+    /// With what `nft` says, where this machine does not have it.
+    pub fn lose(&self, host: u8, share: u8) -> Result<(), String> {
+        let which = match share {
+            0 => return self.nft(host, "flush ruleset\n").map(drop),
+            100 => String::new(),
+            share => format!("numgen random mod 100 < {share} "),
+        };
+        let rules = format!(
+            "flush ruleset\ntable inet fault {{\n chain heard {{\n  \
+             type filter hook input priority 0\n  iifname \"eth0\" {which}counter drop\n }}\n}}\n"
+        );
+        self.nft(host, &rules).map(drop)
+    }
+
+    /// Packets that a host has lost since it was told to.
+    pub fn lost(&self, host: u8) -> u64 {
+        let rules = self.nft(host, "list ruleset\n").unwrap();
+        let count = rules.split("counter packets ").nth(1).unwrap_or_default();
+        let count = count.split(' ').next().unwrap_or_default();
+        count.parse().unwrap_or(0)
+    }
+
+    fn nft(&self, host: u8, rules: &str) -> Result<String, String> {
+        let mut command = Command::new(sbin("ip"));
+        command
+            .args(["netns", "exec", &self.name(host), sbin("nft")])
+            .args(["-f", "-"]);
+        let said = |error| format!("nft: {error}");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(said)?;
+        let mut input = child.stdin.take().expect("it was piped");
+        input.write_all(rules.as_bytes()).map_err(said)?;
+        drop(input);
+        let ran = child.wait_with_output().map_err(said)?;
+        if ran.status.success() {
+            return Ok(String::from_utf8_lossy(&ran.stdout).into_owned());
+        }
+        Err(format!(
+            "nft: {}",
+            String::from_utf8_lossy(&ran.stderr).trim()
+        ))
+    }
+
     /// A program that runs on a host.
     pub fn on(&self, host: u8, program: impl AsRef<OsStr>) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(program_ip());
+        let mut command = tokio::process::Command::new(sbin("ip"));
         command
             .args(["netns", "exec", &self.name(host)])
             .arg(program);
@@ -108,18 +161,18 @@ impl Drop for Net {
     }
 }
 
-/// Where Debian puts it is not on every PATH.
-fn program_ip() -> &'static str {
-    if std::path::Path::new("/usr/sbin/ip").exists() {
-        "/usr/sbin/ip"
-    } else {
-        "ip"
+/// Where Debian puts these is not on every PATH.
+fn sbin(name: &'static str) -> &'static str {
+    match name {
+        "ip" if Path::new("/usr/sbin/ip").exists() => "/usr/sbin/ip",
+        "nft" if Path::new("/usr/sbin/nft").exists() => "/usr/sbin/nft",
+        name => name,
     }
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {
     let shown = format!("ip {}", arguments.join(" "));
-    let ran: Output = Command::new(program_ip())
+    let ran: Output = Command::new(sbin("ip"))
         .args(arguments)
         .output()
         .map_err(|error| format!("{shown}: {error}"))?;

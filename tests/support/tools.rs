@@ -21,10 +21,19 @@ pub fn attache() -> &'static Path {
 
 /// The agent of the tests, `tests/e2e/agent.rs`, which cargo builds beside the program under test.
 pub fn test_agent() -> PathBuf {
-    let path = attache().with_file_name("examples").join("test-agent");
+    example("test-agent")
+}
+
+/// The fault proxy, `tests/fault_proxy/`, which cargo builds there too.
+pub fn fault_proxy() -> PathBuf {
+    example("fault-proxy")
+}
+
+fn example(name: &str) -> PathBuf {
+    let path = attache().with_file_name("examples").join(name);
     assert!(
         path.exists(),
-        "build it first: cargo build --example test-agent"
+        "build it first: cargo build --example {name}"
     );
     path
 }

@@ -8,7 +8,7 @@ use super::card::CardSettings;
 use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION};
 use super::telemetry::TelemetrySettings;
 use crate::config::{Size, Span};
-use crate::sidecar::Journaling;
+use crate::sidecar::{Journaling, Probing};
 use crate::task::home::IN_MEMORY;
 
 /// Port of the sidecar's mutual TLS listener.
@@ -56,6 +56,10 @@ pub struct SidecarSettings {
     pub finished_in_memory: usize,
     /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
     pub agent: Option<String>,
+    /// How the agent is asked whether it is well.
+    pub agent_health: Probing,
+    /// The service that it is asked for by `grpc.health.v1`; empty: its whole server.
+    pub agent_health_service: String,
     /// Where tasks are kept; anything but `disk` is for measuring.
     #[serde(skip_serializing_if = "Journaling::is_disk")]
     pub journal: Journaling,
@@ -88,6 +92,8 @@ impl Default for SidecarSettings {
             retention: RETENTION.default,
             finished_in_memory: IN_MEMORY,
             agent: None,
+            agent_health: Probing::Auto,
+            agent_health_service: String::new(),
             journal: Journaling::Disk,
             journal_segment: Size(16 << 20),
             disk_reserve: Size(256 << 20),

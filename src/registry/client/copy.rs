@@ -1,4 +1,5 @@
-//! The mirror's copy on disk: discovery goes on across a restart while the registry is away.
+//! The mirror's copy on disk: discovery goes on, and traffic rules hold, across a restart while the
+//! registry is away.
 //!
 //! ```text
 //!   "ATTCAT1\n" | CRC-32 of the rest, 4 bytes, big endian | prost message
@@ -13,6 +14,7 @@ use crate::pb;
 use crate::registry::catalog::Catalog;
 use crate::registry::catalog::Entry;
 use crate::registry::catalog::Revision;
+use crate::registry::rules::Rules;
 
 const MAGIC: &[u8; 8] = b"ATTCAT1\n";
 const HEADER: usize = MAGIC.len() + 4;
@@ -27,11 +29,26 @@ struct Stored {
     cards: Vec<pb::AgentCard>,
     #[prost(message, repeated, tag = "4")]
     instances: Vec<pb::Instance>,
+    #[prost(message, optional, tag = "5")]
+    rules: Option<pb::TrafficRules>,
+}
+
+/// What a copy holds.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) revision: Revision,
+    pub(super) entries: Vec<Arc<Entry>>,
+    pub(super) rules: Rules,
 }
 
 /// Writes a copy, whole or not at all.
-pub(super) async fn write(path: &Path, revision: &Revision, catalog: &Catalog) -> io::Result<()> {
-    let bytes = encode(revision, catalog);
+pub(super) async fn write(
+    path: &Path,
+    revision: &Revision,
+    catalog: &Catalog,
+    rules: &Rules,
+) -> io::Result<()> {
+    let bytes = encode(revision, catalog, rules);
     let aside = path.with_extension("new");
     tokio::fs::write(&aside, bytes).await?;
     tokio::fs::File::open(&aside).await?.sync_all().await?;
@@ -39,7 +56,7 @@ pub(super) async fn write(path: &Path, revision: &Revision, catalog: &Catalog) -
 }
 
 /// Reads a copy; `None` when there is none that can be used.
-pub(super) async fn read(path: &Path) -> Option<(Revision, Vec<Arc<Entry>>)> {
+pub(super) async fn read(path: &Path) -> Option<Copied> {
     let bytes = match tokio::fs::read(path).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -55,10 +72,11 @@ pub(super) async fn read(path: &Path) -> Option<(Revision, Vec<Arc<Entry>>)> {
     read
 }
 
-fn encode(revision: &Revision, catalog: &Catalog) -> Vec<u8> {
+fn encode(revision: &Revision, catalog: &Catalog, rules: &Rules) -> Vec<u8> {
     let mut stored = Stored {
         generation: revision.generation.to_string(),
         number: revision.number,
+        rules: Some(rules.message(|_| true)),
         ..Stored::default()
     };
     let mut seen = std::collections::HashSet::new();
@@ -75,7 +93,7 @@ fn encode(revision: &Revision, catalog: &Catalog) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<(Revision, Vec<Arc<Entry>>)> {
+fn decode(bytes: &[u8]) -> Option<Copied> {
     let (header, body) = bytes.split_at_checked(HEADER)?;
     let sum = header.strip_prefix(MAGIC)?;
     if sum != crc32fast::hash(body).to_be_bytes() {
@@ -99,13 +117,18 @@ fn decode(bytes: &[u8]) -> Option<(Revision, Vec<Arc<Entry>>)> {
         generation: stored.generation.into(),
         number: stored.number,
     };
-    Some((revision, entries))
+    Some(Copied {
+        revision,
+        entries,
+        rules: Rules::read(stored.rules.unwrap_or_default()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::registry::fixture::entry;
+    use crate::registry::fixture::rule;
 
     #[tokio::test]
     async fn a_copy_reads_as_it_was_written_and_no_damage_passes() {
@@ -119,10 +142,15 @@ mod tests {
             generation: "g".into(),
             number: 7,
         };
-        write(&path, &revision, &catalog).await.unwrap();
-        let (read_revision, entries) = read(&path).await.unwrap();
-        assert_eq!(read_revision, revision);
-        let ids: Vec<_> = entries.iter().map(|e| e.instance_id.as_str()).collect();
+        let rules = Rules::new([rule("default", "slow")], 3);
+        write(&path, &revision, &catalog, &rules).await.unwrap();
+        let copied = read(&path).await.unwrap();
+        assert_eq!((copied.revision, copied.rules), (revision, rules));
+        let ids: Vec<_> = copied
+            .entries
+            .iter()
+            .map(|e| e.instance_id.as_str())
+            .collect();
         assert_eq!(ids, ["a", "b"]);
         let whole = tokio::fs::read(&path).await.unwrap();
         for place in 0..whole.len() {

@@ -12,6 +12,8 @@ use super::source::Source;
 use crate::domain::Fault;
 use crate::domain::Reason;
 use crate::domain::SpiffeId;
+use crate::identity::Action;
+use crate::identity::authorize;
 use crate::pb;
 use crate::registry::page::PageKey;
 use crate::registry::service::Desk;
@@ -51,6 +53,15 @@ impl std::fmt::Debug for LocalRegistryService {
             .field("own", &self.own)
             .finish_non_exhaustive()
     }
+}
+
+/// A member speaks here, and only operators change rules.
+fn operators_only<R>(own: &SpiffeId) -> Result<R, Status> {
+    let refused = authorize(own, Action::ChangeRules, None).err();
+    let text = "traffic rules are changed at the registry, not at a sidecar: `attache rules`";
+    Err(refused
+        .unwrap_or_else(|| Fault::new(Reason::PermissionDenied, text))
+        .into())
 }
 
 fn refused<R>() -> Result<R, Status> {
@@ -133,6 +144,27 @@ impl pb::registry_server::Registry for LocalRegistryService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.desk.watch(self.sight(), request.get_ref())
     }
+
+    async fn list_rules(
+        &self,
+        request: Request<pb::ListRulesRequest>,
+    ) -> Result<Response<pb::ListRulesResponse>, Status> {
+        self.desk.rules(&self.sight(), request.get_ref())
+    }
+
+    async fn put_rule(
+        &self,
+        _: Request<pb::PutRuleRequest>,
+    ) -> Result<Response<pb::PutRuleResponse>, Status> {
+        operators_only(&self.own)
+    }
+
+    async fn delete_rule(
+        &self,
+        _: Request<pb::DeleteRuleRequest>,
+    ) -> Result<Response<pb::DeleteRuleResponse>, Status> {
+        operators_only(&self.own)
+    }
 }
 
 #[cfg(test)]
@@ -144,9 +176,12 @@ mod tests {
     use crate::registry::client::mirror::MirrorConfig;
     use crate::registry::client::source::fake::Fake;
     use crate::registry::fixture::member;
+    use crate::registry::fixture::rule;
     use crate::registry::fixture::shared;
     use crate::registry::live::Change;
+    use crate::registry::rules::Stamp;
     use crate::runtime::Nursery;
+    use crate::wire::status::reason_of;
 
     #[tokio::test(start_paused = true)]
     async fn schemas_come_from_the_registry_and_the_rest_from_the_mirror() {
@@ -173,6 +208,50 @@ mod tests {
             .register(Request::new(pb::RegisterRequest::default()))
             .await;
         assert_eq!(write.unwrap_err().code(), Code::PermissionDenied);
+        nursery.close(SCHEMAS_WITHIN).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_are_read_here_and_written_elsewhere() {
+        let fake = Fake::new();
+        let stamp = Stamp {
+            by: "spiffe://a/operator/ops".parse().unwrap(),
+            at: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let engine = fake.engine();
+        let put = engine
+            .store()
+            .put_rule(rule("default", "slow"), None, stamp);
+        let kept = put.await.unwrap().rule;
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+        mirror.fresh().wait_for(|fresh| *fresh).await.unwrap();
+        fake.away(true);
+        let own = member("default/x");
+        let service = LocalRegistryService::new(own, &mirror, fake.source(), Stop::new());
+        let all = service
+            .list_rules(Request::new(pb::ListRulesRequest::default()))
+            .await
+            .unwrap();
+        assert_eq!(all.into_inner().rules, [kept.message().clone()]);
+        let other = pb::ListRulesRequest {
+            namespace: "prod".into(),
+        };
+        let refused = service.list_rules(Request::new(other)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let put = pb::PutRuleRequest {
+            rule: Some(kept.message().clone()),
+            ..Default::default()
+        };
+        let refused = service.put_rule(Request::new(put)).await.map(drop);
+        let deleted = service
+            .delete_rule(Request::new(pb::DeleteRuleRequest::default()))
+            .await
+            .map(drop);
+        for refused in [refused, deleted] {
+            let reason = reason_of(&refused.unwrap_err());
+            assert_eq!(reason.as_deref(), Some("OPERATORS_ONLY"));
+        }
         nursery.close(SCHEMAS_WITHIN).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The sidecar's copy of the catalog, kept up to date by a watch.
+//! The sidecar's copy of the catalog and the traffic rules, kept up to date by a watch.
 //!
 //! It starts from the copy on disk, serves what it knows while the registry is away, and reads
 //! everything again once in a while, so that no lost change stays lost.
@@ -23,6 +23,7 @@ use crate::registry::catalog::Catalog;
 use crate::registry::catalog::Revision;
 use crate::registry::live::Change;
 use crate::registry::live::Live;
+use crate::registry::rules::Rules;
 use crate::registry::watch::KEEPALIVE;
 use crate::runtime::Backoff;
 use crate::runtime::Nursery;
@@ -58,6 +59,7 @@ pub struct Mirror {
     live: Arc<Live>,
     fresh: watch::Receiver<bool>,
     heard: watch::Receiver<Option<Instant>>,
+    loaded: watch::Receiver<bool>,
 }
 
 impl Mirror {
@@ -66,18 +68,34 @@ impl Mirror {
         let live = Arc::new(Live::new(rand::random()));
         let (tell, fresh) = watch::channel(false);
         let (word, heard) = watch::channel(None);
+        let (read, loaded) = watch::channel(false);
         let keeper = Keeper {
             live: Arc::clone(&live),
             source,
             config,
             fresh: tell,
             heard: word,
+            loaded: read,
             revision: Revision::default(),
             saved: Revision::default(),
+            saved_rules: live.rules(),
             saved_at: None,
         };
         nursery.start("mirror", |stop| keeper.run(stop));
-        Self { live, fresh, heard }
+        Self {
+            live,
+            fresh,
+            heard,
+            loaded,
+        }
+    }
+
+    /// Waits until the copy on disk was read, where there is one. Before that the catalog is empty,
+    /// and who is told so takes it for the truth.
+    pub async fn loaded(&self) {
+        let mut loaded = self.loaded.clone();
+        // An error: it was told to stop first, and nobody needs the copy any more.
+        drop(loaded.wait_for(|loaded| *loaded).await);
     }
 
     /// The catalog as it is known now.
@@ -85,7 +103,13 @@ impl Mirror {
         self.live.catalog()
     }
 
-    /// Rings after every change. The numbers are the mirror's own.
+    /// The traffic rules as they are known now. The same `Arc` until they change.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.live.rules()
+    }
+
+    /// Rings after every change, of the catalog or of the rules. The numbers are the mirror's own,
+    /// and count changes of the catalog only.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.live.changes()
     }
@@ -121,9 +145,11 @@ struct Keeper {
     fresh: watch::Sender<bool>,
     /// When the registry last said anything.
     heard: watch::Sender<Option<Instant>>,
+    loaded: watch::Sender<bool>,
     /// The registry's revision that the mirror has.
     revision: Revision,
     saved: Revision,
+    saved_rules: Arc<Rules>,
     saved_at: Option<Instant>,
 }
 
@@ -141,6 +167,7 @@ impl Keeper {
     async fn run(mut self, stop: Stop) {
         let following = async {
             self.load().await;
+            self.loaded.send_replace(true);
             self.follow_for_ever().await;
         };
         // A stop drops the watch at any await; the last copy is written after it.
@@ -152,14 +179,17 @@ impl Keeper {
         let Some(path) = &self.config.copy else {
             return;
         };
-        if let Some((revision, entries)) = copy::read(path).await {
+        if let Some(copied) = copy::read(path).await {
             tracing::info!(
-                instances = entries.len(),
+                instances = copied.entries.len(),
+                rules = copied.rules.len(),
                 "starting from the catalog's copy"
             );
-            self.live.apply(entries.into_iter().map(Change::Put));
-            self.saved = revision.clone();
-            self.revision = revision;
+            self.live.set_rules(copied.rules);
+            self.live.apply(copied.entries.into_iter().map(Change::Put));
+            self.saved_rules = self.live.rules();
+            self.saved = copied.revision.clone();
+            self.revision = copied.revision;
         }
     }
 
@@ -274,13 +304,16 @@ impl Keeper {
     fn step(
         &self,
         follow: &mut Follow,
-        message: pb::WatchResponse,
+        mut message: pb::WatchResponse,
         batch: &mut Vec<Change>,
     ) -> Result<(), End> {
-        match follow
-            .take(message)
-            .map_err(|broken| End::Broken(broken.to_string()))?
-        {
+        let rules = message.rules.take();
+        let step = follow.take(message);
+        let step = step.map_err(|broken| End::Broken(broken.to_string()))?;
+        if let Some(rules) = rules {
+            self.live.set_rules(Rules::read(rules));
+        }
+        match step {
             Step::Nothing => {}
             Step::Put(entry) => batch.push(Change::Put(entry)),
             // Both look at what is there, so what came before must be there.
@@ -303,9 +336,10 @@ impl Keeper {
 
     /// When the copy on disk is to be written, if it is older than what is known.
     fn save_due(&self) -> Option<Instant> {
+        let others = || !Arc::ptr_eq(&self.saved_rules, &self.live.rules());
         let stale = self.config.copy.is_some()
-            && self.revision != self.saved
-            && self.revision != Revision::default();
+            && self.revision != Revision::default()
+            && (self.revision != self.saved || others());
         let after = self.saved_at.map(|at| at + COPY_EVERY);
         stale.then(|| after.unwrap_or_else(Instant::now))
     }
@@ -314,10 +348,13 @@ impl Keeper {
         let (Some(_), Some(path)) = (self.save_due(), &self.config.copy) else {
             return;
         };
-        if let Err(error) = copy::write(path, &self.revision, &self.live.catalog()).await {
+        let (catalog, rules) = (self.live.catalog(), self.live.rules());
+        let written = copy::write(path, &self.revision, &catalog, &rules);
+        if let Err(error) = written.await {
             tracing::warn!(path = %path.display(), %error, "the catalog's copy was not written");
         }
         self.saved = self.revision.clone();
+        self.saved_rules = rules;
         self.saved_at = Some(Instant::now());
     }
 }
@@ -338,6 +375,8 @@ mod tests {
     use super::*;
     use crate::registry::client::source::fake::Fake;
     use crate::registry::fixture::entry;
+    use crate::registry::fixture::rule;
+    use crate::registry::rules::Stamp;
 
     fn put(id: &str, skill: &str) -> Change {
         Change::Put(Arc::new(entry(id, "default/x", &[skill])))
@@ -421,7 +460,86 @@ mod tests {
         fake.away(true);
         let nursery = Nursery::here();
         let mirror = Mirror::start(&nursery, fake.source(), config);
-        until(&mirror, &["a"]).await;
+        mirror.loaded().await;
+        assert_eq!(mirror.catalog().len(), 1, "at once");
+        assert!(!*mirror.fresh().borrow());
+        nursery.close(RELIST).await;
+    }
+
+    async fn put_rule(fake: &Fake, name: &str) {
+        let stamp = Stamp {
+            by: "spiffe://a/operator/ops".parse().unwrap(),
+            at: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let engine = fake.engine();
+        let put = engine.store().put_rule(rule("default", name), None, stamp);
+        put.await.unwrap();
+    }
+
+    async fn until_rules(mirror: &Mirror, expected: &[&str]) {
+        let mut bell = mirror.changes();
+        loop {
+            let rules = mirror.rules();
+            if rules
+                .iter()
+                .map(|r| r.name.name.as_str())
+                .eq(expected.iter().copied())
+            {
+                return;
+            }
+            bell.changed().await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_follow_every_change_and_ring() {
+        let fake = Fake::new();
+        put_rule(&fake, "a").await;
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+        until_rules(&mirror, &["a"]).await;
+        put_rule(&fake, "b").await;
+        until_rules(&mirror, &["a", "b"]).await;
+        // Away, it goes on with those that it knows; what changed meanwhile comes with the watch.
+        fake.away(true);
+        mirror.fresh().wait_for(|fresh| !*fresh).await.unwrap();
+        let known = mirror.rules();
+        assert_eq!(known.len(), 2);
+        let engine = fake.engine();
+        let name = crate::registry::rules::RuleName::read("", "a").unwrap();
+        engine.store().delete_rule(&name, None).await.unwrap();
+        fake.away(false);
+        until_rules(&mirror, &["b"]).await;
+        // A relist does not change them.
+        let known = mirror.rules();
+        tokio::time::sleep(RELIST * 3).await;
+        assert!(Arc::ptr_eq(&known, &mirror.rules()));
+        // Nor do those of a registry that has forgotten all stay.
+        fake.restart();
+        until_rules(&mirror, &[]).await;
+        nursery.close(RELIST).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_are_in_the_copy_also_when_nothing_else_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = MirrorConfig {
+            copy: Some(dir.path().join("catalog")),
+            ..MirrorConfig::default()
+        };
+        let fake = Fake::new();
+        fake.live().apply([put("a", "s")]);
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), config.clone());
+        mirror.fresh().wait_for(|fresh| *fresh).await.unwrap();
+        tokio::time::sleep(COPY_EVERY * 3).await;
+        put_rule(&fake, "late").await;
+        until_rules(&mirror, &["late"]).await;
+        nursery.close(RELIST).await;
+        fake.away(true);
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), config);
+        until_rules(&mirror, &["late"]).await;
         assert!(!*mirror.fresh().borrow());
         nursery.close(RELIST).await;
     }

@@ -20,3 +20,6 @@ pub use source::{Dialed, Source};
 /// What a mirror holds and is asked.
 pub use super::catalog::{Catalog, Entry, Revision};
 pub use super::query::Query;
+pub use super::rules::{
+    Caller, Effective, Overrides, Percent, Rehearsal, Rule, RuleName, Rules, Target, Weight,
+};

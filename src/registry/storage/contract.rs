@@ -21,8 +21,12 @@ use crate::identity::ledger::TokenEntry;
 use crate::pb;
 use crate::registry::fixture::entry;
 use crate::registry::fixture::member;
+use crate::registry::fixture::rule;
 use crate::registry::lease::LeaseId;
 use crate::registry::live::Since;
+use crate::registry::rules::Refused;
+use crate::registry::rules::RuleName;
+use crate::registry::rules::Stamp;
 
 async fn on_each<F: Future<Output = ()>>(check: impl Fn(Arc<dyn Store>, Instant) -> F) {
     let now = Instant::now();
@@ -206,6 +210,58 @@ async fn a_retry_gets_the_same_answer_and_generations_only_grow() {
         let stranger = "i2".parse().unwrap();
         let unknown = store.advance_generation(&stranger, 1, [3; 32]).await;
         assert_eq!(unknown, Err(LedgerError::InstanceUnknown));
+    })
+    .await;
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        by: "spiffe://a/operator/ops".parse().unwrap(),
+        at: SystemTime::UNIX_EPOCH,
+    }
+}
+
+#[tokio::test]
+async fn a_rule_is_live_from_its_put_to_its_end() {
+    on_each(|store, _| async move {
+        let mut bell = store.live().changes();
+        let put = store.put_rule(rule("default", "a"), Some(0), stamp());
+        let placed = put.await.unwrap();
+        assert!(bell.has_changed().unwrap());
+        let name = RuleName::read("", "a").unwrap();
+        assert_eq!(store.live().rules().get(&name), Some(&placed.rule));
+        bell.mark_unchanged();
+        let again = store.put_rule(rule("default", "a"), None, stamp());
+        assert!(again.await.unwrap().is_unchanged());
+        let stale = store.put_rule(rule("default", "a"), Some(0), stamp());
+        let stale = stale.await.unwrap_err();
+        assert!(matches!(stale, StoreError::Rule(Refused::Changed(_))));
+        let stranger = RuleName::read("", "b").unwrap();
+        let unknown = store.delete_rule(&stranger, None).await.unwrap_err();
+        assert!(matches!(unknown, StoreError::Rule(Refused::Unknown(_))));
+        assert_eq!(store.live().rules().revision(), 1);
+        let deleted = store.delete_rule(&name, Some(1)).await.unwrap();
+        assert_eq!(deleted, placed.rule);
+        assert!(bell.has_changed().unwrap());
+        assert!(store.live().rules().is_empty());
+        let back = store.put_rule(rule("default", "a"), None, stamp());
+        assert_eq!(back.await.unwrap().rule.revision(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_many_who_expect_the_same_revision_exactly_one_changes_the_rule() {
+    on_each(|store, _| async move {
+        let tries = (1..=20).map(|attempts| {
+            let store = Arc::clone(&store);
+            let mut other = rule("default", "a");
+            other.overrides.attempts = Some(attempts);
+            async move { store.put_rule(other, Some(0), stamp()).await }
+        });
+        let answers = join_all(tries).await;
+        assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+        assert_eq!(store.live().rules().revision(), 1);
     })
     .await;
 }

@@ -1,9 +1,9 @@
 //! A store in one redb file: what a registry without a cluster keeps.
 //!
-//! Cards, instances, leases and the ledger are on disk before they are answered; heartbeats never
+//! Cards, instances, leases, traffic rules and the ledger are on disk before they are answered; heartbeats never
 //! are. The file holds the key of page tokens, so only its owner may read it.
 
-use std::{fs::OpenOptions, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use prost::Message;
 use redb::{
@@ -25,13 +25,18 @@ use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::rules::Placed;
+use crate::registry::rules::Rule;
+use crate::registry::rules::RuleName;
+use crate::registry::rules::Stamp;
+use crate::runtime::files::open_private;
 
 /// Version of the tables; another one is refused by name.
 const FORMAT: u32 = 1;
 /// Memory of redb's page cache in bytes: the catalog is in memory already.
 const CACHE: usize = 16 * 1024 * 1024;
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Instance id to (lease id, [`Row`]).
 const ENTRIES: TableDefinition<'_, &str, (&str, &[u8])> = TableDefinition::new("entries");
 
@@ -61,9 +66,10 @@ impl RedbStore {
         Self::open_with(path, Terms::DEFAULT, now)
     }
 
-    /// Opens the file, or makes it, and gives leases on these terms. Who was registered is in the catalog at once, and has until
-    /// one TTL and one heartbeat after `now` to be heard from. Blocks for the time of some reads
-    /// and two syncs.
+    /// Opens the file, or makes it, and gives leases on these terms.
+    ///
+    /// Who was registered is in the catalog at once, and has one TTL and one heartbeat from `now` on
+    /// to be heard from. Blocks for the time of some reads and three syncs.
     ///
     /// # Errors
     /// When the file cannot be opened, is held by another process, is damaged, or was written by
@@ -71,7 +77,10 @@ impl RedbStore {
     pub fn open_with(path: &Path, terms: Terms, now: Instant) -> Result<Self, StoreError> {
         Self::open_at(path, terms, now).map_err(|error| match error {
             StoreError::Failed(text) => StoreError::Failed(format!("{}: {text}", path.display())),
-            other @ (StoreError::LeaseUnknown | StoreError::Full | StoreError::Closed) => other,
+            other @ (StoreError::LeaseUnknown
+            | StoreError::Full
+            | StoreError::Rule(_)
+            | StoreError::Closed) => other,
         })
     }
 
@@ -81,22 +90,16 @@ impl RedbStore {
     }
 
     fn open_at(path: &Path, terms: Terms, now: Instant) -> Result<Self, StoreError> {
-        let file = private(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false),
-        )
-        .open(path)
-        .map_err(failed)?;
+        let file = open_private(path).map_err(failed)?;
         let database = Database::builder()
             .set_cache_size(CACHE)
             .create_with_backend(FileBackend::new(file)?)?;
         let page_key = prepare(&database)?;
         let shelf = Shelf::new(terms, now);
         let restored = restore(&database, &shelf, now)?;
-        tracing::info!(path = %path.display(), instances = restored, "the store is open");
+        let rules = super::rules::restore(&database)?;
+        tracing::info!(path = %path.display(), instances = restored, rules = rules.len(), "the store is open");
+        shelf.live().set_rules(rules);
         let database = Arc::new(database);
         Ok(Self {
             shelf: Arc::new(shelf),
@@ -199,6 +202,23 @@ impl Store for RedbStore {
             )
             .await
     }
+
+    async fn put_rule(
+        &self,
+        rule: Rule,
+        expected: Option<u64>,
+        stamp: Stamp,
+    ) -> Result<Placed, StoreError> {
+        super::rules::put(self, rule, expected, stamp).await
+    }
+
+    async fn delete_rule(
+        &self,
+        name: &RuleName,
+        expected: Option<u64>,
+    ) -> Result<Arc<Rule>, StoreError> {
+        super::rules::delete(self, name.clone(), expected).await
+    }
 }
 
 /// Makes the tables where they are missing, and checks whose they are; the page key.
@@ -206,6 +226,7 @@ fn prepare(database: &Database) -> Result<[u8; 32], StoreError> {
     let tx = database.begin_write()?;
     tx.open_table(ENTRIES)?;
     super::tokens::prepare(&tx)?;
+    super::rules::prepare(&tx)?;
     let key = {
         let mut meta = tx.open_table(META)?;
         let format = meta.get("format")?.map(|value| value.value().to_vec());
@@ -282,17 +303,6 @@ fn drop_row(tx: &WriteTransaction, lease: &LeaseId, owner: &InstanceId) -> Resul
     Ok(())
 }
 
-#[cfg(unix)]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600)
-}
-
-#[cfg(not(unix))]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options
-}
-
 pub(super) fn failed(error: impl ToString) -> StoreError {
     StoreError::Failed(error.to_string())
 }
@@ -316,6 +326,7 @@ from_redb!(
 mod tests {
     use super::*;
     use crate::registry::fixture::entry;
+    use crate::registry::fixture::rule;
 
     fn beat(health: pb::Health) -> Beat {
         Beat { health, load: None }
@@ -418,6 +429,27 @@ mod tests {
         let entries = tx.open_table(ENTRIES).unwrap();
         assert!(entries.get("a").unwrap().is_none());
         assert!(entries.get("b").unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_restart_keeps_rules_and_never_gives_a_number_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registry.redb");
+        let stamp = || Stamp {
+            by: "spiffe://a/operator/ops".parse().unwrap(),
+            at: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let store = RedbStore::open(&path, Instant::now()).unwrap();
+        let put = |name| store.put_rule(rule("default", name), None, stamp());
+        let kept = put("kept").await.unwrap().rule;
+        let gone = put("gone").await.unwrap().rule;
+        store.delete_rule(&gone.name, None).await.unwrap();
+        drop(store);
+        let store = RedbStore::open(&path, Instant::now()).unwrap();
+        let rules = store.live().rules();
+        assert_eq!(rules.iter().collect::<Vec<_>>(), [&kept]);
+        let next = store.put_rule(rule("prod", "next"), None, stamp());
+        assert_eq!(next.await.unwrap().rule.revision(), 4);
     }
 
     #[cfg(unix)]

@@ -24,6 +24,10 @@ use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::rules::Placed;
+use crate::registry::rules::Rule;
+use crate::registry::rules::RuleName;
+use crate::registry::rules::Stamp;
 
 /// Everything in memory.
 #[derive(Debug)]
@@ -89,6 +93,29 @@ impl Store for MemoryStore {
             gone.push(owner);
         }
         Ok(gone)
+    }
+
+    async fn put_rule(
+        &self,
+        rule: Rule,
+        expected: Option<u64>,
+        stamp: Stamp,
+    ) -> Result<Placed, StoreError> {
+        let change = self
+            .live()
+            .change_rules(|rules| rules.put(rule, expected, &stamp));
+        Ok(change?)
+    }
+
+    async fn delete_rule(
+        &self,
+        name: &RuleName,
+        expected: Option<u64>,
+    ) -> Result<Arc<Rule>, StoreError> {
+        let change = self
+            .live()
+            .change_rules(|rules| rules.delete(name, expected));
+        Ok(change?)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod embedded;
 mod memory;
+mod rules;
 mod shelf;
 mod tokens;
 mod writer;
@@ -28,6 +29,11 @@ use crate::registry::lease::Terms;
 use crate::registry::lease::Unknown;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::rules::Placed;
+use crate::registry::rules::Refused;
+use crate::registry::rules::Rule;
+use crate::registry::rules::RuleName;
+use crate::registry::rules::Stamp;
 
 pub use embedded::RedbStore;
 pub use memory::MemoryStore;
@@ -44,6 +50,9 @@ pub enum StoreError {
     /// The catalog has no room for one more instance.
     #[error("the catalog is full: stop instances that are not needed")]
     Full,
+    /// The traffic rules stay as they are.
+    #[error(transparent)]
+    Rule(#[from] Refused),
     /// The store could not be written or read.
     #[error("the registry's store failed: {0}")]
     Failed(String),
@@ -63,6 +72,9 @@ impl From<StoreError> for Fault {
         let reason = match &error {
             StoreError::LeaseUnknown => Reason::LeaseUnknown,
             StoreError::Full => Reason::QueueFull,
+            StoreError::Rule(Refused::Changed(_)) => Reason::RuleChanged,
+            StoreError::Rule(Refused::Unknown(_)) => Reason::RuleNotFound,
+            StoreError::Rule(Refused::Full) => Reason::RulesFull,
             StoreError::Failed(inside) => {
                 tracing::error!(error = inside, "the registry's store failed");
                 let text = "the registry could not write its store; nothing was changed";
@@ -94,7 +106,7 @@ pub struct Beat {
     pub load: Option<pb::Load>,
 }
 
-/// Keeps the catalog and its leases, and the ledger of identities beside them. Time is monotonic
+/// Keeps the catalog and its leases, the traffic rules, and the ledger of identities beside them. Time is monotonic
 /// and passed in.
 #[tonic::async_trait]
 pub trait Store: Ledger + fmt::Debug {
@@ -136,4 +148,25 @@ pub trait Store: Ledger + fmt::Debug {
     /// # Errors
     /// When the store fails; those that stay are tried again.
     async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError>;
+
+    /// Puts a traffic rule in, over one of the same name; the live rules have it then.
+    ///
+    /// # Errors
+    /// As [`Rules::put`](crate::registry::rules::Rules::put); or the store fails.
+    async fn put_rule(
+        &self,
+        rule: Rule,
+        expected: Option<u64>,
+        stamp: Stamp,
+    ) -> Result<Placed, StoreError>;
+
+    /// Takes a traffic rule out.
+    ///
+    /// # Errors
+    /// As [`Rules::delete`](crate::registry::rules::Rules::delete); or the store fails.
+    async fn delete_rule(
+        &self,
+        name: &RuleName,
+        expected: Option<u64>,
+    ) -> Result<Arc<Rule>, StoreError>;
 }

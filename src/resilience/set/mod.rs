@@ -33,7 +33,7 @@ pub struct Member<T> {
     pub key: u64,
     /// Whether it is in the own zone.
     pub local: bool,
-    /// Which of the set's weights it has; beyond them: none, as with a weight of 0.
+    /// Which of the set's weights it has; beyond them: none.
     pub group: usize,
 }
 
@@ -68,23 +68,27 @@ pub enum Pick<'a, T> {
 }
 
 impl<T> Set<T> {
-    /// A set of those who fit. `weights`: how calls are shared between groups; empty: one group.
+    /// A set of those who fit. `weights`: how calls are shared between groups; empty: all are one.
+    /// Who has a weight of 0, or none, is no member.
     pub fn new(
         members: Vec<Member<T>>,
         weights: &[u32],
         settings: Arc<Settings>,
         epoch: Epoch,
     ) -> Self {
+        let share = |member: &Member<T>| weights.get(member.group).copied().unwrap_or(0);
+        let mut members = members;
+        if !weights.is_empty() {
+            members.retain(|member| share(member) > 0);
+        }
         let group = |weight: &u32| Group {
             weight: *weight,
             ..Group::default()
         };
-        // The last group is the last choice: of weight 0, and of those that no weight names.
         let mut groups: Vec<Group> = weights.iter().map(group).collect();
-        groups.push(Group {
-            weight: u32::from(weights.is_empty()),
-            ..Group::default()
-        });
+        if groups.is_empty() {
+            groups.push(group(&1));
+        }
         let view = View {
             groups,
             ..View::default()
@@ -112,6 +116,24 @@ impl<T> Set<T> {
         let mut view = self.view.lock();
         self.refresh(&mut view, now);
         view.ejected
+    }
+
+    /// Whether calls flow to any of those, breakers alone asked.
+    pub fn flows(&self, to: &dyn Fn(&T) -> bool, now: Instant) -> bool {
+        let mut view = self.view.lock();
+        self.refresh(&mut view, now);
+        let mut flowing = view.groups.iter().flat_map(|group| &group.all);
+        flowing.any(|place| to(&self.member(*place).value))
+    }
+
+    /// When somebody may be called who may not be now: a breaker's time has come, or the time that
+    /// an instance wanted to be left alone is over. `None`: only a call that ends changes anything.
+    pub fn opens(&self, now: Instant) -> Option<Instant> {
+        let mut view = self.view.lock();
+        self.refresh(&mut view, now);
+        let pauses = self.members.iter();
+        let pauses = pauses.filter_map(|member| member.endpoint.paused(now));
+        view.due.into_iter().chain(pauses).min()
     }
 
     /// Chooses who gets a call, and counts it.
@@ -176,8 +198,7 @@ impl<T> Set<T> {
     /// (rendezvous hashing), so that one instance more or less moves few contexts.
     fn settled(&self, view: &View, ask: &Ask<'_, T>, now: Instant) -> Option<u32> {
         let context = ask.sticky.filter(|_| self.settings.balance.sticky)?;
-        let flowing = view.groups.iter().filter(|group| group.weight > 0);
-        let flowing = flowing.flat_map(|group| &group.all).copied();
+        let flowing = view.groups.iter().flat_map(|group| &group.all).copied();
         let weight = |place: u32| mixed(context ^ self.member(place).key);
         let may = |place: &u32| self.may(*place, ask, now);
         // Nearly always the first may: the others need not be asked whether they may.
@@ -198,12 +219,9 @@ impl<T> Set<T> {
         let first = weighted(&view.groups, random);
         let groups = &view.groups;
         let begin = first.unwrap_or(0);
-        // The drawn group first, then whoever else there is; those without a weight at the end.
-        let weighted = (0..groups.len())
-            .map(|step| (begin + step) % groups.len())
-            .filter(|place| groups[*place].weight > 0);
-        let rest = (0..groups.len()).filter(|place| groups[*place].weight == 0);
-        weighted.chain(rest).find_map(|place| {
+        // The drawn group first, then whoever else there is.
+        let mut turns = (0..groups.len()).map(|step| (begin + step) % groups.len());
+        turns.find_map(|place| {
             let group = &groups[place];
             let near = self.settings.balance.zone && !group.local.is_empty();
             near.then(|| self.cheaper(&group.local, ask, now, random))

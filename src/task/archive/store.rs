@@ -2,10 +2,7 @@
 //!
 //! Refused is a file of another home or another format.
 
-use std::{
-    fs::{File, OpenOptions},
-    path::Path,
-};
+use std::path::Path;
 
 use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, Table,
@@ -14,6 +11,7 @@ use redb::{
 
 use super::error::{ArchiveError, failed};
 use super::row::{Encoded, Row};
+use crate::runtime::files::open_private;
 
 /// Version of the tables; another one is refused by name.
 const FORMAT: u64 = 1;
@@ -49,21 +47,9 @@ pub(super) struct Bounds {
 
 /// Opens the file for `home`, or makes it.
 pub(super) fn open(path: &Path, home: &str) -> Result<Database, ArchiveError> {
-    let file = private(
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false),
-    )
-    .open(path)
-    .map_err(failed)?;
-    let database = open_on(FileBackend::new(file)?, home)?;
-    // The log lets go of what is in it: so must its name be on disk.
-    let above = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let above = File::open(above.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
-    above.sync_all().map_err(failed)?;
-    Ok(database)
+    // The log lets go of what is in it: its name must be on disk by then.
+    let file = open_private(path).map_err(failed)?;
+    open_on(FileBackend::new(file)?, home)
 }
 
 /// The same on any backend.
@@ -237,15 +223,4 @@ fn bytes_of(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<u6
     let bytes = meta.get(BYTES)?.map(|value| value.value().to_vec());
     let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
     Ok(bytes.map_or(0, u64::from_be_bytes))
-}
-
-#[cfg(unix)]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600)
-}
-
-#[cfg(not(unix))]
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    options
 }

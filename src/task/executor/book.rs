@@ -11,6 +11,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
+use super::refusal::AGENT_RETRY;
 use super::run::Command;
 use crate::domain::{Reason, TaskId};
 use crate::task::doors::Parent;
@@ -78,6 +79,8 @@ pub(super) struct Book {
     slots: u32,
     running: u32,
     draining: bool,
+    /// The agent is known to be unhealthy.
+    unhealthy: bool,
     attempts: HashMap<TaskId, Known>,
     newest: HashMap<Key, u32>,
     remembered: VecDeque<Key>,
@@ -93,6 +96,7 @@ impl Book {
             slots,
             running: 0,
             draining: false,
+            unhealthy: false,
             attempts: HashMap::new(),
             newest: HashMap::new(),
             remembered: VecDeque::new(),
@@ -128,6 +132,9 @@ impl Book {
         }
         if self.draining {
             return refused(Reason::Draining, None);
+        }
+        if self.unhealthy {
+            return refused(Reason::AgentUnavailable, Some(AGENT_RETRY));
         }
         let ended = self.attempts.len().saturating_sub(self.running as usize);
         if self.running >= self.slots || ended >= UNCONFIRMED_MAX {
@@ -194,6 +201,11 @@ impl Book {
 
     pub(super) fn parent(&self, token: &str) -> Option<Parent> {
         self.parents.get(token).cloned()
+    }
+
+    /// Whether the agent is fit for new work; it is until somebody knows better.
+    pub(super) fn set_healthy(&mut self, healthy: bool) {
+        self.unhealthy = !healthy;
     }
 
     pub(super) fn drain(&mut self) {

@@ -100,6 +100,11 @@ impl Course {
         matches!(self.phase, Phase::Over)
     }
 
+    /// Whether nobody has asked it to stop, and no last word was said.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
     /// When to call [`Course::tick`] next.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         match &self.phase {

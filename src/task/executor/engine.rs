@@ -22,6 +22,7 @@ use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::run::{Command, Ended, Run, Session};
 use super::spans::Spans;
+use super::suspicion::Witness;
 use super::{Answer, answer, refused};
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::identity::authorize::{Action, authorize};
@@ -74,6 +75,7 @@ struct Shared {
     turn: AtomicUsize,
     book: Mutex<Book>,
     changed: watch::Sender<()>,
+    witness: Witness,
     stop: Stop,
 }
 
@@ -101,6 +103,7 @@ impl Executor {
                 turn: AtomicUsize::new(0),
                 book: Mutex::new(Book::new(slots)),
                 changed: watch::Sender::new(()),
+                witness: Witness::default(),
                 stop: Stop::new(),
             }),
         }
@@ -109,6 +112,17 @@ impl Executor {
     /// The agent offers other skills now.
     pub fn set_skills(&self, skills: impl IntoIterator<Item = String>) {
         *self.shared.skills.lock() = Arc::new(skills.into_iter().collect());
+    }
+
+    /// Whether the agent is fit for new work: while it is not, nothing is started, also for homes
+    /// whose catalog has not heard of it yet. Fit until it is said otherwise.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.shared.book.lock().set_healthy(healthy);
+    }
+
+    /// Moves on when calls in a row got no word out of the agent: time to look at it.
+    pub fn suspicions(&self) -> watch::Receiver<u64> {
+        self.shared.witness.suspicions()
     }
 
     /// Serves one attempt's stream of `home`, which goes below `trace`. Dropping the answer leaves
@@ -260,6 +274,7 @@ impl Executor {
             session,
             slot: Box::new(slot),
             spans,
+            witness: self.shared.witness.clone(),
             stops,
         };
         let ended = run.carry().await;

@@ -9,9 +9,11 @@ mod course;
 mod door;
 mod engine;
 pub mod handler;
+mod refusal;
 mod run;
 pub mod service;
 mod spans;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 mod update;

@@ -20,8 +20,10 @@ use tonic::{Code, Status};
 use super::attempt::{Attempt, Phase};
 use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
-use super::handler::{HandlerError, HandlerLink};
+use super::handler::HandlerLink;
+use super::refusal::refusal;
 use super::spans::Spans;
+use super::suspicion::Witness;
 use super::{Answer, accepted, answer, refused};
 use crate::domain::{Fault, Reason};
 use crate::pb;
@@ -37,8 +39,6 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long a Start is neither accepted nor refused. Dialling the own machine fails at once, and
 /// some gRPC servers send their headers with the first update only.
 const OPENING: Duration = Duration::from_millis(250);
-/// When a home may offer work again to an agent that cannot be reached.
-const UNREACHABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// To an attempt's owner.
 #[derive(Debug)]
@@ -101,6 +101,8 @@ pub(super) struct Run {
     /// Slot and parent token; let go when the handler has ended or was cut.
     pub(super) slot: Guard,
     pub(super) spans: Spans,
+    /// Told of the handler's first words.
+    pub(super) witness: Witness,
     /// The runtime's, and the executor's own.
     pub(super) stops: [Stop; 2],
 }
@@ -117,20 +119,15 @@ impl Run {
         }));
         let mut first = None;
         match timeout(OPENING, handler.next()).await {
-            Ok(Heard::Said(Said::Failed(HandlerError::Unreachable(text)))) => {
-                tracing::warn!(
-                    task = task_id,
-                    "not started: the agent cannot be reached: {text}"
-                );
-                self.spans.fail(Reason::AgentUnavailable.label());
-                let refusal = refused(Reason::AgentUnavailable, Some(UNREACHABLE_RETRY));
-                if self.session.out.send(Box::new(Ok(refusal))).await.is_err() {
-                    tracing::debug!("the home left before it was refused");
-                }
-                return Ended::Refused;
-            }
             Ok(Heard::Said(said)) => first = Some(said),
             Ok(Heard::Opened) | Err(_) => {}
+        }
+        if let Some(said) = &first
+            && let Some(wait) = refusal(said)
+        {
+            self.witness.saw(said);
+            refuse(&task_id, said, wait, &self.spans, self.session);
+            return Ended::Refused;
         }
         let mut owner = Owner {
             attempt: Attempt::new(),
@@ -141,8 +138,11 @@ impl Run {
             session: None,
             orphan_since: Instant::now(),
             unwanted: false,
+            spoke: false,
+            refused: false,
             slot: Some(self.slot),
             spans: self.spans,
+            witness: self.witness,
             task_id,
             number,
             boot_id: self.boot_id,
@@ -152,7 +152,9 @@ impl Run {
             owner.heard(Heard::Said(said));
         }
         owner.run(self.inbox, &self.stops).await;
-        if owner.is_settled() && !owner.unwanted {
+        if owner.refused {
+            Ended::Refused
+        } else if owner.is_settled() && !owner.unwanted {
             Ended::Settled
         } else {
             Ended::Unsettled
@@ -172,8 +174,13 @@ struct Owner {
     orphan_since: Instant,
     /// The home does not want it any more.
     unwanted: bool,
+    /// The handler's first words are known.
+    spoke: bool,
+    /// They were that it has not begun.
+    refused: bool,
     slot: Option<Guard>,
     spans: Spans,
+    witness: Witness,
     task_id: String,
     number: u32,
     boot_id: String,
@@ -185,7 +192,7 @@ impl Owner {
         // Made once: to make and drop them again with every message costs more than the message.
         let mut stopped = pin!(stopped(stops));
         let mut wake = pin!(sleep_until(keepalive));
-        while !self.is_settled() {
+        while !self.refused && !self.is_settled() {
             let orphan_ends = self
                 .session
                 .is_none()
@@ -321,9 +328,27 @@ impl Owner {
     }
 
     fn heard(&mut self, heard: Heard) {
-        if let Heard::Said(said) = heard {
-            let verdict = self.course.hear(said, Instant::now());
-            self.follow(verdict);
+        let Heard::Said(said) = heard else { return };
+        if !std::mem::replace(&mut self.spoke, true) {
+            self.witness.saw(&said);
+            if self.course.is_running()
+                && let Some(wait) = refusal(&said)
+            {
+                return self.refuse(&said, wait);
+            }
+        }
+        let verdict = self.course.hear(said, Instant::now());
+        self.follow(verdict);
+    }
+
+    /// The home believes that it runs, and has heard nothing of it. Where its stream is broken it
+    /// finds out by a resume: the attempt is forgotten as never begun.
+    fn refuse(&mut self, said: &Said, wait: Duration) {
+        self.refused = true;
+        self.handler = Handler::Closed;
+        self.slot = None;
+        if let Some(session) = self.session.take() {
+            refuse(&self.task_id, said, wait, &self.spans, session);
         }
     }
 
@@ -376,6 +401,19 @@ impl Owner {
         if let Some(session) = self.session.take() {
             session.end(Fault::new(reason, text));
         }
+    }
+}
+
+/// Tells the home that nothing was begun. A stream that is full ends without: see
+/// [`Owner::refuse`].
+fn refuse(task: &str, said: &Said, wait: Duration, spans: &Spans, session: Session) {
+    if let Said::Failed(why) = said {
+        tracing::warn!(task, ?wait, "not started: {why}");
+    }
+    spans.fail(Reason::AgentUnavailable.label());
+    let refusal = refused(Reason::AgentUnavailable, Some(wait));
+    if session.out.try_send(Box::new(Ok(refusal))).is_err() {
+        tracing::debug!(task, "the home left before it was refused");
     }
 }
 

@@ -162,6 +162,14 @@ impl Bench {
         .await
     }
 
+    /// No attempt runs.
+    async fn freed(&self) {
+        let mut changed = self.executor.changes();
+        while self.executor.load().running > 0 {
+            changed.changed().await.unwrap();
+        }
+    }
+
     fn handlers(&self) -> usize {
         self.agent.running.load(Ordering::SeqCst)
     }
@@ -293,6 +301,87 @@ async fn an_agent_that_is_away_is_not_a_start() {
     assert_eq!(home.next().await, "end");
     *bench.agent.reachable.lock() = true;
     drop(bench.started(1, 1).await);
+}
+
+/// The status of an agent that has not begun.
+fn unbegun() -> HandlerError {
+    let mut status = Status::unavailable("the model is not loaded");
+    let mark = "1".parse().unwrap();
+    status.metadata_mut().insert("attache-not-processed", mark);
+    HandlerError::Status(status)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_agent_gets_nothing_new_and_what_runs_goes_on() {
+    let bench = Bench::new(2, OnCancel::Ends);
+    let mut running = bench.started(1, 1).await;
+    bench.executor.set_healthy(false);
+    let mut home = bench.open(Ask::Start(start(2, 1))).await;
+    assert_eq!(home.next().await, "refused AGENT_UNAVAILABLE");
+    assert_eq!(bench.agent.handled.lock().len(), 1);
+    bench.say(progress("half")).await;
+    assert_eq!(running.next().await, "1: half");
+    bench.executor.set_healthy(true);
+    drop(bench.started(2, 1).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_was_not_begun_is_refused_also_after_it_was_accepted() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.started(1, 1).await;
+    bench.say(Err(unbegun())).await;
+    assert_eq!(home.next().await, "refused AGENT_UNAVAILABLE");
+    assert_eq!(home.next().await, "end");
+    assert_eq!((bench.executor.load().running, bench.handlers()), (0, 0));
+    // A home whose stream was broken at that moment hears the same by a resume.
+    let home = bench.started(2, 1).await;
+    drop(home);
+    tokio::task::yield_now().await;
+    bench.say(Err(unbegun())).await;
+    bench.freed().await;
+    let mut home = bench.resume(2, 0).await;
+    let step = home.updates.next().await.unwrap().unwrap().step.unwrap();
+    assert!(matches!(step, Step::AttemptUnknown(unknown) if unknown.never_begun));
+    // After its first words it is a failure like any other.
+    let mut home = bench.started(3, 1).await;
+    bench.say(progress("half")).await;
+    bench.say(Err(unbegun())).await;
+    assert_eq!(home.next().await, "1: half");
+    assert_eq!(home.next().await, "2: AGENT_ERROR");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_a_row_without_a_word_make_the_agent_suspect() {
+    let bench = Bench::new(4, OnCancel::Ends);
+    let suspicions = bench.executor.suspicions();
+    // Whether it was reached then, and how often it was suspect by then.
+    for (task, reachable, suspected) in [
+        (1, true, 0),
+        (2, false, 0),
+        (3, true, 1),
+        (4, false, 1),
+        (5, false, 1),
+        (6, false, 2),
+    ] {
+        *bench.agent.reachable.lock() = reachable;
+        let mut home = bench.open(Ask::Start(start(task, 1))).await;
+        if reachable {
+            assert_eq!(home.next().await, "accepted");
+            // UNAVAILABLE before the first update is as silent as nobody there.
+            bench.say(Err(unbegun())).await;
+        }
+        assert_eq!(home.next().await, "refused AGENT_UNAVAILABLE");
+        assert_eq!(*suspicions.borrow(), suspected, "{task}");
+    }
+    *bench.agent.reachable.lock() = true;
+    let mut home = bench.started(7, 1).await;
+    bench.say(progress("half")).await;
+    bench
+        .say(Err(HandlerError::Status(Status::unavailable(""))))
+        .await;
+    assert_eq!(home.next().await, "1: half");
+    assert_eq!(home.next().await, "2: AGENT_ERROR");
+    assert_eq!(*suspicions.borrow(), 2);
 }
 
 #[tokio::test(start_paused = true)]

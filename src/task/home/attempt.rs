@@ -12,6 +12,7 @@ use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
 
+use super::entry::Entry;
 use super::kept::{UNCONFIRMED, ended};
 use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, Tasks, World};
 use super::update::Taken;
@@ -73,12 +74,7 @@ impl Tasks {
             Heard::Alive | Heard::Broken(_) => {}
             Heard::Accepted => self.accepted(task, world.at),
             Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
-            Heard::NotSent => {
-                if let Some(instance) = self.not_started(task) {
-                    self.gates.away(&instance, world.at.now);
-                }
-                self.again(task, world);
-            }
+            Heard::NotSent => self.missed(task, world),
             Heard::Update(update) => self.update(task, update, world),
             Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
@@ -113,12 +109,10 @@ impl Tasks {
             return;
         };
         entry.lost_at = None;
-        let from = entry.kept.task.state;
-        let fail = entry.kept.on_agent_loss() == pb::OnAgentLoss::Fail || !running.idempotent;
         if entry.kept.task.cancel_requested {
             return self.end_canceled(task, UNCONFIRMED, world.at);
         }
-        if fail {
+        if !entry.kept.may_run_again() {
             let text = format!(
                 "{} was lost while it worked; submit again if the work may be done twice",
                 running.instance
@@ -129,19 +123,25 @@ impl Tasks {
             let text = format!("{ATTEMPTS_MAX} executors were lost while they worked");
             return self.end_failed(task, Reason::RetriesExhausted, &text, world.at);
         }
-        self.let_go(task, None, world.at.now);
+        self.run_again(task, Reason::AgentLost, world);
+    }
+
+    /// A started attempt is over, and the task gets another one.
+    fn run_again(&mut self, task: Uuid, why: Reason, world: World<'_>) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let Some(running) = entry.kept.running.clone() else {
+            return;
+        };
         let change = pb::StateChanged {
-            from,
-            reason: Reason::AgentLost.label().into(),
+            from: entry.kept.task.state,
+            reason: why.label().into(),
             executor_instance: running.instance.to_string(),
         };
-        self.emit(
-            task,
-            Kind::StateChanged(change),
-            pb::TaskState::Submitted,
-            0,
-            world.at,
-        );
+        self.let_go(task, None, world.at.now);
+        let state = pb::TaskState::Submitted;
+        self.emit(task, Kind::StateChanged(change), state, 0, world.at);
         self.again(task, world);
     }
 
@@ -198,7 +198,7 @@ impl Tasks {
     }
 
     fn accepted(&mut self, task: Uuid, at: Moment) {
-        let Some(entry) = self.tasks.get(&task) else {
+        let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
         let Some(running) = &entry.kept.running else {
@@ -207,6 +207,7 @@ impl Tasks {
         if entry.kept.state() != pb::TaskState::Submitted {
             return;
         }
+        entry.again = None;
         let opens = self.gates.accepted(&running.instance);
         let change = pb::StateChanged {
             from: entry.kept.task.state,
@@ -230,8 +231,41 @@ impl Tasks {
             let text = "the executor refused the task; another try would end the same";
             return self.end_failed(task, *reason, text, world.at);
         }
+        self.taken_back(task, world.at);
+        if reason == Reason::AgentUnavailable.label() {
+            return self.missed(task, world);
+        }
         if let Some(instance) = self.not_started(task) {
             self.gates.refused(&instance, wait, world.at.now);
+        }
+        self.again(task, world);
+    }
+
+    /// An executor that took the attempt found out later that its agent has not begun.
+    fn taken_back(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let Some(running) = &entry.kept.running else {
+            return;
+        };
+        if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
+            return;
+        }
+        let change = pb::StateChanged {
+            from: entry.kept.task.state,
+            reason: Reason::AgentUnavailable.label().into(),
+            executor_instance: running.instance.to_string(),
+        };
+        let state = pb::TaskState::Submitted;
+        self.emit(task, Kind::StateChanged(change), state, 0, at);
+    }
+
+    /// The attempt did not reach an agent: it was not started, and goes elsewhere.
+    fn missed(&mut self, task: Uuid, world: World<'_>) {
+        if let Some(instance) = self.not_started(task) {
+            self.gates.missed(&instance);
+            self.failed_once(task, instance, world);
         }
         self.again(task, world);
     }
@@ -260,7 +294,7 @@ impl Tasks {
         if entry.kept.task.cancel_requested {
             return self.end_canceled(task, "CANCELED", world.at);
         }
-        self.place(task, false, world);
+        self.place(task, world);
     }
 
     fn update(&mut self, task: Uuid, update: pb::NumberedUpdate, world: World<'_>) {
@@ -274,6 +308,7 @@ impl Tasks {
         let (attempt, last) = (running.attempt, running.after_update);
         let number = update.number;
         let said = update.update.and_then(|said| said.update);
+        let first = !std::mem::replace(&mut entry.heard, true) && last == 0;
         if number == 0 {
             let taken = Taken::from_update(&entry.kept, said);
             return self.show_transient(task, attempt, taken);
@@ -287,16 +322,38 @@ impl Tasks {
             });
             return;
         }
-        if process_lost(said.as_ref()) {
+        let unavailable = first && unavailable(said.as_ref()) && entry.gets_another();
+        if unavailable || process_lost(said.as_ref()) {
             self.effects.push(Effect::Ack {
                 task,
                 attempt,
                 update: number,
             });
-            return self.lost(task, world);
+            let instance = running.instance.clone();
+            self.failed_once(task, instance, world);
+            if unavailable {
+                self.run_again(task, Reason::AgentUnavailable, world);
+            } else {
+                self.lost(task, world);
+            }
+            return;
         }
+        self.take_update(task, (attempt, update.cut, number), said, world);
+    }
+
+    /// What the attempt's next update says, with its number; `cut`: its handler was.
+    fn take_update(
+        &mut self,
+        task: Uuid,
+        (attempt, cut, number): (u32, bool, u64),
+        said: Option<Update>,
+        world: World<'_>,
+    ) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
         match Taken::from_update(&entry.kept, said) {
-            Taken::Event(Kind::StateChanged(mut change), state) if update.cut => {
+            Taken::Event(Kind::StateChanged(mut change), state) if cut => {
                 change.reason = UNCONFIRMED.into();
                 let event = (Kind::StateChanged(change), state);
                 self.take_event(task, (attempt, number), event, world.at);
@@ -380,8 +437,27 @@ const PERMANENT: &[Reason] = &[
     Reason::DeadlineExceeded,
 ];
 
+impl Entry {
+    /// Whether it may be started once more.
+    fn gets_another(&self) -> bool {
+        let kept = &self.kept;
+        let wanted = !kept.task.cancel_requested;
+        wanted && kept.may_run_again() && kept.started < ATTEMPTS_MAX
+    }
+}
+
+/// Whether the agent says that it cannot be used now.
+fn unavailable(said: Option<&Update>) -> bool {
+    let code = i32::from(tonic::Code::Unavailable);
+    matches!(said, Some(Update::Failure(failure)) if failure.code == code && !is_loss(failure))
+}
+
+fn is_loss(failure: &pb::Failure) -> bool {
+    failure.reason == Reason::AgentLost.label()
+}
+
 /// Whether the executor says that the agent's process went away in the middle. An agent cannot say
 /// so itself: its executor takes that reason from it.
 fn process_lost(said: Option<&Update>) -> bool {
-    matches!(said, Some(Update::Failure(failure)) if failure.reason == Reason::AgentLost.label())
+    matches!(said, Some(Update::Failure(failure)) if is_loss(failure))
 }

@@ -17,7 +17,7 @@ use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
 use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop};
-use crate::task::doors::{Connect, Steps, Updates};
+use crate::task::doors::{Call, Connect, Steps, Updates};
 use crate::telemetry::Work;
 use crate::wire::status::{reason_of, retry_after};
 
@@ -50,7 +50,7 @@ pub(super) struct Said {
 /// The first word of a stream.
 #[derive(Debug)]
 pub(super) enum First {
-    Start(Box<pb::Start>),
+    Start(Box<pb::Start>, Box<Call>),
     Resume(u64),
 }
 
@@ -111,20 +111,20 @@ impl Carrier {
         }
         let mut backoff = RESUME;
         let first = std::mem::replace(&mut self.first, First::Resume(0));
-        let (mut after, first) = match first {
-            First::Start(mut start) => {
+        let (mut after, first, mut call) = match first {
+            First::Start(mut start, call) => {
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
-                (0, Ask::Start(start))
+                (0, Ask::Start(start), Some(call))
             }
-            First::Resume(after) => (after, self.resume(after)),
+            First::Resume(after) => (after, self.resume(after), None),
         };
         let mut next = Some(first);
         loop {
-            let fresh = matches!(next, Some(Ask::Start(_)));
             let before = after;
             let step = next.take().unwrap_or_else(|| self.resume(after));
-            if matches!(self.stream(step, fresh, &mut after).await, End::Over) {
+            let ended = self.stream(step, call.take(), &mut after).await;
+            if matches!(ended, End::Over) {
                 return;
             }
             if after > before {
@@ -148,12 +148,13 @@ impl Carrier {
     }
 
     /// One stream, from its first word to its end.
-    async fn stream(&self, first: Ask, fresh: bool, after: &mut u64) -> End {
+    async fn stream(&self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
+        let fresh = call.is_some();
         let steps = steps(first, self.said.clone());
         let mut said = self.said.clone();
         let opening = self
             .connect
-            .execute(&self.to.instance, steps, self.work.context());
+            .execute(&self.to.instance, steps, call, self.work.context());
         let opened = tokio::select! {
             opened = timeout(OPEN, opening) => opened,
             // What was sent cannot be called back; the executor's own deadline ends it.
@@ -311,7 +312,11 @@ impl Drop for Guard {
 }
 
 /// Statuses that say that nothing was sent.
-const NOT_SENT: &[Reason] = &[Reason::PeerUnreachable, Reason::PeerMismatch];
+const NOT_SENT: &[Reason] = &[
+    Reason::PeerUnreachable,
+    Reason::PeerMismatch,
+    Reason::FaultInjected,
+];
 
 /// Reasons for which the home ends an attempt by itself.
 const ENDED_HERE: &[Reason] = &[

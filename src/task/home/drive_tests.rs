@@ -18,7 +18,7 @@ use crate::pb::handle_response::Update;
 use crate::pb::task_update::Update as Shown;
 use crate::runtime::Nursery;
 use crate::task::archive::{Archive, ArchiveConfig};
-use crate::task::doors::{Connect, Parent, Parents, Route, Steps, Updates};
+use crate::task::doors::{Call, Connect, Parent, Parents, Route, Steps, Updates};
 use crate::task::journal::{Journal, JournalConfig};
 use crate::telemetry::TraceContext;
 
@@ -92,6 +92,7 @@ impl Connect for FakeConnect {
         &self,
         instance: &InstanceId,
         steps: Steps,
+        _: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
         match instance.as_str() {
@@ -354,6 +355,30 @@ async fn what_could_not_be_sent_or_was_refused_goes_elsewhere() {
         panic!("no start")
     };
     assert_eq!(start.handle.unwrap().attempt, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_and_not_begun_goes_elsewhere_without_an_error() {
+    let mut bench = Bench::memory(&["i1", "i2"]);
+    let mut updates = bench.run().await;
+    snapshot(&mut updates).await;
+    let mut first = bench.next().await;
+    assert!(matches!(first.step().await, Step::Start(_)));
+    first.accept().await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
+    let refused = pb::Refused {
+        reason: "AGENT_UNAVAILABLE".into(),
+        retry_after: None,
+    };
+    first.say(Answer::Refused(refused)).await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Submitted);
+    let mut second = bench.next().await;
+    assert_ne!(second.instance, first.instance);
+    assert!(matches!(second.step().await, Step::Start(_)));
+    second.accept().await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Working);
+    second.update(1, result()).await;
+    assert_eq!(event(&mut updates).await.state(), pb::TaskState::Completed);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::InstanceId;
 use crate::pb;
-use crate::task::doors::Route;
+use crate::task::doors::{Call, Route};
 use crate::task::spec::Moment;
 
 /// Bounds of one shard.
@@ -30,6 +30,8 @@ pub(super) struct Limits {
 pub(super) struct World<'a> {
     pub(super) at: Moment,
     pub(super) route: &'a dyn Route,
+    /// From 0 to 1: spreads waits.
+    pub(super) chance: f64,
 }
 
 /// What is to be done once the records before it are synced, in this order.
@@ -43,7 +45,11 @@ pub(super) enum Effect {
         transient: pb::Transient,
     },
     /// Send the attempt to its executor.
-    Start { to: Carrying, start: Box<pb::Start> },
+    Start {
+        to: Carrying,
+        start: Box<pb::Start>,
+        call: Box<Call>,
+    },
     /// Take an attempt up again after this home was away.
     Resume { to: Carrying, after_update: u64 },
     /// The executor may forget its updates up to this one.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::domain::InstanceId;
 use crate::pb::journal::Record;
+use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
@@ -36,6 +38,25 @@ pub(super) struct Entry {
     pub(super) working: bool,
     /// That an agent took it was counted.
     pub(super) start_counted: bool,
+    /// Its last try failed, and it has not been taken since.
+    pub(super) again: Option<Again>,
+    /// It waits until then on its own account, in no lane.
+    pub(super) rests_until: Option<Instant>,
+    /// How traffic to where it was last sent is treated.
+    pub(super) settings: Option<Arc<Settings>>,
+    /// The running attempt has said something.
+    pub(super) heard: bool,
+}
+
+/// A try that failed: the next one is made elsewhere, or here after a while.
+#[derive(Clone, Debug)]
+pub(super) struct Again {
+    /// Where it was made.
+    pub(super) instance: InstanceId,
+    /// Tries that failed since an agent last took the task.
+    pub(super) failed: u32,
+    /// Not there again before this.
+    pub(super) not_before: Instant,
 }
 
 impl Entry {
@@ -54,6 +75,10 @@ impl Entry {
             filed: false,
             working: false,
             start_counted: false,
+            again: None,
+            rests_until: None,
+            settings: None,
+            heard: false,
         }
     }
 
@@ -71,6 +96,7 @@ impl Entry {
     /// When something is due.
     pub(super) fn next_due(&self) -> Instant {
         let others = self.lost_at.into_iter().chain(self.cancel_by);
+        let others = others.chain(self.rests_until);
         others.fold(self.deadline, Instant::min)
     }
 }

@@ -1,4 +1,5 @@
-//! How many attempts an instance gets at once, learnt from what it accepts and refuses.
+//! How many attempts an instance gets at once, learnt from what it accepts and refuses. Whether it
+//! can be reached, and how fast it is, is not asked here.
 //!
 //! Without it a home with many waiting tasks would send them all to an executor with four slots and
 //! journal every refusal. Pure; one per shard.
@@ -17,8 +18,6 @@ const MOST_CAP: u32 = 1024;
 const SETTLE: Duration = Duration::from_millis(100);
 /// Shortest waits after a refusal that says nothing of its own; they double.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Waits after an instance could not be reached; they double.
-const AWAY_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Waits while a slot settles; they double.
 const SETTLE_WAIT: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 /// More gates than this are swept of those that say nothing.
@@ -129,15 +128,13 @@ impl Gates {
         gate.closed_until = Some(now + least);
     }
 
-    /// It could not be reached, or was somebody else.
-    pub(super) fn away(&mut self, instance: &InstanceId, now: Instant) {
-        let Some(gate) = self.by.get_mut(instance) else {
-            return;
-        };
-        gate.in_flight = gate.in_flight.saturating_sub(1);
-        gate.probing = false;
-        gate.closed_until = Some(now + doubled(AWAY_WAIT, gate.refusals));
-        gate.refusals += 1;
+    /// The attempt did not get there, or no agent was there to take it: nothing is known of its
+    /// room. Whether it gets another one soon is its breaker's to say.
+    pub(super) fn missed(&mut self, instance: &InstanceId) {
+        if let Some(gate) = self.by.get_mut(instance) {
+            gate.in_flight = gate.in_flight.saturating_sub(1);
+            gate.probing &= gate.in_flight > gate.cap;
+        }
     }
 
     /// When the next closed gate opens.
@@ -179,16 +176,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_instance_that_is_away_is_left_alone_for_longer_and_longer() {
-        let (mut gates, mut now) = (Gates::default(), Instant::now());
+    async fn an_attempt_that_did_not_get_there_says_nothing_of_the_room() {
+        let (mut gates, now) = (Gates::default(), Instant::now());
         let there: InstanceId = "i1".parse().unwrap();
-        for wait in [500, 1000, 2000, 4000] {
-            assert!(gates.allows(&there, now));
-            gates.sent(&there, now);
-            gates.away(&there, now);
-            assert_eq!(gates.opens(now), Some(now + Duration::from_millis(wait)));
-            now += Duration::from_millis(wait);
-        }
+        gates.sent(&there, now);
+        gates.refused(&there, None, now);
+        let later = gates.opens(now).unwrap();
+        gates.sent(&there, later);
+        assert!(!gates.allows(&there, later), "it looks for room");
+        gates.missed(&there);
+        assert!(gates.allows(&there, later));
+        assert_eq!(gates.by[&there].in_flight, 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -208,11 +206,11 @@ mod tests {
     async fn instances_that_never_come_back_are_forgotten() {
         let (mut gates, now) = (Gates::default(), Instant::now());
         for number in 0..=SWEEP_AT {
-            let away: InstanceId = format!("i{number}").parse().unwrap();
-            gates.sent(&away, now);
-            gates.away(&away, now);
+            let full: InstanceId = format!("i{number}").parse().unwrap();
+            gates.sent(&full, now);
+            gates.refused(&full, None, now);
         }
-        gates.sent(&"next".parse().unwrap(), now + AWAY_WAIT.1);
+        gates.sent(&"next".parse().unwrap(), now + BUSY_WAIT.1);
         assert_eq!(gates.by.len(), 1);
     }
 }

@@ -5,15 +5,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::Reason;
+use crate::domain::{InstanceId, Reason};
 use crate::pb;
 use crate::pb::journal::{Dispatched, record::Kind as Recorded};
-use crate::task::doors::{Candidate, Want};
+use crate::resilience::{RetrySettings, backoff};
+use crate::task::doors::{Call, Candidate, Pick, Want};
 use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
 
+use super::entry::{Again, Entry};
 use super::lanes::Lanes;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::snapshot::promise;
 
 /// Most lanes looked at in one go; the rest is looked at in the next.
 const PUMP_LANES: usize = 64;
@@ -21,38 +24,60 @@ const PUMP_LANES: usize = 64;
 const PUMP_TASKS: usize = 128;
 /// Pause before the rest is looked at, so that other work of the shard gets in between.
 const PUMP_AGAIN: Duration = Duration::from_millis(10);
+/// Least time that a task rests: whoever asks again at once hears the same.
+const REST_LEAST: Duration = Duration::from_millis(1);
 
 /// What became of a try to give a task out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Given {
     Sent,
-    /// Who fits has no room.
-    Busy,
+    /// It waits on its own account: for its turn among second tries, or for the place that it failed
+    /// at.
+    Rests(Instant),
+    /// Who fits has no room; when to look again, where that is known.
+    Busy(Option<Instant>),
+    /// Who fits has failed too often; when one of them is tried again, where that is known.
+    Ejected(Option<Instant>),
     /// Nobody fits.
     Nobody,
 }
 
+impl Given {
+    /// When to look again, where it is known.
+    fn due(self) -> Option<Instant> {
+        match self {
+            Self::Busy(due) | Self::Ejected(due) => due,
+            Self::Sent | Self::Rests(_) | Self::Nobody => None,
+        }
+    }
+}
+
 impl Tasks {
     /// Gives a task out, or lets it wait for its turn.
-    pub(super) fn place(&mut self, task: Uuid, first: bool, world: World<'_>) {
+    pub(super) fn place(&mut self, task: Uuid, world: World<'_>) {
+        let now = world.at.now;
+        let hasty = self.fails_fast(task);
         if !self.lanes.is_empty() {
             // Whoever waits for the same goes first; the next tick looks at the lanes.
             self.wait(task);
-            let fail_fast = first && self.entry_options(task).fail_fast;
-            if !fail_fast || self.give(task, world) != Given::Nobody {
-                self.look_again(world.at.now);
-                return;
+            let given = hasty.then(|| self.give(task, world));
+            match given {
+                Some(no_route @ (Given::Ejected(_) | Given::Nobody)) => {
+                    return self.end_no_route(task, no_route, world.at);
+                }
+                Some(Given::Rests(until)) => self.rest(task, until),
+                Some(Given::Sent | Given::Busy(_)) | None => {}
             }
-            return self.end_no_route(task, world.at);
+            return self.look_again(now);
         }
-        match self.give(task, world) {
+        let given = self.give(task, world);
+        match given {
             Given::Sent => {}
-            Given::Nobody if first && self.entry_options(task).fail_fast => {
-                self.end_no_route(task, world.at);
-            }
-            Given::Busy | Given::Nobody => {
+            Given::Rests(until) => self.rest(task, until),
+            Given::Ejected(_) | Given::Nobody if hasty => self.end_no_route(task, given, world.at),
+            Given::Busy(_) | Given::Ejected(_) | Given::Nobody => {
                 self.wait(task);
-                self.pump_at = self.gates.opens(world.at.now);
+                self.pump_at = self.gates.opens(now).into_iter().chain(given.due()).min();
             }
         }
     }
@@ -66,6 +91,27 @@ impl Tasks {
         let lane = Lanes::name(&entry.kept.task.namespace, selector.unwrap_or(&EMPTY));
         entry.lane = Some(lane.clone());
         self.lanes.insert(lane, task);
+    }
+
+    /// Takes a task out of its lane until then: those behind it need not wait for it.
+    fn rest(&mut self, task: Uuid, until: Instant) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        entry.rests_until = Some(until);
+        if let Some(lane) = entry.lane.take() {
+            self.lanes.remove(&lane, task);
+        }
+        self.lanes.rest(task);
+    }
+
+    /// It has rested.
+    pub(super) fn rested(&mut self, task: Uuid, world: World<'_>) {
+        if let Some(entry) = self.tasks.get_mut(&task) {
+            entry.rests_until = None;
+            self.lanes.wake(task);
+            self.place(task, world);
+        }
     }
 
     /// Something has changed: the next tick looks at all lanes, if any task waits.
@@ -87,9 +133,10 @@ impl Tasks {
         let now = world.at.now;
         self.pump_at = None;
         let lanes = self.lanes.round(self.pumped.as_ref(), PUMP_LANES);
-        let (left, began) = self.round.take().unwrap_or((self.lanes.len(), now));
-        let left = left.saturating_sub(lanes.len());
-        let mut more = left > 0;
+        let begun = || Round::begun(self.lanes.len(), now);
+        let mut round = self.round.take().unwrap_or_else(begun);
+        round.left = round.left.saturating_sub(lanes.len());
+        let mut more = round.left > 0;
         for lane in &lanes {
             let mut passed = None;
             for turn in 0..=PUMP_TASKS {
@@ -100,85 +147,116 @@ impl Tasks {
                     more = true;
                     break;
                 }
-                let tried = self
-                    .tasks
-                    .get(&task)
-                    .is_some_and(|entry| !entry.kept.tried.is_empty());
-                match self.give(task, world) {
-                    Given::Sent => self.settle(task),
-                    // It may be its own past that nobody fits.
-                    Given::Busy | Given::Nobody if tried => passed = Some(task),
-                    Given::Busy | Given::Nobody => break,
+                // It may be its own past that nobody fits.
+                let tried = self.tasks.get(&task).is_some_and(|entry| entry.has_past());
+                let given = self.give(task, world);
+                round.due = round.due.into_iter().chain(given.due()).min();
+                match given {
+                    Given::Sent => {}
+                    Given::Rests(until) => self.rest(task, until),
+                    Given::Ejected(_) | Given::Nobody if self.fails_fast(task) => {
+                        self.end_no_route(task, given, world.at);
+                    }
+                    Given::Busy(_) | Given::Ejected(_) | Given::Nobody if tried => {
+                        passed = Some(task);
+                        continue;
+                    }
+                    Given::Busy(_) | Given::Ejected(_) | Given::Nobody => break,
                 }
+                self.settle(task);
             }
         }
         self.pumped = lanes.last().cloned();
         if !self.lanes.is_empty() {
             self.pump_at = if more {
-                self.round = (left > 0).then_some((left, began));
+                self.round = (round.left > 0).then_some(round);
                 Some(now + PUMP_AGAIN)
             } else {
                 // A gate that opened during the round may be for a lane that was passed before.
-                self.gates.opens(began)
+                let opens = self.gates.opens(round.began);
+                opens.into_iter().chain(round.due).min()
             };
         }
     }
 
-    fn entry_options(&self, task: Uuid) -> pb::TaskOptions {
+    fn fails_fast(&self, task: Uuid) -> bool {
         let entry = self.tasks.get(&task);
-        entry
-            .and_then(|entry| entry.kept.task.options.clone())
-            .unwrap_or_default()
+        entry.is_some_and(|entry| entry.kept.fails_fast())
     }
 
-    fn end_no_route(&mut self, task: Uuid, at: Moment) {
-        let skill = self
-            .tasks
-            .get(&task)
-            .map_or("", |entry| entry.kept.task.skill.as_str());
-        let text = format!("no live agent offers {skill} as asked for, and fail_fast was set");
+    fn end_no_route(&mut self, task: Uuid, given: Given, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let skill = &entry.kept.task.skill;
+        let text = match given {
+            Given::Ejected(until) => {
+                let when = until.map_or_else(
+                    || "while one of them is tried".to_owned(),
+                    |until| {
+                        let left = until.saturating_duration_since(at.now).as_secs_f64();
+                        format!("for another {left:.1} s")
+                    },
+                );
+                format!(
+                    "every live agent that offers {skill} as asked for has failed too often of late and gets no work {when}, and fail_fast was set: submit it again then"
+                )
+            }
+            Given::Sent | Given::Rests(_) | Given::Busy(_) | Given::Nobody => {
+                format!("no live agent offers {skill} as asked for, and fail_fast was set")
+            }
+        };
         self.end_failed(task, Reason::NoRoute, &text, at);
     }
 
     /// Sends the task to whoever fits best and has room.
     fn give(&mut self, task: Uuid, world: World<'_>) -> Given {
         if self.holding {
-            return Given::Busy;
+            return Given::Busy(None);
         }
         let Some(entry) = self.tasks.get(&task) else {
             return Given::Nobody;
         };
-        let mut want = Want {
-            namespace: match entry.kept.task.namespace.parse() {
-                Ok(namespace) => namespace,
-                Err(_) => return Given::Nobody,
-            },
-            selector: entry.kept.spec.selector.clone().unwrap_or_default(),
-            exclude: entry.kept.tried.clone(),
-        };
-        let mut fitting = world.route.candidates(&want);
-        if fitting.is_empty() && !want.exclude.is_empty() {
-            // Where an attempt was lost is the last choice, but better than none: an agent that is
-            // alone comes back, and attempts are counted.
-            want.exclude.clear();
-            fitting = world.route.candidates(&want);
-        }
-        if fitting.is_empty() {
-            return Given::Nobody;
-        }
         let now = world.at.now;
-        let open = |candidate: &Candidate| {
-            !want.exclude.contains(&candidate.instance)
-                && self.gates.allows(&candidate.instance, now)
+        let not_yet = entry.again.as_ref().filter(|again| again.not_before > now);
+        let allows = |instance: &InstanceId| {
+            not_yet.is_none_or(|again| again.instance != *instance)
+                && self.gates.allows(instance, now)
         };
-        let Some(chosen) = fitting.into_iter().find(open) else {
-            return Given::Busy;
-        };
-        self.send(task, chosen, world.at);
-        Given::Sent
+        match pick(entry, &allows, world) {
+            Pick::Go(to, call) => {
+                self.send(task, &to, call, world.at);
+                Given::Sent
+            }
+            Pick::OverBudget(until) => Given::Rests(until.max(now + REST_LEAST)),
+            Pick::Busy(due) | Pick::Ejected(due) if not_yet.is_some() => {
+                let until = not_yet.map(|again| again.not_before);
+                let until = until.into_iter().chain(due).min();
+                Given::Rests(until.map_or(now, |until| until).max(now + REST_LEAST))
+            }
+            Pick::Busy(due) => Given::Busy(due),
+            Pick::Ejected(due) => Given::Ejected(due),
+            Pick::Nobody => Given::Nobody,
+        }
     }
 
-    fn send(&mut self, task: Uuid, to: Candidate, at: Moment) {
+    /// The try that was made failed, and the task is to be given out once more.
+    pub(super) fn failed_once(&mut self, task: Uuid, instance: InstanceId, world: World<'_>) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let settings = entry.settings.as_ref();
+        let retry = settings.map_or_else(RetrySettings::default, |all| all.retry.clone());
+        let failed = entry.again.take().map_or(0, |again| again.failed) + 1;
+        let wait = backoff(&retry, failed, world.chance);
+        entry.again = Some(Again {
+            instance,
+            failed,
+            not_before: world.at.now + wait,
+        });
+    }
+
+    fn send(&mut self, task: Uuid, to: &Candidate, call: Box<Call>, at: Moment) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -187,13 +265,16 @@ impl Tasks {
         }
         // Nothing is lost before it was sent: see `Tasks::sent`.
         entry.lost_at = None;
+        entry.heard = false;
+        entry.settings = call.permit.settings().cloned();
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
             agent: to.agent.to_string(),
             at: Some(at.wall.into()),
             idempotent: to.idempotent,
-            boot_id: to.boot_id,
+            boot_id: to.boot_id.clone(),
+            contract: Some(promise(&to.contract)),
         };
         let task_id = entry.kept.task.id.clone();
         self.gates.sent(&to.instance, at.now);
@@ -207,10 +288,10 @@ impl Tasks {
             task,
             task_id,
             attempt: entry.kept.task.attempt,
-            instance: to.instance,
+            instance: to.instance.clone(),
             deadline: entry.deadline,
         };
-        self.effects.push(Effect::Start { to, start });
+        self.effects.push(Effect::Start { to, start, call });
     }
 
     /// The attempt's Start goes out now: from here on its executor may be lost.
@@ -244,6 +325,60 @@ impl Tasks {
         let executor = (agent, to.instance.as_str());
         Work::attempt(entry.kept.trace.as_ref(), subject, executor, again)
     }
+}
+
+/// A round of looks over all lanes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    /// Lanes that it has not come to.
+    left: usize,
+    began: Instant,
+    /// When somebody that was asked for may have room.
+    due: Option<Instant>,
+}
+
+impl Round {
+    fn begun(lanes: usize, now: Instant) -> Self {
+        Self {
+            left: lanes,
+            began: now,
+            due: None,
+        }
+    }
+}
+
+impl Entry {
+    /// Whether it has been anywhere.
+    fn has_past(&self) -> bool {
+        self.again.is_some() || !self.kept.tried.is_empty()
+    }
+}
+
+/// Asks who gets the task.
+fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -> Pick {
+    let kept = &entry.kept;
+    let Ok(namespace) = kept.task.namespace.parse() else {
+        return Pick::Nobody;
+    };
+    let mut exclude = kept.tried.clone();
+    exclude.extend(entry.again.as_ref().map(|again| again.instance.clone()));
+    let mut want = Want {
+        namespace: &namespace,
+        selector: kept.spec.selector.as_ref().unwrap_or(&EMPTY),
+        caller: &kept.parties.caller,
+        context: &kept.task.context_id,
+        exclude: &exclude,
+        contract: kept.contract.as_ref(),
+        again: entry.again.is_some(),
+        allows,
+    };
+    let picked = world.route.pick(&want, world.at.now);
+    if matches!(picked, Pick::Nobody) && want.contract.is_some() && kept.started == 0 {
+        // It was never started: where nobody promises what the first one did, any other will do.
+        want.contract = None;
+        return world.route.pick(&want, world.at.now);
+    }
+    picked
 }
 
 static EMPTY: std::sync::LazyLock<pb::Selector> = std::sync::LazyLock::new(pb::Selector::default);

@@ -197,10 +197,16 @@ impl Home {
         }
     }
 
+    /// Ends every watcher's stream with its cursor, new ones at their first chance. Tasks are still
+    /// taken: who submits one while its connection is told to go need not hear of this.
+    pub fn send_away(&self) {
+        self.shared.drain.cancel();
+    }
+
     /// Takes no new tasks, ends every watcher's stream with its cursor, and returns when all that
     /// was acknowledged is on disk. Tasks under way go on, here or after a restart.
     pub async fn drain(&self) {
-        self.shared.drain.cancel();
+        self.send_away();
         let all = (0..self.shared.inboxes.len()).map(|shard| self.ask(shard, drained));
         for drained in join_all(all).await {
             if let Err(fault) = drained {

@@ -11,10 +11,11 @@ use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
+use crate::task::doors::Contract;
 use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
 
-use super::snapshot::executor_of;
+use super::snapshot::{contract_of, executor_of};
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
@@ -94,6 +95,8 @@ pub(super) struct Kept {
     pub(super) tried: Vec<InstanceId>,
     /// Attempts that were started.
     pub(super) started: u32,
+    /// What its first try was to meet: the next ones are.
+    pub(super) contract: Option<Contract>,
     pub(super) checkpoint: Vec<u8>,
     pub(super) events: VecDeque<Arc<pb::TaskEvent>>,
     pub(super) messages: Vec<Arc<pb::TaskEvent>>,
@@ -130,6 +133,7 @@ impl Kept {
             running: None,
             tried: Vec::new(),
             started: 0,
+            contract: None,
             checkpoint: Vec::new(),
             events: VecDeque::new(),
             messages: Vec::new(),
@@ -224,12 +228,23 @@ impl Kept {
         !self.task.parent_task_id.is_empty() && !detached
     }
 
-    /// What the caller chose for the loss of an executor.
-    pub(super) fn on_agent_loss(&self) -> pb::OnAgentLoss {
-        self.task
-            .options
-            .as_ref()
-            .map_or_else(Default::default, pb::TaskOptions::on_agent_loss)
+    /// Whether the attempt that runs may be made once more.
+    pub(super) fn may_run_again(&self) -> bool {
+        let options = self.task.options.as_ref();
+        match options.map_or_else(Default::default, pb::TaskOptions::on_agent_loss) {
+            pb::OnAgentLoss::Fail => false,
+            pb::OnAgentLoss::Restart => true,
+            pb::OnAgentLoss::Unspecified => self
+                .running
+                .as_ref()
+                .is_some_and(|running| running.idempotent),
+        }
+    }
+
+    /// Whether its caller would rather know now that nobody can take it.
+    pub(super) fn fails_fast(&self) -> bool {
+        let options = self.task.options.as_ref();
+        options.is_some_and(|options| options.fail_fast)
     }
 
     fn dispatched(&mut self, sent: &pb::journal::Dispatched) -> Result<(), RecordError> {
@@ -244,6 +259,7 @@ impl Kept {
         self.task.executor_instance = sent.instance.clone();
         self.task.updated_at = sent.at;
         self.parties.executor = Some(executor);
+        self.promised(sent.contract.as_ref());
         self.started += 1;
         self.running = Some(Running {
             attempt: sent.attempt,
@@ -253,6 +269,18 @@ impl Kept {
             after_update: 0,
         });
         Ok(())
+    }
+
+    /// What the first one promised holds for all that follow. Where nothing was started, and nobody
+    /// is left who promises that, it is what the next one promises.
+    fn promised(&mut self, contract: Option<&pb::journal::Contract>) {
+        let Some(new) = contract.map(contract_of) else {
+            return;
+        };
+        let holds = |kept: &Contract| self.started > 0 || new.fits(kept);
+        if !self.contract.as_ref().is_some_and(holds) {
+            self.contract = Some(new);
+        }
     }
 
     fn event(&mut self, event: &pb::TaskEvent) -> Result<(), RecordError> {

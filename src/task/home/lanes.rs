@@ -3,7 +3,7 @@
 //! What keeps the front of a lane waiting keeps all of it waiting, so a look at the fronts is enough.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ops::Bound,
     sync::Arc,
 };
@@ -21,6 +21,8 @@ pub(super) struct Lanes {
     lanes: BTreeMap<Lane, BTreeSet<Uuid>>,
     /// Tasks in all of them.
     waiting: usize,
+    /// Tasks in none, that come back by themselves.
+    resting: HashSet<Uuid>,
 }
 
 impl Lanes {
@@ -54,6 +56,16 @@ impl Lanes {
         }
     }
 
+    /// The task waits on its own account, in no lane.
+    pub(super) fn rest(&mut self, task: Uuid) {
+        self.resting.insert(task);
+    }
+
+    /// It does not any more.
+    pub(super) fn wake(&mut self, task: Uuid) {
+        self.resting.remove(&task);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }
@@ -64,7 +76,7 @@ impl Lanes {
 
     /// How many tasks wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting
+        self.waiting + self.resting.len()
     }
 
     /// The oldest task of the lane, or the oldest of those that came after `after`.

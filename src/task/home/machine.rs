@@ -29,6 +29,7 @@ use super::config::LOST_AFTER;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 pub(super) use super::entry::Entry;
 use super::gate::Gates;
+use super::give::Round;
 use super::kept::{Kept, UNCONFIRMED};
 use super::lanes::{Lane, Lanes};
 use super::snapshot::submitted;
@@ -64,8 +65,8 @@ pub(super) struct Tasks {
     pub(super) pump_at: Option<Instant>,
     /// Where the last look ended.
     pub(super) pumped: Option<Lane>,
-    /// Lanes that this round of looks has not come to, and when it began.
-    pub(super) round: Option<(usize, Instant)>,
+    /// The round of looks that is under way.
+    pub(super) round: Option<Round>,
     /// Finished tasks, the longest finished first.
     pub(super) ended: VecDeque<Uuid>,
     pub(super) ended_bytes: usize,
@@ -147,7 +148,7 @@ impl Tasks {
         if let Some(token) = new.parent {
             self.children.insert(task, token);
         }
-        self.place(task, true, world);
+        self.place(task, world);
         self.settle(task);
         Ok(task)
     }
@@ -330,6 +331,9 @@ impl Tasks {
         if let Some(lane) = entry.lane.take() {
             self.lanes.remove(&lane, task);
         }
+        if entry.rests_until.take().is_some() {
+            self.lanes.wake(task);
+        }
         entry.filed = true;
         self.children.remove(&task);
         self.live_bytes -= was;
@@ -361,6 +365,8 @@ impl Tasks {
             self.end_canceled(task, UNCONFIRMED, at);
         } else if entry.lost_at.is_some_and(|due| due <= now) {
             self.lost(task, world);
+        } else if entry.rests_until.is_some_and(|due| due <= now) {
+            self.rested(task, world);
         }
     }
 }

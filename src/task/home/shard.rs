@@ -201,6 +201,7 @@ impl Running {
         let world = World {
             at: moment(),
             route: self.shard.route.as_ref(),
+            chance: rand::random(),
         };
         let answer = act(&mut self.shard.tasks, world);
         self.gather();
@@ -267,10 +268,10 @@ impl Running {
                     drop(watchers.transients.send(Arc::new(transient)));
                 }
             }
-            Effect::Start { to, start } => {
+            Effect::Start { to, start, call } => {
                 self.count_attempt(to.attempt, false);
                 self.shard.tasks.sent(to.task, to.attempt, Instant::now());
-                self.carry(to, First::Start(start));
+                self.carry(to, First::Start(start, call));
             }
             Effect::Resume { to, after_update } => {
                 self.count_attempt(to.attempt, true);
@@ -326,7 +327,7 @@ impl Running {
     }
 
     fn carry(&mut self, to: Carrying, first: First) {
-        if matches!(first, First::Start(_)) {
+        if matches!(first, First::Start(..)) {
             let tasks = &mut self.shard.tasks;
             tasks.sent(to.task, to.attempt, Instant::now());
         }

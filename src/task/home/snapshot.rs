@@ -12,6 +12,7 @@ use std::{
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
 use crate::pb::journal::{Attempt, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::task::doors::Contract;
 use crate::telemetry::TraceContext;
 
 use super::kept::{Kept, KeptArtifact, Parties, RecordError, Running, event_bytes};
@@ -68,6 +69,7 @@ impl Kept {
             }),
             tried: self.tried.iter().map(ToString::to_string).collect(),
             started: self.started,
+            contract: self.contract.as_ref().map(promise),
             checkpoint: self.checkpoint.clone(),
             first_seq: self.first_seq(),
             messages: seqs(&self.messages),
@@ -132,6 +134,7 @@ impl Kept {
             running: running.transpose()?,
             tried: tried.collect::<Result<_, _>>()?,
             started: snapshot.started,
+            contract: snapshot.contract.as_ref().map(contract_of),
             checkpoint: snapshot.checkpoint,
             events: watched
                 .map(|seq| event(&seq))
@@ -171,6 +174,26 @@ pub(super) fn submitted(
         spec: Some(spec),
         traceparent: trace.map_or_else(String::new, TraceContext::traceparent),
         tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
+    }
+}
+
+/// A contract as it is written down.
+pub(super) fn promise(contract: &Contract) -> pb::journal::Contract {
+    pb::journal::Contract {
+        version: contract
+            .version
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        schemas: contract.schemas.clone(),
+    }
+}
+
+/// A contract as it was written down.
+pub(super) fn contract_of(promise: &pb::journal::Contract) -> Contract {
+    Contract {
+        version: promise.version.parse().ok(),
+        schemas: promise.schemas.clone(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The machine under tables and under any order of inputs.
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +13,7 @@ use crate::domain::{Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Record, record::Kind as Recorded};
-use crate::task::doors::{Candidate, Route, Want};
+use crate::task::doors::{Candidate, Contract, Pick, Route, Want};
 use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
 
@@ -32,7 +32,18 @@ const UNKNOWN: Heard = Heard::Unknown {
 #[derive(Debug, Default)]
 pub(super) struct FakeRoute {
     pub(super) all: Mutex<Vec<Candidate>>,
+    /// What is answered instead of one of them.
+    pub(super) instead: Mutex<Option<Instead>>,
     pub(super) changed: watch::Sender<u64>,
+}
+
+/// An answer other than one of those who are there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Instead {
+    /// Everybody has failed too often.
+    Ejected(Instant),
+    /// There is no budget for second tries.
+    OverBudget(Instant),
 }
 
 impl FakeRoute {
@@ -48,6 +59,7 @@ impl FakeRoute {
             agent: "default/worker".parse().unwrap(),
             idempotent,
             boot_id: "boot".into(),
+            contract: Contract::default(),
         };
         *self.all.lock().unwrap() = names.iter().map(candidate).collect();
         self.changed.send_modify(|generation| *generation += 1);
@@ -55,10 +67,27 @@ impl FakeRoute {
 }
 
 impl Route for FakeRoute {
-    fn candidates(&self, want: &Want) -> Vec<Candidate> {
-        let mut all = self.all.lock().unwrap().clone();
-        all.retain(|candidate| !want.exclude.contains(&candidate.instance));
-        all
+    fn pick(&self, want: &Want<'_>, _: Instant) -> Pick {
+        match *self.instead.lock().unwrap() {
+            Some(Instead::Ejected(until)) => return Pick::Ejected(Some(until)),
+            Some(Instead::OverBudget(until)) if want.again => return Pick::OverBudget(until),
+            Some(Instead::OverBudget(_)) | None => {}
+        }
+        let all = self.all.lock().unwrap().clone();
+        let promises = |one: &Candidate| want.contract.is_none_or(|kept| one.contract.fits(kept));
+        let fits: Vec<_> = all.into_iter().filter(promises).collect();
+        if fits.is_empty() {
+            return Pick::Nobody;
+        }
+        let excluded = |one: &Candidate| want.exclude.contains(&one.instance);
+        let others = fits.iter().any(|one| !excluded(one));
+        let chosen = fits
+            .into_iter()
+            .find(|one| !(others && excluded(one)) && (want.allows)(&one.instance));
+        match chosen {
+            Some(chosen) => Pick::Go(Arc::new(chosen), Box::default()),
+            None => Pick::Busy(None),
+        }
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -129,6 +158,7 @@ impl Bench {
         let world = World {
             at: self.at,
             route: &self.route,
+            chance: 1.0,
         };
         let answer = act(&mut self.tasks, world);
         for record in std::mem::take(&mut self.tasks.records) {

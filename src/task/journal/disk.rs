@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::JournalError;
+use crate::runtime::files::sync_name;
 
 /// Name of the file whose lock says that the directory is taken.
 pub(super) const LOCK: &str = "lock";
@@ -69,13 +70,7 @@ impl RealDisk {
             builder
                 .create(path)
                 .map_err(JournalError::io("create directory", &shown))?;
-            if let Some(parent) = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-            {
-                let synced = File::open(parent).and_then(|parent| parent.sync_all());
-                synced.map_err(JournalError::io("sync the directory above", &shown))?;
-            }
+            sync_name(path).map_err(JournalError::io("sync the directory above", &shown))?;
         }
         let lock = lock(path)?;
         let dir = File::open(path).map_err(JournalError::io("open directory", &shown))?;

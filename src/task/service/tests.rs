@@ -9,7 +9,7 @@ use crate::identity::{Caller, Connection, Peer};
 use crate::pb;
 use crate::pb::agent_server::Agent;
 use crate::runtime::{Nursery, clock};
-use crate::task::doors::{Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want};
+use crate::task::doors::{Call, Connect, Parent, Parents, Pick, Route, Steps, Updates, Want};
 use crate::task::home::{Home, HomeConfig, Replay};
 use crate::task::journal::Journal;
 use crate::telemetry::TraceContext;
@@ -20,8 +20,8 @@ use super::{AgentService, HomeService, Surroundings};
 struct Nothing;
 
 impl Route for Nothing {
-    fn candidates(&self, _: &Want) -> Vec<Candidate> {
-        Vec::new()
+    fn pick(&self, _: &Want<'_>, _: tokio::time::Instant) -> Pick {
+        Pick::Nobody
     }
     fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
         tokio::sync::watch::Sender::new(0).subscribe()
@@ -34,6 +34,7 @@ impl Connect for Nothing {
         &self,
         _: &InstanceId,
         _: Steps,
+        _: Option<Box<Call>>,
         _: Option<&TraceContext>,
     ) -> Result<Updates, tonic::Status> {
         Err(tonic::Status::unavailable("nobody"))

@@ -4,6 +4,8 @@
 //! What a caller wrote appears in a line only as a quoted or escaped value, and cut to a bound: one
 //! call is one line.
 
+pub mod details;
+
 use std::{
     pin::Pin,
     sync::{
@@ -14,10 +16,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
@@ -30,13 +28,6 @@ use super::TraceContext;
 use super::metrics::calls::{Listener, Method, code_name};
 use crate::pb;
 
-/// Where a status has its details.
-const DETAILS: &str = "grpc-status-details-bin";
-/// With padding or without.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 /// Most bytes of a value in a line that a caller chose.
 const VALUE_MAX: usize = 256;
 
@@ -315,7 +306,7 @@ pub fn milliseconds(duration: Duration) -> f64 {
 /// The reason of a status in headers or trailers. Details that are no base64 have none: whoever made
 /// them is not trusted, and tonic's own reader panics on them.
 fn reason(headers: &HeaderMap) -> Option<String> {
-    let details = BASE64.decode(headers.get(DETAILS)?).ok()?;
+    let details = details::read(headers)?.ok()?;
     let status = Status::with_details(Code::Unknown, "", details.into());
     let info = status.get_details_error_info()?;
     noted(&info.reason)

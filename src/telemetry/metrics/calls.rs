@@ -47,6 +47,9 @@ const METHODS: &[(&str, &[&str])] = &[
             "ListAgents",
             "Discover",
             "Watch",
+            "PutRule",
+            "ListRules",
+            "DeleteRule",
         ],
     ),
     (

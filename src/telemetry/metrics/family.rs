@@ -104,6 +104,12 @@ families! {
         "Connections that came in, by what became of them.";
     PEER_CALLS "attache_peer_calls_total" Counter None, ["service", "method", "code"]
         "gRPC calls made to other members, by how they ended.";
+    POOL_CONNECTIONS "attache_pool_connections" Gauge None, ["pool"]
+        "Open connections that this process has made.";
+    POOL_DIALS "attache_pool_dials_total" Counter None, ["pool", "outcome"]
+        "Dials of this process, by what became of them.";
+    POOL_CLOSES "attache_pool_closes_total" Counter None, ["pool", "reason"]
+        "Connections that this process had made and that have ended, by why.";
 
     TASKS "attache_tasks" Gauge None, ["state"]
         "Tasks of this home that have not ended, by their state.";
@@ -130,6 +136,11 @@ families! {
         "Attempts that run on the own agent.";
     EXECUTOR_KNOWN "attache_executor_known" Gauge None, []
         "Attempts that run, or whose last update no home has acknowledged yet.";
+
+    AGENT_HEALTHY "attache_agent_healthy" Gauge None, []
+        "1 while the own agent is healthy: it gets new work.";
+    AGENT_LOOKS "attache_agent_looks_total" Counter None, ["kind", "outcome"]
+        "Looks at the own agent, by how it was asked and what came of it.";
 
     JOURNAL_RECORDS "attache_journal_records_total" Counter None, []
         "Records written to the journal.";

@@ -1,0 +1,278 @@
+//! What an attempt's stream says about the instance that it goes to: heard on the way, told to the
+//! instance's endpoint, and never changed.
+//!
+//! An instance is judged by whether it takes work and answers; what an agent makes of a task is its
+//! own affair. The whole of it is [`of_status`], [`of_refusal`] and [`of_end`].
+
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio_stream::Stream;
+use tonic::{Code, Status};
+
+use crate::{
+    domain::Reason,
+    pb::{self, execute_response::Step, handle_response::Update},
+    registry::client::Entry,
+    resilience::{Outcome, Permit, Trip, Turn},
+    task::Updates,
+    wire::status::{reason_of, retry_after},
+};
+
+/// How long an executor may take to say whether it takes an attempt. It does within a quarter of a
+/// second; the rest is for dialling, the network and a busy machine.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// A call that is judged.
+pub(super) struct Judge {
+    permit: Permit,
+    entry: Option<Arc<Entry>>,
+}
+
+impl Judge {
+    /// Judges the instance of `entry`; `None`: one that has left the catalog.
+    pub(super) fn new(permit: Permit, entry: Option<Arc<Entry>>) -> Self {
+        Self { permit, entry }
+    }
+
+    /// Sees a call through from now on. Of one that is `fresh` a first word is expected soon.
+    ///
+    /// # Errors
+    /// As `opening` fails.
+    pub(super) async fn over(
+        mut self,
+        opening: impl Future<Output = Result<Updates, Status>>,
+        fresh: bool,
+    ) -> Result<Updates, Status> {
+        let now = Instant::now();
+        self.permit.sent(now);
+        let silent_at = now + FIRST_WORD;
+        let mut opening = pin!(opening);
+        let opened = if fresh {
+            match timeout_at(silent_at, &mut opening).await {
+                Ok(opened) => opened,
+                Err(_) => {
+                    self.finish(Outcome::Failure);
+                    opening.await
+                }
+            }
+        } else {
+            opening.await
+        };
+        let updates = opened.inspect_err(|status| self.finish(of_status(status)))?;
+        Ok(Box::pin(Judged {
+            updates,
+            judge: Some(self),
+            patience: fresh.then(|| Box::pin(sleep_until(silent_at))),
+            updated: false,
+        }))
+    }
+
+    fn taken(&mut self) {
+        self.permit.taken();
+    }
+
+    fn first_update(&mut self) {
+        let turn = self.permit.first_message(Instant::now());
+        tell(turn, self.entry.as_deref());
+    }
+
+    /// Only the first time counts.
+    fn finish(&mut self, outcome: Outcome) {
+        let permit = std::mem::take(&mut self.permit);
+        let turn = permit.finish(outcome, Instant::now(), rand::random());
+        tell(turn, self.entry.as_deref());
+    }
+}
+
+/// An attempt's updates, and who listens to them.
+struct Judged {
+    updates: Updates,
+    /// `None`: there is nothing more to learn.
+    judge: Option<Judge>,
+    /// Until the first word.
+    patience: Option<Pin<Box<Sleep>>>,
+    updated: bool,
+}
+
+impl Judged {
+    fn hear(&mut self, said: Option<&Result<pb::ExecuteResponse, Status>>) {
+        self.patience = None;
+        let outcome = match said {
+            Some(Ok(response)) => self.step(response.step.as_ref()),
+            Some(Err(status)) => Some(of_status(status)),
+            // A stream ends after the last word, and that was not it.
+            None => Some(Outcome::Failure),
+        };
+        if let Some(outcome) = outcome
+            && let Some(mut judge) = self.judge.take()
+        {
+            judge.finish(outcome);
+        }
+    }
+
+    fn step(&mut self, step: Option<&Step>) -> Option<Outcome> {
+        let judge = self.judge.as_mut()?;
+        match step {
+            Some(Step::Accepted(_)) => {
+                judge.taken();
+                None
+            }
+            Some(Step::Refused(refused)) => {
+                let wait = refused.retry_after.and_then(|wait| wait.try_into().ok());
+                if refused.reason == Reason::AgentUnavailable.label()
+                    && let Some(wait) = wait
+                {
+                    judge.permit.pause(wait, Instant::now());
+                }
+                Some(of_refusal(&refused.reason, wait))
+            }
+            Some(Step::Update(update)) => {
+                let said = update.update.as_ref().and_then(|said| said.update.as_ref());
+                let end = said.and_then(|said| of_end(said, self.updated));
+                self.updated = true;
+                // One that begins with its own failure has not answered.
+                if end.is_none_or(|end| end == Outcome::Success) {
+                    judge.first_update();
+                }
+                end
+            }
+            // Another run of the process: what this one would have done is not known.
+            Some(Step::AttemptUnknown(_)) => Some(Outcome::Neutral),
+            Some(Step::Keepalive(_)) | None => None,
+        }
+    }
+}
+
+impl Stream for Judged {
+    type Item = Result<pb::ExecuteResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.updates.as_mut().poll_next(context) {
+            Poll::Ready(said) => {
+                if self.judge.is_some() {
+                    self.hear(said.as_ref());
+                }
+                Poll::Ready(said)
+            }
+            Poll::Pending => {
+                if let Some(patience) = &mut self.patience
+                    && patience.as_mut().poll(context).is_ready()
+                {
+                    self.patience = None;
+                    if let Some(mut judge) = self.judge.take() {
+                        judge.finish(Outcome::Failure);
+                    }
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// What a status says that a stream did not begin with, or ended in.
+fn of_status(status: &Status) -> Outcome {
+    let reason = reason_of(status);
+    let reason = reason.as_deref().and_then(known);
+    match reason {
+        Some(Reason::FaultInjected) => Outcome::Neutral,
+        // The whole attempt's, which the task set.
+        None if status.code() == Code::DeadlineExceeded => Outcome::Neutral,
+        None if status.code() == Code::ResourceExhausted => Outcome::Overload(retry_after(status)),
+        Some(
+            Reason::PeerUnreachable
+            | Reason::PeerMismatch
+            | Reason::ConnectionLost
+            | Reason::Internal,
+        )
+        | None => Outcome::of(status.code()),
+        Some(other) => of_refusal(other.label(), retry_after(status)),
+    }
+}
+
+/// What a refusal of an attempt says.
+fn of_refusal(reason: &str, wait: Option<Duration>) -> Outcome {
+    match known(reason) {
+        // How many it takes is said by its slots, and the home keeps to them.
+        Some(Reason::SlotsFull | Reason::Draining | Reason::DeadlineExceeded) | None => {
+            Outcome::Neutral
+        }
+        Some(Reason::AgentUnavailable) => Outcome::Failure,
+        Some(Reason::QueueFull | Reason::RateLimited | Reason::DiskFull) => Outcome::Overload(wait),
+        Some(_) => Outcome::Success,
+    }
+}
+
+/// What the last word of an attempt says; `None`: it is not the last one. `updated`: others came
+/// before it.
+fn of_end(update: &Update, updated: bool) -> Option<Outcome> {
+    Some(match update {
+        Update::Failure(failure) => match known(&failure.reason) {
+            Some(Reason::AgentLost) => Outcome::Failure,
+            Some(Reason::DeadlineExceeded) => Outcome::Neutral,
+            _ if updated => Outcome::Success,
+            _ => of_first_failure(Code::from_i32(failure.code)),
+        },
+        Update::Canceled(_) => Outcome::Neutral,
+        Update::Result(_) | Update::Rejection(_) | Update::Question(_) | Update::Delegation(_) => {
+            Outcome::Success
+        }
+        Update::Progress(_)
+        | Update::Message(_)
+        | Update::Artifact(_)
+        | Update::Usage(_)
+        | Update::Checkpoint(_)
+        | Update::Transient(_) => return None,
+    })
+}
+
+/// What it says when an agent answers with a failure, and nothing before it.
+fn of_first_failure(code: Code) -> Outcome {
+    if code == Code::Unavailable {
+        Outcome::Failure
+    } else if code == Code::ResourceExhausted {
+        Outcome::Overload(None)
+    } else {
+        Outcome::Success
+    }
+}
+
+fn known(label: &str) -> Option<Reason> {
+    let mut all = Reason::ALL.iter().copied();
+    all.find(|reason| reason.label() == label)
+}
+
+/// Says once that a breaker turned.
+fn tell(turn: Option<Turn>, entry: Option<&Entry>) {
+    let Some(turn) = turn else { return };
+    let (instance, agent) = entry.map_or((String::new(), String::new()), |entry| {
+        (entry.instance_id.to_string(), entry.agent.to_string())
+    });
+    match turn {
+        Turn::Opened { why, cool_down } => {
+            let why = because(why);
+            tracing::warn!(
+                instance,
+                agent,
+                why,
+                ?cool_down,
+                "breaker opened: no work goes there for a while"
+            );
+        }
+        Turn::Closed => tracing::info!(instance, agent, "breaker closed: work goes there again"),
+    }
+}
+
+/// A trip, for people.
+fn because(why: Trip) -> String {
+    match why {
+        Trip::Consecutive(count) => format!("{count} failures in a row"),
+        Trip::Rate { good, all } => format!("{good} of {all} calls went well"),
+        Trip::Probe => "the probe failed".to_owned(),
+    }
+}
