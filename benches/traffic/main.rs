@@ -15,6 +15,9 @@
 
 #[path = "../../tests/support/fleet/mod.rs"]
 mod fleet;
+#[path = "../tasks/machine.rs"]
+#[allow(dead_code, reason = "the other bench also watches its processes")]
+mod machine;
 mod pick;
 mod race;
 

@@ -390,6 +390,68 @@ mod tests {
     }
 
     #[test]
+    fn one_that_comes_and_goes_every_three_seconds_is_asked_ever_more_rarely() {
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        let mut waits = Vec::new();
+        // Ten calls per second for four minutes.
+        for tick in 0..2400_u32 {
+            let now = start + Duration::from_millis(100) * tick;
+            let outcome = if tick / 30 % 2 == 0 {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            };
+            let turn = if breaker.open().is_none() {
+                breaker.record(outcome, &settings(), now, 0.0)
+            } else if breaker.begin_probe(now) {
+                breaker.probed(outcome, &settings(), now, 0.0)
+            } else {
+                None
+            };
+            if let Some(Turn::Opened { cool_down, .. }) = turn {
+                waits.push(cool_down.as_secs());
+            }
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn as_many_that_go_well_as_would_open_it_close_it_where_calls_flow_in_spite_of_it() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        failing(&mut breaker, 5, now);
+        let flow = |breaker: &mut Breaker, outcome, begun| {
+            breaker.flowed(outcome, &settings(), begun, now + secs(1))
+        };
+        let before = now.checked_sub(secs(1)).unwrap();
+        for _ in 0..10 {
+            // They began before it opened: what they say is older.
+            assert_eq!(flow(&mut breaker, Outcome::Success, before), None);
+        }
+        for _ in 0..4 {
+            assert_eq!(flow(&mut breaker, Outcome::Success, now), None);
+        }
+        assert_eq!(flow(&mut breaker, Outcome::Failure, now), None);
+        for _ in 0..4 {
+            assert_eq!(flow(&mut breaker, Outcome::Success, now), None);
+        }
+        assert_eq!(
+            flow(&mut breaker, Outcome::Success, now),
+            Some(Turn::Closed)
+        );
+        assert!(breaker.has_risen());
+    }
+
+    #[test]
+    fn its_time_is_only_ever_shortened() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        failing(&mut breaker, 5, now);
+        breaker.hasten(now + secs(9));
+        assert_eq!(breaker.open().unwrap().until, now + secs(1));
+        breaker.hasten(now);
+        assert!(breaker.begin_probe(now));
+    }
+
+    #[test]
     fn a_probe_that_says_nothing_lets_the_next_one_go() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         failing(&mut breaker, 5, now);

@@ -100,4 +100,45 @@ mod tests {
         assert!((value - (-1.0_f64).exp()).abs() < 1e-9, "{value}");
         assert!(ewma.read(DECAY, later + 10 * DECAY).unwrap() < 1e-4);
     }
+
+    #[test]
+    fn one_failure_of_a_few_says_much_and_one_of_many_says_little() {
+        let now = Instant::now();
+        let share = |good: u32, bad: u32| {
+            let mut share = FailureShare::default();
+            (0..good).for_each(|_| share.observe(false, DECAY, now));
+            (0..bad).for_each(|_| share.observe(true, DECAY, now));
+            share.read(DECAY, now)
+        };
+        for (good, bad, least, most) in [
+            (0, 0, 0.0, 0.0),
+            (50, 0, 0.0, 0.0),
+            (0, 1, 0.5, 0.5),
+            (3, 1, 0.19, 0.21),
+            (1000, 1, 0.009, 0.011),
+            (1000, 100, 0.6, 0.7),
+            (0, 1000, 0.98, 1.0),
+        ] {
+            let share = share(good, bad);
+            assert!(least <= share && share <= most, "{good}, {bad}: {share}");
+        }
+    }
+
+    #[test]
+    fn what_failed_is_forgotten_by_time_and_by_what_goes_well() {
+        let (mut share, mut now) = (FailureShare::default(), Instant::now());
+        (0..10).for_each(|_| share.observe(true, DECAY, now));
+        let mut last = share.read(DECAY, now);
+        for _ in 0..10 {
+            now += DECAY;
+            let next = share.read(DECAY, now);
+            assert!(next < last, "{next} after {last}");
+            last = next;
+        }
+        assert!(last < 1e-3, "{last}");
+        let mut share = FailureShare::default();
+        (0..10).for_each(|_| share.observe(true, DECAY, now));
+        (0..500).for_each(|_| share.observe(false, DECAY, now));
+        assert!(share.read(DECAY, now) < 1e-3);
+    }
 }

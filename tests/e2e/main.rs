@@ -20,6 +20,7 @@ mod disk;
 mod drain;
 mod fault_proxy;
 mod first_command;
+mod fleet;
 mod foreign_clients;
 mod grpcurl;
 mod health;

@@ -18,9 +18,7 @@ pub(crate) struct Figures {
     times: Vec<f32>,
     bad: u64,
     first_failed: u64,
-    /// First and later tries that went out.
-    sent: (u64, u64),
-    /// The same while something was wrong.
+    /// First and later tries that went out while something was wrong.
     sent_in_fault: (u64, u64),
     /// By when they began: all calls, and those that failed.
     steps: Vec<(u32, u32)>,
@@ -33,7 +31,6 @@ impl Figures {
             times: Vec::new(),
             bad: 0,
             first_failed: 0,
-            sent: (0, 0),
             sent_in_fault: (0, 0),
             steps: Vec::new(),
         }
@@ -41,12 +38,9 @@ impl Figures {
 
     /// A try goes out.
     pub(crate) fn sent(&mut self, now: Time, tries: u32) {
-        let count = |(first, again): &mut (u64, u64)| {
-            *if tries == 1 { first } else { again } += 1;
-        };
-        count(&mut self.sent);
         if self.fault.has(now) {
-            count(&mut self.sent_in_fault);
+            let (first, again) = &mut self.sent_in_fault;
+            *if tries == 1 { first } else { again } += 1;
         }
     }
 
@@ -88,7 +82,6 @@ impl Figures {
             p999: within(&self.times, 0.999),
             first_failed: share(self.first_failed, all),
             failed: share(self.bad, all),
-            again: share(self.sent.1, self.sent.0 as f64),
             again_in_fault: self.sent_in_fault.1,
             first_in_fault: self.sent_in_fault.0,
             recovery: self.recovery(),
@@ -117,8 +110,6 @@ pub(crate) struct Sum {
     pub(crate) first_failed: f64,
     /// Share of calls that failed in the end.
     pub(crate) failed: f64,
-    /// Later tries per first one.
-    pub(crate) again: f64,
     /// Later tries while something was wrong, and first ones.
     pub(crate) again_in_fault: u64,
     pub(crate) first_in_fault: u64,

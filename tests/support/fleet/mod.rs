@@ -7,6 +7,7 @@
 
 pub(crate) mod baselines;
 pub(crate) mod envoy;
+pub(crate) mod field;
 pub(crate) mod figures;
 pub(crate) mod ours;
 pub(crate) mod policy;

@@ -10,7 +10,7 @@ const QUEUE: usize = 100;
 pub(crate) const PUSHBACK: Duration = Duration::from_millis(200);
 
 /// One try of one call.
-pub(crate) type Try = (u64, u32);
+pub(crate) type Try = (usize, u32);
 
 /// What an instance does now.
 #[derive(Debug, Default)]

@@ -1,10 +1,6 @@
 //! One policy in one world, event after event.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use attache::resilience::{Budget, Failed, Progress, Pushback, RetrySettings, Safety, retry_after};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -44,16 +40,14 @@ struct Simulation<'a, P: Policy> {
     count: u64,
     servers: Vec<Server>,
     views: Vec<View<P>>,
-    calls: HashMap<u64, Call<P::Ticket>, Hash>,
-    next_call: u64,
+    /// By number; those that are over are gone.
+    calls: Vec<Option<Call<P::Ticket>>>,
     /// When calls come, and from whom: the same for every policy.
     arrivals: SmallRng,
     /// What policies and backoffs draw.
     random: SmallRng,
     figures: Figures,
 }
-
-type Hash = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 /// What one caller knows.
 struct View<P> {
@@ -84,8 +78,8 @@ enum What {
     Reach(Try),
     Done(usize, u32, Try),
     Answer(Try, End),
-    Retry(u64),
-    Deadline(u64),
+    Retry(usize),
+    Deadline(usize),
     Down(usize),
     Told(usize),
 }
@@ -108,8 +102,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
             count: 0,
             servers: world.instances.iter().map(|_| Server::default()).collect(),
             views,
-            calls: HashMap::default(),
-            next_call: 0,
+            calls: Vec::new(),
             arrivals: SmallRng::seed_from_u64(world.seed ^ 2),
             random,
             figures: Figures::new(world.fault),
@@ -169,19 +162,15 @@ impl<'a, P: Policy> Simulation<'a, P> {
             self.at(next, What::Arrival);
         }
         let caller = self.arrivals.random_range(0..self.world.callers);
-        let call = self.next_call;
-        self.next_call += 1;
+        let call = self.calls.len();
         let view = caller % self.views.len();
-        self.calls.insert(
-            call,
-            Call {
-                view,
-                begun: self.now,
-                tries: 0,
-                tried: Vec::new(),
-                with: None,
-            },
-        );
+        self.calls.push(Some(Call {
+            view,
+            begun: self.now,
+            tries: 0,
+            tried: Vec::new(),
+            with: None,
+        }));
         let now = self.instant();
         self.views[view].budget.first(now);
         self.after(self.world.deadline, What::Deadline(call));
@@ -189,9 +178,9 @@ impl<'a, P: Policy> Simulation<'a, P> {
     }
 
     /// The next try goes out, or cannot.
-    fn send(&mut self, number: u64) {
+    fn send(&mut self, number: usize) {
         let now = self.instant();
-        let Some(call) = self.calls.get_mut(&number) else {
+        let Some(call) = &mut self.calls[number] else {
             return;
         };
         call.tries += 1;
@@ -207,12 +196,15 @@ impl<'a, P: Policy> Simulation<'a, P> {
     }
 
     fn has(&self, (call, tries): Try) -> bool {
-        let call = self.calls.get(&call);
+        let call = self.calls[call].as_ref();
         call.is_some_and(|call| call.tries == tries && call.with.is_some())
     }
 
     fn reach(&mut self, one: Try) {
-        let Some((place, _)) = self.calls.get(&one.0).and_then(|call| call.with.as_ref()) else {
+        let Some((place, _)) = self.calls[one.0]
+            .as_ref()
+            .and_then(|call| call.with.as_ref())
+        else {
             return;
         };
         let (place, now) = (*place, self.now);
@@ -239,7 +231,10 @@ impl<'a, P: Policy> Simulation<'a, P> {
         }
         self.after(WAY, What::Answer(one, End::Answered));
         let calls = &self.calls;
-        let wanted = |(call, tries): Try| calls.get(&call).is_some_and(|call| call.tries == tries);
+        let wanted = |(call, tries): Try| {
+            let call = calls[call].as_ref();
+            call.is_some_and(|call| call.tries == tries)
+        };
         let instance = &self.world.instances[place];
         let next = self.servers[place].done(one, instance, self.now, wanted);
         if let Some((next, at)) = next {
@@ -253,16 +248,16 @@ impl<'a, P: Policy> Simulation<'a, P> {
         }
     }
 
-    fn late(&mut self, call: u64) {
-        if self.calls.contains_key(&call) {
+    fn late(&mut self, call: usize) {
+        if self.calls[call].is_some() {
             self.ended(call, End::Late);
         }
     }
 
     /// A try is over: the call with it, or there is another.
-    fn ended(&mut self, number: u64, end: End) {
+    fn ended(&mut self, number: usize, end: End) {
         let now = self.instant();
-        let Some(call) = self.calls.get_mut(&number) else {
+        let Some(call) = &mut self.calls[number] else {
             return;
         };
         let view = &mut self.views[call.view];
@@ -276,7 +271,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
         let (begun, tries) = (call.begun, call.tries);
         if end == End::Answered {
             self.figures.good(begun, self.now);
-            self.calls.remove(&number);
+            self.calls[number] = None;
             return;
         }
         let settings = RetrySettings::default();
@@ -290,7 +285,7 @@ impl<'a, P: Policy> Simulation<'a, P> {
             self.after(wait, What::Retry(number));
         } else {
             self.figures.bad(begun);
-            self.calls.remove(&number);
+            self.calls[number] = None;
         }
     }
 }

@@ -108,8 +108,8 @@ impl World {
     }
 
     /// What is drawn for one try of one call, whoever it goes to.
-    pub(crate) fn draw(&self, call: u64, tries: u32) -> Draw {
-        let key = (call << 3) ^ u64::from(tries) ^ self.seed.rotate_left(40);
+    pub(crate) fn draw(&self, call: usize, tries: u32) -> Draw {
+        let key = ((call as u64) << 3) ^ u64::from(tries) ^ self.seed.rotate_left(40);
         let mut random = SmallRng::seed_from_u64(key);
         Draw {
             work: (SPREAD * normal(&mut random)).exp(),
