@@ -132,9 +132,8 @@ impl Permit {
         if let Some(budget) = call.budget.filter(|_| outcome != Outcome::Neutral) {
             budget.lock().ended(outcome.is_bad());
         }
-        let waiting = call.waiting.then_some(call.begun);
         call.endpoint.finish(
-            (waiting, call.probe),
+            (call.begun, call.waiting, call.probe),
             outcome,
             &call.settings,
             (now, chance),
