@@ -33,6 +33,7 @@ mod outage;
 mod partition;
 mod rolling;
 mod rules;
+mod silence;
 mod soak;
 mod trace;
 
