@@ -178,10 +178,6 @@ impl Balancer {
     }
 
     /// All of it, for those who show it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the admin listener is about to show it")
-    )]
     pub(super) fn sights(&self, now: Instant) -> Sights {
         self.follow(now);
         let catalog = self.mirror.catalog();

@@ -19,6 +19,7 @@ mod pools;
 mod register;
 mod route;
 mod run;
+mod shown;
 mod sights;
 mod standing;
 mod treatment;

@@ -27,8 +27,8 @@ use super::request::Request;
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
-/// Longest wait for the executor's first word, unless a rule has another: dialling and its handshake,
-/// and some more.
+/// Longest wait for the executor's first word, unless a rule has a longer one: dialling and its
+/// handshake, and some more.
 const OPEN: Duration = Duration::from_secs(20);
 /// How long the last acknowledgement may take to reach the executor.
 const LINGER: Duration = Duration::from_secs(5);
@@ -151,7 +151,8 @@ impl Carrier {
     /// One stream, from its first word to its end.
     async fn stream(&self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
         let fresh = call.is_some();
-        let patience = call.as_ref().and_then(|call| call.patience).unwrap_or(OPEN);
+        let patience = call.as_ref().and_then(|call| call.patience);
+        let patience = patience.unwrap_or(OPEN).max(OPEN);
         let delay = call.as_ref().and_then(|call| call.injected.delay);
         let silent_at = Instant::now() + patience + delay.unwrap_or_default();
         let steps = steps(first, self.said.clone());
