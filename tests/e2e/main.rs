@@ -18,6 +18,7 @@ mod bad_input;
 mod crash;
 mod disk;
 mod drain;
+mod failover;
 mod fault_proxy;
 mod first_command;
 mod foreign_clients;
@@ -32,6 +33,7 @@ mod outage;
 mod partition;
 mod rolling;
 mod rules;
+mod silence;
 mod soak;
 mod trace;
 
