@@ -33,6 +33,7 @@ mod partition;
 mod rolling;
 mod soak;
 mod trace;
+mod traffic;
 
 #[path = "../support/mod.rs"]
 mod support;
