@@ -16,13 +16,13 @@ use attache::{
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tonic::Status;
 
 use super::{
     client::{self, Local},
-    wait::within,
+    wait::eventually,
 };
 
 /// What the calls ask for.
@@ -41,6 +41,8 @@ pub struct Plan {
 /// One call that has ended.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// Counted from 0 in the order in which they go out.
+    pub number: usize,
     pub skill: &'static str,
     /// When it was to go out.
     pub due: Instant,
@@ -103,19 +105,25 @@ impl Callers {
         (self.all.begun.load(Relaxed), self.all.ended.lock().len())
     }
 
+    /// Waits until all that have gone out by now have ended.
+    pub async fn settle(&self) {
+        let (begun, _) = self.count();
+        eventually("these calls have ended", || async {
+            let calls = self.all.ended.lock();
+            let ended = calls.iter().filter(|call| call.number < begun).count();
+            (ended == begun)
+                .then_some(())
+                .ok_or_else(|| format!("{ended} of {begun}"))
+        })
+        .await;
+    }
+
     /// Begins nothing more, and waits until all has ended.
     pub async fn stop(self) -> Vec<Call> {
         self.pace(0);
-        within("all calls have ended", async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let (begun, ended) = self.count();
-                if begun == ended {
-                    return;
-                }
-            }
-        })
-        .await;
+        // One may be going out.
+        sleep(Duration::from_millis(100)).await;
+        self.settle().await;
         self.ended()
     }
 }
@@ -133,6 +141,9 @@ async fn keep_pace(all: Arc<All>) {
         // A machine that is busy makes calls late, never fewer.
         due += Duration::from_secs(1) / pace;
         sleep_until(due).await;
+        if all.pace.load(Relaxed) == 0 {
+            continue;
+        }
         let number = all.begun.fetch_add(1, Relaxed);
         calls.spawn(call(Arc::clone(&all), number, due));
         while calls.try_join_next().is_some() {}
@@ -149,6 +160,7 @@ async fn call(all: Arc<All>, number: usize, due: Instant) {
     let failed = run(&mut home, spec, &text, &mut attempts).await.err();
     let took = due.elapsed();
     all.ended.lock().push(Call {
+        number,
         skill,
         due,
         took,

@@ -27,8 +27,8 @@ struct Spell {
 }
 
 impl Spell {
-    /// Lets so many calls go out while the instance is in trouble, and heals it. Returns when it is
-    /// given work again.
+    /// Lets so many calls go out while the instance is in trouble, and heals it. Returns when they
+    /// have ended and it is given work again.
     async fn of(
         scene: &Scene,
         callers: &Callers,
@@ -44,6 +44,7 @@ impl Spell {
         let (to, after) = (Instant::now(), scene.runs(place).len());
         scene.heal(place).await;
         scene.is_back(place).await;
+        callers.settle().await;
         Self {
             trouble,
             from,
