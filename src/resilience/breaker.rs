@@ -75,7 +75,11 @@ pub(super) struct Open {
     pub(super) why: Trip,
     pub(super) since: Instant,
     pub(super) until: Instant,
+    /// When it opened first: probes that failed since do not count.
+    pub(super) fell: Instant,
     probe: Option<Probe>,
+    /// Calls in a row that went well although it is open.
+    row: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +172,37 @@ impl Breaker {
         Some(self.trip(why, settings, now, chance))
     }
 
+    /// How a call went that began while it was open, if it was: too many of its set are, and it gets
+    /// calls in spite of itself. As many in a row as would have opened it, close it.
+    pub(super) fn flowed(
+        &mut self,
+        outcome: Outcome,
+        settings: &BreakerSettings,
+        begun: Instant,
+        now: Instant,
+    ) -> Option<Turn> {
+        let open = self.open.as_mut().filter(|open| open.since <= begun)?;
+        match outcome {
+            Outcome::Success => open.row = open.row.saturating_add(1),
+            Outcome::Failure | Outcome::Overload(_) => open.row = 0,
+            Outcome::Neutral => {}
+        }
+        let well = open.row >= settings.consecutive.max(1);
+        well.then(|| self.close(now))
+    }
+
+    /// Makes it half-open then, if that is sooner.
+    pub(super) fn hasten(&mut self, until: Instant) {
+        if let Some(open) = &mut self.open {
+            open.until = open.until.min(until);
+        }
+    }
+
+    /// Whether it is closed because a call went well.
+    pub(super) fn has_risen(&self) -> bool {
+        self.open.is_none() && self.closed_at.is_some()
+    }
+
     /// Good and bad calls within the window.
     pub(super) fn sums(&self, now: Instant) -> (u32, u32) {
         self.window.sums(now)
@@ -212,7 +247,9 @@ impl Breaker {
             why,
             since: now,
             until: now + cool_down,
+            fell: self.open.map_or(now, |open| open.fell),
             probe: None,
+            row: 0,
         });
         Turn::Opened { why, cool_down }
     }
@@ -350,6 +387,68 @@ mod tests {
             );
         }
         assert_eq!(waits, [1, 2, 4, 8, 1]);
+    }
+
+    #[test]
+    fn one_that_comes_and_goes_every_three_seconds_is_asked_ever_more_rarely() {
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        let mut waits = Vec::new();
+        // Ten calls per second for four minutes.
+        for tick in 0..2400_u32 {
+            let now = start + Duration::from_millis(100) * tick;
+            let outcome = if tick / 30 % 2 == 0 {
+                Outcome::Failure
+            } else {
+                Outcome::Success
+            };
+            let turn = if breaker.open().is_none() {
+                breaker.record(outcome, &settings(), now, 0.0)
+            } else if breaker.begin_probe(now) {
+                breaker.probed(outcome, &settings(), now, 0.0)
+            } else {
+                None
+            };
+            if let Some(Turn::Opened { cool_down, .. }) = turn {
+                waits.push(cool_down.as_secs());
+            }
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn as_many_that_go_well_as_would_open_it_close_it_where_calls_flow_in_spite_of_it() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        failing(&mut breaker, 5, now);
+        let flow = |breaker: &mut Breaker, outcome, begun| {
+            breaker.flowed(outcome, &settings(), begun, now + secs(1))
+        };
+        let before = now.checked_sub(secs(1)).unwrap();
+        for _ in 0..10 {
+            // They began before it opened: what they say is older.
+            assert_eq!(flow(&mut breaker, Outcome::Success, before), None);
+        }
+        for _ in 0..4 {
+            assert_eq!(flow(&mut breaker, Outcome::Success, now), None);
+        }
+        assert_eq!(flow(&mut breaker, Outcome::Failure, now), None);
+        for _ in 0..4 {
+            assert_eq!(flow(&mut breaker, Outcome::Success, now), None);
+        }
+        assert_eq!(
+            flow(&mut breaker, Outcome::Success, now),
+            Some(Turn::Closed)
+        );
+        assert!(breaker.has_risen());
+    }
+
+    #[test]
+    fn its_time_is_only_ever_shortened() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        failing(&mut breaker, 5, now);
+        breaker.hasten(now + secs(9));
+        assert_eq!(breaker.open().unwrap().until, now + secs(1));
+        breaker.hasten(now);
+        assert!(breaker.begin_probe(now));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use super::window::Window;
 
 /// Tokens to begin with, and at most; half of them must be there for the share to be used (gRFC A6).
 const TOKENS: f64 = 10.0;
+/// The same per first try within the window, where that is more: what breaks off at one instance of a
+/// busy target are a few calls at once, and no sign that most calls fail.
+const TOKENS_EACH: f64 = 0.01;
 /// What a success gives back.
 const TOKEN_RATIO: f64 = 0.1;
 
@@ -19,6 +22,8 @@ pub struct Budget {
     /// First tries count as good, second ones as bad.
     tries: Window,
     tokens: f64,
+    /// Most tokens, for the traffic that there is.
+    most: f64,
 }
 
 impl Default for Budget {
@@ -26,6 +31,7 @@ impl Default for Budget {
         Self {
             tries: Window::default(),
             tokens: TOKENS,
+            most: TOKENS,
         }
     }
 }
@@ -34,12 +40,14 @@ impl Budget {
     /// A first try goes out.
     pub fn first(&mut self, now: Instant) {
         self.tries.count(true, RetrySettings::WINDOW, now);
+        let (first, _) = self.tries.sums(now);
+        self.most = TOKENS.max(TOKENS_EACH * f64::from(first));
     }
 
     /// A try ended; failures that say nothing of the target do not belong here.
     pub fn ended(&mut self, failed: bool) {
         let change = if failed { -1.0 } else { TOKEN_RATIO };
-        self.tokens = (self.tokens + change).clamp(0.0, TOKENS);
+        self.tokens = (self.tokens + change).clamp(0.0, self.most);
     }
 
     /// Takes a second try out of the budget; false: there is none, and the call waits or fails.
@@ -55,7 +63,7 @@ impl Budget {
     pub fn left(&self, settings: &RetrySettings, now: Instant) -> f64 {
         let (first, second) = self.tries.sums(now);
         let floor = settings.floor.max(0.0) * RetrySettings::WINDOW.as_secs_f64();
-        let share = if self.tokens > TOKENS / 2.0 {
+        let share = if self.tokens > self.most / 2.0 {
             settings.budget.max(0.0) * f64::from(first)
         } else {
             0.0
@@ -105,6 +113,37 @@ mod tests {
             budget.ended(false);
         }
         assert!((budget.left(&settings, now) - 230.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_few_at_once_that_break_off_leave_a_busy_target_its_share() {
+        let (settings, start) = (RetrySettings::default(), Instant::now());
+        for (calls, left) in [(1_000_u32, 30.0), (50_000, 30.0 + 0.2 * 50_000.0)] {
+            let mut budget = Budget::default();
+            for call in 0..calls {
+                budget.first(start + RetrySettings::WINDOW * call / calls / 2);
+                budget.ended(false);
+            }
+            let now = start + RetrySettings::WINDOW / 2;
+            (0..20).for_each(|_| budget.ended(true));
+            assert!((budget.left(&settings, now) - left).abs() < 1e-6, "{calls}");
+            // Not when it goes on.
+            (0..1000).for_each(|_| budget.ended(true));
+            assert!((budget.left(&settings, now) - 30.0).abs() < 1e-6, "{calls}");
+        }
+    }
+
+    #[test]
+    fn threads_share_one_budget_to_the_last_try() {
+        let (settings, now) = (RetrySettings::default(), Instant::now());
+        let budget = parking_lot::Mutex::new(Budget::default());
+        (0..1000).for_each(|_| budget.lock().first(now));
+        let take = || (0..1000).filter(|_| budget.lock().again(&settings, now));
+        let taken = std::thread::scope(|scope| {
+            let threads = [(); 8].map(|()| scope.spawn(|| take().count()));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(taken.iter().sum::<usize>(), 30 + 200, "{taken:?}");
     }
 
     proptest! {

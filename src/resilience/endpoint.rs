@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::breaker::{Breaker, Trip, Turn};
-use super::ewma::PeakEwma;
+use super::ewma::{FailureShare, PeakEwma};
 use super::outcome::Outcome;
 use super::settings::{BalanceSettings, Settings};
 
@@ -72,7 +72,7 @@ struct State {
     waiting: u32,
     waiting_since: f64,
     latency: PeakEwma,
-    penalty: PeakEwma,
+    failures: FailureShare,
     paused_until: Option<Instant>,
     breaker: Breaker,
 }
@@ -93,6 +93,8 @@ pub(super) struct Opened {
     pub(super) until: Instant,
     /// When to look at its probe, if one is under way.
     pub(super) ripe_at: Option<Instant>,
+    /// When calls flowed last.
+    pub(super) fell: Instant,
 }
 
 /// Whether calls flow to an instance.
@@ -149,7 +151,7 @@ impl Endpoint {
         let mut state = self.state.lock();
         state.breaker.reset();
         state.latency = PeakEwma::default();
-        state.penalty = PeakEwma::default();
+        state.failures = FailureShare::default();
         state.paused_until = None;
         drop(state);
         self.epoch.advance();
@@ -181,7 +183,10 @@ impl Endpoint {
             window: state.breaker.sums(now),
             in_flight: state.in_flight,
             latency: state.latency.read(decay, now).map(seconds),
-            penalty: seconds(state.penalty.read(decay, now).unwrap_or(0.0)),
+            penalty: settings
+                .balance
+                .penalty
+                .mul_f64(state.failures.read(decay, now)),
             paused: state.paused_until.map(left).filter(|left| !left.is_zero()),
             share: self.share(&settings.balance, now),
         }
@@ -198,7 +203,18 @@ impl Endpoint {
             since: open.since,
             until: open.until,
             ripe_at: open.ripe_at(),
+            fell: open.fell,
         })
+    }
+
+    /// Whether its breaker is closed because calls went well again.
+    pub(super) fn has_risen(&self) -> bool {
+        self.state.lock().breaker.has_risen()
+    }
+
+    /// Lets its probe go then, if that is sooner.
+    pub(super) fn hasten(&self, until: Instant) {
+        self.state.lock().breaker.hasten(until);
     }
 
     /// It asks to be left alone that long.
@@ -215,15 +231,15 @@ impl Endpoint {
 
     /// Whether one more call may go there, the breaker aside.
     pub(super) fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
-        let state = self.state.lock();
-        let bound = settings.max_in_flight;
-        (bound == 0 || state.in_flight < bound)
-            && state.paused_until.is_none_or(|until| until <= now)
+        self.state.lock().has_room(settings, now)
     }
 
-    /// What the next call there would cost.
-    pub(super) fn cost(&self, settings: &BalanceSettings, now: Instant) -> Cost {
+    /// What the next call there would cost; `None`: it has no room for one, the breaker aside.
+    pub(super) fn cost(&self, settings: &BalanceSettings, now: Instant) -> Option<Cost> {
         let state = self.state.lock();
+        if !state.has_room(settings, now) {
+            return None;
+        }
         let measured = state.latency.read(settings.decay, now);
         // Whoever waits for an answer now tells more than those that had one.
         let waited = (state.waiting > 0).then(|| {
@@ -234,11 +250,12 @@ impl Endpoint {
             (Some(measured), Some(waited)) => Some(measured.max(waited)),
             (measured, _) => measured,
         };
-        Cost {
+        let failures = state.failures.read(settings.decay, now);
+        Some(Cost {
             latency,
-            penalty: state.penalty.read(settings.decay, now).unwrap_or(0.0),
+            penalty: settings.penalty.as_secs_f64() * failures,
             factor: f64::from(state.in_flight + 1) / self.share(settings, now),
-        }
+        })
     }
 
     /// A call goes out; false: it was to be the probe, and somebody else's is.
@@ -293,43 +310,48 @@ impl Endpoint {
             .probed(Outcome::Success, &settings.breaker, now, 0.0);
         if turn.is_some() {
             // It has paid with its cool-down.
-            state.penalty = PeakEwma::default();
+            state.failures = FailureShare::default();
         }
         drop(state);
         self.epoch.advance();
         turn
     }
 
-    /// A call is over. `waiting`: its first message never came, and it went out at that time.
+    /// A call is over that went out at `begun`. `waiting`: its first message never came.
     pub(super) fn finish(
         &self,
-        (waiting, probe): (Option<Instant>, bool),
+        (begun, waiting, probe): (Instant, bool, bool),
         outcome: Outcome,
         settings: &Settings,
         (now, chance): (Instant, f64),
     ) -> Option<Turn> {
         let mut state = self.state.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
-        if let Some(begun) = waiting {
+        if waiting {
             self.stop_waiting(&mut state, begun);
         }
         let balance = &settings.balance;
         match outcome {
             Outcome::Failure | Outcome::Overload(None) => {
-                state.penalty.observe(balance.penalty, balance.decay, now);
+                state.failures.observe(true, balance.decay, now);
             }
             Outcome::Overload(Some(pause)) => {
                 let until = now + pause.min(balance.pushback_max);
                 state.paused_until = Some(state.paused_until.map_or(until, |at| at.max(until)));
             }
-            Outcome::Success | Outcome::Neutral => {}
+            Outcome::Success => state.failures.observe(false, balance.decay, now),
+            Outcome::Neutral => {}
         }
         let breaker = &settings.breaker;
         let turn = if probe {
             state.breaker.probed(outcome, breaker, now, chance)
         } else {
-            state.breaker.record(outcome, breaker, now, chance)
+            let flowed = state.breaker.flowed(outcome, breaker, begun, now);
+            flowed.or_else(|| state.breaker.record(outcome, breaker, now, chance))
         };
+        if turn == Some(Turn::Closed) {
+            state.failures = FailureShare::default();
+        }
         drop(state);
         if turn.is_some() || probe {
             self.epoch.advance();
@@ -364,7 +386,19 @@ impl Endpoint {
     }
 }
 
+impl State {
+    fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
+        let bound = settings.max_in_flight;
+        (bound == 0 || self.in_flight < bound) && self.paused_until.is_none_or(|until| until <= now)
+    }
+}
+
 impl Cost {
+    /// Whether what failed there lately weighs more than how fast it is.
+    pub(super) fn is_doubtful(self) -> bool {
+        self.penalty > self.latency.unwrap_or(UNKNOWN)
+    }
+
     /// Whether this one is the better choice. One that was never measured is taken to be as fast as
     /// the other: it would otherwise be flooded, or never be tried.
     pub(super) fn beats(self, other: Self) -> bool {

@@ -71,6 +71,13 @@ impl Permit {
         }
     }
 
+    /// From now on the call counts by these settings: those of its very callee, say.
+    pub fn treat(&mut self, settings: Arc<Settings>) {
+        if let Some(call) = &mut self.0 {
+            call.settings = settings;
+        }
+    }
+
     /// How traffic to it is treated.
     pub fn settings(&self) -> Option<&Arc<Settings>> {
         self.0.as_ref().map(|call| &call.settings)
@@ -125,9 +132,8 @@ impl Permit {
         if let Some(budget) = call.budget.filter(|_| outcome != Outcome::Neutral) {
             budget.lock().ended(outcome.is_bad());
         }
-        let waiting = call.waiting.then_some(call.begun);
         call.endpoint.finish(
-            (waiting, call.probe),
+            (call.begun, call.waiting, call.probe),
             outcome,
             &call.settings,
             (now, chance),

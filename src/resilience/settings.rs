@@ -58,8 +58,9 @@ impl Default for BreakerSettings {
 pub struct BalanceSettings {
     /// Time in which what was measured loses most of its weight (to 1/e).
     pub decay: Duration,
-    /// What a failure adds to the latency that an instance is judged by: fast errors must not look
-    /// like fast answers. Linkerd's figure.
+    /// What is added to the latency that an instance is judged by where all of its last calls failed;
+    /// where a share did, that share of it: fast errors must not look like fast answers. Linkerd's
+    /// figure.
     pub penalty: Duration,
     /// Longest pause that an instance may ask for.
     pub pushback_max: Duration,

@@ -1,12 +1,24 @@
 //! Who of a set may be called now: looked at again only when a breaker turned or its time came.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::breaker::PROBE_PATIENCE;
 use super::endpoint::Opened;
+use super::settings::BreakerSettings;
 
 /// Sets smaller than this may lose all their members: half of one or two is no choice.
 const SMALL: usize = 3;
+
+/// Those whose breakers opened within so long of each other had the same trouble, as likely as not: a
+/// network, a deployment. Once calls to one go well again, the others are asked soon.
+const TOGETHER: Duration = Duration::from_secs(5);
+/// Time over which they are asked, so that they do not all get a call at once.
+const SPREAD: Duration = Duration::from_secs(1);
+/// Where everybody is left out a probe costs nobody anything: a call would fail anyhow. Time between
+/// two of them at the same instance, if its cool-down is not shorter.
+const LAST_RESORT: Duration = Duration::from_secs(2);
 
 /// Members by where they stand; places in the set.
 #[derive(Debug, Default)]
@@ -19,6 +31,8 @@ pub(super) struct View {
     pub(super) probes: Vec<u32>,
     /// Members that calls flow to, by weight.
     pub(super) groups: Vec<Group>,
+    /// Those whose breakers were open, and since when calls had not flowed.
+    pub(super) fallen: Vec<(u32, Instant)>,
     /// Breakers that are open, and honoured.
     pub(super) ejected: usize,
 }
@@ -47,6 +61,36 @@ impl View {
         self.epoch == Some(epoch) && self.due.is_none_or(|due| now < due)
     }
 
+    /// Who is to be asked sooner than its cool-down says, and when. `risen`: when those fell to whom
+    /// calls go well again. Changes `members` accordingly.
+    pub(super) fn hasten(
+        &self,
+        members: &mut [Standing],
+        risen: &[Instant],
+        settings: &BreakerSettings,
+        now: Instant,
+    ) -> Vec<(u32, Instant)> {
+        let most = LAST_RESORT.max(settings.cool_down);
+        let all = bound(members.len(), settings.max_ejected) == members.len()
+            && members.iter().all(|member| member.opened.is_some());
+        let mut hastened = Vec::new();
+        for (place, member) in (0_u32..).zip(members) {
+            let Some(opened) = &mut member.opened else {
+                continue;
+            };
+            let spread = SPREAD.mul_f64(f64::from(place % 16 + 1) / 16.0);
+            let together = |fell: &Instant| apart(*fell, opened.fell) <= TOGETHER;
+            let soon = risen.iter().any(together).then_some(now + spread);
+            let resort = all.then_some(now.max(opened.since + most) + spread);
+            let until = soon.into_iter().chain(resort).min();
+            if let Some(until) = until.filter(|until| *until < opened.until) {
+                opened.until = until;
+                hastened.push((place, until));
+            }
+        }
+        hastened
+    }
+
     /// Looks at everybody. Of three or more at most `max_ejected` are left out, those that opened
     /// first; to the others calls flow on, since everybody else would drown in their share.
     pub(super) fn look(
@@ -59,6 +103,7 @@ impl View {
         self.epoch = Some(epoch);
         self.due = None;
         self.probes.clear();
+        self.fallen.clear();
         for group in &mut self.groups {
             group.local.clear();
             group.all.clear();
@@ -76,6 +121,7 @@ impl View {
             let Some(opened) = members[place as usize].opened else {
                 continue;
             };
+            self.fallen.push((place, opened.fell));
             let look = match opened.ripe_at {
                 None if opened.until <= now => {
                     self.probes.push(place);
@@ -103,6 +149,10 @@ impl View {
             }
         }
     }
+}
+
+fn apart(one: Instant, other: Instant) -> Duration {
+    one.max(other).saturating_duration_since(one.min(other))
 }
 
 /// How many of a set may be left out at a time.

@@ -81,8 +81,8 @@ fn width(span: Duration) -> Duration {
 }
 
 fn tick(start: Instant, width: Duration, now: Instant) -> u64 {
-    let ticks = now.saturating_duration_since(start).as_micros() / width.as_micros().max(1);
-    u64::try_from(ticks).unwrap_or(u64::MAX - 1)
+    let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+    nanos(now.saturating_duration_since(start)) / nanos(width).max(1)
 }
 
 fn place(tick: u64) -> usize {

@@ -21,6 +21,7 @@ mod drain;
 mod failover;
 mod fault_proxy;
 mod first_command;
+mod fleet;
 mod foreign_clients;
 mod grpcurl;
 mod health;

@@ -10,13 +10,17 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::resilience::endpoint::{Endpoint, Epoch};
+use crate::resilience::endpoint::{Cost, Endpoint, Epoch};
 use crate::resilience::permit::Permit;
 use crate::resilience::settings::Settings;
 use crate::resilience::view::{Group, Standing, View};
 
 /// Random tries to find one that may be called, before all are looked at in turn.
 const DRAWS: usize = 4;
+
+/// Random ones that are compared, and as many more as this while the best of them failed lately.
+const CHOICES: usize = 2;
+const MORE: usize = 4;
 
 /// One instance that fits.
 #[derive(Debug)]
@@ -165,12 +169,22 @@ impl<T> Set<T> {
             return;
         }
         let last = view.groups.len() - 1;
+        // Switched off, it does not keep what it did before.
+        let breaks = self.settings.breaker.enabled;
         let standing = |member: &Member<T>| Standing {
             group: member.group.min(last),
             local: member.local,
-            opened: member.endpoint.opened(now),
+            opened: breaks.then(|| member.endpoint.opened(now)).flatten(),
         };
-        let members: Vec<Standing> = self.members.iter().map(standing).collect();
+        let mut members: Vec<Standing> = self.members.iter().map(standing).collect();
+        let risen = view.fallen.iter().filter(|(place, _)| {
+            let risen = || self.member(*place).endpoint.has_risen();
+            members[*place as usize].opened.is_none() && risen()
+        });
+        let risen: Vec<Instant> = risen.map(|(_, fell)| *fell).collect();
+        for (place, until) in view.hasten(&mut members, &risen, &self.settings.breaker, now) {
+            self.member(place).endpoint.hasten(until);
+        }
         view.look(&members, self.settings.breaker.max_ejected, epoch, now);
     }
 
@@ -186,12 +200,15 @@ impl<T> Set<T> {
     /// (rendezvous hashing), so that one instance more or less moves few contexts.
     fn settled(&self, view: &View, ask: &Ask<'_, T>, now: Instant) -> Option<u32> {
         let context = ask.sticky.filter(|_| self.settings.balance.sticky)?;
-        view.groups
-            .iter()
-            .flat_map(|group| &group.all)
-            .copied()
-            .filter(|place| self.may(*place, ask, now))
-            .max_by_key(|place| mixed(context ^ self.member(*place).key))
+        let flowing = view.groups.iter().flat_map(|group| &group.all).copied();
+        let weight = |place: u32| mixed(context ^ self.member(place).key);
+        let may = |place: &u32| self.may(*place, ask, now);
+        // Nearly always the first may: the others need not be asked whether they may.
+        let first = flowing.clone().max_by_key(|place| weight(*place))?;
+        if may(&first) {
+            return Some(first);
+        }
+        flowing.filter(may).max_by_key(|place| weight(*place))
     }
 
     fn choose(
@@ -215,7 +232,7 @@ impl<T> Set<T> {
         })
     }
 
-    /// The cheaper of two random ones that may be called.
+    /// The cheapest of a few random ones that may be called.
     fn cheaper(
         &self,
         places: &[u32],
@@ -223,20 +240,22 @@ impl<T> Set<T> {
         now: Instant,
         random: &mut (impl Rng + ?Sized),
     ) -> Option<u32> {
-        let one = self.draw(places, None, ask, now, random)?;
-        let Some(other) = self.draw(places, Some(one), ask, now, random) else {
-            return Some(one);
-        };
-        let balance = &self.settings.balance;
-        let cost = |place: u32| self.member(place).endpoint.cost(balance, now);
-        Some(if cost(other).beats(cost(one)) {
-            other
-        } else {
-            one
-        })
+        let (mut best, mut cost) = self.draw(places, None, ask, now, random)?;
+        for choice in 1..CHOICES + MORE {
+            if choice >= CHOICES && !cost.is_doubtful() {
+                break;
+            }
+            let Some((place, other)) = self.draw(places, Some(best), ask, now, random) else {
+                break;
+            };
+            if other.beats(cost) {
+                (best, cost) = (place, other);
+            }
+        }
+        Some(best)
     }
 
-    /// One that may be called, other than `but`.
+    /// One that may be called, other than `but`, and what that would cost.
     fn draw(
         &self,
         places: &[u32],
@@ -244,19 +263,24 @@ impl<T> Set<T> {
         ask: &Ask<'_, T>,
         now: Instant,
         random: &mut (impl Rng + ?Sized),
-    ) -> Option<u32> {
+    ) -> Option<(u32, Cost)> {
         if places.is_empty() || (but.is_some() && places.len() < 2) {
             return None;
         }
-        let may = |place: &u32| but != Some(*place) && self.may(*place, ask, now);
+        let cost = |place: u32| {
+            let member = self.member(place);
+            let may = but != Some(place) && (ask.allows)(&member.value);
+            let cost = || member.endpoint.cost(&self.settings.balance, now);
+            may.then(cost).flatten().map(|cost| (place, cost))
+        };
         for _ in 0..DRAWS {
-            let place = places[random.random_range(0..places.len())];
-            if may(&place) {
-                return Some(place);
+            let drawn = cost(places[random.random_range(0..places.len())]);
+            if drawn.is_some() {
+                return drawn;
             }
         }
         let (before, after) = places.split_at(random.random_range(0..places.len()));
-        after.iter().chain(before).copied().find(may)
+        after.iter().chain(before).copied().find_map(cost)
     }
 
     fn may(&self, place: u32, ask: &Ask<'_, T>, now: Instant) -> bool {

@@ -201,7 +201,7 @@ fn at_most_half_are_left_out_those_that_opened_first() {
         fleet.now += millis(1);
     }
     assert_eq!(fleet.set.ejected(fleet.now), 2);
-    let had = fleet.calls(200, |_| millis(1), |_| Outcome::Success);
+    let had = fleet.calls(200, |_| millis(1), |_| Outcome::Failure);
     assert_eq!(had[..2], [0, 0]);
     assert_eq!(had[2] + had[3], 200);
 }
@@ -322,6 +322,147 @@ fn another_process_behind_an_instance_starts_with_nothing_against_it() {
     fleet.set.members()[0].endpoint.restarted();
     assert_eq!(fleet.set.ejected(fleet.now), 0);
     assert_eq!(fleet.sight(0).trips, 1, "but it is remembered");
+}
+
+#[test]
+fn a_choice_allocates_nothing() {
+    for (weights, ejected) in [(&[][..], 0), (&[90, 10][..], 10)] {
+        let mut fleet = fleet_of(100, weights, |member| {
+            member.local = member.value % 3 == 0;
+            member.group = member.value % 2;
+        });
+        (0..ejected).for_each(|place| fleet.break_down(place * 10 + 1));
+        // The first one looks at everybody.
+        drop(fleet.take());
+        let but = |place: &usize| *place != 7;
+        let counted = allocation_counter::measure(|| {
+            for call in 0..1000 {
+                let sticky = (call % 4 == 0).then_some(call);
+                let (_, mut permit) = fleet.ask(sticky, &but).expect("somebody can be called");
+                permit.first_message(fleet.now);
+                permit.finish(Outcome::Success, fleet.now, 0.5);
+            }
+        });
+        assert_eq!(counted.count_total, 0, "{ejected} ejected");
+    }
+}
+
+#[test]
+fn whoever_does_not_fail_is_found_though_half_do() {
+    let mut fleet = fleet(10);
+    let off = Settings {
+        breaker: crate::resilience::BreakerSettings {
+            enabled: false,
+            ..Default::default()
+        },
+        ..Settings::default()
+    };
+    fleet.set.settings = Arc::new(off);
+    let ends = |place| {
+        if place < 5 {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        }
+    };
+    let had = fleet.calls(1000, |_| millis(10), ends);
+    let failed: u32 = had[..5].iter().sum();
+    // Of two alone, one call in four would find two that fail.
+    assert!((5..50).contains(&failed), "{had:?}");
+}
+
+#[test]
+fn a_new_instances_share_grows_with_its_age() {
+    let start = Instant::now();
+    let new = Endpoint::new(Epoch::default(), Some(start), start);
+    let at = |settings: &Settings, millis| {
+        let now = start + Duration::from_millis(millis);
+        new.sight(settings, now).share
+    };
+    for (age, share) in [
+        (0, 0.1),
+        (1000, 0.1),
+        (2500, 0.25),
+        (5000, 0.5),
+        (9990, 0.999),
+        (10_000, 1.0),
+        (99_000, 1.0),
+    ] {
+        let is = at(&Settings::default(), age);
+        assert!((is - share).abs() < 1e-9, "{age} ms: {is}");
+    }
+    let mut at_once = Settings::default();
+    at_once.balance.slow_start = Duration::ZERO;
+    assert!((at(&at_once, 0) - 1.0).abs() < 1e-9);
+    let old = Endpoint::new(Epoch::default(), None, start);
+    assert!((old.sight(&Settings::default(), start).share - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn nobody_is_left_alone_longer_than_the_most() {
+    let mut fleet = fleet(1);
+    for (asks, paused) in [(1, 1), (300, 300), (301, 300), (86_400, 300)] {
+        let (_, permit) = fleet.take();
+        let pause = Duration::from_secs(asks);
+        permit.finish(Outcome::Overload(Some(pause)), fleet.now, 0.0);
+        assert_eq!(fleet.sight(0).paused, Some(Duration::from_secs(paused)));
+        assert!(fleet.ask(None, &|_| true).is_none());
+        fleet.now += Duration::from_secs(paused);
+    }
+}
+
+#[test]
+fn where_nobody_is_left_somebody_is_asked_every_few_seconds() {
+    for members in [1, 2] {
+        let mut fleet = fleet(members);
+        (0..members).for_each(|place| fleet.break_down(place));
+        let begun = fleet.now;
+        let mut probes = 0;
+        while fleet.now < begun + Duration::from_secs(60) {
+            if let Some((_, permit)) = fleet.ask(None, &|_| true) {
+                assert!(permit.is_probe());
+                probes += 1;
+                permit.finish(Outcome::Failure, fleet.now, 1.0);
+            }
+            fleet.now += millis(100);
+        }
+        // Every two to three seconds each, however long it has lasted.
+        assert!((20 * members..=36 * members).contains(&probes), "{probes}");
+    }
+}
+
+#[test]
+fn who_fell_together_is_asked_again_together() {
+    let mut fleet = fleet(8);
+    (0..3).for_each(|place| fleet.break_down(place));
+    fleet.now += Duration::from_secs(20);
+    fleet.break_down(3);
+    // Those of before have failed their probes, and have long to wait.
+    for _ in 0..6 {
+        for place in 0..3 {
+            let own = |at: &usize| *at == place;
+            fleet.now += Duration::from_secs(8 << 3);
+            if let Some((_, permit)) = fleet.ask(None, &own) {
+                permit.finish(Outcome::Failure, fleet.now, 0.0);
+            }
+        }
+    }
+    let waits = |fleet: &Fleet| [0, 1, 2].map(|place| fleet.sight(place).left);
+    assert!(
+        waits(&fleet)
+            .iter()
+            .any(|left| *left > Some(Duration::from_secs(1)))
+    );
+    fleet.now += Duration::from_secs(64);
+    let first = |at: &usize| *at == 0;
+    let (_, mut probe) = fleet.ask(None, &first).expect("its time has come");
+    assert_eq!(probe.first_message(fleet.now), Some(Turn::Closed));
+    probe.finish(Outcome::Success, fleet.now, 0.0);
+    fleet.set.ejected(fleet.now);
+    for place in 1..3 {
+        let left = fleet.sight(place).left.expect("it is open");
+        assert!(left <= Duration::from_secs(1), "{place}: {left:?}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -40,6 +40,9 @@ pub(super) enum Heard {
     },
     /// The stream broke; the last word came at this time. The carrier tries on.
     Broken(Instant),
+    /// The Start went out, and no word came until this time: whether it came is not known. The
+    /// carrier tries to find out.
+    Silent(Instant),
 }
 
 impl Tasks {
@@ -62,7 +65,9 @@ impl Tasks {
             return;
         };
         entry.lost_at = match &heard {
-            Heard::Broken(since) => entry.lost_at.or(Some(*since + self.lost_after)),
+            Heard::Broken(since) | Heard::Silent(since) => {
+                entry.lost_at.or(Some(*since + self.lost_after))
+            }
             Heard::Alive
             | Heard::Accepted
             | Heard::Refused { .. }
@@ -75,6 +80,14 @@ impl Tasks {
             Heard::Accepted => self.accepted(task, world.at),
             Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
             Heard::NotSent => self.missed(task, world),
+            Heard::Silent(_) if entry.gets_another() => {
+                let instance = entry.kept.running.as_ref().map(|at| at.instance.clone());
+                if let Some(instance) = instance {
+                    self.failed_once(task, instance, world);
+                }
+                self.run_again(task, Reason::AgentLost, world);
+            }
+            Heard::Silent(_) => {}
             Heard::Update(update) => self.update(task, update, world),
             Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
