@@ -11,7 +11,7 @@ use attache::{
     pb::{self, execute_response::Step},
     runtime::Nursery,
     task::{
-        Candidate, Connect, Parent, Parents, Route, Steps, Updates, Want,
+        Call, Candidate, Connect, Contract, Parent, Parents, Pick, Route, Steps, Updates, Want,
         home::{Home, HomeConfig, LOST_AFTER, ListQuery, Replay, Submission},
         journal::{Journal, JournalConfig},
     },
@@ -189,16 +189,22 @@ struct Far {
 }
 
 impl Route for Far {
-    fn candidates(&self, want: &Want) -> Vec<Candidate> {
+    fn pick(&self, want: &Want<'_>, _: Instant) -> Pick {
         if want.selector.skill != BUSY {
-            return Vec::new();
+            return Pick::Nobody;
         }
-        vec![Candidate {
+        let far = Candidate {
             instance: "far".parse().expect("an instance"),
             agent: "default/far".parse().expect("an agent"),
             idempotent: true,
             boot_id: String::new(),
-        }]
+            contract: Contract::default(),
+        };
+        if (want.allows)(&far.instance) {
+            Pick::Go(Arc::new(far), Box::default())
+        } else {
+            Pick::Busy(None)
+        }
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -212,6 +218,7 @@ impl Connect for Far {
         &self,
         _: &InstanceId,
         steps: Steps,
+        _: Option<Box<Call>>,
         _: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
         let accepted = pb::ExecuteResponse {

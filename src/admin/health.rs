@@ -61,7 +61,7 @@ impl Health {
         self.set(all.into_iter().map(|service| (service, false)));
     }
 
-    /// The service, whose watches end at `ends`.
+    /// The service, whose watches end at `ends`, after all that was set before.
     pub fn service(&self, ends: Stop) -> HealthServer<HealthService> {
         HealthServer::new(HealthService {
             serving: self.serving.subscribe(),
@@ -129,10 +129,6 @@ impl Stream for Words {
         }
         if self.ends.as_mut().poll(context).is_pending() {
             return Poll::Pending;
-        }
-        if self.last == Some(ServingStatus::Serving) {
-            self.last = Some(ServingStatus::NotServing);
-            return Poll::Ready(Some(Ok(response(ServingStatus::NotServing))));
         }
         self.over = true;
         let text = "this process is stopping: watch its health again after its restart";

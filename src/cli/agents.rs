@@ -178,6 +178,14 @@ async fn watch(mesh: &Mesh, output: &Output) -> Result<Exit, Failed> {
             output.json(&wire_json::message("WatchResponse", &response));
             continue;
         }
+        if let Some(rules) = response.rules.filter(|told| !told.rules.is_empty()) {
+            let names = rules
+                .rules
+                .iter()
+                .map(|rule| format!("{}/{}", rule.namespace, rule.name));
+            let names: Vec<_> = names.collect();
+            output.line(&format!("traffic rules: {}", names.join(" ")));
+        }
         match &response.change {
             Some(Change::Instance(instance)) => {
                 let health = show::health(instance.health());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
 use crate::telemetry::LogFormat;
@@ -96,6 +97,9 @@ pub enum Verb {
     /// Who is in the mesh, and what they can do
     #[command(subcommand)]
     Agents(AgentsVerb),
+    /// Traffic rules: canaries, timeouts, retries, breakers, faults to rehearse
+    #[command(subcommand, after_help = super::rules::args::EXAMPLES)]
+    Rules(RulesVerb),
     /// Tasks: submit, follow, read and cancel them
     #[command(subcommand)]
     Task(TaskVerb),

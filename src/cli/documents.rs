@@ -9,12 +9,15 @@ use std::{
 use clap::{CommandFactory, Parser};
 
 use super::args::Cli;
+use super::rules;
 use crate::{
     app::{
         settings::{RegistrySettings, SidecarSettings},
         up::mesh::Mesh,
     },
     config,
+    registry::rules::{Overrides, Rule, Rules},
+    resilience::Settings,
 };
 
 /// A fenced block of a document.
@@ -108,7 +111,7 @@ fn words(command: &str) -> Vec<String> {
 
 #[test]
 fn every_configuration_in_the_documents_is_parsed() {
-    let (mut meshes, mut registries, mut sidecars) = (0, 0, 0);
+    let (mut meshes, mut registries, mut sidecars, mut rules) = (0, 0, 0, 0);
     for block in blocks("toml") {
         match file_name(&block) {
             "mesh.toml" => {
@@ -121,6 +124,9 @@ fn every_configuration_in_the_documents_is_parsed() {
                 config::parse::<RegistrySettings>(&block.document, &block.text).unwrap();
                 registries += 1;
             }
+            name if name.ends_with(".rule.toml") => {
+                rules += parsed(&block.document, &block.text).len();
+            }
             _ => {
                 config::parse::<SidecarSettings>(&block.document, &block.text).unwrap();
                 sidecars += 1;
@@ -128,9 +134,51 @@ fn every_configuration_in_the_documents_is_parsed() {
         }
     }
     assert!(
-        meshes >= 2 && registries >= 1 && sidecars >= 3,
-        "{meshes} {registries} {sidecars}"
+        meshes >= 2 && registries >= 1 && sidecars >= 3 && rules >= 3,
+        "{meshes} {registries} {sidecars} {rules}"
     );
+}
+
+/// The rules of a text, as the registry would take them.
+fn parsed(document: &Path, text: &str) -> Vec<Rule> {
+    let written = rules::file::parse(document, text).unwrap();
+    let rules = written.into_iter().map(|rule| {
+        let read = Rule::read(rule.into_message());
+        read.unwrap_or_else(|fault| panic!("{}: {fault}: {text}", document.display()))
+    });
+    rules.collect()
+}
+
+#[test]
+fn every_rule_in_json_and_in_the_help_is_one() {
+    let mut json = blocks("json");
+    json.retain(|block| block.document.ends_with("docs/traffic.md"));
+    assert!(!json.is_empty());
+    for block in json {
+        parsed(&block.document, &block.text);
+    }
+    let mut files = 0;
+    for example in rules::args::PUT_EXAMPLES.split("\n\n") {
+        let file = example.lines().next().unwrap_or_default();
+        if file.ends_with(".rule.toml") {
+            parsed(Path::new(file), example);
+            files += 1;
+        }
+    }
+    assert_eq!(files, 3);
+}
+
+#[test]
+fn the_annotated_rule_shows_every_key_and_the_defaults() {
+    let block = &toml_named("all.rule.toml")[0];
+    let rule = parsed(&block.document, &block.text).remove(0);
+    let shown: Vec<_> = rule.shown().into_iter().map(|(path, _)| path).collect();
+    let every = ["skill", "agent"].iter().chain(Overrides::PATHS).copied();
+    assert_eq!(shown, every.collect::<Vec<_>>());
+    let (target, namespace) = (rule.target.clone(), rule.name.namespace.clone());
+    let rules = Rules::new([rule], 1);
+    let effective = rules.effective(&namespace, target.skill.as_ref(), target.agent.as_ref());
+    assert_eq!(effective.settings(), Settings::default());
 }
 
 /// Names of all keys, tables within tables taken apart; of arrays, those of the first element.
@@ -194,6 +242,9 @@ fn every_command_in_the_documents_is_one() {
                 }
                 _ => continue,
             };
+            // What a shell does with the output is not the command's.
+            let mut parts = arguments.split(|word| word == ">" || word == "|");
+            let arguments = parts.next().unwrap_or_default();
             let whole = ["attache".to_owned()];
             if let Err(error) = Cli::try_parse_from(whole.iter().chain(arguments)) {
                 panic!("{}: {line}\n{error}", block.document.display());

@@ -12,6 +12,7 @@ mod log;
 mod mesh;
 pub mod output;
 mod process;
+mod rules;
 pub mod show;
 mod task;
 mod up;
@@ -59,6 +60,7 @@ async fn act(cli: Cli, output: &Output) -> Result<Exit, Failed> {
         Verb::Sidecar(args) => process::sidecar(args, &cli.logs, output, &nursery).await,
         Verb::Ca(verb) => ca::run(verb, output, &nursery).await,
         Verb::Agents(verb) => agents::run(verb, output, &nursery).await,
+        Verb::Rules(verb) => rules::run(verb, output, &nursery).await,
         Verb::Journal(verb) => journal::run(verb, output),
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
         Verb::Log(args) => log::run(&args, output).await,

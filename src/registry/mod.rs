@@ -22,7 +22,7 @@ pub mod storage;
 pub mod watch;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 
 pub use card::{Door, Who};
 pub use catalog::{Catalog, Entry, Revision};

@@ -409,6 +409,21 @@ mod tests {
                 assert_eq!(status.unwrap_err().code(), Code::Unauthenticated);
             }
         }
+        for nobody in [Caller::Local, Caller::Anonymous] {
+            let list = Request::new(pb::ListRulesRequest::default());
+            let delete = Request::new(pb::DeleteRuleRequest::default());
+            let statuses = [
+                service
+                    .put_rule(from(&nobody, put_request("", "a")))
+                    .await
+                    .map(drop),
+                service.list_rules(from(&nobody, list)).await.map(drop),
+                service.delete_rule(from(&nobody, delete)).await.map(drop),
+            ];
+            for status in statuses {
+                assert_eq!(status.unwrap_err().code(), Code::Unauthenticated);
+            }
+        }
         assert_eq!(service.engine.store().live().revision().number, 0);
     }
 
@@ -471,6 +486,8 @@ mod tests {
         assert_eq!(list(&x, "").await.unwrap(), ["default/a", "default/b"]);
         let all = ["default/a", "default/b", "prod/c"];
         assert_eq!(list(&operator, "").await.unwrap(), all);
+        let registry = caller("spiffe://a/registry/r".parse().unwrap(), None);
+        assert!(list(&registry, "").await.unwrap().is_empty());
         assert_eq!(list(&operator, "prod").await.unwrap(), ["prod/c"]);
         assert_eq!(
             list(&x, "prod").await.unwrap_err().code(),

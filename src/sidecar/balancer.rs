@@ -338,3 +338,250 @@ pub(super) fn named(name: &str) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        registry::{
+            client::{MirrorConfig, source::fake::Fake},
+            fixture::entry_of,
+            live::Change,
+        },
+        resilience::{Ask, Outcome, Phase, Pick},
+        runtime::Nursery,
+    };
+
+    fn put(instance: &str, agent: &str, skill: &str, boot_id: &str) -> Change {
+        let skills = vec![pb::Skill {
+            name: skill.into(),
+            version: "1.2.3".into(),
+            ..Default::default()
+        }];
+        let card = pb::AgentCard {
+            skills,
+            ..Default::default()
+        };
+        let about = pb::Instance {
+            endpoints: vec!["10.0.0.7:7643".into()],
+            health: pb::Health::Serving.into(),
+            zone: "z1".into(),
+            boot_id: boot_id.into(),
+            ..Default::default()
+        };
+        Change::Put(Arc::new(entry_of(instance, agent, card, about)))
+    }
+
+    struct Bench {
+        fake: Arc<Fake>,
+        balancer: Balancer,
+        _nursery: Nursery,
+    }
+
+    impl Bench {
+        /// Over a mirror that has these, and all of the registry.
+        async fn new(changes: Vec<Change>) -> Self {
+            let (fake, nursery) = (Fake::new(), Nursery::here());
+            let count = changes.len();
+            fake.live().apply(changes);
+            let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+            mirror.fresh().wait_for(|fresh| *fresh).await.unwrap();
+            let balancer = Balancer::new(mirror, Endpoints::default(), "z1".into());
+            let bench = Self {
+                fake,
+                balancer,
+                _nursery: nursery,
+            };
+            bench.until(|catalog| catalog.len() == count).await;
+            bench.balancer.follow(Instant::now());
+            bench
+        }
+
+        async fn until(&self, holds: impl Fn(&crate::registry::client::Catalog) -> bool) {
+            let mut changes = self.balancer.mirror().changes();
+            while !holds(&self.balancer.mirror().catalog()) {
+                changes.changed().await.unwrap();
+            }
+        }
+
+        async fn apply(&self, change: Change) {
+            self.fake.live().apply([change.clone()]);
+            let (entry, gone) = match &change {
+                Change::Put(entry) => (entry, false),
+                Change::Gone(entry) => (entry, true),
+            };
+            self.until(|catalog| match catalog.entry(&entry.instance_id) {
+                Some(has) => !gone && has.instance.boot_id == entry.instance.boot_id,
+                None => gone,
+            })
+            .await;
+        }
+
+        fn reach(&self, skill: &str) -> Reach {
+            let selector = pb::Selector {
+                skill: skill.into(),
+                ..Default::default()
+            };
+            let namespace = "default".parse().unwrap();
+            let reach = self.balancer.reach(&namespace, &selector, Instant::now());
+            reach.unwrap()
+        }
+
+        fn members(&self, skill: &str) -> Vec<String> {
+            let reach = self.reach(skill);
+            let members = reach.set.members().iter();
+            members
+                .map(|member| member.value.instance.to_string())
+                .collect()
+        }
+
+        fn break_down(&self, skill: &str) {
+            let reach = self.reach(skill);
+            let ask = Ask {
+                sticky: None,
+                allows: &|_| true,
+            };
+            while let Pick::Taken(_, permit) =
+                reach.set.pick(&ask, Instant::now(), &mut rand::rng())
+            {
+                permit.finish(Outcome::Failure, Instant::now(), 0.0);
+            }
+        }
+
+        fn phases(&self) -> Vec<(String, Phase)> {
+            let sights = self.balancer.sights(Instant::now()).endpoints.into_iter();
+            sights
+                .map(|sight| (sight.instance.to_string(), sight.sight.phase))
+                .collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_is_who_fits_and_is_made_anew_only_when_they_change() {
+        let bench = Bench::new(vec![
+            put("a", "default/x", "s", "1"),
+            put("b", "default/y", "t", "1"),
+        ])
+        .await;
+        assert_eq!(bench.members("s"), ["a"]);
+        assert_eq!(bench.members("nothing"), [""; 0]);
+        let before = bench.reach("s");
+        assert!(before.set.members()[0].local, "it is in the own zone");
+        let contract = &before.set.members()[0].value.contract;
+        assert_eq!(contract.version, "1.2.3".parse().ok());
+        assert!(contract.schemas.is_empty(), "it has none");
+        bench.apply(put("c", "default/z", "t", "1")).await;
+        assert!(
+            Arc::ptr_eq(&before.set, &bench.reach("s").set),
+            "others came"
+        );
+        assert_eq!(bench.members("t"), ["b", "c"]);
+        bench.apply(put("d", "default/z", "s", "1")).await;
+        assert_eq!(bench.members("s"), ["a", "d"]);
+        let after = bench.reach("s");
+        assert!(Arc::ptr_eq(
+            &before.set.members()[0].endpoint,
+            &after.set.members()[0].endpoint
+        ));
+        assert!(Arc::ptr_eq(&before.budget, &after.budget));
+        let nowhere = pb::Selector {
+            skill: "s".into(),
+            version: "not one".into(),
+            ..Default::default()
+        };
+        let namespace = "default".parse().unwrap();
+        assert!(
+            bench
+                .balancer
+                .reach(&namespace, &nowhere, Instant::now())
+                .is_none()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_of_an_instance_goes_with_its_process_and_with_itself() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        bench.break_down("s");
+        assert_eq!(bench.phases(), [("a".to_owned(), Phase::Open)]);
+        let sights = bench.balancer.sights(Instant::now());
+        let target = &sights.targets[0];
+        assert_eq!((target.members.len(), target.ejected), (1, 1));
+        assert_eq!(target.selector.skill, "s");
+        assert!(target.retries_left >= 30.0 && target.idle.is_zero());
+        assert!(target.settings.breaker.enabled && *target.injection == Injection::default());
+        let seen = &sights.endpoints[0];
+        assert_eq!(
+            (seen.agent.to_string().as_str(), seen.zone.as_str()),
+            ("default/x", "z1")
+        );
+        assert!(seen.serves && seen.sight.trips == 1);
+        assert_eq!(target.namespace.as_str(), "default");
+
+        bench.apply(put("a", "default/x", "s", "2")).await;
+        assert_eq!(
+            bench.phases(),
+            [("a".to_owned(), Phase::Closed)],
+            "another process"
+        );
+        bench.break_down("s");
+        let old = bench.reach("s").set.members()[0].endpoint.clone();
+        let entry = bench
+            .balancer
+            .mirror()
+            .catalog()
+            .entry(&"a".parse().unwrap())
+            .cloned();
+        bench.apply(Change::Gone(entry.unwrap())).await;
+        assert!(bench.phases().is_empty() && bench.members("s").is_empty());
+        bench.apply(put("a", "default/x", "s", "2")).await;
+        assert_eq!(
+            bench.phases(),
+            [("a".to_owned(), Phase::Closed)],
+            "it was forgotten"
+        );
+        assert!(!Arc::ptr_eq(
+            &old,
+            &bench.reach("s").set.members()[0].endpoint
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_later_starts_slowly_and_who_was_there_does_not() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        bench.apply(put("b", "default/x", "s", "1")).await;
+        let shares = |bench: &Bench| -> Vec<f64> {
+            let sights = bench.balancer.sights(Instant::now()).endpoints;
+            sights.iter().map(|sight| sight.sight.share).collect()
+        };
+        assert_eq!(shares(&bench), [1.0, 0.1]);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(shares(&bench), [1.0, 1.0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_callers_think_up_is_not_kept_for_ever() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        let namespace = "default".parse().unwrap();
+        for number in 0..2 * TARGETS_MAX {
+            let selector = pb::Selector {
+                skill: "s".into(),
+                tags: vec![number.to_string()],
+                ..Default::default()
+            };
+            tokio::time::advance(Duration::from_millis(1)).await;
+            bench.balancer.reach(&namespace, &selector, Instant::now());
+            if number % 100 == 0 {
+                bench.reach("s");
+            }
+        }
+        let targets = bench.balancer.sights(Instant::now()).targets;
+        assert_eq!(targets.len(), TARGETS_MAX);
+        assert!(
+            targets.iter().any(|target| target.selector.tags.is_empty()),
+            "one in use stays"
+        );
+    }
+}

@@ -276,3 +276,256 @@ fn because(why: Trip) -> String {
         Trip::Probe => "the probe failed".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::{StreamExt, stream};
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+    use crate::{
+        domain::Fault,
+        resilience::{Ask, Endpoint, Epoch, Member, Pick, Set, Sight},
+    };
+
+    const WAIT: Duration = Duration::from_secs(3);
+
+    fn status(reason: Reason) -> Status {
+        Fault::new(reason, "why").retry_after(WAIT).into()
+    }
+
+    fn failure(reason: Reason, code: Code) -> Update {
+        Update::Failure(pb::Failure {
+            reason: reason.label().into(),
+            code: code.into(),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn what_each_status_says_of_its_instance() {
+        use Outcome::{Failure, Neutral, Overload, Success};
+        for (reason, outcome) in [
+            (Reason::PeerUnreachable, Failure),
+            (Reason::PeerMismatch, Failure),
+            (Reason::ConnectionLost, Failure),
+            (Reason::FaultInjected, Neutral),
+            (Reason::Draining, Neutral),
+            (Reason::SlotsFull, Neutral),
+            (Reason::DeadlineExceeded, Neutral),
+            (Reason::QueueFull, Overload(Some(WAIT))),
+            (Reason::PermissionDenied, Success),
+            (Reason::InvalidField, Success),
+            (Reason::NotOwnAgent, Success),
+            (Reason::AttemptStale, Success),
+        ] {
+            assert_eq!(of_status(&status(reason)), outcome, "{reason}");
+        }
+        for (code, outcome) in [
+            (Code::Unavailable, Failure),
+            (Code::Internal, Failure),
+            (Code::Unknown, Failure),
+            (Code::ResourceExhausted, Overload(None)),
+            (Code::DeadlineExceeded, Neutral),
+            (Code::Cancelled, Neutral),
+            (Code::InvalidArgument, Success),
+            (Code::Unimplemented, Success),
+        ] {
+            assert_eq!(of_status(&Status::new(code, "")), outcome, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_each_end_says_of_its_instance() {
+        use Outcome::{Failure, Neutral, Overload, Success};
+        for (reason, outcome) in [
+            ("SLOTS_FULL", Neutral),
+            ("DRAINING", Neutral),
+            ("OF_A_LATER_VERSION", Neutral),
+            ("DEADLINE_EXCEEDED", Neutral),
+            ("AGENT_UNAVAILABLE", Failure),
+            ("QUEUE_FULL", Overload(Some(WAIT))),
+            ("PERMISSION_DENIED", Success),
+            ("NOT_OWN_AGENT", Success),
+        ] {
+            assert_eq!(of_refusal(reason, Some(WAIT)), outcome, "{reason}");
+        }
+        let agent = |code| failure(Reason::AgentError, code);
+        for (update, updated, outcome) in [
+            (agent(Code::Unavailable), false, Failure),
+            (agent(Code::Unavailable), true, Success),
+            (agent(Code::ResourceExhausted), false, Overload(None)),
+            (agent(Code::Internal), false, Success),
+            (agent(Code::InvalidArgument), false, Success),
+            (failure(Reason::AgentLost, Code::Unavailable), true, Failure),
+            (
+                failure(Reason::DeadlineExceeded, Code::DeadlineExceeded),
+                false,
+                Neutral,
+            ),
+            (Update::Canceled(pb::Canceled::default()), true, Neutral),
+            (Update::Result(pb::TaskResult::default()), false, Success),
+            (Update::Rejection(pb::Failure::default()), false, Success),
+        ] {
+            assert_eq!(
+                of_end(&update, updated),
+                Some(outcome),
+                "{update:?} {updated}"
+            );
+        }
+        assert_eq!(
+            of_end(&Update::Progress(pb::Progress::default()), false),
+            None
+        );
+    }
+
+    struct Bench {
+        set: Set<()>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let epoch = Epoch::default();
+            let endpoint = Endpoint::new(epoch.clone(), None, Instant::now());
+            let member = Member {
+                endpoint: Arc::new(endpoint),
+                value: (),
+                key: 1,
+                local: false,
+                group: 0,
+            };
+            Self {
+                set: Set::new(vec![member], &[], Arc::default(), epoch),
+            }
+        }
+
+        fn judge(&self) -> Judge {
+            let ask = Ask {
+                sticky: None,
+                allows: &|()| true,
+            };
+            let Pick::Taken((), permit) = self.set.pick(&ask, Instant::now(), &mut rand::rng())
+            else {
+                panic!("it can be called")
+            };
+            Judge::new(permit, None)
+        }
+
+        fn sight(&self) -> Sight {
+            let endpoint = &self.set.members()[0].endpoint;
+            endpoint.sight(self.set.settings(), Instant::now())
+        }
+
+        /// Failures and calls under way after a stream that says this and ends.
+        async fn said(&self, steps: Vec<Step>) -> (u32, u32) {
+            let all = steps
+                .into_iter()
+                .map(|step| Ok(pb::ExecuteResponse { step: Some(step) }));
+            let updates: Updates = Box::pin(stream::iter(all));
+            let judged = self.judge().over(async { Ok(updates) }, true).await;
+            let count = judged.unwrap().count().await;
+            assert!(count < 10);
+            let sight = self.sight();
+            (sight.consecutive, sight.in_flight)
+        }
+    }
+
+    fn update(update: Update) -> Step {
+        Step::Update(pb::NumberedUpdate {
+            update: Some(pb::HandleResponse {
+                update: Some(update),
+            }),
+            ..Default::default()
+        })
+    }
+
+    fn accepted() -> Step {
+        Step::Accepted(pb::Accepted::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_counts_once_and_not_for_longer_than_it_works() {
+        let bench = Bench::new();
+        let progress = || update(Update::Progress(pb::Progress::default()));
+        let result = || update(Update::Result(pb::TaskResult::default()));
+        let refused = || {
+            Step::Refused(pb::Refused {
+                reason: "AGENT_UNAVAILABLE".into(),
+                retry_after: Some(WAIT.try_into().unwrap()),
+            })
+        };
+        assert_eq!(
+            bench.said(vec![accepted(), progress()]).await,
+            (1, 0),
+            "it was cut"
+        );
+        assert_eq!(bench.said(vec![]).await, (2, 0));
+        assert_eq!(
+            bench.said(vec![accepted(), progress(), result()]).await,
+            (0, 0)
+        );
+        let unavailable = || update(failure(Reason::AgentError, Code::Unavailable));
+        assert_eq!(bench.said(vec![accepted(), unavailable()]).await, (1, 0));
+        assert_eq!(
+            bench.sight().latency,
+            Some(Duration::ZERO),
+            "of the one that worked"
+        );
+        assert_eq!(bench.said(vec![refused()]).await, (2, 0));
+        assert_eq!(bench.sight().paused, Some(WAIT), "as it asked");
+        assert_eq!(bench.sight().window, (1, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_at_all_has_failed_after_a_while_and_may_still_speak() {
+        let bench = Bench::new();
+        let (say, said) = mpsc::channel(4);
+        let updates: Updates = Box::pin(ReceiverStream::new(said));
+        let began = Instant::now();
+        let mut judged = bench
+            .judge()
+            .over(async { Ok(updates) }, true)
+            .await
+            .unwrap();
+        let silent = tokio::time::timeout(WAIT, judged.next()).await;
+        assert!(silent.is_err() && bench.sight().consecutive == 0);
+        let silent = tokio::time::timeout(WAIT, judged.next()).await;
+        assert!(silent.is_err() && bench.sight().consecutive == 1);
+        assert_eq!(bench.sight().in_flight, 0);
+        let step = Some(accepted());
+        say.send(Ok(pb::ExecuteResponse { step })).await.unwrap();
+        assert!(judged.next().await.unwrap().is_ok());
+        // One that does not even open.
+        let opening = async {
+            sleep_until(began + 10 * WAIT).await;
+            Err(status(Reason::PeerUnreachable))
+        };
+        assert!(bench.judge().over(opening, true).await.is_err());
+        assert_eq!(
+            (bench.sight().consecutive, bench.sight().window),
+            (2, (0, 2))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_given_up_says_nothing() {
+        let bench = Bench::new();
+        let updates: Updates = Box::pin(stream::pending());
+        let judged = bench
+            .judge()
+            .over(async { Ok(updates) }, true)
+            .await
+            .unwrap();
+        assert_eq!(bench.sight().in_flight, 1);
+        drop(judged);
+        drop(bench.judge().over(std::future::pending(), true));
+        let sight = bench.sight();
+        assert_eq!(
+            (sight.in_flight, sight.consecutive, sight.window),
+            (0, 0, (0, 0))
+        );
+    }
+}

@@ -166,3 +166,261 @@ impl Asked<'_> {
         injection.decide((random.random(), random.random()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        domain::{InstanceId, Label},
+        pb,
+        resilience::{Delay, Endpoint, Epoch, Injection, Member, Outcome},
+        task::Contract,
+    };
+
+    /// Instances by name, and who among them may get a call.
+    struct Bench {
+        reach: Reach,
+        random: StdRng,
+        now: Instant,
+        closed: HashSet<&'static str>,
+    }
+
+    impl Bench {
+        /// Of each: its name and the version of its skill.
+        fn new(all: &[(&str, &str)]) -> Self {
+            let (epoch, now) = (Epoch::default(), Instant::now());
+            let member = |(name, version): &(&str, &str)| Member {
+                endpoint: Arc::new(Endpoint::new(epoch.clone(), None, now)),
+                value: Arc::new(Candidate {
+                    instance: name.parse().unwrap(),
+                    agent: "default/worker".parse().unwrap(),
+                    idempotent: false,
+                    boot_id: String::new(),
+                    contract: Contract {
+                        version: version.parse().ok(),
+                        schemas: vec![],
+                    },
+                }),
+                key: named(name),
+                local: false,
+                group: 0,
+            };
+            let members = all.iter().map(member).collect();
+            let set = Set::new(members, &[], Arc::default(), epoch);
+            let reach = Reach {
+                set: Arc::new(set),
+                budget: Arc::default(),
+                injection: Arc::default(),
+            };
+            Self {
+                reach,
+                random: StdRng::seed_from_u64(3),
+                now,
+                closed: HashSet::new(),
+            }
+        }
+
+        fn ask(&mut self, question: &Question) -> Pick {
+            let namespace: Label = "default".parse().unwrap();
+            let caller = "spiffe://a/ns/default/agent/c".parse().unwrap();
+            let selector = pb::Selector::default();
+            let allows = |instance: &InstanceId| !self.closed.contains(instance.as_str());
+            let want = &Want {
+                namespace: &namespace,
+                selector: &selector,
+                caller: &caller,
+                context: question.context,
+                exclude: &question.exclude,
+                contract: question.contract.as_ref(),
+                again: question.again,
+                allows: &allows,
+            };
+            let (reach, now) = (self.reach.clone(), self.now);
+            Asked { reach, want, now }.pick(&mut self.random)
+        }
+
+        /// Where a call goes that may not go there while another takes it.
+        fn but(&mut self, tried: &[&str]) -> Pick {
+            let exclude = tried.iter().map(|name| name.parse().unwrap()).collect();
+            self.ask(&Question {
+                exclude,
+                ..Question::default()
+            })
+        }
+
+        fn first(&mut self) -> Pick {
+            self.ask(&Question::default())
+        }
+
+        fn again(&mut self) -> Pick {
+            self.ask(&Question {
+                again: true,
+                ..Question::default()
+            })
+        }
+
+        fn promised(&mut self, version: &str) -> Pick {
+            let contract = Some(Contract {
+                version: version.parse().ok(),
+                schemas: vec![],
+            });
+            self.ask(&Question {
+                contract,
+                ..Question::default()
+            })
+        }
+
+        fn fail(&mut self, name: &str, times: u32) {
+            let members = self.reach.set.members().iter();
+            let names = members.map(|member| member.value.instance.to_string());
+            let others: Vec<String> = names.filter(|other| other != name).collect();
+            let others: Vec<&str> = others.iter().map(String::as_str).collect();
+            for _ in 0..times {
+                let Pick::Go(to, call) = self.but(&others) else {
+                    panic!("{name} can be called")
+                };
+                assert_eq!(to.instance.as_str(), name);
+                call.permit.finish(Outcome::Failure, self.now, 0.0);
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Question {
+        context: &'static str,
+        exclude: Vec<InstanceId>,
+        contract: Option<Contract>,
+        again: bool,
+    }
+
+    fn went(pick: &Pick) -> &str {
+        match pick {
+            Pick::Go(to, _) => to.instance.as_str(),
+            Pick::Busy(_) | Pick::Ejected(_) | Pick::OverBudget(_) | Pick::Nobody => {
+                panic!("{pick:?}")
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_it_failed_is_the_last_choice() {
+        let mut bench = Bench::new(&[("a", ""), ("b", "")]);
+        for _ in 0..20 {
+            assert_eq!(went(&bench.but(&["a"])), "b");
+        }
+        // The other has no room: it is worth waiting for.
+        bench.closed.insert("b");
+        let picked = bench.but(&["a"]);
+        assert!(matches!(picked, Pick::Busy(None)), "{picked:?}");
+        bench.closed.clear();
+        bench.fail("b", 5);
+        assert_eq!(went(&bench.but(&["a"])), "a", "the other one is broken");
+        assert_eq!(went(&bench.but(&["a", "b"])), "a", "rather than nobody");
+        bench.closed.insert("a");
+        let picked = bench.but(&["a"]);
+        assert!(
+            matches!(picked, Pick::Busy(Some(_))),
+            "it is told when the other is tried: {picked:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_broke_is_left_alone_and_it_is_said_until_when() {
+        let mut bench = Bench::new(&[("a", "")]);
+        bench.fail("a", 5);
+        let picked = bench.first();
+        let Pick::Ejected(Some(until)) = picked else {
+            panic!("{picked:?}")
+        };
+        assert_eq!(until, bench.now + Duration::from_secs(1));
+        bench.now = until;
+        let picked = bench.first();
+        let Pick::Go(_, call) = &picked else {
+            panic!("{picked:?}")
+        };
+        assert!(call.permit.is_probe());
+        assert!(matches!(bench.first(), Pick::Ejected(_)), "one probe");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_promises_the_same_fits() {
+        let mut bench = Bench::new(&[("a", "1.4.0"), ("b", "2.0.0")]);
+        for _ in 0..20 {
+            let picked = bench.promised("1.0.0");
+            assert_eq!(went(&picked), "a");
+        }
+        bench.fail("a", 5);
+        let picked = bench.promised("1.0.0");
+        assert!(matches!(picked, Pick::Ejected(Some(_))), "{picked:?}");
+        let picked = bench.promised("3.0.0");
+        assert!(matches!(picked, Pick::Nobody), "{picked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn second_tries_end_with_their_budget_and_first_ones_do_not() {
+        let mut bench = Bench::new(&[("a", ""), ("b", "")]);
+        let mut second = 0;
+        let until = loop {
+            let picked = bench.again();
+            if let Pick::OverBudget(until) = picked {
+                break until;
+            }
+            assert!(matches!(picked, Pick::Go(..)), "{picked:?}");
+            second += 1;
+            assert!(second < 100);
+        };
+        assert_eq!(second, 30, "the floor: three in a second for ten");
+        assert!(until > bench.now && until < bench.now + Duration::from_secs(1));
+        for _ in 0..50 {
+            assert!(matches!(bench.first(), Pick::Go(..)));
+        }
+        for _ in 0..10 {
+            assert!(matches!(bench.again(), Pick::Go(..)), "their share");
+        }
+        assert!(matches!(bench.again(), Pick::OverBudget(_)));
+        // Failures take the share away.
+        bench.fail("a", 4);
+        bench.fail("b", 4);
+        assert!(
+            bench
+                .reach
+                .budget
+                .lock()
+                .left(&Default::default(), bench.now)
+                < 0.0
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_context_stays_and_faults_come_as_asked_for() {
+        let mut bench = Bench::new(&[("a", ""), ("b", ""), ("c", "")]);
+        let talk = Question {
+            context: "talk",
+            ..Question::default()
+        };
+        let homes: HashSet<String> = (0..20)
+            .map(|_| went(&bench.ask(&talk)).to_owned())
+            .collect();
+        assert_eq!(homes.len(), 1);
+        let Pick::Go(_, call) = bench.first() else {
+            panic!("somebody is there")
+        };
+        assert_eq!(call.injected, resilience::Injected::default());
+        let delay = Delay {
+            share: 1.0,
+            time: Duration::from_secs(1),
+        };
+        bench.reach.injection = Arc::new(Injection {
+            delay: Some(delay),
+            abort: None,
+        });
+        let Pick::Go(_, call) = bench.first() else {
+            panic!("somebody is there")
+        };
+        assert_eq!(call.injected.delay, Some(Duration::from_secs(1)));
+    }
+}

@@ -10,6 +10,10 @@ use crate::{
 
 /// All that a balancer knows at one time.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the admin listener is about to show it")
+)]
 pub(super) struct Sights {
     /// Every instance of the catalog, in the order of ids.
     pub(super) endpoints: Vec<EndpointSight>,
@@ -19,6 +23,10 @@ pub(super) struct Sights {
 
 /// One instance as seen from here.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the admin listener is about to show it")
+)]
 pub(super) struct EndpointSight {
     /// Which one.
     pub(super) instance: InstanceId,
@@ -34,6 +42,10 @@ pub(super) struct EndpointSight {
 
 /// Those who fit what some tasks ask for.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the admin listener is about to show it")
+)]
 pub(super) struct TargetSight {
     /// Where bare names are looked up.
     pub(super) namespace: Label,

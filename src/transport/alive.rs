@@ -21,6 +21,13 @@ use crate::telemetry::metrics::pool::{Close, Dials};
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
+/// What the system says when it gives up on what it has sent: the last reason that it was told of.
+const UNHEARD: [io::ErrorKind; 3] = [
+    io::ErrorKind::TimedOut,
+    io::ErrorKind::HostUnreachable,
+    io::ErrorKind::NetworkUnreachable,
+];
+
 /// How a connection ended: its first cause. Empty while it is open, and where the peer ended it.
 pub(super) type Fate = Arc<OnceLock<Close>>;
 
@@ -87,7 +94,7 @@ pub(super) fn cause_of(error: &hyper::Error) -> Close {
             let h2 = inner.downcast_ref::<h2::Error>();
             h2.and_then(h2::Error::get_io)
         });
-        late |= io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut);
+        late |= io.is_some_and(|io| UNHEARD.contains(&io.kind()));
         source = inner.source();
     }
     if late { Close::Silent } else { Close::Broken }

@@ -391,7 +391,8 @@ mod tests {
             let mut spoken = Spoken::to(false, true).await;
             sleep(Duration::from_secs(idle)).await;
             let began = Instant::now();
-            let error = spoken.call().await.unwrap_err();
+            let call = timeout(Duration::from_mins(2), spoken.call()).await;
+            let error = call.expect("nobody noticed").unwrap_err();
             let took = began.elapsed();
             assert!(took < Duration::from_secs(30), "{took:?}");
             assert!(error.is_timeout(), "{error:?}");

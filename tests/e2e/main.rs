@@ -18,6 +18,7 @@ mod bad_input;
 mod crash;
 mod disk;
 mod drain;
+mod failover;
 mod fault_proxy;
 mod first_command;
 mod fleet;
@@ -32,6 +33,8 @@ mod namespaces;
 mod outage;
 mod partition;
 mod rolling;
+mod rules;
+mod silence;
 mod soak;
 mod trace;
 

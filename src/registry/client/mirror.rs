@@ -476,19 +476,20 @@ mod tests {
         put.await.unwrap();
     }
 
+    /// Waits for these rules, by the paused clock for a while that has several relists.
     async fn until_rules(mirror: &Mirror, expected: &[&str]) {
-        let mut bell = mirror.changes();
-        loop {
+        let known = |mirror: &Mirror| -> Vec<String> {
             let rules = mirror.rules();
-            if rules
-                .iter()
-                .map(|r| r.name.name.as_str())
-                .eq(expected.iter().copied())
-            {
-                return;
+            rules.iter().map(|r| r.name.name.to_string()).collect()
+        };
+        let waiting = async {
+            let mut bell = mirror.changes();
+            while known(mirror) != expected {
+                bell.changed().await.unwrap();
             }
-            bell.changed().await.unwrap();
-        }
+        };
+        let came = tokio::time::timeout(RELIST * 5, waiting).await;
+        assert!(came.is_ok(), "{:?} instead of {expected:?}", known(mirror));
     }
 
     #[tokio::test(start_paused = true)]

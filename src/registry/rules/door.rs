@@ -125,7 +125,7 @@ fn overrides(message: &pb::TrafficRule, namespace: &Label) -> Result<Overrides, 
     read.max_in_flight = count(
         "rule.limits.max_in_flight",
         limits.max_in_flight,
-        1..=10_000,
+        0..=10_000,
     )?;
     let balance = message.balance.unwrap_or_default();
     read.zone_preference = balance.zone_preference;

@@ -8,6 +8,7 @@ mod effective;
 mod overrides;
 mod rule;
 mod set;
+mod settings;
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ fn millis(millis: i64) -> Option<prost_types::Duration> {
 }
 
 /// A rule with everything in it.
-fn whole() -> pb::TrafficRule {
+pub(super) fn whole() -> pb::TrafficRule {
     pb::TrafficRule {
         name: "all-of-it".into(),
         skill: "billing.pay".into(),
@@ -52,7 +52,7 @@ fn whole() -> pb::TrafficRule {
             floor_per_second: Some(0),
         }),
         breaker: Some(pb::RuleBreaker {
-            enabled: Some(true),
+            enabled: Some(false),
             consecutive: Some(7),
             success_percent: Some(90.0),
             min_calls: Some(10),
@@ -67,7 +67,7 @@ fn whole() -> pb::TrafficRule {
         balance: Some(pb::RuleBalance {
             zone_preference: Some(false),
             slow_start: millis(0),
-            sticky: Some(true),
+            sticky: Some(false),
         }),
         faults: vec![pb::RuleFault {
             delay: Some(pb::RuleDelay {
@@ -190,7 +190,7 @@ const BOUNDS: &[(Change, &str)] = &[
         "rule.breaker.max_ejected_percent",
     ),
     (
-        |r| r.limits.as_mut().unwrap().max_in_flight = Some(0),
+        |r| r.limits.as_mut().unwrap().max_in_flight = Some(10_001),
         "rule.limits.max_in_flight",
     ),
     (
@@ -307,6 +307,17 @@ fn an_instance_is_of_a_group_by_version_agent_and_labels() {
     for (place, (change, fits)) in table.iter().enumerate() {
         assert_eq!(group(*change).fits(Some(&pay), &entry), *fits, "{place}");
     }
+    let grouped = Rules::new([Rule::read(whole()).unwrap()], 1);
+    let (space, agent) = (&entry.agent.namespace, &entry.agent.name);
+    let own = grouped.effective(space, Some(&pay), Some(agent));
+    assert_eq!(own.group(Some(&pay), &entry), 0);
+    let silver = entry_of(
+        "i2",
+        "default/billing",
+        pb::AgentCard::default(),
+        pb::Instance::default(),
+    );
+    assert_eq!(own.group(Some(&pay), &silver), 2, "beyond them");
     let versioned = group(|w| w.version = "^2".into());
     assert!(!versioned.fits(Some(&other), &entry));
     assert!(!versioned.fits(None, &entry));
@@ -393,8 +404,8 @@ fn rules_are_bounded_in_number_and_in_all() {
         let put = rules.put(rule("", &format!("r{n}")), None, &stamp());
         rules = put.unwrap().0;
     }
-    let refused = rules.put(rule("", "more"), None, &stamp()).unwrap_err();
-    assert_eq!(refused, Refused::Full);
+    let refused = rules.put(rule("", "more"), None, &stamp()).err();
+    assert_eq!(refused, Some(Refused::Full));
     let mut changed = rule_message("", "r0");
     changed.skill = "s".into();
     let put = rules.put(Rule::read(changed).unwrap(), None, &stamp());
@@ -412,8 +423,8 @@ fn rules_are_bounded_in_number_and_in_all() {
     for n in 0..fitting {
         rules = rules.put(large(n), None, &stamp()).unwrap().0;
     }
-    let refused = rules.put(large(fitting), None, &stamp()).unwrap_err();
-    assert_eq!(refused, Refused::Full);
+    let refused = rules.put(large(fitting), None, &stamp()).err();
+    assert_eq!(refused, Some(Refused::Full));
 }
 
 #[test]

@@ -194,16 +194,19 @@ impl Executor {
             mut steps,
             trace,
         } = asked;
-        let first = match timeout(FIRST_STEP, steps.next()).await {
-            Ok(Some(request)) => request.step,
-            Ok(None) | Err(_) => None,
-        };
+        let first = timeout(FIRST_STEP, steps.next()).await;
         let session = Session {
             cursor: None,
             steps: Some(steps),
             out,
         };
-        match first {
+        let Ok(first) = first else {
+            // Not the home's fault: what it said is lost where our acknowledgements do not reach it.
+            // A refusal would end its task; told that the stream broke, it asks what has begun.
+            let text = "the first step did not come in time: ask whether the attempt has begun";
+            return session.end(Fault::new(Reason::ConnectionLost, text));
+        };
+        match first.and_then(|request| request.step) {
             Some(Step::Start(start)) => match self.check(&home, *start) {
                 Ok(work) => {
                     let spans = Spans::begin(trace.as_ref(), &work, &home);

@@ -124,6 +124,13 @@ impl Bench {
     }
 
     async fn open(&self, first: Ask) -> Home {
+        let mut home = self.silent();
+        home.ask(first).await;
+        home
+    }
+
+    /// A stream on which nothing has been said.
+    fn silent(&self) -> Home {
         let (steps, asked) = mpsc::channel(8);
         let home = HomePeer {
             id: "spiffe://a/ns/default/agent/asker".parse().unwrap(),
@@ -132,9 +139,7 @@ impl Bench {
         let updates = self
             .executor
             .execute(home, Box::pin(ReceiverStream::new(asked)), None);
-        let mut home = Home { steps, updates };
-        home.ask(first).await;
-        home
+        Home { steps, updates }
     }
 
     /// An accepted attempt of a task.
@@ -589,6 +594,16 @@ async fn strangers_never_reach_the_agent() {
     }
     let mut home = bench.open(Ask::Ack(pb::Ack { update: 1 })).await;
     assert_eq!(home.next().await, "PROTOCOL_VIOLATION");
+    assert!(bench.agent.handled.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_word_that_was_lost_on_the_way_is_no_refusal() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut home = bench.silent();
+    // A home takes PROTOCOL_VIOLATION for the end of its task.
+    assert_eq!(home.next().await, "CONNECTION_LOST");
+    assert_eq!(bench.resume(1, 0).await.next().await, "unknown");
     assert!(bench.agent.handled.lock().is_empty());
 }
 

@@ -15,7 +15,7 @@ use crate::task::spec::Moment;
 use super::entry::Entry;
 use super::kept::{UNCONFIRMED, ended};
 use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, Tasks, World};
-use super::update::Taken;
+use super::update::{Taken, is_loss, is_unavailable};
 
 /// What a carrier reports about the attempt it carries.
 #[derive(Debug)]
@@ -322,8 +322,8 @@ impl Tasks {
             });
             return;
         }
-        let unavailable = first && unavailable(said.as_ref()) && entry.gets_another();
-        if unavailable || process_lost(said.as_ref()) {
+        let unavailable = first && is_unavailable(said.as_ref()) && entry.gets_another();
+        if unavailable || is_loss(said.as_ref()) {
             self.effects.push(Effect::Ack {
                 task,
                 attempt,
@@ -444,20 +444,4 @@ impl Entry {
         let wanted = !kept.task.cancel_requested;
         wanted && kept.may_run_again() && kept.started < ATTEMPTS_MAX
     }
-}
-
-/// Whether the agent says that it cannot be used now.
-fn unavailable(said: Option<&Update>) -> bool {
-    let code = i32::from(tonic::Code::Unavailable);
-    matches!(said, Some(Update::Failure(failure)) if failure.code == code && !is_loss(failure))
-}
-
-fn is_loss(failure: &pb::Failure) -> bool {
-    failure.reason == Reason::AgentLost.label()
-}
-
-/// Whether the executor says that the agent's process went away in the middle. An agent cannot say
-/// so itself: its executor takes that reason from it.
-fn process_lost(said: Option<&Update>) -> bool {
-    matches!(said, Some(Update::Failure(failure)) if is_loss(failure))
 }

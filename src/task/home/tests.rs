@@ -53,13 +53,20 @@ impl FakeRoute {
         route
     }
 
+    /// A name may bring the version of its skill, as in `i1@2.0.0`.
     pub(super) fn set(&self, names: &[&str], idempotent: bool) {
-        let candidate = |name: &&str| Candidate {
-            instance: name.parse().unwrap(),
-            agent: "default/worker".parse().unwrap(),
-            idempotent,
-            boot_id: "boot".into(),
-            contract: Contract::default(),
+        let candidate = |name: &&str| {
+            let (name, version) = name.split_once('@').unwrap_or((*name, "1.0.0"));
+            Candidate {
+                instance: name.parse().unwrap(),
+                agent: "default/worker".parse().unwrap(),
+                idempotent,
+                boot_id: "boot".into(),
+                contract: Contract {
+                    version: version.parse().ok(),
+                    schemas: vec![1],
+                },
+            }
         };
         *self.all.lock().unwrap() = names.iter().map(candidate).collect();
         self.changed.send_modify(|generation| *generation += 1);
@@ -240,6 +247,22 @@ impl Bench {
         started
     }
 
+    fn instead(&self, instead: Option<Instead>) {
+        *self.route.instead.lock().unwrap() = instead;
+    }
+
+    /// For a second everybody is broken, or nobody has a budget; or all is well again.
+    fn turn(&self, what: u8) {
+        let until = self.at.now + Duration::from_secs(1);
+        let all = [Instead::Ejected(until), Instead::OverBudget(until)];
+        self.instead(all.get(usize::from(what)).copied());
+    }
+
+    /// Where attempts were sent so far.
+    fn went(&self) -> Vec<String> {
+        self.started().into_iter().map(|(to, _)| to).collect()
+    }
+
     fn failure(&self, task: Uuid) -> String {
         self.task(task)
             .failure
@@ -280,6 +303,15 @@ impl Bench {
             }
         }
     }
+}
+
+/// An agent that cannot be used now.
+fn unavailable() -> Update {
+    Update::Failure(pb::Failure {
+        reason: Reason::AgentError.label().into(),
+        code: tonic::Code::Unavailable.into(),
+        ..Default::default()
+    })
 }
 
 fn done() -> Update {
@@ -346,6 +378,149 @@ async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may
             assert_eq!(bench.failure(task), "AGENT_LOST");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_alone_is_tried_again_after_a_while_that_grows() {
+    let mut bench = Bench::new(&["i1"], false);
+    let task = bench.submit();
+    for wait in [100, 200, 400, 800, 1600, 2000, 2000] {
+        let before = bench.started().len();
+        bench.hear(task, Heard::NotSent);
+        assert_eq!(bench.tasks.lanes.waiting(), 1);
+        bench.pass(Duration::from_millis(wait - 2));
+        assert_eq!(bench.started().len(), before, "not before {wait} ms");
+        // Others need not wait for it.
+        let other = bench.submit();
+        assert_eq!(bench.started().len(), before + 1);
+        bench.update(other, 1, done());
+        bench.pass(Duration::from_millis(2));
+        assert_eq!(bench.started().len(), before + 2, "after {wait} ms");
+    }
+    bench.hear(task, Heard::Accepted);
+    assert_eq!(
+        bench.state(task),
+        pb::TaskState::Working,
+        "it never fails for it"
+    );
+    assert_eq!(bench.tasks.lanes.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_budget_a_second_try_rests_and_first_ones_pass_it() {
+    let mut bench = Bench::new(&["i1", "i2"], false);
+    let task = bench.submit();
+    let until = bench.at.now + Duration::from_millis(300);
+    bench.instead(Some(Instead::OverBudget(until)));
+    bench.hear(task, Heard::NotSent);
+    let first = bench.submit();
+    assert_eq!(bench.went(), ["i1", "i1"], "the second one is another task");
+    bench.hear(first, Heard::Accepted);
+    assert_eq!(bench.tasks.next_wake(), Some(until));
+    bench.pass(Duration::from_millis(300));
+    assert_eq!(bench.tasks.lanes.waiting(), 1, "there is none yet");
+    bench.instead(None);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.went(), ["i1", "i1", "i2"]);
+    // One that rests is cancelled like any other.
+    let at = bench.at;
+    bench.instead(Some(Instead::OverBudget(at.now + Duration::from_secs(9))));
+    bench.hear(task, Heard::NotSent);
+    bench
+        .step(|tasks, _| tasks.cancel(task, "me", "", at))
+        .unwrap();
+    assert_eq!(bench.state(task), pb::TaskState::Canceled);
+    assert_eq!(bench.tasks.lanes.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_everybody_is_broken_tasks_wait_for_the_probe_and_hasty_ones_do_not() {
+    let mut bench = Bench::new(&["i1"], false);
+    let until = bench.at.now + Duration::from_secs(4);
+    bench.instead(Some(Instead::Ejected(until)));
+    let patient = bench.submit();
+    assert_eq!(bench.tasks.next_wake(), Some(until));
+    let hasty = pb::TaskOptions {
+        fail_fast: true,
+        ..Default::default()
+    };
+    let hasty = bench.submit_with(hasty);
+    assert_eq!(bench.failure(hasty), "NO_ROUTE");
+    let text = bench.task(hasty).failure.unwrap().message;
+    assert!(text.contains("for another 4.0 s"), "{text}");
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.tasks.next_wake(), Some(until), "it is remembered");
+    bench.instead(None);
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.went(), ["i1"]);
+    bench.hear(patient, Heard::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_unavailable_before_its_first_word_is_one_of_three_attempts() {
+    for (idempotent, loss, again) in [
+        (true, pb::OnAgentLoss::Unspecified, true),
+        (true, pb::OnAgentLoss::Fail, false),
+        (false, pb::OnAgentLoss::Unspecified, false),
+    ] {
+        let mut bench = Bench::new(&["i1", "i2", "i3", "i4"], idempotent);
+        let options = pb::TaskOptions {
+            on_agent_loss: loss.into(),
+            ..Default::default()
+        };
+        let task = bench.submit_with(options);
+        bench.hear(task, Heard::Accepted);
+        bench.update(task, 1, unavailable());
+        if !again {
+            assert_eq!(bench.failure(task), "AGENT_ERROR");
+            continue;
+        }
+        assert_eq!(bench.state(task), pb::TaskState::Submitted);
+        bench.hear(task, Heard::Accepted);
+        bench.update(task, 1, unavailable());
+        bench.update(task, 1, unavailable());
+        assert_eq!(bench.failure(task), "AGENT_ERROR", "as the agent told it");
+        assert_eq!(bench.went(), ["i1", "i2", "i3"]);
+    }
+    // Not once it has said anything, and no other code.
+    for said in [
+        Update::Transient(text("a token")),
+        Update::Progress(pb::Progress::default()),
+    ] {
+        let mut bench = Bench::new(&["i1", "i2"], true);
+        let task = bench.submit();
+        let number = u64::from(matches!(said, Update::Progress(_)));
+        bench.update(task, number, said);
+        bench.update(task, number + 1, unavailable());
+        assert_eq!(bench.failure(task), "AGENT_ERROR");
+    }
+    let mut bench = Bench::new(&["i1", "i2"], true);
+    let task = bench.submit();
+    bench.update(task, 1, Update::Failure(pb::Failure::default()));
+    assert_eq!(bench.state(task), pb::TaskState::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_moves_only_to_who_promises_the_same() {
+    let mut bench = Bench::new(&["i1@1.2.0", "i2@2.0.0", "i3@1.9.0"], true);
+    let task = bench.submit();
+    bench.hear(task, Heard::NotSent);
+    assert_eq!(bench.went(), ["i1", "i3"]);
+    // Nothing was started, and nobody is left who promises that: the next one is like a first one.
+    bench.route.set(&["i2@2.0.0"], true);
+    bench.hear(task, Heard::NotSent);
+    assert_eq!(bench.went(), ["i1", "i3", "i2"]);
+    bench.hear(task, Heard::Accepted);
+    // What was begun is another matter, also after a restart.
+    bench.route.set(&["i1@1.2.0"], true);
+    bench.hear(task, UNKNOWN);
+    assert_eq!(bench.state(task), pb::TaskState::Submitted);
+    bench.tasks = bench.replayed();
+    bench.step(Tasks::recovered);
+    assert_eq!(bench.went().len(), 3);
+    bench.route.set(&["i1@1.2.0", "i4@2.7.0"], true);
+    bench.step(Tasks::pump);
+    assert_eq!(bench.went().last().unwrap(), "i4");
 }
 
 #[tokio::test(start_paused = true)]
@@ -597,6 +772,7 @@ enum Act {
     Hear(usize, u8, u32),
     Update(usize, u8, u64),
     Pass(u64),
+    Instead(u8),
     Route(u8),
     Compact(u8),
     Restart,
@@ -607,8 +783,9 @@ fn act() -> impl Strategy<Value = Act> {
         3 => any::<bool>().prop_map(|fail_fast| Act::Submit { fail_fast }),
         1 => any::<usize>().prop_map(Act::Cancel),
         4 => (any::<usize>(), 0..6_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
-        6 => (any::<usize>(), 0..10_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
+        6 => (any::<usize>(), 0..11_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
         2 => (0..4000_u64).prop_map(Act::Pass),
+        1 => (0..3_u8).prop_map(Act::Instead),
         2 => (0..4_u8).prop_map(Act::Route),
         2 => any::<u8>().prop_map(Act::Compact),
         1 => Just(Act::Restart),
@@ -651,6 +828,7 @@ fn said(what: u8) -> Update {
             ..Default::default()
         }),
         7 => Update::Transient(text("t")),
+        8 => unavailable(),
         _ => Update::Progress(pb::Progress::default()),
     }
 }
@@ -701,6 +879,7 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
         }
         Act::Pass(seconds) => bench.pass(Duration::from_secs(*seconds)),
+        Act::Instead(what) => bench.turn(*what),
         Act::Route(count) => {
             bench
                 .route

@@ -104,6 +104,19 @@ impl Taken {
     }
 }
 
+/// Whether the agent says that it cannot be used now.
+pub(super) fn is_unavailable(said: Option<&Update>) -> bool {
+    let code = i32::from(tonic::Code::Unavailable);
+    matches!(said, Some(Update::Failure(failure)) if failure.code == code) && !is_loss(said)
+}
+
+/// Whether the executor says that the agent's process went away in the middle. An agent cannot say
+/// so itself: its executor takes that reason from it.
+pub(super) fn is_loss(said: Option<&Update>) -> bool {
+    let reason = Reason::AgentLost.label();
+    matches!(said, Some(Update::Failure(failure)) if failure.reason == reason)
+}
+
 /// Whether more may follow the update, and it goes to disk.
 fn goes_on(update: &Update) -> bool {
     matches!(

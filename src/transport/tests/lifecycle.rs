@@ -279,3 +279,38 @@ async fn a_pool_that_closes_lets_calls_finish_and_opens_nothing() {
     assert!(nursery.is_empty());
     server.drain(GRACE).await;
 }
+
+#[tokio::test]
+async fn who_leaves_closes_the_socket_tells_its_peers_and_lets_their_streams_go_on() {
+    let seen = Seen::new();
+    let threads = DataThreads::start(2).unwrap();
+    let (server, target) = serve("127.0.0.1:0", &threads, Limits::default(), &seen);
+    let channel = Pool::plaintext(Nursery::here()).channel(target);
+    let (feed, request) = flow();
+    let mut body = channel.clone().oneshot(request).await.unwrap().into_body();
+    let mut echo = async || {
+        let frame = Frame::data(Bytes::from_static(b"x"));
+        feed.send(Ok(frame)).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+    };
+    echo().await;
+    server.leave().await;
+    assert!(TcpStream::connect(server.address()).await.is_err());
+    // Nothing is waited for and nothing is cut.
+    echo().await;
+    assert_eq!(server.connections(), 1);
+    // The GOAWAY was sent before `leave` returned: the second call at the latest knows.
+    let mut refused = 0;
+    while refused == 0 {
+        match call(&channel, "/echo", b"late").await {
+            Ok(answer) => assert_eq!(answer, "late", "on its way is served"),
+            Err(fault) => {
+                assert_eq!(reason_of(&fault).as_deref(), Some("PEER_UNREACHABLE"));
+                refused += 1;
+            }
+        }
+    }
+    echo().await;
+    drop(feed);
+    server.drain(GRACE).await;
+}

@@ -13,8 +13,13 @@ use crate::support::{
 
 const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 
+/// How long an attempt may be out of reach: shorter than an instance is believed that is cut off.
+const LOST_SOON: &str = "2s";
+/// The same, longer than anything here takes.
+const LOST_LATE: &str = "1m";
+
 /// A home and two workers, each behind a route of its name.
-async fn behind_a_proxy() -> (ByHand, FaultProxy) {
+async fn behind_a_proxy(lost_after: &str) -> (ByHand, FaultProxy) {
     let skills = ["test.echo", "test.hold", "test.echo.hold"];
     let workers = agent("worker", &skills, "instances = 2");
     let mut mesh = ByHand::made(&(agent("home", &["test.home"], "") + &workers)).await;
@@ -23,8 +28,7 @@ async fn behind_a_proxy() -> (ByHand, FaultProxy) {
         mesh.advertise_through(&proxy, &name).await;
         mesh.registry_through(&proxy, &name).await;
     }
-    // Shorter than the time in which an instance that is cut off is found out by itself.
-    mesh.set("home-1", "agent_lost_after", "2s");
+    mesh.set("home-1", "agent_lost_after", lost_after);
     mesh.start_all().await;
     (mesh, proxy)
 }
@@ -80,9 +84,26 @@ fn attempts(mesh: &ByHand, id: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Waits until a worker is given a task and does it.
+async fn does_a_task(mesh: &ByHand, worker: &str) {
+    eventually("it does a task", || {
+        let (mut home, wanted) = (mesh.local("home-1"), mesh.instance(worker));
+        async move {
+            let ran = client::run(&mut home, client::bounded("test.echo", "x", 50)).await;
+            let id = ran.map_err(|status| status.to_string())?.id;
+            let task = client::full(&mut home, &id).await;
+            let task = task.map_err(|status| status.to_string())?;
+            (task.executor_instance == wanted)
+                .then_some(())
+                .ok_or_else(|| format!("{task:?}"))
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn without_a_fault_nobody_notices_the_proxy() {
-    let (mesh, proxy) = behind_a_proxy().await;
+    let (mesh, proxy) = behind_a_proxy(LOST_SOON).await;
     let load = Load::start(mesh.local("home-1"), 8);
     load.goes_on(100).await;
     let outcome = load.stop().await;
@@ -105,7 +126,7 @@ async fn without_a_fault_nobody_notices_the_proxy() {
 
 #[tokio::test]
 async fn a_connection_that_is_reset_once_does_not_touch_the_work() {
-    let (mesh, proxy) = behind_a_proxy().await;
+    let (mesh, proxy) = behind_a_proxy(LOST_LATE).await;
     let mut home = mesh.local("home-1");
     // It may not run twice: only the same attempt can end it.
     let (id, worker) = held(&mesh, &mut home, "test.hold").await;
@@ -128,7 +149,7 @@ async fn a_connection_that_is_reset_once_does_not_touch_the_work() {
 
 #[tokio::test]
 async fn work_at_an_instance_that_only_resets_fails_or_moves_by_the_rules() {
-    let (mesh, proxy) = behind_a_proxy().await;
+    let (mesh, proxy) = behind_a_proxy(LOST_SOON).await;
     let mut home = mesh.local("home-1");
     let (once, worker) = held(&mesh, &mut home, "test.hold").await;
     let again = loop {
@@ -160,17 +181,40 @@ async fn work_at_an_instance_that_only_resets_fails_or_moves_by_the_rules() {
 
     // Healed, it is given work again.
     proxy.clear(worker).await;
-    eventually("it does a task", || {
-        let (mut home, wanted) = (home.clone(), mesh.instance(worker));
-        async move {
-            let ran = client::run(&mut home, client::bounded("test.echo", "x", 50)).await;
-            let id = ran.map_err(|status| status.to_string())?.id;
-            let task = client::full(&mut home, &id).await;
-            let task = task.map_err(|status| status.to_string())?;
-            (task.executor_instance == wanted)
-                .then_some(())
-                .ok_or_else(|| format!("{task:?}"))
-        }
+    does_a_task(&mesh, worker).await;
+}
+
+#[tokio::test]
+async fn work_whose_start_only_trickles_in_is_given_again() {
+    let (mesh, proxy) = behind_a_proxy(LOST_LATE).await;
+    let mut home = mesh.local("home-1");
+    // A connection is there: what trickles is the call and not the handshake.
+    for worker in WORKERS {
+        does_a_task(&mesh, worker).await;
+    }
+    for worker in WORKERS {
+        let rate = Fault::Rate {
+            bytes_per_second: 30,
+        };
+        proxy.set(worker, rate.up()).await;
+    }
+    let submitted = client::submit(&mut home, client::bounded("test.echo", "slow", 300)).await;
+    let id = submitted.unwrap().id;
+    eventually("an executor waits for the first step in vain", || async {
+        let logs = WORKERS.map(|name| mesh.site.log(name)).concat();
+        let said = logs.contains("CONNECTION_LOST") || logs.contains("PROTOCOL_VIOLATION");
+        said.then_some(()).ok_or(logs)
     })
     .await;
+    for worker in WORKERS {
+        proxy.clear(worker).await;
+    }
+    let seen = client::watch_whole(&mut home, &id).await;
+    assert_eq!(
+        seen.result().as_deref(),
+        Some("slow"),
+        "{:?}",
+        seen.failure()
+    );
+    assert_eq!(attempts(&mesh, &id).len(), 1, "{:?}", mesh.site.runs());
 }
