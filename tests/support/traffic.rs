@@ -3,7 +3,8 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use attache::pb;
+use attache::pb::{self, registry_client::RegistryClient};
+use tonic::transport::Endpoint;
 
 use super::{
     callers::{Callers, Plan},
@@ -229,17 +230,23 @@ impl Scene {
 
     /// Has no breaker open any more.
     pub async fn breaker_off(&self) {
-        let pool = client::pool(&self.mesh.site.state().join("operator"));
-        let mut registry = client::registry(&pool, &self.mesh.endpoints.registry.mtls);
         let breaker = pb::RuleBreaker {
             enabled: Some(false),
             ..Default::default()
         };
-        let rule = pb::TrafficRule {
+        self.rule(pb::TrafficRule {
             name: "breaker-off".into(),
             breaker: Some(breaker),
             ..Default::default()
-        };
+        })
+        .await;
+    }
+
+    /// Puts a rule, and waits until the home has it.
+    pub async fn rule(&self, rule: pb::TrafficRule) {
+        let name = rule.name.clone();
+        let pool = client::pool(&self.mesh.site.state().join("operator"));
+        let mut registry = client::registry(&pool, &self.mesh.endpoints.registry.mtls);
         let request = pb::PutRuleRequest {
             rule: Some(rule),
             expected_revision: None,
@@ -247,6 +254,17 @@ impl Scene {
         within("a rule is taken", registry.put_rule(request))
             .await
             .unwrap();
+        let channel = Endpoint::from_shared(self.mesh.local_address(HOME)).unwrap();
+        let home = RegistryClient::new(channel.connect_lazy());
+        eventually("the home has the rule", || async {
+            let mut home = home.clone();
+            let listed = home.list_rules(pb::ListRulesRequest::default()).await;
+            let listed = listed.map_err(|status| status.to_string())?;
+            let rules = listed.into_inner().rules;
+            let there = rules.iter().any(|rule| rule.name == name);
+            there.then_some(()).ok_or_else(|| format!("{rules:?}"))
+        })
+        .await;
     }
 
     /// Waits until an instance is given work again.
