@@ -31,9 +31,8 @@ pub(super) async fn run(args: &ExplainArgs, output: &Output) -> Result<Exit, Fai
             continue;
         };
         let targets = page["targets"].as_array().into_iter().flatten();
-        let own = targets.filter(|one| {
-            one["skill"] == args.skill && (agent.is_empty() || one["agent"] == agent.as_str())
-        });
+        let own =
+            targets.filter(|one| one["skill"] == args.skill && one["agent"] == agent.as_str());
         for target in own {
             told = true;
             tell(&process, target, &page, output);
@@ -81,10 +80,14 @@ fn lines(process: &str, target: &Value, count: usize) -> Vec<String> {
     };
     let ejected = target["ejected"].as_u64().unwrap_or_default();
     let left = target["retries_left"].as_f64().unwrap_or_default();
-    let mut lines = vec![format!(
-        "{process}: a task for {}{agent} goes to one of {count}; {ejected} left out, {left:.0} retries left",
-        text("skill")
-    )];
+    let skill = text("skill");
+    let mut lines = vec![if count == 0 {
+        format!("{process}: nobody takes a task for {skill}{agent}: it would wait")
+    } else {
+        format!(
+            "{process}: a task for {skill}{agent} goes to one of {count}; {ejected} left out, {left:.0} retries left"
+        )
+    }];
     let rules = target["by_rule"].as_array().into_iter().flatten();
     lines.extend(rules.map(|set| {
         let text = |key: &str| set[key].as_str().unwrap_or_default();
