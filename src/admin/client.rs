@@ -11,7 +11,7 @@ use tokio::{
 
 /// How long an answer may take, and how long it may be.
 const PATIENCE: Duration = Duration::from_secs(2);
-const ANSWER_MAX: u64 = 64 << 10;
+const ANSWER_MAX: u64 = 4 << 20;
 
 /// What a process says.
 #[derive(Clone, Debug, PartialEq)]

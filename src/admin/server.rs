@@ -50,6 +50,13 @@ pub trait Inspect: Send + Sync + 'static {
     /// What it logs and traces.
     fn telemetry(&self) -> &Telemetry;
 
+    /// How it finds its way to those whom it calls; `None`: it calls nobody.
+    /// `query` may ask for something to be explained.
+    fn traffic(&self, query: &str) -> Option<Value> {
+        let _ = query;
+        None
+    }
+
     /// Who it is and how it does: name, version, listeners, counts. Never a secret.
     fn info(&self) -> Value;
 }
@@ -174,7 +181,8 @@ async fn answer(request: Request<Incoming>, inspect: &dyn Inspect) -> Response<F
     if request.method() == Method::PUT && request.uri().path() == "/log" {
         return set_log(request, inspect.telemetry()).await;
     }
-    page(request.method(), request.uri().path(), inspect)
+    let uri = request.uri();
+    page(request.method(), (uri.path(), uri.query()), inspect)
 }
 
 fn metrics(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
@@ -219,7 +227,11 @@ fn names_this_machine(request: &Request<Incoming>) -> bool {
     name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
-fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Bytes>> {
+fn page(
+    method: &Method,
+    (path, query): (&str, Option<&str>),
+    inspect: &dyn Inspect,
+) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
         let text = json!({"error": "only GET, and PUT of /log"});
         return written(StatusCode::METHOD_NOT_ALLOWED, &text);
@@ -237,10 +249,17 @@ fn page(method: &Method, path: &str, inspect: &dyn Inspect) -> Response<Full<Byt
             StatusCode::OK,
             &json!({"filter": inspect.telemetry().log.filter()}),
         ),
+        "/breakers" => match inspect.traffic(query.unwrap_or_default()) {
+            Some(traffic) => written(StatusCode::OK, &traffic),
+            None => written(
+                StatusCode::NOT_FOUND,
+                &json!({"error": "it calls nobody yet"}),
+            ),
+        },
         "/" => written(StatusCode::OK, &all_of(inspect)),
         _ => written(
             StatusCode::NOT_FOUND,
-            &json!({"error": "no such page", "pages": ["/", "/livez", "/log", "/metrics", "/readyz"]}),
+            &json!({"error": "no such page", "pages": ["/", "/breakers", "/livez", "/log", "/metrics", "/readyz"]}),
         ),
     }
 }

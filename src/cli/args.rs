@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use super::breakers::BreakersArgs;
 pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
@@ -106,6 +107,9 @@ pub enum Verb {
     /// A sidecar's journal of tasks: check it, save what is whole of a damaged one
     #[command(subcommand)]
     Journal(JournalVerb),
+    /// Whom sidecars call, whom they leave out after failures, and why
+    #[command(after_help = super::breakers::EXAMPLES)]
+    Breakers(BreakersArgs),
     /// Show or change what running registries and sidecars log
     #[command(after_help = LOG_EXAMPLES)]
     Log(LogLevelArgs),

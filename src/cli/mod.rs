@@ -2,6 +2,8 @@
 
 mod agents;
 pub mod args;
+mod asked;
+mod breakers;
 mod ca;
 #[cfg(test)]
 mod documents;
@@ -63,6 +65,7 @@ async fn act(cli: Cli, output: &Output) -> Result<Exit, Failed> {
         Verb::Rules(verb) => rules::run(verb, output, &nursery).await,
         Verb::Journal(verb) => journal::run(verb, output),
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
+        Verb::Breakers(args) => breakers::run(&args, output).await,
         Verb::Log(args) => log::run(&args, output).await,
     }
 }

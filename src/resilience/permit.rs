@@ -71,6 +71,13 @@ impl Permit {
         }
     }
 
+    /// From now on the call counts by these settings: those of its very callee, say.
+    pub fn treat(&mut self, settings: Arc<Settings>) {
+        if let Some(call) = &mut self.0 {
+            call.settings = settings;
+        }
+    }
+
     /// How traffic to it is treated.
     pub fn settings(&self) -> Option<&Arc<Settings>> {
         self.0.as_ref().map(|call| &call.settings)

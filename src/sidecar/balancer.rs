@@ -15,12 +15,13 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     endpoints::Endpoints,
     sights::{EndpointSight, Sights, TargetSight},
+    treatment::{Treatment, settings_for},
 };
 use crate::{
     domain::{AgentName, Label, SkillName},
     pb,
-    registry::client::{Entry, Mirror, Query},
-    resilience::{Budget, Injection, Member, Permit, Set, Settings},
+    registry::client::{Entry, Mirror, Query, Rules},
+    resilience::{Budget, Endpoint, Member, Permit, Set},
     task::{Candidate, Contract},
 };
 
@@ -38,8 +39,6 @@ pub(super) struct Balancer {
     endpoints: Endpoints,
     /// The own zone; empty: none is preferred.
     zone: String,
-    /// For calls of no target.
-    defaults: Arc<Settings>,
     hasher: RandomState,
     cache: Mutex<Cache>,
 }
@@ -50,6 +49,8 @@ struct Cache {
     followed: Option<u64>,
     /// They have seen the whole of the registry's catalog.
     complete: bool,
+    /// As they were when they were last looked at; `None`: never.
+    rules: Option<Arc<Rules>>,
     /// By the hash of what is asked for.
     targets: HashMap<u64, Target>,
 }
@@ -63,8 +64,9 @@ struct Target {
     query: Option<Query>,
     /// The change of the catalog that the set is of.
     number: u64,
-    /// Whom the set is made of.
+    /// Whom the set is made of, and by which rules.
     entries: Vec<Arc<Entry>>,
+    rules: Arc<Rules>,
     reach: Reach,
     used: Instant,
 }
@@ -72,15 +74,23 @@ struct Target {
 /// Those who fit, as a task finds them.
 #[derive(Clone, Debug)]
 pub(super) struct Reach {
-    pub(super) set: Arc<Set<Arc<Candidate>>>,
+    pub(super) set: Arc<Set<Arc<Choice>>>,
     pub(super) budget: Arc<Mutex<Budget>>,
-    pub(super) injection: Arc<Injection>,
+}
+
+/// One who fits.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) candidate: Arc<Candidate>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// How calls to this very agent are treated.
+    pub(super) treatment: Arc<Treatment>,
 }
 
 impl Target {
     fn sight(&self, now: Instant) -> TargetSight {
         let set = &self.reach.set;
-        let member = |member: &Member<Arc<Candidate>>| member.value.instance.clone();
+        let member = |member: &Member<Arc<Choice>>| member.value.candidate.instance.clone();
         TargetSight {
             namespace: self.namespace.clone(),
             selector: self.selector.clone(),
@@ -88,25 +98,8 @@ impl Target {
             ejected: set.ejected(now),
             retries_left: self.reach.budget.lock().left(&set.settings().retry, now),
             settings: set.settings().clone(),
-            injection: self.reach.injection.clone(),
             idle: now.saturating_duration_since(self.used),
         }
-    }
-}
-
-/// How traffic of one kind is treated.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Treatment {
-    pub(super) settings: Arc<Settings>,
-    /// How it is split between groups; empty: not at all.
-    pub(super) weights: Vec<u32>,
-    pub(super) injection: Arc<Injection>,
-}
-
-impl Treatment {
-    /// Which of the weights an instance has.
-    fn group(&self, _: &Entry) -> usize {
-        self.weights.len()
     }
 }
 
@@ -118,7 +111,6 @@ impl Balancer {
             mirror,
             endpoints,
             zone,
-            defaults: Arc::default(),
             hasher: RandomState::new(),
             cache: Mutex::default(),
         }
@@ -132,10 +124,14 @@ impl Balancer {
         &self.mirror
     }
 
-    /// Brings the endpoints in line with the catalog; sets follow when they are asked for.
+    /// Brings the endpoints in line with the catalog, and takes new rules in; sets follow when they
+    /// are asked for.
     pub(super) fn follow(&self, now: Instant) {
         let number = *self.number.borrow();
-        self.endpoints_follow(&mut self.cache.lock(), number, now);
+        let rules = self.mirror.rules();
+        let mut cache = self.cache.lock();
+        cache.rules = Some(rules);
+        self.endpoints_follow(&mut cache, number, now);
     }
 
     /// Those who fit; `None`: what is asked for cannot be read.
@@ -149,17 +145,21 @@ impl Balancer {
         let key = self.key(namespace, selector);
         let mut cache = self.cache.lock();
         self.endpoints_follow(&mut cache, number, now);
+        let rules = cache
+            .rules
+            .get_or_insert_with(|| self.mirror.rules())
+            .clone();
         let same =
             |target: &&mut Target| target.selector == *selector && target.namespace == *namespace;
         if let Some(target) = cache.targets.get_mut(&key).filter(same) {
-            if target.number != number {
+            if target.number != number || !Arc::ptr_eq(&target.rules, &rules) {
                 target.number = number;
-                self.renew(target, now);
+                self.renew(target, rules, now);
             }
             target.used = now;
             return target.query.is_some().then(|| target.reach.clone());
         }
-        let target = self.target(namespace, selector, number, now);
+        let target = self.target(namespace, selector, (number, rules), now);
         let reach = target.query.is_some().then(|| target.reach.clone());
         if cache.targets.len() >= TARGETS_MAX {
             let oldest = cache.targets.iter().min_by_key(|(_, target)| target.used);
@@ -174,14 +174,10 @@ impl Balancer {
     /// A call to an instance that is not chosen now, such as one that is taken up again.
     pub(super) fn outside(&self, entry: &Entry, now: Instant) -> Permit {
         let endpoint = self.endpoints.of(entry, now);
-        Permit::outside(endpoint, self.defaults.clone(), now)
+        Permit::outside(endpoint, self.of_agent(&entry.agent).settings, now)
     }
 
     /// All of it, for those who show it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the admin listener is about to show it")
-    )]
     pub(super) fn sights(&self, now: Instant) -> Sights {
         self.follow(now);
         let catalog = self.mirror.catalog();
@@ -190,7 +186,10 @@ impl Balancer {
             agent: entry.agent.clone(),
             zone: entry.instance.zone.clone(),
             serves: entry.serves(),
-            sight: self.endpoints.of(entry, now).sight(&self.defaults, now),
+            sight: {
+                let settings = self.of_agent(&entry.agent).settings;
+                self.endpoints.of(entry, now).sight(&settings, now)
+            },
         };
         let endpoints = catalog.entries_after(None).map(endpoint).collect();
         let cache = self.cache.lock();
@@ -208,14 +207,9 @@ impl Balancer {
         Sights { endpoints, targets }
     }
 
-    /// How traffic for a skill, or to an agent, is treated. The one place where rules come in.
-    pub(super) fn settings_for(
-        &self,
-        _namespace: &Label,
-        _skill: &SkillName,
-        _agent: Option<&AgentName>,
-    ) -> Treatment {
-        Treatment::default()
+    /// How calls to an agent are treated, whatever the skill.
+    fn of_agent(&self, agent: &AgentName) -> Treatment {
+        settings_for(&self.mirror.rules(), &agent.namespace, None, Some(agent))
     }
 
     fn endpoints_follow(&self, cache: &mut Cache, number: u64, now: Instant) {
@@ -233,7 +227,7 @@ impl Balancer {
         &self,
         namespace: &Label,
         selector: &pb::Selector,
-        number: u64,
+        (number, rules): (u64, Arc<Rules>),
         now: Instant,
     ) -> Target {
         let set = Set::new(
@@ -248,48 +242,63 @@ impl Balancer {
             query: Query::parse(selector, Some(namespace)).ok(),
             number,
             entries: Vec::new(),
+            rules: Arc::default(),
             reach: Reach {
                 set: Arc::new(set),
                 budget: Arc::default(),
-                injection: Arc::default(),
             },
             used: now,
         };
-        self.renew(&mut target, now);
+        self.renew(&mut target, rules, now);
         target
     }
 
     /// Makes the set anew, unless the catalog has changed elsewhere only.
-    fn renew(&self, target: &mut Target, now: Instant) {
+    fn renew(&self, target: &mut Target, rules: Arc<Rules>, now: Instant) {
         let Some(query) = &target.query else { return };
         let Some(skill) = query.skill() else { return };
         let entries = self.mirror.catalog().find(query);
+        let pairs = entries.iter().zip(&target.entries);
         let same = entries.len() == target.entries.len()
-            && entries
-                .iter()
-                .zip(&target.entries)
-                .all(|(one, other)| Arc::ptr_eq(one, other));
+            && pairs
+                .into_iter()
+                .all(|(one, other)| Arc::ptr_eq(one, other))
+            && Arc::ptr_eq(&rules, &target.rules);
         if same {
             return;
         }
-        let treatment = self.settings_for(&target.namespace, skill, query.agent());
-        let member = |entry: &Arc<Entry>| self.member(entry, skill, &treatment, now);
+        let mut agents: HashMap<&AgentName, Arc<Treatment>> = HashMap::new();
+        for entry in &entries {
+            let treated =
+                || settings_for(&rules, &target.namespace, Some(skill), Some(&entry.agent));
+            let known = agents.entry(&entry.agent);
+            known.or_insert_with(|| Arc::new(treated()));
+        }
+        // Where only one agent is left, its rules are those of the whole set.
+        let only = match agents.len() {
+            1 => entries.first().map(|entry| &entry.agent),
+            _ => query.agent(),
+        };
+        let whole = settings_for(&rules, &target.namespace, Some(skill), only);
+        let member = |entry: &Arc<Entry>| {
+            let treatment = agents.get(&entry.agent)?.clone();
+            self.member(entry, skill, (whole.group(skill, entry), treatment), now)
+        };
         let members = entries.iter().filter_map(member).collect();
         let epoch = self.endpoints.epoch().clone();
-        let set = Set::new(members, &treatment.weights, treatment.settings, epoch);
+        let set = Set::new(members, &whole.weights, whole.settings, epoch);
         target.reach.set = Arc::new(set);
-        target.reach.injection = treatment.injection;
         target.entries = entries;
-        target.used = now;
+        target.rules = rules;
     }
 
     fn member(
         &self,
         entry: &Arc<Entry>,
         skill: &SkillName,
-        treatment: &Treatment,
+        (group, treatment): (usize, Arc<Treatment>),
         now: Instant,
-    ) -> Option<Member<Arc<Candidate>>> {
+    ) -> Option<Member<Arc<Choice>>> {
         let mut offers = entry.offers.iter().zip(&entry.card.skills);
         let (offer, has) = offers.find(|(offer, _)| offer.name == *skill)?;
         let candidate = Candidate {
@@ -302,12 +311,17 @@ impl Balancer {
                 schemas: offer.schemas.clone(),
             },
         };
+        let endpoint = self.endpoints.of(entry, now);
         Some(Member {
-            endpoint: self.endpoints.of(entry, now),
+            endpoint: endpoint.clone(),
             key: named(entry.instance_id.as_str()),
             local: !self.zone.is_empty() && entry.instance.zone == self.zone,
-            group: treatment.group(entry),
-            value: Arc::new(candidate),
+            group,
+            value: Arc::new(Choice {
+                candidate: Arc::new(candidate),
+                endpoint,
+                treatment,
+            }),
         })
     }
 
@@ -433,7 +447,7 @@ mod tests {
             let reach = self.reach(skill);
             let members = reach.set.members().iter();
             members
-                .map(|member| member.value.instance.to_string())
+                .map(|member| member.value.candidate.instance.to_string())
                 .collect()
         }
 
@@ -469,7 +483,7 @@ mod tests {
         assert_eq!(bench.members("nothing"), [""; 0]);
         let before = bench.reach("s");
         assert!(before.set.members()[0].local, "it is in the own zone");
-        let contract = &before.set.members()[0].value.contract;
+        let contract = &before.set.members()[0].value.candidate.contract;
         assert_eq!(contract.version, "1.2.3".parse().ok());
         assert!(contract.schemas.is_empty(), "it has none");
         bench.apply(put("c", "default/z", "t", "1")).await;
@@ -510,7 +524,7 @@ mod tests {
         assert_eq!((target.members.len(), target.ejected), (1, 1));
         assert_eq!(target.selector.skill, "s");
         assert!(target.retries_left >= 30.0 && target.idle.is_zero());
-        assert!(target.settings.breaker.enabled && *target.injection == Injection::default());
+        assert!(target.settings.breaker.enabled);
         let seen = &sights.endpoints[0];
         assert_eq!(
             (seen.agent.to_string().as_str(), seen.zone.as_str()),

@@ -12,7 +12,11 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Status};
 
-use super::{balancer::Balancer, judge::Judge, pools::Pools};
+use super::{
+    balancer::Balancer,
+    judge::{FIRST_WORD, Judge},
+    pools::Pools,
+};
 use crate::{
     domain::{Fault, InstanceId, Reason, SpiffeId},
     identity::Expect,
@@ -29,9 +33,6 @@ use crate::{
     },
     transport::{Channel, Target},
 };
-
-/// Longest wait on purpose: the home gives up on a stream that does not open within twenty seconds.
-const DELAY_MAX: Duration = Duration::from_secs(10);
 
 /// Opens `Executor.Execute` where an attempt goes.
 pub(super) struct Carrier {
@@ -69,14 +70,16 @@ impl Connect for Carrier {
         call: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
-        let fresh = call.is_some();
+        let patience = call
+            .as_ref()
+            .map(|call| call.patience.unwrap_or(FIRST_WORD));
         if let Some(call) = &call {
             rehearse(call.injected).await?;
         }
         let entry = self.balancer.mirror().catalog().entry(instance).cloned();
         let judge = self.judge(call, entry.clone());
         let opening = self.open(instance, steps, trace, entry);
-        judge.over(opening, fresh).await
+        judge.over(opening, patience).await
     }
 }
 
@@ -122,7 +125,7 @@ impl Carrier {
 /// Does to a call what was asked for on purpose: then it was not sent.
 async fn rehearse(injected: Injected) -> Result<(), Status> {
     if let Some(delay) = injected.delay {
-        sleep(delay.min(DELAY_MAX)).await;
+        sleep(delay).await;
     }
     let Some(code) = injected.abort.filter(|code| *code != Code::Ok) else {
         return Ok(());

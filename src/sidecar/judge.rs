@@ -26,7 +26,7 @@ use crate::{
 
 /// How long an executor may take to say whether it takes an attempt. It does within a quarter of a
 /// second; the rest is for dialling, the network and a busy machine.
-const FIRST_WORD: Duration = Duration::from_secs(5);
+pub(super) const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// A call that is judged.
 pub(super) struct Judge {
@@ -40,35 +40,34 @@ impl Judge {
         Self { permit, entry }
     }
 
-    /// Sees a call through from now on. Of one that is `fresh` a first word is expected soon.
+    /// Sees a call through from now on. With `patience` a first word is expected within it.
     ///
     /// # Errors
     /// As `opening` fails.
     pub(super) async fn over(
         mut self,
         opening: impl Future<Output = Result<Updates, Status>>,
-        fresh: bool,
+        patience: Option<Duration>,
     ) -> Result<Updates, Status> {
         let now = Instant::now();
         self.permit.sent(now);
-        let silent_at = now + FIRST_WORD;
+        let silent_at = patience.map(|patience| now + patience);
         let mut opening = pin!(opening);
-        let opened = if fresh {
-            match timeout_at(silent_at, &mut opening).await {
+        let opened = match silent_at {
+            None => opening.await,
+            Some(silent_at) => match timeout_at(silent_at, &mut opening).await {
                 Ok(opened) => opened,
                 Err(_) => {
                     self.finish(Outcome::Failure);
                     opening.await
                 }
-            }
-        } else {
-            opening.await
+            },
         };
         let updates = opened.inspect_err(|status| self.finish(of_status(status)))?;
         Ok(Box::pin(Judged {
             updates,
             judge: Some(self),
-            patience: fresh.then(|| Box::pin(sleep_until(silent_at))),
+            patience: silent_at.map(|silent_at| Box::pin(sleep_until(silent_at))),
             updated: false,
         }))
     }
@@ -425,7 +424,10 @@ mod tests {
                 .into_iter()
                 .map(|step| Ok(pb::ExecuteResponse { step: Some(step) }));
             let updates: Updates = Box::pin(stream::iter(all));
-            let judged = self.judge().over(async { Ok(updates) }, true).await;
+            let judged = self
+                .judge()
+                .over(async { Ok(updates) }, Some(FIRST_WORD))
+                .await;
             let count = judged.unwrap().count().await;
             assert!(count < 10);
             let sight = self.sight();
@@ -487,7 +489,7 @@ mod tests {
         let began = Instant::now();
         let mut judged = bench
             .judge()
-            .over(async { Ok(updates) }, true)
+            .over(async { Ok(updates) }, Some(FIRST_WORD))
             .await
             .unwrap();
         let silent = tokio::time::timeout(WAIT, judged.next()).await;
@@ -503,7 +505,7 @@ mod tests {
             sleep_until(began + 10 * WAIT).await;
             Err(status(Reason::PeerUnreachable))
         };
-        assert!(bench.judge().over(opening, true).await.is_err());
+        assert!(bench.judge().over(opening, Some(FIRST_WORD)).await.is_err());
         assert_eq!(
             (bench.sight().consecutive, bench.sight().window),
             (2, (0, 2))
@@ -516,12 +518,12 @@ mod tests {
         let updates: Updates = Box::pin(stream::pending());
         let judged = bench
             .judge()
-            .over(async { Ok(updates) }, true)
+            .over(async { Ok(updates) }, Some(FIRST_WORD))
             .await
             .unwrap();
         assert_eq!(bench.sight().in_flight, 1);
         drop(judged);
-        drop(bench.judge().over(std::future::pending(), true));
+        drop(bench.judge().over(std::future::pending(), Some(FIRST_WORD)));
         let sight = bench.sight();
         assert_eq!(
             (sight.in_flight, sight.consecutive, sight.window),

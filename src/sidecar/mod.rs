@@ -19,8 +19,10 @@ mod pools;
 mod register;
 mod route;
 mod run;
+mod shown;
 mod sights;
 mod standing;
+mod treatment;
 
 pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};
 pub use error::SidecarError;

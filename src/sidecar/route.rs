@@ -5,12 +5,11 @@ use std::{sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::{sync::watch, time::Instant};
 
-use super::balancer::{Balancer, Reach, named};
+use super::balancer::{Balancer, Choice, Reach, named};
 use crate::{
-    domain::SpiffeId,
     resilience::{self, Ask, Set},
     runtime::{Nursery, Stop},
-    task::{Call, Candidate, Pick, Route, Want},
+    task::{Call, Pick, Route, Want},
 };
 
 /// When a second try that has no budget asks again: the floor of the budget lets three go in a second.
@@ -79,8 +78,8 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn pick(&self, random: &mut impl Rng) -> Pick {
         let (want, now) = (self.want, self.now);
-        let fits = |candidate: &Arc<Candidate>| self.fits(candidate);
-        let fresh = |candidate: &Arc<Candidate>| fits(candidate) && !self.is_excluded(candidate);
+        let fits = |choice: &Arc<Choice>| self.fits(choice);
+        let fresh = |choice: &Arc<Choice>| fits(choice) && !self.is_excluded(choice);
         let members = || self.set().members().iter().map(|member| &member.value);
         if !members().any(fits) {
             return Pick::Nobody;
@@ -102,9 +101,10 @@ impl Asked<'_> {
     }
 
     /// One of those, if they have room.
-    fn pick_of(&self, among: &dyn Fn(&Arc<Candidate>) -> bool, random: &mut impl Rng) -> Pick {
+    fn pick_of(&self, among: &dyn Fn(&Arc<Choice>) -> bool, random: &mut impl Rng) -> Pick {
         let (want, now) = (self.want, self.now);
-        let allows = |to: &Arc<Candidate>| among(to) && (want.allows)(&to.instance);
+        let allows =
+            |to: &Arc<Choice>| among(to) && to.has_room() && (want.allows)(&to.candidate.instance);
         let ask = Ask {
             sticky: (!want.context.is_empty()).then(|| named(want.context)),
             allows: &allows,
@@ -113,7 +113,8 @@ impl Asked<'_> {
             resilience::Pick::Taken(to, permit) => {
                 let mut call = Box::new(Call {
                     permit,
-                    injected: self.inject(want.caller, random),
+                    injected: to.treatment.inject(want.caller, random),
+                    patience: to.treatment.patience,
                 });
                 let retry = &self.set().settings().retry;
                 let mut budget = self.reach.budget.lock();
@@ -124,7 +125,8 @@ impl Asked<'_> {
                 }
                 drop(budget);
                 call.permit.report_to(self.reach.budget.clone());
-                Pick::Go(to.clone(), call)
+                call.permit.treat(to.treatment.settings.clone());
+                Pick::Go(to.candidate.clone(), call)
             }
             resilience::Pick::Busy if self.set().flows(among, now) => Pick::Busy(self.opens()),
             resilience::Pick::Busy => Pick::Ejected(self.set().opens(now)),
@@ -133,17 +135,17 @@ impl Asked<'_> {
         }
     }
 
-    fn set(&self) -> &Set<Arc<Candidate>> {
+    fn set(&self) -> &Set<Arc<Choice>> {
         &self.reach.set
     }
 
-    fn fits(&self, candidate: &Candidate) -> bool {
+    fn fits(&self, choice: &Choice) -> bool {
         let contract = self.want.contract;
-        contract.is_none_or(|contract| candidate.contract.fits(contract))
+        contract.is_none_or(|contract| choice.candidate.contract.fits(contract))
     }
 
-    fn is_excluded(&self, candidate: &Candidate) -> bool {
-        self.want.exclude.contains(&candidate.instance)
+    fn is_excluded(&self, choice: &Choice) -> bool {
+        self.want.exclude.contains(&choice.candidate.instance)
     }
 
     /// Second tries that the budget has left.
@@ -153,17 +155,23 @@ impl Asked<'_> {
     }
 
     fn opens(&self) -> Option<Instant> {
-        let bounded = self.set().settings().balance.max_in_flight > 0;
+        let mut members = self.set().members().iter();
+        let bounded = members.any(|member| member.value.bound() > 0);
         let room = bounded.then(|| self.now + ROOM_AGAIN);
         self.set().opens(self.now).into_iter().chain(room).min()
     }
+}
 
-    fn inject(&self, _caller: &SpiffeId, random: &mut impl Rng) -> resilience::Injected {
-        let injection = &self.reach.injection;
-        if injection.delay.is_none() && injection.abort.is_none() {
-            return resilience::Injected::default();
-        }
-        injection.decide((random.random(), random.random()))
+impl Choice {
+    /// Calls that it may have from here at a time; 0: no bound.
+    fn bound(&self) -> u32 {
+        self.treatment.settings.balance.max_in_flight
+    }
+
+    /// Whether that leaves room for one more.
+    fn has_room(&self) -> bool {
+        let bound = self.bound();
+        bound == 0 || self.endpoint.in_flight() < bound
     }
 }
 
@@ -177,8 +185,8 @@ mod tests {
     use crate::{
         domain::{InstanceId, Label},
         pb,
-        resilience::{Delay, Endpoint, Epoch, Injection, Member, Outcome},
-        task::Contract,
+        resilience::{Endpoint, Epoch, Member, Outcome},
+        task::{Candidate, Contract},
     };
 
     /// Instances by name, and who among them may get a call.
@@ -193,9 +201,9 @@ mod tests {
         /// Of each: its name and the version of its skill.
         fn new(all: &[(&str, &str)]) -> Self {
             let (epoch, now) = (Epoch::default(), Instant::now());
-            let member = |(name, version): &(&str, &str)| Member {
-                endpoint: Arc::new(Endpoint::new(epoch.clone(), None, now)),
-                value: Arc::new(Candidate {
+            let member = |(name, version): &(&str, &str)| {
+                let endpoint = Arc::new(Endpoint::new(epoch.clone(), None, now));
+                let candidate = Candidate {
                     instance: name.parse().unwrap(),
                     agent: "default/worker".parse().unwrap(),
                     idempotent: false,
@@ -204,17 +212,24 @@ mod tests {
                         version: version.parse().ok(),
                         schemas: vec![],
                     },
-                }),
-                key: named(name),
-                local: false,
-                group: 0,
+                };
+                Member {
+                    endpoint: endpoint.clone(),
+                    value: Arc::new(Choice {
+                        candidate: Arc::new(candidate),
+                        endpoint,
+                        treatment: Arc::default(),
+                    }),
+                    key: named(name),
+                    local: false,
+                    group: 0,
+                }
             };
             let members = all.iter().map(member).collect();
             let set = Set::new(members, &[], Arc::default(), epoch);
             let reach = Reach {
                 set: Arc::new(set),
                 budget: Arc::default(),
-                injection: Arc::default(),
             };
             Self {
                 reach,
@@ -276,7 +291,7 @@ mod tests {
 
         fn fail(&mut self, name: &str, times: u32) {
             let members = self.reach.set.members().iter();
-            let names = members.map(|member| member.value.instance.to_string());
+            let names = members.map(|member| member.value.candidate.instance.to_string());
             let others: Vec<String> = names.filter(|other| other != name).collect();
             let others: Vec<&str> = others.iter().map(String::as_str).collect();
             for _ in 0..times {
@@ -396,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_context_stays_and_faults_come_as_asked_for() {
+    async fn a_context_stays() {
         let mut bench = Bench::new(&[("a", ""), ("b", ""), ("c", "")]);
         let talk = Question {
             context: "talk",
@@ -406,21 +421,5 @@ mod tests {
             .map(|_| went(&bench.ask(&talk)).to_owned())
             .collect();
         assert_eq!(homes.len(), 1);
-        let Pick::Go(_, call) = bench.first() else {
-            panic!("somebody is there")
-        };
-        assert_eq!(call.injected, resilience::Injected::default());
-        let delay = Delay {
-            share: 1.0,
-            time: Duration::from_secs(1),
-        };
-        bench.reach.injection = Arc::new(Injection {
-            delay: Some(delay),
-            abort: None,
-        });
-        let Pick::Go(_, call) = bench.first() else {
-            panic!("somebody is there")
-        };
-        assert_eq!(call.injected.delay, Some(Duration::from_secs(1)));
     }
 }

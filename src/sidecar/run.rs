@@ -335,6 +335,7 @@ impl Parts {
         self.progress.journals(journal.clone());
         let (endpoints, zone) = (Endpoints::default(), self.config.zone.clone());
         let balancer = Arc::new(Balancer::new(mirror.clone(), endpoints, zone));
+        self.progress.balances(balancer.clone());
         let route = CatalogRoute::start(balancer.clone(), &self.nursery);
         let route: Arc<dyn Route> = Arc::new(route);
         let connect: Arc<dyn Connect> = Arc::new(Carrier {

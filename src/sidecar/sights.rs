@@ -5,15 +5,11 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     domain::{AgentName, InstanceId, Label},
     pb,
-    resilience::{Injection, Settings, Sight},
+    resilience::{Settings, Sight},
 };
 
 /// All that a balancer knows at one time.
 #[derive(Clone, Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the admin listener is about to show it")
-)]
 pub(super) struct Sights {
     /// Every instance of the catalog, in the order of ids.
     pub(super) endpoints: Vec<EndpointSight>,
@@ -23,10 +19,6 @@ pub(super) struct Sights {
 
 /// One instance as seen from here.
 #[derive(Clone, Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the admin listener is about to show it")
-)]
 pub(super) struct EndpointSight {
     /// Which one.
     pub(super) instance: InstanceId,
@@ -42,10 +34,6 @@ pub(super) struct EndpointSight {
 
 /// Those who fit what some tasks ask for.
 #[derive(Clone, Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the admin listener is about to show it")
-)]
 pub(super) struct TargetSight {
     /// Where bare names are looked up.
     pub(super) namespace: Label,
@@ -59,8 +47,6 @@ pub(super) struct TargetSight {
     pub(super) retries_left: f64,
     /// How traffic to them is treated.
     pub(super) settings: Arc<Settings>,
-    /// What is done to it on purpose.
-    pub(super) injection: Arc<Injection>,
     /// How long ago it was last asked for.
     pub(super) idle: Duration,
 }

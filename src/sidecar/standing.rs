@@ -2,20 +2,23 @@
 
 use std::{
     borrow::Cow,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tonic_health::pb::health_server::HealthServer;
 
+use super::{balancer::Balancer, shown};
 use crate::{
     admin::{
         Inspect,
         health::{Health, HealthService},
     },
     config::Span,
+    domain::SpiffeId,
     identity::{Credentials, Peer},
     pb,
     registry::client::{Mirror, Report, Standing},
@@ -59,6 +62,7 @@ struct Facts {
     standing: Option<watch::Receiver<Standing>>,
     was_here: bool,
     mirror: Option<Mirror>,
+    balancer: Option<Arc<Balancer>>,
     journal: Option<Journal>,
     archive: Option<Archive>,
     draining: bool,
@@ -158,6 +162,10 @@ impl Progress {
 
     pub(super) fn registering(&self, standing: watch::Receiver<Standing>) {
         self.facts.lock().standing = Some(standing);
+    }
+
+    pub(super) fn balances(&self, balancer: Arc<Balancer>) {
+        self.facts.lock().balancer = Some(balancer);
     }
 
     pub(super) fn mirrors(&self, mirror: Mirror) {
@@ -309,6 +317,23 @@ impl Inspect for Progress {
 
     fn telemetry(&self) -> &Telemetry {
         &self.telemetry
+    }
+
+    fn traffic(&self, query: &str) -> Option<Value> {
+        let facts = self.facts.lock();
+        let (balancer, id) = (facts.balancer.clone()?, facts.id.clone());
+        drop(facts);
+        let now = Instant::now();
+        let id: Option<SpiffeId> = id.parse().ok();
+        if let (Some(selector), Some(namespace)) = (
+            shown::asked(query),
+            id.as_ref().and_then(|id| id.member.namespace()),
+        ) {
+            // Who fits is found out now, should nobody have asked for it yet.
+            balancer.reach(namespace, &selector, now);
+        }
+        let sights = balancer.sights(now);
+        Some(shown::page(sights, &balancer.mirror().rules()))
     }
 
     fn info(&self) -> Value {

@@ -2,7 +2,7 @@
 //!
 //! Only traits and the plain values that pass through them: nothing here decides.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use semver::Version;
 use tokio::{sync::watch, time::Instant};
@@ -82,6 +82,8 @@ pub struct Call {
     pub permit: Permit,
     /// What is done to it on purpose.
     pub injected: Injected,
+    /// How long its executor may take until its first word; `None`: as long as usual.
+    pub patience: Option<Duration>,
 }
 
 /// Who gets an attempt.

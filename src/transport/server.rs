@@ -118,7 +118,9 @@ impl Server {
     /// [Leaves](Server::leave), lets running calls finish, and cuts what is left after `grace`.
     pub async fn drain(&self, grace: Duration) {
         let ends = Instant::now() + grace;
-        self.leave().await;
+        if timeout(grace, self.leave()).await.is_err() {
+            tracing::warn!("there is no time to tell every peer to go");
+        }
         let left = ends.saturating_duration_since(Instant::now());
         let closing = self.gate.threads.iter();
         join_all(closing.map(|context| context.nursery.close(left))).await;

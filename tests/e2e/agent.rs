@@ -2,12 +2,14 @@
 //!
 //! `test-agent` serves `Handler`; `test-agent garbage` answers each task with bytes that are no
 //! message. `health=watch` or `health=check` has it serve so much of `grpc.health.v1`, SERVING unless
-//! the file of `sick=FILE` is there; while that of `full=FILE` is, it begins no task and says so.
+//! the file of `sick=FILE` is there; while that of `full=FILE` is, it begins no task and says so; the
+//! file of `ill=FILE` says how its tasks go wrong, see `ill`.
 //! Each run of a task is written to the file that TEST_RUNS names, one line per run.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::cognitive_complexity,
+    clippy::too_many_lines,
     reason = "a test's program may just end, and its skills are one list"
 )]
 
@@ -45,6 +47,11 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
+#[path = "agent/ill.rs"]
+mod ill;
+
+use ill::{Ill, not_begun};
+
 /// How often a held task looks whether it may end; also the pace of its events.
 const TICK: Duration = Duration::from_millis(20);
 /// A result that is too large, in bytes.
@@ -69,9 +76,17 @@ impl Handler for Agent {
         let request = request.into_inner();
         let task = request.task.clone().unwrap_or_default();
         if argument("full").is_some_and(|file| Path::new(&file).exists()) {
-            return Err(not_begun());
+            return Err(not_begun("no room for another one", Some("50")));
         }
-        note(&format!("{} {} {}", task.skill, task.id, request.attempt));
+        let ill = Ill::now(argument("ill").as_deref());
+        let failed = if ill.fails.is_some() { " failed" } else { "" };
+        note(&format!(
+            "{} {} {}{failed}",
+            task.skill, task.id, request.attempt
+        ));
+        if let Some(status) = ill.fails {
+            return Err(status);
+        }
         let (updates, stream) = mpsc::channel(16);
         let text = text_of(&request);
         #[allow(
@@ -79,6 +94,9 @@ impl Handler for Agent {
             reason = "the agent is no part of the mesh"
         )]
         tokio::spawn(async move {
+            if let Some(late) = ill.late {
+                sleep(late).await;
+            }
             // An error means that nobody listens any more.
             if task.skill.starts_with("test.ask") {
                 let trace = trace.filter(|_| task.skill == "test.ask");
@@ -126,6 +144,7 @@ async fn run(
             send(result("let go")).await
         }
         "test.slow" | "test.echo.slow" => slow(text, updates).await,
+        "test.brief" | "test.echo.brief" => brief(text, updates).await,
         // Says something, and makes the artifact "copy" of its input in two pieces.
         "test.make" => {
             send(message("making it")).await?;
@@ -167,6 +186,19 @@ async fn run(
             send(Some(Update::Failure(failure))).await
         }
     }
+}
+
+/// Works for the milliseconds that the input begins with, and says nothing before.
+async fn brief(
+    text: &str,
+    updates: &Updates,
+) -> Result<(), mpsc::error::SendError<Result<HandleResponse, Status>>> {
+    let millis = text.split(' ').next().unwrap().parse().unwrap();
+    sleep(Duration::from_millis(millis)).await;
+    for update in [progress(1), result(text)] {
+        updates.send(Ok(HandleResponse { update })).await?;
+    }
+    Ok(())
 }
 
 /// Works for the milliseconds that the input begins with.
@@ -293,14 +325,6 @@ fn note(line: &str) {
 /// The value of `key=value` on the command line.
 fn argument(key: &str) -> Option<String> {
     env::args().find_map(|word| Some(word.strip_prefix(key)?.strip_prefix('=')?.to_owned()))
-}
-
-fn not_begun() -> Status {
-    let mut status = Status::unavailable("no room for another one");
-    let metadata = status.metadata_mut();
-    metadata.insert("attache-not-processed", "1".parse().unwrap());
-    metadata.insert("grpc-retry-pushback-ms", "50".parse().unwrap());
-    status
 }
 
 /// Health as a file says it.

@@ -102,7 +102,7 @@ impl Calls {
             let done = self.runs.lock().len() - before;
             (done >= more)
                 .then_some(())
-                .ok_or(format!("{done} of {more}"))
+                .ok_or_else(|| format!("{done} of {more}"))
         })
         .await;
     }
@@ -128,6 +128,7 @@ struct Moved {
 }
 
 /// Checks that every task was done, and tells how those fared that had to move after the kill.
+#[allow(clippy::print_stdout, reason = "how long it took, for whoever looks")]
 fn judge(runs: &[Run], killed: Instant, gone: &[String]) -> Moved {
     for run in runs {
         let state = run.seen.state();

@@ -37,6 +37,7 @@ mod rules;
 mod silence;
 mod soak;
 mod trace;
+mod traffic;
 
 #[path = "../support/mod.rs"]
 mod support;

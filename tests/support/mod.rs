@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 #![allow(missing_debug_implementations, reason = "nobody prints these")]
 
+pub mod callers;
 pub mod client;
 pub mod collector;
 pub mod fault;
@@ -16,4 +17,5 @@ pub mod process;
 pub mod scrape;
 pub mod skip;
 pub mod tools;
+pub mod traffic;
 pub mod wait;

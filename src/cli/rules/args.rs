@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use crate::cli::args::MeshArgs;
 
@@ -11,6 +11,7 @@ pub(in crate::cli) const EXAMPLES: &str = "\
   attache rules put canary.rule.toml         make it, or change it to what the file says
   attache rules list                         all rules, and what each sets
   attache rules show billing-canary          one rule; `--output json` prints a file for `put`
+  attache rules explain billing.pay          who gets such a task, and which rule says what
   attache rules delete billing-canary        back to what it overrode
 
 `attache rules put --help` shows what a file looks like. A rule reaches all sidecars within a second
@@ -58,6 +59,22 @@ from rules for the skill and the agent, then for the skill, the agent, the names
 defaults. All keys: docs/traffic.md. A rule with its `revision`, as `show --output json` prints it,
 is put only if nobody has changed it since.";
 
+/// `attache rules explain`.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// The skill that the task is for
+    pub skill: String,
+    /// Only this agent: namespace/name, or a name in `default`
+    #[arg(long)]
+    pub agent: Option<String>,
+    /// Whose sidecars: an agent's name, an instance, `all`, or HOST:PORT of an admin listener
+    #[arg(long = "from", default_value = "all", value_name = "NAME|ADDRESS")]
+    pub process: String,
+    /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
+    #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
+}
+
 /// `attache rules ...`.
 #[derive(Debug, Subcommand)]
 pub enum RulesVerb {
@@ -87,6 +104,8 @@ pub enum RulesVerb {
         /// namespace/name, or a name in `default`
         rule: String,
     },
+    /// Who would get a task from the sidecars here, how it is treated, and which rule says so
+    Explain(ExplainArgs),
     /// Take a rule away
     Delete {
         /// How to find it.

@@ -1,6 +1,7 @@
 //! `attache rules`: how traffic is treated, written by operators and pushed to all sidecars.
 
 pub(super) mod args;
+mod explain;
 pub(super) mod file;
 
 use std::{
@@ -44,6 +45,7 @@ pub(super) async fn run(
         RulesVerb::Show { mesh, rule } => {
             show_one(&Mesh::find(&mesh, nursery)?, &rule, output).await
         }
+        RulesVerb::Explain(args) => explain::run(&args, output).await,
         RulesVerb::Delete {
             mesh,
             rule,

@@ -169,10 +169,12 @@ impl<T> Set<T> {
             return;
         }
         let last = view.groups.len() - 1;
+        // Switched off, it does not keep what it did before.
+        let breaks = self.settings.breaker.enabled;
         let standing = |member: &Member<T>| Standing {
             group: member.group.min(last),
             local: member.local,
-            opened: member.endpoint.opened(now),
+            opened: breaks.then(|| member.endpoint.opened(now)).flatten(),
         };
         let mut members: Vec<Standing> = self.members.iter().map(standing).collect();
         let risen = view.fallen.iter().filter(|(place, _)| {

@@ -40,6 +40,9 @@ pub(super) enum Heard {
     },
     /// The stream broke; the last word came at this time. The carrier tries on.
     Broken(Instant),
+    /// The Start went out, and no word came until this time: whether it came is not known. The
+    /// carrier tries to find out.
+    Silent(Instant),
 }
 
 impl Tasks {
@@ -62,7 +65,9 @@ impl Tasks {
             return;
         };
         entry.lost_at = match &heard {
-            Heard::Broken(since) => entry.lost_at.or(Some(*since + self.lost_after)),
+            Heard::Broken(since) | Heard::Silent(since) => {
+                entry.lost_at.or(Some(*since + self.lost_after))
+            }
             Heard::Alive
             | Heard::Accepted
             | Heard::Refused { .. }
@@ -75,6 +80,14 @@ impl Tasks {
             Heard::Accepted => self.accepted(task, world.at),
             Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
             Heard::NotSent => self.missed(task, world),
+            Heard::Silent(_) if entry.gets_another() => {
+                let instance = entry.kept.running.as_ref().map(|at| at.instance.clone());
+                if let Some(instance) = instance {
+                    self.failed_once(task, instance, world);
+                }
+                self.run_again(task, Reason::AgentLost, world);
+            }
+            Heard::Silent(_) => {}
             Heard::Update(update) => self.update(task, update, world),
             Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
@@ -226,43 +239,8 @@ impl Tasks {
         }
     }
 
-    fn refused(&mut self, task: Uuid, reason: &str, wait: Option<Duration>, world: World<'_>) {
-        if let Some(reason) = PERMANENT.iter().find(|known| known.label() == reason) {
-            let text = "the executor refused the task; another try would end the same";
-            return self.end_failed(task, *reason, text, world.at);
-        }
-        self.taken_back(task, world.at);
-        if reason == Reason::AgentUnavailable.label() {
-            return self.missed(task, world);
-        }
-        if let Some(instance) = self.not_started(task) {
-            self.gates.refused(&instance, wait, world.at.now);
-        }
-        self.again(task, world);
-    }
-
-    /// An executor that took the attempt found out later that its agent has not begun.
-    fn taken_back(&mut self, task: Uuid, at: Moment) {
-        let Some(entry) = self.tasks.get(&task) else {
-            return;
-        };
-        let Some(running) = &entry.kept.running else {
-            return;
-        };
-        if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
-            return;
-        }
-        let change = pb::StateChanged {
-            from: entry.kept.task.state,
-            reason: Reason::AgentUnavailable.label().into(),
-            executor_instance: running.instance.to_string(),
-        };
-        let state = pb::TaskState::Submitted;
-        self.emit(task, Kind::StateChanged(change), state, 0, at);
-    }
-
     /// The attempt did not reach an agent: it was not started, and goes elsewhere.
-    fn missed(&mut self, task: Uuid, world: World<'_>) {
+    pub(super) fn missed(&mut self, task: Uuid, world: World<'_>) {
         if let Some(instance) = self.not_started(task) {
             self.gates.missed(&instance);
             self.failed_once(task, instance, world);
@@ -271,7 +249,7 @@ impl Tasks {
     }
 
     /// Notes that the running attempt never ran. Gives its instance.
-    fn not_started(&mut self, task: Uuid) -> Option<crate::domain::InstanceId> {
+    pub(super) fn not_started(&mut self, task: Uuid) -> Option<crate::domain::InstanceId> {
         let entry = self.tasks.get_mut(&task)?;
         entry.cancel_by = None;
         let running = entry.kept.running.clone()?;
@@ -287,7 +265,7 @@ impl Tasks {
     }
 
     /// A task without an attempt gets the next one, or ends if that was asked for.
-    fn again(&mut self, task: Uuid, world: World<'_>) {
+    pub(super) fn again(&mut self, task: Uuid, world: World<'_>) {
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };
@@ -424,18 +402,6 @@ impl Tasks {
         }
     }
 }
-
-/// Refusals that every executor would give.
-const PERMANENT: &[Reason] = &[
-    Reason::PermissionDenied,
-    Reason::IdentityMismatch,
-    Reason::OperatorsOnly,
-    Reason::Unauthenticated,
-    Reason::InvalidField,
-    Reason::PayloadTooLarge,
-    Reason::ProtocolViolation,
-    Reason::DeadlineExceeded,
-];
 
 impl Entry {
     /// Whether it may be started once more.

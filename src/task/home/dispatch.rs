@@ -27,7 +27,8 @@ use super::request::Request;
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
-/// Longest wait for the executor's first answer: dialling and its handshake, and some more.
+/// Longest wait for the executor's first word, unless a rule has a longer one: dialling and its
+/// handshake, and some more.
 const OPEN: Duration = Duration::from_secs(20);
 /// How long the last acknowledgement may take to reach the executor.
 const LINGER: Duration = Duration::from_secs(5);
@@ -150,35 +151,46 @@ impl Carrier {
     /// One stream, from its first word to its end.
     async fn stream(&self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
         let fresh = call.is_some();
+        let patience = call.as_ref().and_then(|call| call.patience);
+        let patience = patience.unwrap_or(OPEN).max(OPEN);
+        let delay = call.as_ref().and_then(|call| call.injected.delay);
+        let silent_at = Instant::now() + patience + delay.unwrap_or_default();
         let steps = steps(first, self.said.clone());
         let mut said = self.said.clone();
         let opening = self
             .connect
             .execute(&self.to.instance, steps, call, self.work.context());
         let opened = tokio::select! {
-            opened = timeout(OPEN, opening) => opened,
+            opened = timeout_at(silent_at, opening) => opened,
             // What was sent cannot be called back; the executor's own deadline ends it.
             () = released(&mut said) => return End::Over,
         };
         match opened {
-            Ok(Ok(updates)) => self.pump(updates, fresh, after).await,
-            Ok(Err(status)) => self.failed(&status, fresh).await,
-            Err(_) => {
-                self.failed(&Status::deadline_exceeded("no answer"), fresh)
-                    .await
+            Ok(Ok(updates)) => {
+                let silent_at = fresh.then_some(silent_at);
+                self.pump(updates, silent_at, after).await
             }
+            Ok(Err(status)) => self.failed(&status, fresh).await,
+            Err(_) => self.silent(fresh).await,
         }
     }
 
-    async fn pump(&self, mut updates: Updates, fresh: bool, after: &mut u64) -> End {
+    /// Reads a stream to its end. `silent_at`: it is a Start's, and has to begin before that.
+    async fn pump(&self, mut updates: Updates, silent_at: Option<Instant>, after: &mut u64) -> End {
+        let fresh = silent_at.is_some();
         let mut said = self.said.clone();
         let mut released = pin!(released(&mut said).fuse());
         let mut heard_at = Instant::now();
         let mut silent = true;
         loop {
+            let dead_at = heard_at + SILENT;
+            let until = match silent_at {
+                Some(silent_at) if silent => silent_at.min(dead_at),
+                Some(_) | None => dead_at,
+            };
             let next = tokio::select! {
                 biased;
-                next = timeout_at(heard_at + SILENT, updates.next()) => next,
+                next = timeout_at(until, updates.next()) => next,
                 () = &mut released => {
                     self.linger(updates).await;
                     return End::Over;
@@ -187,6 +199,7 @@ impl Carrier {
             let step = match next {
                 Ok(Some(Ok(response))) => response.step,
                 Ok(Some(Err(status))) => return self.failed(&status, fresh && silent).await,
+                Err(_) if fresh && silent => return self.silent(fresh).await,
                 Ok(None) | Err(_) => {
                     self.tell(Heard::Broken(heard_at)).await;
                     return End::Broken;
@@ -194,38 +207,58 @@ impl Carrier {
             };
             heard_at = Instant::now();
             silent = false;
-            let heard = match step {
-                Some(Answer::Accepted(_)) => Heard::Accepted,
-                Some(Answer::Refused(refused)) => {
-                    self.work.fail(&refused.reason);
-                    Heard::Refused {
-                        wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
-                        reason: refused.reason,
-                    }
-                }
-                Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
-                // Said before: a stream that broke may repeat what was on its way.
-                Some(Answer::Update(update)) if update.number <= *after => Heard::Alive,
-                Some(Answer::Update(update)) if update.number > *after + 1 => {
-                    self.tell(Heard::Broken(heard_at)).await;
-                    return End::Broken;
-                }
-                Some(Answer::Update(update)) => {
-                    *after = update.number;
-                    self.judge(&update);
-                    Heard::Update(update)
-                }
-                Some(Answer::AttemptUnknown(unknown)) => {
-                    self.work.fail(Reason::AgentLost.label());
-                    Heard::Unknown {
-                        never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
-                    }
-                }
-                Some(Answer::Keepalive(_)) | None => Heard::Alive,
+            let Some(heard) = self.heard(step, after) else {
+                self.tell(Heard::Broken(heard_at)).await;
+                return End::Broken;
             };
             if !self.tell(heard).await {
                 return End::Over;
             }
+        }
+    }
+
+    /// What a message means; `None`: one before it is missing.
+    fn heard(&self, step: Option<Answer>, after: &mut u64) -> Option<Heard> {
+        Some(match step {
+            Some(Answer::Accepted(_)) => Heard::Accepted,
+            Some(Answer::Refused(refused)) => {
+                self.work.fail(&refused.reason);
+                Heard::Refused {
+                    wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
+                    reason: refused.reason,
+                }
+            }
+            Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
+            // Said before: a stream that broke may repeat what was on its way.
+            Some(Answer::Update(update)) if update.number <= *after => Heard::Alive,
+            Some(Answer::Update(update)) if update.number > *after + 1 => return None,
+            Some(Answer::Update(update)) => {
+                *after = update.number;
+                self.judge(&update);
+                Heard::Update(update)
+            }
+            Some(Answer::AttemptUnknown(unknown)) => {
+                self.work.fail(Reason::AgentLost.label());
+                Heard::Unknown {
+                    never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
+                }
+            }
+            Some(Answer::Keepalive(_)) | None => Heard::Alive,
+        })
+    }
+
+    /// The executor has not said a word.
+    async fn silent(&self, fresh: bool) -> End {
+        let now = Instant::now();
+        let heard = if fresh {
+            Heard::Silent(now)
+        } else {
+            Heard::Broken(now)
+        };
+        if self.tell(heard).await {
+            End::Broken
+        } else {
+            End::Over
         }
     }
 

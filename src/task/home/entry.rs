@@ -57,6 +57,8 @@ pub(super) struct Again {
     pub(super) failed: u32,
     /// Not there again before this.
     pub(super) not_before: Instant,
+    /// Nor anywhere else: it was tried as often as it may be without a pause.
+    pub(super) anywhere: bool,
 }
 
 impl Entry {

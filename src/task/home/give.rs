@@ -219,6 +219,9 @@ impl Tasks {
         };
         let now = world.at.now;
         let not_yet = entry.again.as_ref().filter(|again| again.not_before > now);
+        if let Some(again) = not_yet.filter(|again| again.anywhere) {
+            return Given::Rests(again.not_before.max(now + REST_LEAST));
+        }
         let allows = |instance: &InstanceId| {
             not_yet.is_none_or(|again| again.instance != *instance)
                 && self.gates.allows(instance, now)
@@ -253,6 +256,7 @@ impl Tasks {
             instance,
             failed,
             not_before: world.at.now + wait,
+            anywhere: failed >= retry.attempts.clamp(1, RetrySettings::ATTEMPTS_MAX),
         });
     }
 

@@ -270,7 +270,9 @@ impl Running {
             }
             Effect::Start { to, start, call } => {
                 self.count_attempt(to.attempt, false);
-                self.shard.tasks.sent(to.task, to.attempt, Instant::now());
+                // One that is held back on purpose is not lost meanwhile.
+                let goes_out = Instant::now() + call.injected.delay.unwrap_or_default();
+                self.shard.tasks.sent(to.task, to.attempt, goes_out);
                 self.carry(to, First::Start(start, call));
             }
             Effect::Resume { to, after_update } => {
@@ -327,10 +329,6 @@ impl Running {
     }
 
     fn carry(&mut self, to: Carrying, first: First) {
-        if matches!(first, First::Start(..)) {
-            let tasks = &mut self.shard.tasks;
-            tasks.sent(to.task, to.attempt, Instant::now());
-        }
         let work = self
             .shard
             .tasks

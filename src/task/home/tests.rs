@@ -407,6 +407,37 @@ async fn who_is_alone_is_tried_again_after_a_while_that_grows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_three_tries_in_a_row_the_next_one_waits_wherever_it_goes() {
+    let mut bench = Bench::new(&["i1", "i2", "i3", "i4", "i5"], false);
+    let task = bench.submit();
+    bench.hear(task, Heard::NotSent);
+    bench.hear(task, Heard::NotSent);
+    assert_eq!(bench.went(), ["i1", "i2", "i1"], "the last one is left out");
+    bench.hear(task, Heard::NotSent);
+    assert_eq!(bench.went().len(), 3);
+    bench.pass(Duration::from_millis(399));
+    assert_eq!(bench.went().len(), 3);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.went().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_nobody_answers_is_made_elsewhere_only_where_that_does_no_harm() {
+    for idempotent in [true, false] {
+        let mut bench = Bench::new(&["i1", "i2"], idempotent);
+        let task = bench.submit();
+        bench.hear(task, Heard::Silent(bench.at.now));
+        if idempotent {
+            assert_eq!(bench.went(), ["i1", "i2"]);
+            continue;
+        }
+        assert_eq!(bench.went(), ["i1"], "it may be at work");
+        bench.pass(Duration::from_secs(45));
+        assert_eq!(bench.failure(task), "AGENT_LOST");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_budget_a_second_try_rests_and_first_ones_pass_it() {
     let mut bench = Bench::new(&["i1", "i2"], false);
     let task = bench.submit();
@@ -782,7 +813,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => any::<bool>().prop_map(|fail_fast| Act::Submit { fail_fast }),
         1 => any::<usize>().prop_map(Act::Cancel),
-        4 => (any::<usize>(), 0..6_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
+        4 => (any::<usize>(), 0..8_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
         6 => (any::<usize>(), 0..11_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
         2 => (0..4000_u64).prop_map(Act::Pass),
         1 => (0..3_u8).prop_map(Act::Instead),
@@ -802,6 +833,7 @@ fn word(what: u8, now: Instant) -> Heard {
         },
         4 => Heard::NotSent,
         5 => UNKNOWN,
+        6 => Heard::Silent(now),
         _ => Heard::Broken(now),
     }
 }

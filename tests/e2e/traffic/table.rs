@@ -1,0 +1,125 @@
+//! What each trouble does to callers, in numbers: before it, during it and after it.
+//!
+//! In `tests/run` one line of it, to see that it can be printed; `tests/soak/traffic` says for how
+//! many seconds each part lasts by ATTACHE_TRAFFIC_SECONDS, and prints all of it.
+
+use std::{fmt::Write, time::Duration};
+
+use tokio::time::{Instant, sleep};
+
+use super::seconds;
+use crate::support::{
+    callers::Call,
+    traffic::{AGAIN, ONCE, Scene, Trouble, WORKERS},
+};
+
+const PACE: u32 = 60;
+const WORK: Duration = Duration::from_millis(30);
+const LOST_AFTER: &str = "6s";
+/// The instance that is in trouble.
+const ILL: usize = 3;
+
+const HEAD: &str = "\
+| one of five is | breaker | may run twice | errors, % | p50, ms | p99, ms | share, % | second tries |
+|---|---|---|---|---|---|---|---|";
+
+/// Calls of one part.
+struct Part {
+    calls: usize,
+    failed: usize,
+    p50: Duration,
+    p99: Duration,
+    /// Attempts beyond the first.
+    again: u32,
+}
+
+impl Part {
+    fn of(calls: &[Call], skill: &str, from: Instant, to: Instant) -> Self {
+        let within = |call: &&Call| call.skill == skill && (from..to).contains(&call.due);
+        let calls: Vec<_> = calls.iter().filter(within).collect();
+        let mut took: Vec<_> = calls.iter().map(|call| call.took).collect();
+        took.sort_unstable();
+        let at = |share: usize| {
+            took.get(took.len() * share / 100)
+                .copied()
+                .unwrap_or_default()
+        };
+        Self {
+            calls: calls.len(),
+            failed: calls.iter().filter(|call| call.failed.is_some()).count(),
+            p50: at(50),
+            p99: at(99),
+            again: calls.iter().map(|call| call.attempts.max(1) - 1).sum(),
+        }
+    }
+
+    fn errors(&self) -> String {
+        let percent = 100.0 * self.failed as f64 / self.calls.max(1) as f64;
+        match self.failed {
+            0 => "0".to_owned(),
+            _ => format!("{percent:.1}"),
+        }
+    }
+}
+
+/// The three parts, one after the other.
+async fn parts(trouble: Trouble, breaker: bool, part: Duration) -> String {
+    let scene = Scene::start(WORK, LOST_AFTER, 16).await;
+    if !breaker {
+        scene.breaker_off().await;
+    }
+    let callers = scene.callers(PACE);
+    let mut marks = vec![Instant::now()];
+    sleep(part).await;
+    marks.push(Instant::now());
+    scene.strike(ILL, trouble).await;
+    let runs = |scene: &Scene| {
+        let all: Vec<usize> = (1..=WORKERS).map(|place| scene.runs(place).len()).collect();
+        (all[ILL - 1], all.iter().sum::<usize>())
+    };
+    let before = runs(&scene);
+    sleep(part).await;
+    let after = runs(&scene);
+    scene.heal(ILL).await;
+    marks.push(Instant::now());
+    sleep(part).await;
+    marks.push(Instant::now());
+    let calls = callers.stop().await;
+    let share = 100.0 * (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
+    let mut table = String::new();
+    for (skill, title) in [(AGAIN, "yes"), (ONCE, "no")] {
+        let of = |at: usize| Part::of(&calls, skill, marks[at], marks[at + 1]);
+        let three = [of(0), of(1), of(2)];
+        let each = |show: &dyn Fn(&Part) -> String| three.each_ref().map(show).join(" / ");
+        let millis = |time: Duration| time.as_millis().to_string();
+        writeln!(
+            table,
+            "| {} | {} | {title} | {} | {} | {} | {share:.1} | {} |",
+            trouble.title(),
+            if breaker { "on" } else { "off" },
+            each(&Part::errors),
+            each(&|part| millis(part.p50)),
+            each(&|part| millis(part.p99)),
+            three[1].again,
+        )
+        .unwrap();
+    }
+    table
+}
+
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "the table is what a soak is for")]
+async fn one_of_five_in_trouble() {
+    let (troubles, part) = match seconds() {
+        Some(part) => (&Trouble::ALL[..], part),
+        None => (&[Trouble::Unprocessed][..], Duration::from_secs(2)),
+    };
+    println!("{HEAD}");
+    for trouble in troubles {
+        for breaker in [true, false] {
+            let rows = parts(*trouble, breaker, part).await;
+            assert_eq!(rows.lines().count(), 2);
+            print!("{rows}");
+        }
+    }
+}
