@@ -21,7 +21,9 @@ mod machine;
 mod pick;
 mod race;
 
+use attache::runtime::clock::wall;
 use clap::Parser;
+use jiff::Timestamp;
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -59,10 +61,25 @@ struct Options {
 
 fn main() {
     let options = Options::parse();
+    if !options.bench {
+        println!("run it by `cargo bench --bench traffic`");
+        return;
+    }
     if !options.fleet {
         pick::pick();
+        println!("\n{}", signature("--pick"));
     }
     if !options.pick {
         race::race(&options);
     }
+}
+
+/// When, where and by what command.
+pub(crate) fn signature(arguments: &str) -> String {
+    let date = Timestamp::try_from(wall()).map(|at| at.strftime("%Y-%m-%d").to_string());
+    format!(
+        "{}; {}; `cargo bench --bench traffic -- {arguments}`",
+        date.unwrap_or_default(),
+        machine::description()
+    )
 }

@@ -2,15 +2,11 @@
 
 use std::thread;
 
-use attache::runtime::clock::wall;
-use jiff::Timestamp;
-
 use crate::Options;
 use crate::fleet::field::{OTHERS, OURS};
 use crate::fleet::figures::Sum;
 use crate::fleet::scenario::Scenario;
 use crate::fleet::world::{Size, World};
-use crate::machine;
 
 /// What is shown of a run.
 type Column = fn(Scenario, &Sum) -> String;
@@ -112,7 +108,6 @@ fn percent(share: f64) -> String {
 }
 
 fn signature(options: &Options) -> String {
-    let date = Timestamp::try_from(wall()).map(|at| at.strftime("%Y-%m-%d").to_string());
     let Options {
         callers,
         instances,
@@ -123,10 +118,8 @@ fn signature(options: &Options) -> String {
     } = options;
     format!(
         "{instances} instances, {:.0} calls/s for {seconds} virtual seconds from {callers} callers; \
-         something is wrong in the middle half of that. {}; {}; \
-         `cargo bench --bench traffic -- --fleet --seed {seed} --seconds {seconds}`",
+         something is wrong in the middle half of that. {}",
         each * *instances as f64,
-        date.unwrap_or_default(),
-        machine::description(),
+        crate::signature(&format!("--fleet --seed {seed} --seconds {seconds}")),
     )
 }

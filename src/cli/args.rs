@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use super::breakers::BreakersArgs;
 pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
@@ -107,38 +108,11 @@ pub enum Verb {
     #[command(subcommand)]
     Journal(JournalVerb),
     /// Whom sidecars call, whom they leave out after failures, and why
-    #[command(after_help = BREAKERS_EXAMPLES)]
+    #[command(after_help = super::breakers::EXAMPLES)]
     Breakers(BreakersArgs),
     /// Show or change what running registries and sidecars log
     #[command(after_help = LOG_EXAMPLES)]
     Log(LogLevelArgs),
-}
-
-/// Shown under `attache breakers --help`.
-const BREAKERS_EXAMPLES: &str = "\
-Of a mesh that `attache up` runs:
-  attache breakers                           whoever failed of late, as each sidecar sees it
-  attache breakers --all billing             all that the sidecars of billing know of anybody
-  attache breakers --output json             with latencies, windows, settings and their rules
-
-Started by hand, by the address of its admin listener, on its own machine:
-  attache breakers 127.0.0.1:7680
-
-Each sidecar judges by its own calls. An open breaker gets no calls until its time is over; then one
-call is its probe. `attache rules` changes when it opens, or switches it off.";
-
-/// `attache breakers`.
-#[derive(Clone, Debug, Default, Args)]
-pub struct BreakersArgs {
-    /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
-    #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
-    pub mesh: Option<PathBuf>,
-    /// An agent's name, an instance, `all`, or HOST:PORT of an admin listener
-    #[arg(default_value = "all", value_name = "NAME|ADDRESS")]
-    pub process: String,
-    /// Everybody, not only those of whom there is something to be said
-    #[arg(long)]
-    pub all: bool,
 }
 
 /// Shown under `attache log --help`.

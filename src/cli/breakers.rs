@@ -1,13 +1,42 @@
 //! `attache breakers`: how sidecars find their way to those whom they call, and whom they leave out.
 
+use std::path::PathBuf;
+
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    args::BreakersArgs,
     asked::{Process, processes},
     exit::{Exit, Failed},
     output::Output,
 };
+
+/// Shown under `attache breakers --help`.
+pub(super) const EXAMPLES: &str = "\
+Of a mesh that `attache up` runs:
+  attache breakers                           whoever failed of late, as each sidecar sees it
+  attache breakers --all billing             all that the sidecars of billing know of anybody
+  attache breakers --output json             with latencies, windows, settings and their rules
+
+Started by hand, by the address of its admin listener, on its own machine:
+  attache breakers 127.0.0.1:7680
+
+Each sidecar judges by its own calls. An open breaker gets no calls until its time is over; then one
+call is its probe. `attache rules` changes when it opens, or switches it off.";
+
+/// `attache breakers`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BreakersArgs {
+    /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
+    #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
+    pub mesh: Option<PathBuf>,
+    /// An agent's name, an instance, `all`, or HOST:PORT of an admin listener
+    #[arg(default_value = "all", value_name = "NAME|ADDRESS")]
+    pub process: String,
+    /// Everybody, not only those of whom there is something to be said
+    #[arg(long)]
+    pub all: bool,
+}
 
 /// Shows the breakers of sidecars.
 ///

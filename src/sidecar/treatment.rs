@@ -91,7 +91,7 @@ mod tests {
             name: "slow".into(),
             agent: "worker".into(),
             timeout: millis(700),
-            faults: vec![fault("agent/a"), fault("agent/a")],
+            faults: vec![fault("a"), fault("a")],
             ..Default::default()
         };
         let rules = rules(vec![rule]);

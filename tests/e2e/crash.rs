@@ -284,6 +284,8 @@ async fn a_home_that_is_killed_again_and_again_loses_nothing() {
         skill: "test.slow",
         work: Duration::from_millis(300),
         pause: Duration::ZERO,
+        // A home that is up for half a second at a time gets little done.
+        bound: 3600,
         ..Shape::default()
     };
     let homes = (0..5).map(|_| mesh.local("home-1")).collect();

@@ -435,34 +435,36 @@ fn where_nobody_is_left_somebody_is_asked_every_few_seconds() {
 fn who_fell_together_is_asked_again_together() {
     let mut fleet = fleet(8);
     (0..3).for_each(|place| fleet.break_down(place));
+    fleet.now += millis(500);
+    let settled: Vec<_> = (0..3).map(|place| fleet.sight(place).left).collect();
+    assert!(
+        settled.iter().all(|left| *left > Some(millis(400))),
+        "{settled:?}"
+    );
     fleet.now += Duration::from_secs(20);
     fleet.break_down(3);
-    // Those of before have failed their probes, and have long to wait.
-    for _ in 0..6 {
-        for place in 0..3 {
+    // Their probes fail until the first has 32 s to wait and the others half as much again.
+    for _ in 0..5 {
+        fleet.now += Duration::from_secs(100);
+        for place in 0..4 {
             let own = |at: &usize| *at == place;
-            fleet.now += Duration::from_secs(8 << 3);
-            if let Some((_, permit)) = fleet.ask(None, &own) {
-                permit.finish(Outcome::Failure, fleet.now, 0.0);
-            }
+            let (_, permit) = fleet.ask(None, &own).expect("its time has come");
+            assert!(permit.is_probe(), "{place}");
+            let chance = if place == 0 { 0.0 } else { 1.0 };
+            permit.finish(Outcome::Failure, fleet.now, chance);
         }
     }
-    let waits = |fleet: &Fleet| [0, 1, 2].map(|place| fleet.sight(place).left);
-    assert!(
-        waits(&fleet)
-            .iter()
-            .any(|left| *left > Some(Duration::from_secs(1)))
-    );
-    fleet.now += Duration::from_secs(64);
-    let first = |at: &usize| *at == 0;
-    let (_, mut probe) = fleet.ask(None, &first).expect("its time has come");
+    fleet.now += Duration::from_secs(32);
+    let left = |fleet: &Fleet| [1, 2, 3].map(|place| fleet.sight(place).left.unwrap().as_secs());
+    let before = left(&fleet);
+    assert!(before[..2].iter().all(|left| *left == 16), "{before:?}");
+    let (_, mut probe) = fleet.ask(None, &|at| *at == 0).expect("its time has come");
     assert_eq!(probe.first_message(fleet.now), Some(Turn::Closed));
     probe.finish(Outcome::Success, fleet.now, 0.0);
     fleet.set.ejected(fleet.now);
-    for place in 1..3 {
-        let left = fleet.sight(place).left.expect("it is open");
-        assert!(left <= Duration::from_secs(1), "{place}: {left:?}");
-    }
+    let after = left(&fleet);
+    assert_eq!(after[..2], [0, 0], "within a second");
+    assert_eq!(after[2], before[2], "it had fallen for itself");
 }
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use uuid::Uuid;
 
 use super::refusal::AGENT_RETRY;
-use super::run::Command;
+use super::session::Command;
 use crate::domain::{Reason, TaskId};
 use crate::task::doors::Parent;
 

@@ -12,6 +12,7 @@ pub mod handler;
 mod refusal;
 mod run;
 pub mod service;
+mod session;
 mod spans;
 mod suspicion;
 #[cfg(test)]

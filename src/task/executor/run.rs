@@ -22,9 +22,10 @@ use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
 use super::handler::HandlerLink;
 use super::refusal::refusal;
+use super::session::{Command, Session};
 use super::spans::Spans;
 use super::suspicion::Witness;
-use super::{Answer, accepted, answer, refused};
+use super::{Answer, accepted, answer};
 use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::execute_request::Step;
@@ -39,42 +40,6 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long a Start is neither accepted nor refused. Dialling the own machine fails at once, and
 /// some gRPC servers send their headers with the first update only.
 const OPENING: Duration = Duration::from_millis(250);
-
-/// To an attempt's owner.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// The home has another stream for it, which replaces the one before.
-    Attach(Box<Session>),
-    /// A newer attempt of the task began.
-    Fence,
-}
-
-/// A home's stream of one attempt.
-pub(super) struct Session {
-    /// Sent up to this number; `None`: from the first that is not acknowledged.
-    pub(super) cursor: Option<u64>,
-    /// From the home; `None` once it has ended.
-    pub(super) steps: Option<Steps>,
-    /// To the home.
-    pub(super) out: mpsc::Sender<Answer>,
-}
-
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
-            .field("cursor", &self.cursor)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Session {
-    /// Ends it with `fault`. A stream that is full ends without: its reader is slow or gone.
-    pub(super) fn end(self, fault: Fault) {
-        if self.out.try_send(Box::new(Err(fault.into()))).is_err() {
-            tracing::debug!("the home's stream was full at its end");
-        }
-    }
-}
 
 /// What goes up comes down when this is dropped.
 pub(super) type Guard = Box<dyn std::any::Any + Send>;
@@ -126,7 +91,7 @@ impl Run {
             && let Some(wait) = refusal(said)
         {
             self.witness.saw(said);
-            refuse(&task_id, said, wait, &self.spans, self.session);
+            self.session.refuse(&task_id, said, wait, &self.spans);
             return Ended::Refused;
         }
         let mut owner = Owner {
@@ -348,7 +313,7 @@ impl Owner {
         self.handler = Handler::Closed;
         self.slot = None;
         if let Some(session) = self.session.take() {
-            refuse(&self.task_id, said, wait, &self.spans, session);
+            session.refuse(&self.task_id, said, wait, &self.spans);
         }
     }
 
@@ -401,19 +366,6 @@ impl Owner {
         if let Some(session) = self.session.take() {
             session.end(Fault::new(reason, text));
         }
-    }
-}
-
-/// Tells the home that nothing was begun. A stream that is full ends without: see
-/// [`Owner::refuse`].
-fn refuse(task: &str, said: &Said, wait: Duration, spans: &Spans, session: Session) {
-    if let Said::Failed(why) = said {
-        tracing::warn!(task, ?wait, "not started: {why}");
-    }
-    spans.fail(Reason::AgentUnavailable.label());
-    let refusal = refused(Reason::AgentUnavailable, Some(wait));
-    if session.out.try_send(Box::new(Ok(refusal))).is_err() {
-        tracing::debug!(task, "the home left before it was refused");
     }
 }
 

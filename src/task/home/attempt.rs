@@ -239,43 +239,8 @@ impl Tasks {
         }
     }
 
-    fn refused(&mut self, task: Uuid, reason: &str, wait: Option<Duration>, world: World<'_>) {
-        if let Some(reason) = PERMANENT.iter().find(|known| known.label() == reason) {
-            let text = "the executor refused the task; another try would end the same";
-            return self.end_failed(task, *reason, text, world.at);
-        }
-        self.taken_back(task, world.at);
-        if reason == Reason::AgentUnavailable.label() {
-            return self.missed(task, world);
-        }
-        if let Some(instance) = self.not_started(task) {
-            self.gates.refused(&instance, wait, world.at.now);
-        }
-        self.again(task, world);
-    }
-
-    /// An executor that took the attempt found out later that its agent has not begun.
-    fn taken_back(&mut self, task: Uuid, at: Moment) {
-        let Some(entry) = self.tasks.get(&task) else {
-            return;
-        };
-        let Some(running) = &entry.kept.running else {
-            return;
-        };
-        if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
-            return;
-        }
-        let change = pb::StateChanged {
-            from: entry.kept.task.state,
-            reason: Reason::AgentUnavailable.label().into(),
-            executor_instance: running.instance.to_string(),
-        };
-        let state = pb::TaskState::Submitted;
-        self.emit(task, Kind::StateChanged(change), state, 0, at);
-    }
-
     /// The attempt did not reach an agent: it was not started, and goes elsewhere.
-    fn missed(&mut self, task: Uuid, world: World<'_>) {
+    pub(super) fn missed(&mut self, task: Uuid, world: World<'_>) {
         if let Some(instance) = self.not_started(task) {
             self.gates.missed(&instance);
             self.failed_once(task, instance, world);
@@ -284,7 +249,7 @@ impl Tasks {
     }
 
     /// Notes that the running attempt never ran. Gives its instance.
-    fn not_started(&mut self, task: Uuid) -> Option<crate::domain::InstanceId> {
+    pub(super) fn not_started(&mut self, task: Uuid) -> Option<crate::domain::InstanceId> {
         let entry = self.tasks.get_mut(&task)?;
         entry.cancel_by = None;
         let running = entry.kept.running.clone()?;
@@ -300,7 +265,7 @@ impl Tasks {
     }
 
     /// A task without an attempt gets the next one, or ends if that was asked for.
-    fn again(&mut self, task: Uuid, world: World<'_>) {
+    pub(super) fn again(&mut self, task: Uuid, world: World<'_>) {
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };
@@ -437,18 +402,6 @@ impl Tasks {
         }
     }
 }
-
-/// Refusals that every executor would give.
-const PERMANENT: &[Reason] = &[
-    Reason::PermissionDenied,
-    Reason::IdentityMismatch,
-    Reason::OperatorsOnly,
-    Reason::Unauthenticated,
-    Reason::InvalidField,
-    Reason::PayloadTooLarge,
-    Reason::ProtocolViolation,
-    Reason::DeadlineExceeded,
-];
 
 impl Entry {
     /// Whether it may be started once more.

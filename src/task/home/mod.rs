@@ -30,6 +30,7 @@ mod moving;
 mod questions;
 mod reads;
 mod recovery;
+mod refused;
 mod released;
 mod replay;
 mod request;

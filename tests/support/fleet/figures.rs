@@ -77,9 +77,9 @@ impl Figures {
         let all = self.times.len() as f64 + self.bad as f64;
         let share = |part: u64, all: f64| part as f64 / all.max(1.0);
         Sum {
-            p50: within(&self.times, 0.5),
-            p99: within(&self.times, 0.99),
-            p999: within(&self.times, 0.999),
+            p50: within(&self.times, 500),
+            p99: within(&self.times, 990),
+            p999: within(&self.times, 999),
             first_failed: share(self.first_failed, all),
             failed: share(self.bad, all),
             again_in_fault: self.sent_in_fault.1,
@@ -117,8 +117,8 @@ pub(crate) struct Sum {
     pub(crate) recovery: Duration,
 }
 
-fn within(sorted: &[f32], share: f64) -> f64 {
-    let place = (sorted.len() as f64 * share) as usize;
-    let place = place.min(sorted.len().saturating_sub(1));
+/// By thousandths.
+fn within(sorted: &[f32], share: usize) -> f64 {
+    let place = (sorted.len() * share / 1000).min(sorted.len().saturating_sub(1));
     sorted.get(place).copied().map_or(0.0, f64::from)
 }

@@ -1,0 +1,68 @@
+//! Attempts that an executor did not start: for good, or for somebody else to take.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::task_event::Kind;
+use crate::task::spec::Moment;
+
+use super::machine::{Tasks, World};
+
+/// Refusals that every executor would give.
+const PERMANENT: &[Reason] = &[
+    Reason::PermissionDenied,
+    Reason::IdentityMismatch,
+    Reason::OperatorsOnly,
+    Reason::Unauthenticated,
+    Reason::InvalidField,
+    Reason::PayloadTooLarge,
+    Reason::ProtocolViolation,
+    Reason::DeadlineExceeded,
+];
+
+impl Tasks {
+    /// The executor said why, and perhaps when to ask it again.
+    pub(super) fn refused(
+        &mut self,
+        task: Uuid,
+        reason: &str,
+        wait: Option<Duration>,
+        world: World<'_>,
+    ) {
+        if let Some(reason) = PERMANENT.iter().find(|known| known.label() == reason) {
+            let text = "the executor refused the task; another try would end the same";
+            return self.end_failed(task, *reason, text, world.at);
+        }
+        self.taken_back(task, world.at);
+        if reason == Reason::AgentUnavailable.label() {
+            return self.missed(task, world);
+        }
+        if let Some(instance) = self.not_started(task) {
+            self.gates.refused(&instance, wait, world.at.now);
+        }
+        self.again(task, world);
+    }
+
+    /// An executor that took the attempt found out later that its agent has not begun.
+    fn taken_back(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let Some(running) = &entry.kept.running else {
+            return;
+        };
+        if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
+            return;
+        }
+        let change = pb::StateChanged {
+            from: entry.kept.task.state,
+            reason: Reason::AgentUnavailable.label().into(),
+            executor_instance: running.instance.to_string(),
+        };
+        let state = pb::TaskState::Submitted;
+        self.emit(task, Kind::StateChanged(change), state, 0, at);
+    }
+}
