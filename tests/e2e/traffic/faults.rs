@@ -12,7 +12,7 @@ use crate::support::{
 const PACE: u32 = 25;
 const WORK: Duration = Duration::from_millis(150);
 /// Calls of a spell.
-const CALLS: usize = 200;
+const CALLS: usize = 150;
 /// An instance's fair share of those that are counted.
 const FAIR: usize = CALLS * 3 / 4 / WORKERS;
 /// Longer than it takes to see that an instance does not answer.

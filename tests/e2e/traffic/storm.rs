@@ -139,9 +139,10 @@ async fn second_tries_stay_within_their_budget_and_all_is_well_soon_after() {
         .filter(|call| call.due >= began && call.ended() >= back);
     println!(
         "storm: {taken} calls in {outage:?}, {} in a second: {first} first tries and {second} second \
-         ones; after the backend's return the usual successes in a second within {took:.1?}; {} of \
-         those calls have ended {:.0?} after it",
+         ones; after the backend's return the usual successes in a second within {}; {} of \
+         those calls ended in the {:.0?} after it",
         2 * CAPACITY,
+        took.map_or_else(|| "no time".to_owned(), |took| format!("{took:.1?}")),
         outlived.filter(|call| call.due < back).count(),
         back.elapsed(),
     );

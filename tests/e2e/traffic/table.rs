@@ -23,6 +23,24 @@ const HEAD: &str = "\
 | one of five is | breaker | may run twice | errors, % | p50, ms | p99, ms | share, % | second tries |
 |---|---|---|---|---|---|---|---|";
 
+/// When the trouble began and ended.
+#[derive(Clone, Copy)]
+struct Trial {
+    from: Instant,
+    to: Instant,
+}
+
+impl Trial {
+    /// Which part a call belongs to: one that was under way when the trouble began or ended had it.
+    fn part(self, call: &Call) -> usize {
+        match (call.ended() > self.from, call.due >= self.to) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
+        }
+    }
+}
+
 /// Calls of one part.
 struct Part {
     calls: usize,
@@ -34,8 +52,8 @@ struct Part {
 }
 
 impl Part {
-    fn of(calls: &[Call], skill: &str, from: Instant, to: Instant) -> Self {
-        let within = |call: &&Call| call.skill == skill && (from..to).contains(&call.due);
+    fn of(calls: &[Call], skill: &str, (trial, part): (Trial, usize)) -> Self {
+        let within = |call: &&Call| call.skill == skill && trial.part(call) == part;
         let calls: Vec<_> = calls.iter().filter(within).collect();
         let mut took: Vec<_> = calls.iter().map(|call| call.took).collect();
         took.sort_unstable();
@@ -69,9 +87,8 @@ async fn parts(trouble: Trouble, breaker: bool, part: Duration) -> String {
         scene.breaker_off().await;
     }
     let callers = scene.callers(PACE);
-    let mut marks = vec![Instant::now()];
     sleep(part).await;
-    marks.push(Instant::now());
+    let from = Instant::now();
     scene.strike(ILL, trouble).await;
     let runs = |scene: &Scene| {
         let all: Vec<usize> = (1..=WORKERS).map(|place| scene.runs(place).len()).collect();
@@ -81,15 +98,13 @@ async fn parts(trouble: Trouble, breaker: bool, part: Duration) -> String {
     sleep(part).await;
     let after = runs(&scene);
     scene.heal(ILL).await;
-    marks.push(Instant::now());
+    let to = Instant::now();
     sleep(part).await;
-    marks.push(Instant::now());
     let calls = callers.stop().await;
     let share = 100.0 * (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
     let mut table = String::new();
     for (skill, title) in [(AGAIN, "yes"), (ONCE, "no")] {
-        let of = |at: usize| Part::of(&calls, skill, marks[at], marks[at + 1]);
-        let three = [of(0), of(1), of(2)];
+        let three = [0, 1, 2].map(|part| Part::of(&calls, skill, (Trial { from, to }, part)));
         let each = |show: &dyn Fn(&Part) -> String| three.each_ref().map(show).join(" / ");
         let millis = |time: Duration| time.as_millis().to_string();
         writeln!(
@@ -114,7 +129,7 @@ async fn one_of_five_in_trouble() {
         Some(part) => (&Trouble::ALL[..], part),
         None => (&[Trouble::Unprocessed][..], Duration::from_secs(2)),
     };
-    println!("{HEAD}");
+    println!("\n{HEAD}");
     for trouble in troubles {
         for breaker in [true, false] {
             let rows = parts(*trouble, breaker, part).await;
