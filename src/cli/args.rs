@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use super::breakers::BreakersArgs;
+pub use super::log::LogLevelArgs;
 pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
@@ -111,36 +112,8 @@ pub enum Verb {
     #[command(after_help = super::breakers::EXAMPLES)]
     Breakers(BreakersArgs),
     /// Show or change what running registries and sidecars log
-    #[command(after_help = LOG_EXAMPLES)]
+    #[command(after_help = super::log::EXAMPLES)]
     Log(LogLevelArgs),
-}
-
-/// Shown under `attache log --help`.
-const LOG_EXAMPLES: &str = "\
-Of a mesh that `attache up` runs:
-  attache log                                all processes and what each logs
-  attache log billing                        the sidecars of the agent billing
-  attache log billing attache::task=debug,info
-  attache log all info                       back to where it was
-
-Started by hand, by the address of its admin listener, on its own machine:
-  attache log 127.0.0.1:7680 debug
-
-A filter is a level (off, error, warn, info, debug, trace), or TARGET=LEVEL pairs and a level for
-the rest. Targets are parts of the program: attache::task, attache::transport, attache::registry,
-attache::identity, attache::sidecar, h2, rustls. It holds until the process ends.";
-
-/// `attache log`.
-#[derive(Clone, Debug, Default, Args)]
-pub struct LogLevelArgs {
-    /// State directory of `attache up`, or one that has it [default: the nearest .attache above]
-    #[arg(long, env = "ATTACHE_MESH", value_name = "DIR")]
-    pub mesh: Option<PathBuf>,
-    /// `registry`, an agent's name, an instance, `all`, or HOST:PORT of an admin listener
-    #[arg(default_value = "all", value_name = "NAME|ADDRESS")]
-    pub process: String,
-    /// What it is to log from now on; without: only show
-    pub filter: Option<String>,
 }
 
 /// `attache up`.
