@@ -28,6 +28,9 @@ use crate::{
 
 type Serving = BTreeMap<&'static str, bool>;
 
+/// Bytes of a question: a watch keeps the name that it is about.
+const QUESTION_MAX: usize = 1024;
+
 /// What a listener's services say of themselves. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -67,6 +70,7 @@ impl Health {
             serving: self.serving.subscribe(),
             ends,
         })
+        .max_decoding_message_size(QUESTION_MAX)
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::domain::Fault;
@@ -138,6 +138,8 @@ pub struct Watcher {
     settled: u64,
     /// When changes came last.
     rang: Option<Instant>,
+    /// When the watcher was last told anything.
+    spoke: Instant,
     /// The rules of which those it may see were told last.
     told: Option<Arc<Rules>>,
     cards: HashSet<Vec<u8>>,
@@ -160,6 +162,7 @@ impl Watcher {
             cursor,
             settled: 0,
             rang: None,
+            spoke: Instant::now(),
             told: None,
             cards: HashSet::new(),
             out: VecDeque::new(),
@@ -182,6 +185,7 @@ impl Watcher {
     pub async fn next(&mut self) -> Result<pb::WatchResponse, Fault> {
         loop {
             if let Some(word) = self.out.pop_front() {
+                self.spoke = Instant::now();
                 return Ok(word);
             }
             match &self.at {
@@ -237,13 +241,15 @@ impl Watcher {
         }
     }
 
-    /// Waits for changes to come and to settle; true when none came for a keepalive's time.
+    /// Waits for changes to come and to settle; true when a keepalive is due.
     async fn wait(&mut self) -> Result<bool, Fault> {
         let rung = *self.bell.borrow_and_update();
         let rules = self.live.rules();
         let told = self.told.as_ref();
         let behind =
             rung > self.cursor.number || !told.is_some_and(|told| Arc::ptr_eq(told, &rules));
+        // Counted from the last word: changes that are none of the watcher's must not silence it.
+        let silent_at = self.spoke + KEEPALIVE;
         if !behind {
             let rang = tokio::select! {
                 biased;
@@ -251,7 +257,7 @@ impl Watcher {
                     Reason::Draining,
                     "the registry is about to stop: watch another one, or again in a moment",
                 )),
-                rang = timeout(KEEPALIVE, self.bell.changed()) => rang,
+                rang = timeout_at(silent_at, self.bell.changed()) => rang,
             };
             if rang.is_err() {
                 return Ok(true);
@@ -260,14 +266,14 @@ impl Watcher {
         let now = Instant::now();
         let before = self.rang.replace(now);
         if before.is_none_or(|before| before + DEBOUNCE <= now) {
-            return Ok(false);
+            return Ok(silent_at <= now);
         }
         let latest = now + DEBOUNCE_MAX;
         loop {
             let quiet = latest.min(Instant::now() + DEBOUNCE);
             if timeout_at(quiet, self.bell.changed()).await.is_err() {
                 self.rang = Some(quiet);
-                return Ok(false);
+                return Ok(silent_at <= quiet);
             }
         }
     }
@@ -277,12 +283,6 @@ impl Watcher {
             Since::Changes(changes) => changes,
             Since::Lost => return self.begin(true),
         };
-        if changes.is_empty() {
-            if quiet {
-                self.say(Word::Keepalive(pb::WatchKeepalive {}));
-            }
-            return;
-        }
         // Of several changes of one instance only the last counts. The order stays, so that the
         // numbers only grow.
         let mut newest = HashSet::new();
@@ -302,6 +302,9 @@ impl Watcher {
                 Change::Gone(entry) if self.filter.sees(entry) => self.gone(entry),
                 Change::Gone(_) => {}
             }
+        }
+        if quiet && self.out.is_empty() {
+            self.say(Word::Keepalive(pb::WatchKeepalive {}));
         }
     }
 
@@ -340,6 +343,8 @@ mod tests {
 
     use futures_util::FutureExt;
     use proptest::prelude::*;
+
+    use tokio::time::timeout;
 
     use super::*;
     use crate::domain::SpiffeId;

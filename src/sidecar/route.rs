@@ -129,8 +129,11 @@ impl Asked<'_> {
                 Pick::Go(to.candidate.clone(), call)
             }
             resilience::Pick::Busy if self.set().flows(among, now) => Pick::Busy(self.opens()),
-            resilience::Pick::Busy => Pick::Ejected(self.set().opens(now)),
-            resilience::Pick::Ejected(until) => Pick::Ejected(until),
+            resilience::Pick::Busy => Pick::Ejected(self.opens()),
+            resilience::Pick::Ejected(until) => {
+                // A probe may have to wait for more than its breaker: for a pause, or for room.
+                Pick::Ejected(until.into_iter().chain(self.opens()).min())
+            }
             resilience::Pick::Empty => Pick::Nobody,
         }
     }

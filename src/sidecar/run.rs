@@ -161,6 +161,9 @@ impl Parts {
         };
         let mirror = Mirror::start(&self.nursery, source.clone(), mirror_config);
         self.progress.mirrors(mirror.clone());
+        // Neither tasks that wait in the journal nor callers who waited for this start should be told
+        // that nobody is there.
+        mirror.loaded().await;
 
         let link: Arc<dyn HandlerLink> = Arc::new(AgentLink::new(
             Pools::plaintext(threads, &to_agent),
@@ -188,8 +191,6 @@ impl Parts {
             executor: executor.clone(),
             reads,
         };
-        // Callers who waited for this start should not be told that nobody is there.
-        desk.around.mirror.loaded().await;
         let running = self.serve(threads, desk, mtls, local);
         self.watch_agent(link, described.clone(), &executor);
         self.report_load(executor.clone());

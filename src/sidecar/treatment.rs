@@ -11,6 +11,10 @@ use crate::{
     resilience::{Injected, Settings},
 };
 
+/// Second tries per second that tasks always have: they are never given up, and without any would wait
+/// for others to come and pay for theirs.
+const FLOOR_LEAST: f64 = 0.1;
+
 /// What holds for calls of one kind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Treatment {
@@ -33,8 +37,10 @@ pub(super) fn settings_for(
     // Rules are about the agents of their namespace.
     let own = agent.filter(|agent| agent.namespace == *namespace);
     let effective = rules.effective(namespace, skill, own.map(|agent| &agent.name));
+    let mut settings = effective.settings();
+    settings.retry.floor = settings.retry.floor.max(FLOOR_LEAST);
     Treatment {
-        settings: Arc::new(effective.settings()),
+        settings: Arc::new(settings),
         weights: effective.weights(),
         patience: effective.timeout(),
         effective,

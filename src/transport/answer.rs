@@ -22,7 +22,7 @@ pub struct Answer {
 }
 
 /// The answer without details that cannot be read.
-pub(super) fn harmless(mut response: Response<Incoming>) -> Response<Answer> {
+pub fn harmless(mut response: Response<Incoming>) -> Response<Answer> {
     drop_unreadable(response.headers_mut());
     response.map(|body| Answer { body })
 }

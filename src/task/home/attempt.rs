@@ -108,6 +108,7 @@ impl Tasks {
         }
         if let Some(instance) = self.not_started(task) {
             self.gates.ended(&instance, world.at.now);
+            self.taken_back(task, &instance, world.at);
             self.look_again(world.at.now);
         }
         self.again(task, world);
@@ -243,8 +244,10 @@ impl Tasks {
     pub(super) fn missed(&mut self, task: Uuid, world: World<'_>) {
         if let Some(instance) = self.not_started(task) {
             self.gates.missed(&instance);
+            self.taken_back(task, &instance, world.at);
             self.failed_once(task, instance, world);
         }
+        self.look_again(world.at.now);
         self.again(task, world);
     }
 

@@ -24,6 +24,9 @@ const PUMP_LANES: usize = 64;
 const PUMP_TASKS: usize = 128;
 /// Pause before the rest is looked at, so that other work of the shard gets in between.
 const PUMP_AGAIN: Duration = Duration::from_millis(10);
+/// The same pause where nobody could go: more than [`PUMP_TASKS`] tasks with a past of their own wait
+/// at the front of a lane.
+const PUMP_STUCK: Duration = Duration::from_millis(250);
 /// Least time that a task rests: whoever asks again at once hears the same.
 const REST_LEAST: Duration = Duration::from_millis(1);
 
@@ -63,7 +66,7 @@ impl Tasks {
             let given = hasty.then(|| self.give(task, world));
             match given {
                 Some(no_route @ (Given::Ejected(_) | Given::Nobody)) => {
-                    return self.end_no_route(task, no_route, world.at);
+                    self.end_no_route(task, no_route, world.at);
                 }
                 Some(Given::Rests(until)) => self.rest(task, until),
                 Some(Given::Sent | Given::Busy(_)) | None => {}
@@ -88,7 +91,9 @@ impl Tasks {
             return;
         };
         let selector = entry.kept.spec.selector.as_ref();
-        let lane = Lanes::name(&entry.kept.task.namespace, selector.unwrap_or(&EMPTY));
+        let hasty = entry.kept.fails_fast();
+        let namespace = &entry.kept.task.namespace;
+        let lane = Lanes::name(namespace, selector.unwrap_or(&EMPTY), hasty);
         entry.lane = Some(lane.clone());
         self.lanes.insert(lane, task);
     }
@@ -137,6 +142,8 @@ impl Tasks {
         let mut round = self.round.take().unwrap_or_else(begun);
         round.left = round.left.saturating_sub(lanes.len());
         let mut more = round.left > 0;
+        // Lanes that this round has not come to are looked at soon.
+        let mut moved = more;
         for lane in &lanes {
             let mut passed = None;
             for turn in 0..=PUMP_TASKS {
@@ -152,7 +159,7 @@ impl Tasks {
                 let given = self.give(task, world);
                 round.due = round.due.into_iter().chain(given.due()).min();
                 match given {
-                    Given::Sent => {}
+                    Given::Sent => moved = true,
                     Given::Rests(until) => self.rest(task, until),
                     Given::Ejected(_) | Given::Nobody if self.fails_fast(task) => {
                         self.end_no_route(task, given, world.at);
@@ -170,7 +177,7 @@ impl Tasks {
         if !self.lanes.is_empty() {
             self.pump_at = if more {
                 self.round = (round.left > 0).then_some(round);
-                Some(now + PUMP_AGAIN)
+                Some(now + if moved { PUMP_AGAIN } else { PUMP_STUCK })
             } else {
                 // A gate that opened during the round may be for a lane that was passed before.
                 let opens = self.gates.opens(round.began);
@@ -352,9 +359,9 @@ impl Round {
 }
 
 impl Entry {
-    /// Whether it has been anywhere.
+    /// Whether it has been anywhere, and so may fit fewer than those behind it.
     fn has_past(&self) -> bool {
-        self.again.is_some() || !self.kept.tried.is_empty()
+        self.again.is_some() || !self.kept.tried.is_empty() || self.kept.contract.is_some()
     }
 }
 
@@ -377,8 +384,10 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
         allows,
     };
     let picked = world.route.pick(&want, world.at.now);
-    if matches!(picked, Pick::Nobody) && want.contract.is_some() && kept.started == 0 {
-        // It was never started: where nobody promises what the first one did, any other will do.
+    let free = want.contract.is_some() && kept.started == 0;
+    if free && matches!(picked, Pick::Nobody | Pick::Busy(_) | Pick::Ejected(_)) {
+        // It was never started: where nobody who promises what the first one did can take it now, any
+        // other will do.
         want.contract = None;
         return world.route.pick(&want, world.at.now);
     }

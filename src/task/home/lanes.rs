@@ -27,7 +27,8 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// The lane of a task of `namespace` that wants `selector`.
-    pub(super) fn name(namespace: &str, selector: &pb::Selector) -> Lane {
+    /// Those that fail fast have their own: they end where the others wait.
+    pub(super) fn name(namespace: &str, selector: &pb::Selector, hasty: bool) -> Lane {
         let mut labels: Vec<_> = selector.labels.iter().collect();
         labels.sort();
         let pb::Selector {
@@ -38,8 +39,10 @@ impl Lanes {
             agent_version,
             ..
         } = selector;
-        format!("{namespace:?}{skill:?}{agent:?}{version:?}{agent_version:?}{tags:?}{labels:?}")
-            .into()
+        format!(
+            "{namespace:?}{skill:?}{agent:?}{version:?}{agent_version:?}{tags:?}{labels:?}{hasty}"
+        )
+        .into()
     }
 
     pub(super) fn insert(&mut self, lane: Lane, task: Uuid) {

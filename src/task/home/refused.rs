@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::domain::Reason;
+use crate::domain::{InstanceId, Reason};
 use crate::pb;
 use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
@@ -36,22 +36,21 @@ impl Tasks {
             let text = "the executor refused the task; another try would end the same";
             return self.end_failed(task, *reason, text, world.at);
         }
-        self.taken_back(task, world.at);
         if reason == Reason::AgentUnavailable.label() {
             return self.missed(task, world);
         }
         if let Some(instance) = self.not_started(task) {
             self.gates.refused(&instance, wait, world.at.now);
+            self.taken_back(task, &instance, world.at);
         }
+        self.look_again(world.at.now);
         self.again(task, world);
     }
 
-    /// An executor that took the attempt found out later that its agent has not begun.
-    fn taken_back(&mut self, task: Uuid, at: Moment) {
+    /// An executor that took the attempt found out later that its agent has not begun. After the
+    /// record that it was not started: nothing was lost, and nothing counts as tried.
+    pub(super) fn taken_back(&mut self, task: Uuid, instance: &InstanceId, at: Moment) {
         let Some(entry) = self.tasks.get(&task) else {
-            return;
-        };
-        let Some(running) = &entry.kept.running else {
             return;
         };
         if entry.kept.state() != pb::TaskState::Working || entry.kept.task.cancel_requested {
@@ -60,7 +59,7 @@ impl Tasks {
         let change = pb::StateChanged {
             from: entry.kept.task.state,
             reason: Reason::AgentUnavailable.label().into(),
-            executor_instance: running.instance.to_string(),
+            executor_instance: instance.to_string(),
         };
         let state = pb::TaskState::Submitted;
         self.emit(task, Kind::StateChanged(change), state, 0, at);
