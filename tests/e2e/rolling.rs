@@ -39,7 +39,7 @@ use crate::support::{
 };
 
 /// Without a word; `tests/soak/rolling` says more by ATTACHE_ROLLING_ROUNDS.
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 3;
 /// Short, and enough for the work of a machine that is busy: nothing here takes longer than 100 ms.
 const DRAIN: &str = "9s";
 /// The last 5 s of a drain are for streams and connections, and none of it should be needed.
