@@ -14,7 +14,6 @@ use uuid::Uuid;
 use super::refusal::AGENT_RETRY;
 use super::session::Command;
 use crate::domain::{Reason, TaskId};
-use crate::task::doors::Parent;
 
 /// Tasks whose newest attempt is remembered, so that a late Start of it is refused. A Start is on
 /// its way for seconds; this is minutes at a thousand tasks a second.
@@ -86,7 +85,6 @@ pub(super) struct Book {
     remembered: VecDeque<Key>,
     unsettled: HashSet<Key>,
     keys: RandomState,
-    parents: HashMap<String, Parent>,
     durations: VecDeque<(Instant, Duration)>,
 }
 
@@ -102,7 +100,6 @@ impl Book {
             remembered: VecDeque::new(),
             unsettled: HashSet::new(),
             keys: RandomState::new(),
-            parents: HashMap::new(),
             durations: VecDeque::new(),
         }
     }
@@ -186,21 +183,12 @@ impl Book {
     }
 
     /// The handler has ended or was cut after `took`.
-    pub(super) fn free_slot(&mut self, token: &str, took: Duration, now: Instant) {
+    pub(super) fn free_slot(&mut self, took: Duration, now: Instant) {
         self.running = self.running.saturating_sub(1);
-        self.parents.remove(token);
         self.durations.push_back((now, took));
         if self.durations.len() > MEAN_SAMPLES {
             self.durations.pop_front();
         }
-    }
-
-    pub(super) fn add_parent(&mut self, token: String, parent: Parent) {
-        self.parents.insert(token, parent);
-    }
-
-    pub(super) fn parent(&self, token: &str) -> Option<Parent> {
-        self.parents.get(token).cloned()
     }
 
     /// Whether the agent is fit for new work; it is until somebody knows better.
@@ -336,9 +324,9 @@ mod tests {
         assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
         assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
         assert_eq!(told(&book.admit(&task(3), 1, inbox())), "SLOTS_FULL");
-        book.free_slot("", Duration::from_secs(2), now);
+        book.free_slot(Duration::from_secs(2), now);
         assert_eq!(told(&book.admit(&task(3), 1, inbox())), "run");
-        book.free_slot("", Duration::from_secs(4), now);
+        book.free_slot(Duration::from_secs(4), now);
         assert_eq!(book.execution_mean(now), Some(Duration::from_secs(3)));
         assert_eq!(book.execution_mean(now + 2 * MEAN_WINDOW), None);
         book.drain();

@@ -126,6 +126,14 @@ impl Parents for NoParents {
     fn parent(&self, _: &str) -> Option<Parent> {
         None
     }
+
+    fn lives(&self, _: &str) -> bool {
+        false
+    }
+
+    fn over(&self) -> tokio::sync::broadcast::Receiver<Arc<str>> {
+        tokio::sync::broadcast::Sender::new(1).subscribe()
+    }
 }
 
 pub(super) struct Bench {

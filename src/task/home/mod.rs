@@ -5,6 +5,7 @@
 //! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
+//! - `children`: tasks that end with the attempt that made them; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
@@ -13,6 +14,7 @@
 
 mod archiving;
 mod attempt;
+mod children;
 mod compaction;
 mod config;
 mod counted;

@@ -13,7 +13,7 @@ use std::{
 
 use prost::Message;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
@@ -120,6 +120,7 @@ impl Shard {
 impl Running {
     async fn work(&mut self, stop: Stop) -> Result<(), JournalError> {
         let mut changes = self.shard.route.changes();
+        let mut over = Some(self.shard.parents.over());
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wake = Box::pin(sleep_until(Instant::now()));
@@ -159,6 +160,7 @@ impl Running {
                 }
                 () = wake.as_mut() => if !self.stuck { self.world(Tasks::tick) },
                 Ok(()) = changes.changed(), if !self.stuck => self.world(Tasks::pump),
+                parent = next_over(&mut over), if !self.stuck => self.disowned(parent),
                 _ = sweep.tick(), if !self.stuck => {
                     if self.shard.journal.failed() {
                         return Err(JournalError::Closed);
@@ -173,6 +175,15 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// An attempt that may have children here is over; `None`: some are.
+    fn disowned(&mut self, parent: Option<Arc<str>>) {
+        let parents = self.shard.parents.clone();
+        self.world(|tasks, world| match parent {
+            Some(token) => tasks.cancel_children(&token, world.at),
+            None => tasks.cancel_orphans(|token| parents.lives(token), world.at),
+        });
     }
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
@@ -361,7 +372,7 @@ impl Running {
         self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
-            tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
+            tasks.cancel_orphans(|token| parents.lives(token), world.at);
             tasks.tick(world);
         });
         self.watchers
@@ -411,6 +422,18 @@ impl fmt::Debug for Shard {
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
+}
+
+/// The next token that is over; `None`: some were missed. Waits for ever where no more come.
+async fn next_over(over: &mut Option<broadcast::Receiver<Arc<str>>>) -> Option<Arc<str>> {
+    if let Some(tokens) = over {
+        match tokens.recv().await {
+            Ok(token) => return Some(token),
+            Err(broadcast::error::RecvError::Lagged(_)) => return None,
+            Err(broadcast::error::RecvError::Closed) => *over = None,
+        }
+    }
+    std::future::pending().await
 }
 
 /// Both clocks, now.

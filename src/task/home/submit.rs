@@ -200,14 +200,16 @@ impl Home {
         }
         let own = asked.caller == self.shared.config.own;
         let found = own.then(|| self.shared.parents.parent(token)).flatten();
-        found.map(Some).ok_or_else(|| {
-            let text =
-                "parent_token names no attempt that runs on this sidecar: it ends with its attempt";
-            Fault {
-                field: Some("spec.parent_token".into()),
-                ..Fault::new(Reason::ParentTokenInvalid, text)
-            }
-        })
+        found.map(Some).ok_or_else(parent_gone)
+    }
+}
+
+/// The answer to who speaks for an attempt that is over.
+pub(super) fn parent_gone() -> Fault {
+    let text = "parent_token names no attempt that runs on this sidecar and is wanted: it ends when its attempt does, or is cancelled";
+    Fault {
+        field: Some("spec.parent_token".into()),
+        ..Fault::new(Reason::ParentTokenInvalid, text)
     }
 }
 
