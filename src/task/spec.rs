@@ -171,10 +171,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
     refuse(options.callback.is_some(), "spec.options.callback")?;
     refuse(options.budget.is_some(), "spec.options.budget")?;
     refuse(
-        options.durability() == pb::Durability::Ephemeral,
-        "spec.options.durability",
-    )?;
-    refuse(
         options.on_agent_loss() == pb::OnAgentLoss::Restart,
         "spec.options.on_agent_loss",
     )
@@ -339,13 +335,21 @@ fn options_in_force(
     }
     let on_agent_loss = pb::OnAgentLoss::try_from(asked.on_agent_loss)
         .map_err(|_| Fault::field("spec.options.on_agent_loss", "not one of the choices"))?;
-    pb::Durability::try_from(asked.durability)
-        .map_err(|_| Fault::field("spec.options.durability", "not one of the choices"))?;
+    let durability = match pb::Durability::try_from(asked.durability) {
+        Ok(pb::Durability::Ephemeral) => pb::Durability::Ephemeral,
+        Ok(pb::Durability::Durable | pb::Durability::Unspecified) => pb::Durability::Durable,
+        Err(_) => {
+            return Err(Fault::field(
+                "spec.options.durability",
+                "not one of the choices",
+            ));
+        }
+    };
     Ok(pb::TaskOptions {
         priority: 5,
         deadline: Some((at.wall + left).into()),
         timeout: None,
-        durability: pb::Durability::Durable.into(),
+        durability: durability.into(),
         on_agent_loss: on_agent_loss.into(),
         detached: asked.detached,
         fail_fast: asked.fail_fast,
@@ -543,9 +547,6 @@ mod tests {
         }),
         ("spec.options.budget", Reason::Unimplemented, |s| {
             options(s).budget = Some(pb::Usage::default());
-        }),
-        ("spec.options.durability", Reason::Unimplemented, |s| {
-            options(s).set_durability(pb::Durability::Ephemeral);
         }),
         ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
             options(s).set_on_agent_loss(pb::OnAgentLoss::Restart);

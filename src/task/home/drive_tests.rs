@@ -745,7 +745,7 @@ impl Bench {
         (basic, full, events, pieces.collect())
     }
 
-    async fn all(&self, limit: usize) -> Vec<String> {
+    pub(super) async fn all(&self, limit: usize) -> Vec<String> {
         let mut query = ListQuery {
             viewer: Arc::new(own()),
             filter: pb::ListTasksRequest::default(),

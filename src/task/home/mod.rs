@@ -6,6 +6,7 @@
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `children`: tasks that end with the attempt that made them; pure.
+//! - `ephemeral`: tasks in memory only, in shards of their own.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
@@ -21,6 +22,7 @@ mod counted;
 mod dispatch;
 mod effect;
 mod entry;
+mod ephemeral;
 mod finished;
 mod gate;
 mod give;
@@ -50,6 +52,8 @@ mod watch;
 mod disk_tests;
 #[cfg(test)]
 mod drive_tests;
+#[cfg(test)]
+mod ephemeral_tests;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]

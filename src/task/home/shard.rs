@@ -64,7 +64,8 @@ pub(super) struct Shard {
     /// For the carriers that it starts.
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) journal: Journal,
-    pub(super) released: Arc<Released>,
+    /// `None`: the journal has no disk, and keeps nothing.
+    pub(super) released: Option<Arc<Released>>,
     pub(super) archiving: Archiving,
     pub(super) metrics: Arc<TaskMetrics>,
     pub(super) place: usize,
@@ -386,13 +387,15 @@ impl Running {
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
-        if self.shard.tasks.records.is_empty() {
+        if self.shard.tasks.records.is_empty()
+            && let Some(released) = self.shard.released.clone()
+        {
             let segments = self.shard.journal.segments();
             self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
             // Not before what makes the old records needless is on disk itself: the journal may wait
             // for room to write it.
-            let (journal, released) = (self.shard.journal.clone(), self.shard.released.clone());
+            let journal = self.shard.journal.clone();
             let place = self.shard.place;
             let release = Box::new(move || journal.release(released.up_to(place, first)));
             self.gated.push_back((self.last, Gated::Answer(release)));
