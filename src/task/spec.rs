@@ -30,6 +30,10 @@ pub const LABEL_BYTES_MAX: usize = 256;
 pub const DEPTH_MAX: usize = 32;
 /// Most hops above a task: a circle of agents ends here.
 pub const CHAIN_MAX: usize = 8;
+/// Weight of a task that names none.
+pub const PRIORITY: u32 = 5;
+/// Largest weight.
+pub const PRIORITY_MAX: u32 = 10;
 /// Deadline of a task that names none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(3600);
 /// Longest deadline.
@@ -167,7 +171,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
     let Some(options) = &spec.options else {
         return Ok(());
     };
-    refuse(!matches!(options.priority, 0 | 5), "spec.options.priority")?;
     refuse(options.callback.is_some(), "spec.options.callback")?;
     refuse(options.budget.is_some(), "spec.options.budget")?;
     refuse(
@@ -346,7 +349,7 @@ fn options_in_force(
         }
     };
     Ok(pb::TaskOptions {
-        priority: 5,
+        priority: priority_of(asked.priority)?,
         deadline: Some((at.wall + left).into()),
         timeout: None,
         durability: durability.into(),
@@ -356,6 +359,18 @@ fn options_in_force(
         callback: None,
         budget: None,
     })
+}
+
+/// The priority in force.
+fn priority_of(asked: u32) -> Result<u32, Fault> {
+    match asked {
+        0 => Ok(PRIORITY),
+        priority if priority <= PRIORITY_MAX => Ok(priority),
+        _ => {
+            let text = format!("1 to {PRIORITY_MAX}; 0 stands for {PRIORITY}");
+            Err(Fault::field("spec.options.priority", text))
+        }
+    }
 }
 
 /// What a child takes over from the attempt that made it.
@@ -539,8 +554,8 @@ mod tests {
         ("spec.scope", Reason::Unimplemented, |s| {
             s.scope.push(pb::AgentSkill::default());
         }),
-        ("spec.options.priority", Reason::Unimplemented, |s| {
-            options(s).priority = 9;
+        ("spec.options.priority", Reason::InvalidField, |s| {
+            options(s).priority = 11;
         }),
         ("spec.options.callback", Reason::Unimplemented, |s| {
             options(s).callback = Some(pb::Callback::default());

@@ -10,6 +10,7 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::turns::Turn;
 
 /// A task with what is not on disk.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Entry {
     pub(super) deadline: Instant,
     /// Where it waits, while it does.
     pub(super) lane: Option<Lane>,
+    /// Its turn there, also after it has gone: should it come back.
+    pub(super) turn: Option<Turn>,
     /// When the executor is lost, unless it is heard before.
     pub(super) lost_at: Option<Instant>,
     pub(super) cancel_by: Option<Instant>,
@@ -67,6 +70,7 @@ impl Entry {
             kept: Arc::new(kept),
             deadline,
             lane: None,
+            turn: None,
             lost_at: None,
             cancel_by: None,
             wake: None,

@@ -95,7 +95,8 @@ impl Tasks {
         let namespace = &entry.kept.task.namespace;
         let lane = Lanes::name(namespace, selector.unwrap_or(&EMPTY), hasty);
         entry.lane = Some(lane.clone());
-        self.lanes.insert(lane, task);
+        let flow = entry.kept.flow();
+        entry.turn = Some(self.lanes.insert(lane, task, flow, entry.turn));
     }
 
     /// Takes a task out of its lane until then: those behind it need not wait for it.
@@ -105,7 +106,7 @@ impl Tasks {
         };
         entry.rests_until = Some(until);
         if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
+            self.lanes.remove(&lane, task, false);
         }
         self.lanes.rest(task);
     }
@@ -272,7 +273,7 @@ impl Tasks {
             return;
         };
         if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
+            self.lanes.remove(&lane, task, true);
         }
         // Nothing is lost before it was sent: see `Tasks::sent`.
         entry.lost_at = None;

@@ -361,7 +361,7 @@ impl Tasks {
             return;
         }
         if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
+            self.lanes.remove(&lane, task, false);
         }
         if entry.rests_until.take().is_some() {
             self.lanes.wake(task);

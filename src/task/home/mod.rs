@@ -2,7 +2,7 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
+//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `children`: tasks that end with the attempt that made them; pure.
@@ -44,6 +44,7 @@ mod serve;
 mod shard;
 mod snapshot;
 mod submit;
+mod turns;
 mod update;
 mod view;
 mod watch;
