@@ -19,7 +19,7 @@ const FAIR: usize = CALLS * 3 / 4 / WORKERS;
 const LOST_AFTER: &str = "6s";
 /// Calls that may be under way to an instance at the moment at which it breaks, or be given to it
 /// before that is seen.
-const HANDFUL: usize = 8;
+const HANDFUL: usize = 10;
 
 fn shown(failed: &[&Call]) -> String {
     format!("{} calls: {failed:#?}", failed.len())
@@ -54,17 +54,29 @@ async fn an_instance_that_is_out_of_reach_is_left_alone() {
     let callers = scene.callers(PACE);
     more(&callers, 40).await;
     let refuses = Spell::of(&scene, &callers, 1, Trouble::Refuses, CALLS).await;
-    let hangs = Spell::of(&scene, &callers, 2, Trouble::Hangs, CALLS).await;
-    let resets = Spell::of(&scene, &callers, 3, Trouble::Resets, CALLS).await;
-    let flaps = Spell::of(&scene, &callers, 4, Trouble::Flaps, 2 * CALLS).await;
+    let hangs = Spell::of(&scene, &callers, 2, Trouble::Hangs, 2 * CALLS).await;
     let calls = callers.stop().await;
 
     let failed = refuses.failed(&calls);
     assert!(failed.is_empty(), "{}", shown(&failed));
-    let failed = hangs.failed(&calls);
-    assert!(failed.len() <= HANDFUL, "{}", shown(&failed));
+    // It hangs for longer than it takes to give up what it caught.
+    let caught = hangs.caught(&calls);
+    assert!(caught.len() <= HANDFUL, "{}", shown(&caught));
+}
+
+#[tokio::test]
+async fn connections_that_break_cost_next_to_nothing() {
+    let scene = Scene::start(WORK, LOST_AFTER, 16).await;
+    let callers = scene.callers(PACE);
+    more(&callers, 40).await;
+    let resets = Spell::of(&scene, &callers, 3, Trouble::Resets, CALLS).await;
+    let flaps = Spell::of(&scene, &callers, 4, Trouble::Flaps, 2 * CALLS).await;
+    let calls = callers.stop().await;
+
+    // Work goes on over the next connection, whether it may run twice or not.
     let failed = resets.failed(&calls);
     assert!(failed.is_empty(), "{}", shown(&failed));
+    // What is under way as it goes is under way there for as long as it is away.
     let failed = flaps.failed(&calls);
     assert!(failed.len() <= HANDFUL, "{}", shown(&failed));
 }
