@@ -167,10 +167,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
     refuse(
         options.durability() == pb::Durability::Ephemeral,
         "spec.options.durability",
-    )?;
-    refuse(
-        options.on_agent_loss() == pb::OnAgentLoss::Restart,
-        "spec.options.on_agent_loss",
     )
 }
 
@@ -542,9 +538,6 @@ mod tests {
         }),
         ("spec.options.durability", Reason::Unimplemented, |s| {
             options(s).set_durability(pb::Durability::Ephemeral);
-        }),
-        ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
-            options(s).set_on_agent_loss(pb::OnAgentLoss::Restart);
         }),
     ];
 
