@@ -206,8 +206,8 @@ async fn a_mistake_is_told_with_its_path_and_nothing_is_put() {
     let said = "rules[1].limits.max_in_flight: must be 0 to 10000";
     assert!(refused.err.contains(said), "{}", refused.err);
     // Who writes no files is told the same by the registry itself.
-    let pool = crate::support::client::pool(&site.state().join("operator"));
-    let mut registry = crate::support::client::registry(&pool, &up.endpoints.registry.mtls);
+    let pool = client::pool(&site.state().join("operator"));
+    let mut registry = client::registry(&pool, &up.endpoints.registry.mtls);
     let request = pb::PutRuleRequest {
         rule: Some(pb::TrafficRule {
             name: "bad".into(),
