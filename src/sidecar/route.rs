@@ -311,14 +311,12 @@ mod tests {
     }
 
     impl Bench {
-        /// All breakers are open, by calls that nobody chose.
+        /// The first one's breaker is open, by calls that nobody chose.
         fn broken(self) -> Self {
-            for member in self.reach.set.members() {
-                for _ in 0..5 {
-                    let (endpoint, settings) = (member.endpoint.clone(), Arc::default());
-                    let permit = Permit::outside(endpoint, settings, self.now);
-                    permit.finish(Outcome::Failure, self.now, 0.0);
-                }
+            let first = &self.reach.set.members()[0].endpoint;
+            for _ in 0..5 {
+                let permit = Permit::outside(first.clone(), Arc::default(), self.now);
+                permit.finish(Outcome::Failure, self.now, 0.0);
             }
             self
         }
@@ -429,17 +427,21 @@ mod tests {
             },
             ..Default::default()
         };
-        let mut bench = Bench::new(&[("a", "")]).treated(settings);
-        let held = bench.first();
-        let mut bench = bench.broken();
-        bench.now += Duration::from_secs(2);
-        let picked = bench.first();
-        assert!(
-            matches!(picked, Pick::Ejected(Some(until)) if until <= bench.now + ROOM_AGAIN),
-            "{picked:?}"
-        );
-        drop(held);
-        assert!(matches!(bench.first(), Pick::Go(..)));
+        // Alone, and beside one that is well and does not fit.
+        let all = [("a", "1.0.0"), ("b", "2.0.0")];
+        for all in [&all[..1], &all[..]] {
+            let mut bench = Bench::new(all).treated(settings.clone());
+            let held = bench.promised("1.0.0");
+            let mut bench = bench.broken();
+            bench.now += Duration::from_secs(2);
+            let picked = bench.promised("1.0.0");
+            assert!(
+                matches!(picked, Pick::Ejected(Some(until)) if until <= bench.now + ROOM_AGAIN),
+                "{picked:?}"
+            );
+            drop(held);
+            assert_eq!(went(&bench.promised("1.0.0")), "a");
+        }
     }
 
     #[tokio::test(start_paused = true)]
