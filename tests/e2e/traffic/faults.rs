@@ -17,6 +17,9 @@ const CALLS: usize = 150;
 const FAIR: usize = CALLS * 3 / 4 / WORKERS;
 /// Longer than it takes to see that an instance does not answer.
 const LOST_AFTER: &str = "6s";
+/// Longer than a connection may stay away that was cut again and again as it was made: between two
+/// tries are up to 5 s then.
+const LOST_LATE: &str = "30s";
 /// Calls that may be under way to an instance at the moment at which it breaks, or be given to it
 /// before that is seen.
 const HANDFUL: usize = 10;
@@ -66,7 +69,7 @@ async fn an_instance_that_is_out_of_reach_is_left_alone() {
 
 #[tokio::test]
 async fn connections_that_break_cost_next_to_nothing() {
-    let scene = Scene::start(WORK, LOST_AFTER, 16).await;
+    let scene = Scene::start(WORK, LOST_LATE, 16).await;
     let callers = scene.callers(PACE);
     more(&callers, 40).await;
     let resets = Spell::of(&scene, &callers, 3, Trouble::Resets, CALLS).await;
