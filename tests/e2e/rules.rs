@@ -309,7 +309,7 @@ async fn a_change_whose_caller_hung_up_is_written_down_all_the_same() {
         let missing = made.iter().find(|rule| {
             let name = format!("default/{}", rule.name);
             let named = |line: &&str| line.split([' ', '"', '=', ',']).any(|word| word == name);
-            !put.iter().any(|line| named(line))
+            !put.iter().any(named)
         });
         missing.map_or(Ok(()), |rule| Err(rule.name.clone()))
     })
