@@ -173,10 +173,7 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
     };
     refuse(options.callback.is_some(), "spec.options.callback")?;
     refuse(options.budget.is_some(), "spec.options.budget")?;
-    refuse(
-        options.on_agent_loss() == pb::OnAgentLoss::Restart,
-        "spec.options.on_agent_loss",
-    )
+    Ok(())
 }
 
 fn check_selector(spec: &mut pb::TaskSpec, namespace: &Label) -> Result<pb::Selector, Fault> {
@@ -562,9 +559,6 @@ mod tests {
         }),
         ("spec.options.budget", Reason::Unimplemented, |s| {
             options(s).budget = Some(pb::Usage::default());
-        }),
-        ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
-            options(s).set_on_agent_loss(pb::OnAgentLoss::Restart);
         }),
     ];
 

@@ -274,6 +274,45 @@ async fn an_agent_is_never_pinged() {
 }
 
 #[tokio::test]
+async fn an_agent_that_answers_what_nobody_can_read_does_not_serve_and_ends_nothing() {
+    let odd = watch::Sender::new(false);
+    let answers = odd.subscribe();
+    let bench = Bench::watching(Probing::Check, |bench| {
+        let socket = tokio::net::UnixListener::bind(bench.socket()).unwrap();
+        let health = Health::new(&[]);
+        let routes = Routes::new(health.service(Stop::new())).into_axum_router();
+        let spoils = axum::middleware::from_fn(
+            move |request: axum::extract::Request, next: axum::middleware::Next| {
+                let odd = *answers.borrow();
+                async move {
+                    if !odd {
+                        return next.run(request).await;
+                    }
+                    let mut answer = tonic::Status::unavailable("").into_http();
+                    let details = http::HeaderValue::from_static("!");
+                    answer
+                        .headers_mut()
+                        .insert("grpc-status-details-bin", details);
+                    answer
+                }
+            },
+        );
+        let served = tonic::transport::Server::builder()
+            .add_routes(Routes::from(routes.layer(spoils)))
+            .serve_with_incoming(UnixListenerStream::new(socket));
+        bench
+            .nursery
+            .adopt("agent", async move { served.await.unwrap() });
+    });
+    bench.is(pb::Health::Serving).await;
+    odd.send_replace(true);
+    bench.is(pb::Health::NotServing).await;
+    odd.send_replace(false);
+    bench.is(pb::Health::Serving).await;
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_calls_get_no_word_out_of_is_looked_at_at_once() {
     let health = Health::new(&[]);
     let bench = Bench::watching(Probing::Check, |bench| bench.serve(&["/Check"], &health));

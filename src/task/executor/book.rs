@@ -160,11 +160,13 @@ impl Book {
         Found::Unknown { never_begun }
     }
 
-    /// The attempt was never begun: it may come again.
+    /// The attempt was never begun: it may come again, and older ones still may not.
     pub(super) fn unremember(&mut self, task: &TaskId, attempt: u32) {
         let key = self.key(task);
-        if self.newest.get(&key) == Some(&attempt) {
-            self.newest.remove(&key);
+        if let Some(newest) = self.newest.get_mut(&key)
+            && *newest == attempt
+        {
+            *newest = attempt.saturating_sub(1);
         }
     }
 
@@ -315,6 +317,22 @@ mod tests {
         assert!(unknown(&mut book, 1, 1));
         assert_eq!(told(&book.admit(&task(1), 1, inbox())), "ATTEMPT_STALE");
         assert_eq!(told(&book.admit(&task(1), 2, inbox())), "run");
+    }
+
+    #[test]
+    fn what_was_never_begun_may_come_again_and_nothing_older() {
+        let mut book = Book::new(8);
+        let said = |book: &mut Book, attempt| told(&book.admit(&task(1), attempt, inbox()));
+        assert_eq!(said(&mut book, 3), "run");
+        book.unremember(&task(1), 3);
+        book.forget(&task(1), 3, true);
+        assert_eq!(said(&mut book, 2), "ATTEMPT_STALE", "an older one is late");
+        assert_eq!(said(&mut book, 3), "run");
+        // A newer one has come meanwhile.
+        assert_eq!(said(&mut book, 4), "run, fence");
+        book.unremember(&task(1), 3);
+        assert_eq!(said(&mut book, 3), "ATTEMPT_STALE");
+        assert_eq!(book.remembered.len(), 1);
     }
 
     #[test]

@@ -81,10 +81,6 @@ impl Tasks {
             Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
             Heard::NotSent => self.missed(task, world),
             Heard::Silent(_) if entry.gets_another() => {
-                let instance = entry.kept.running.as_ref().map(|at| at.instance.clone());
-                if let Some(instance) = instance {
-                    self.failed_once(task, instance, world);
-                }
                 self.run_again(task, Reason::AgentLost, world);
             }
             Heard::Silent(_) => {}
@@ -140,7 +136,8 @@ impl Tasks {
         self.run_again(task, Reason::AgentLost, world);
     }
 
-    /// A started attempt is over, and the task gets another one.
+    /// A started attempt is over, and the task gets another one: a second try like any other, out
+    /// of the budget, since many are lost together and would all come at once to those who are left.
     fn run_again(&mut self, task: Uuid, why: Reason, world: World<'_>) {
         let Some(entry) = self.tasks.get(&task) else {
             return;
@@ -156,6 +153,7 @@ impl Tasks {
         self.let_go(task, None, world.at.now);
         let state = pb::TaskState::Submitted;
         self.emit(task, Kind::StateChanged(change), state, 0, world.at);
+        self.failed_once(task, running.instance, world);
         self.again(task, world);
     }
 
@@ -310,8 +308,6 @@ impl Tasks {
                 attempt,
                 update: number,
             });
-            let instance = running.instance.clone();
-            self.failed_once(task, instance, world);
             if unavailable {
                 self.run_again(task, Reason::AgentUnavailable, world);
             } else {

@@ -402,6 +402,27 @@ async fn what_was_taken_and_not_begun_goes_elsewhere_without_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_word_is_waited_for_as_long_as_the_rule_says_and_a_little() {
+    for (patience, waited) in [(None, 20), (Some(3), 4), (Some(60), 61)] {
+        let mut bench = Bench::memory(&[]);
+        *bench.route.patience.lock().unwrap() = patience.map(Duration::from_secs);
+        bench.route.set(&["i1", "i2"], true);
+        let began = Instant::now();
+        let _updates = bench.run().await;
+        // The streams are open, and nobody says anything.
+        let first = bench.next().await;
+        let second = loop {
+            let opened = bench.next().await;
+            if opened.instance != first.instance {
+                break opened;
+            }
+        };
+        assert_eq!(second.instance.as_str(), "i2");
+        assert_eq!(began.elapsed().as_secs(), waited, "{patience:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_whose_carrier_dies_is_lost_long_before_its_deadline() {
     let bench = Bench::memory(&["broken"]);
     let began = Instant::now();

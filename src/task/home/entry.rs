@@ -1,6 +1,6 @@
 //! One task in memory: what is on disk of it, and what is not.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) settings: Option<Arc<Settings>>,
     /// The running attempt has said something.
     pub(super) heard: bool,
+    /// How long the executor that it was last sent to may say nothing at all before it is lost.
+    pub(super) lost_after: Duration,
 }
 
 /// A try that failed: the next one is made elsewhere, or here after a while.
@@ -85,6 +87,7 @@ impl Entry {
             rests_until: None,
             settings: None,
             heard: false,
+            lost_after: Duration::ZERO,
         }
     }
 

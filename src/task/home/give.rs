@@ -13,6 +13,7 @@ use crate::task::doors::{Call, Candidate, Pick, Want};
 use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
 
+use super::dispatch::first_word_within;
 use super::entry::{Again, Entry};
 use super::lanes::Lanes;
 use super::machine::{Carrying, Effect, Tasks, World};
@@ -29,6 +30,10 @@ const PUMP_AGAIN: Duration = Duration::from_millis(10);
 const PUMP_STUCK: Duration = Duration::from_millis(250);
 /// Least time that a task rests: whoever asks again at once hears the same.
 const REST_LEAST: Duration = Duration::from_millis(1);
+
+/// What is left, after an executor has said nothing for as long as it may, to find out by a resume
+/// whether it has the attempt.
+const FIND_OUT: Duration = Duration::from_secs(10);
 
 /// What became of a try to give a task out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +284,7 @@ impl Tasks {
         entry.lost_at = None;
         entry.heard = false;
         entry.settings = call.permit.settings().cloned();
+        entry.lost_after = lost_after(self.lost_after, &call);
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
@@ -313,7 +319,8 @@ impl Tasks {
             running.is_some_and(|running| running.attempt == attempt)
         });
         if let Some(entry) = running {
-            entry.lost_at.get_or_insert(now + self.lost_after);
+            let lost_at = now + entry.lost_after;
+            entry.lost_at.get_or_insert(lost_at);
             self.settle(task);
         }
     }
@@ -364,6 +371,14 @@ impl Entry {
     fn has_past(&self) -> bool {
         self.again.is_some() || !self.kept.tried.is_empty() || self.kept.contract.is_some()
     }
+}
+
+/// How long an executor may say nothing at all before it is lost: a rule may give it longer than is
+/// usual, and what is held up on purpose has not even been sent.
+fn lost_after(usual: Duration, call: &Call) -> Duration {
+    let found_out = |_| first_word_within(call) + FIND_OUT;
+    let usual = usual + call.injected.delay.unwrap_or_default();
+    call.patience.map_or(Duration::ZERO, found_out).max(usual)
 }
 
 /// Asks who gets the task.
