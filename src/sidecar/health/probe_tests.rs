@@ -184,8 +184,11 @@ async fn a_restart_between_two_looks_is_seen_by_the_next_one() {
             tokio::task::yield_now().await;
         }
         cuts.send_replace(Fate::Ended);
+        // Long enough for the connection to hear of its end, and nobody asks it.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
         let seen = async {
-            // The system may take its time to say so.
             while bench.looks().await.1 == Look::Serving {
                 tokio::task::yield_now().await;
             }
