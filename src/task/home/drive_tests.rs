@@ -552,11 +552,18 @@ async fn watchers_start_anywhere_and_strangers_see_nothing() {
     };
     let fault = bench.home.get(&elsewhere, &me, false).await.unwrap_err();
     assert_eq!(fault.reason, Reason::HomeElsewhere);
+    // One that is behind has events before it that it did not read yet.
+    let mut behind = bench.watch(&id, 0).await.unwrap();
+    snapshot(&mut behind).await;
+    assert_eq!(event(&mut behind).await.seq, 1);
     bench.home.drain().await;
-    assert!(matches!(shown(&mut updates).await, Shown::Keepalive(alive) if alive.last_seq == 601));
-    let fault = updates.next().await.unwrap().unwrap_err();
-    assert_eq!(fault.reason, Reason::Draining);
-    assert!(updates.next().await.is_none());
+    for (updates, cursor) in [(&mut updates, 601), (&mut behind, 1)] {
+        let said = shown(updates).await;
+        assert!(matches!(said, Shown::Keepalive(alive) if alive.last_seq == cursor));
+        let fault = updates.next().await.unwrap().unwrap_err();
+        assert_eq!(fault.reason, Reason::Draining);
+        assert!(updates.next().await.is_none());
+    }
     let asked = Submission {
         spec: spec(pb::TaskOptions::default()),
         caller: own(),
