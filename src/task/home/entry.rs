@@ -62,6 +62,8 @@ pub(super) struct Again {
     pub(super) failed: u32,
     /// Not there again before this.
     pub(super) not_before: Instant,
+    /// The next try is taken out of the budget: where the last one was made, somebody is there.
+    pub(super) charged: bool,
     /// Nor anywhere else: it was tried as often as it may be without a pause.
     pub(super) anywhere: bool,
 }

@@ -269,6 +269,7 @@ impl Tasks {
             instance,
             failed,
             not_before: world.at.now + wait,
+            charged: true,
             anywhere: failed >= retry.attempts.clamp(1, RetrySettings::ATTEMPTS_MAX),
         });
     }
@@ -396,7 +397,7 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
         context: &kept.task.context_id,
         exclude: &exclude,
         contract: kept.contract.as_ref(),
-        again: entry.again.is_some(),
+        again: entry.again.as_ref().is_some_and(|again| again.charged),
         allows,
     };
     let picked = world.route.pick(&want, world.at.now);

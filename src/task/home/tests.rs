@@ -601,28 +601,33 @@ async fn many_that_cannot_go_are_looked_at_in_peace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_was_lost_goes_elsewhere_out_of_the_budget() {
-    let mut bench = Bench::new(&["i1", "i2", "i3"], true);
+async fn what_was_lost_goes_elsewhere_at_once_and_what_is_silent_out_of_the_budget() {
+    let mut bench = Bench::new(&["i1", "i2", "i3", "i4"], true);
     let task = bench.submit();
+    let until = bench.at.now + Duration::from_secs(60);
+    bench.instead(Some(Instead::OverBudget(until)));
+    // Its process is gone, or has not been heard of for too long.
     bench.hear(task, Heard::Accepted);
+    bench.hear(task, UNKNOWN);
+    assert_eq!(bench.went(), ["i1", "i2"]);
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, Heard::Broken(bench.at.now));
+    bench.pass(Duration::from_secs(45));
+    assert_eq!(bench.went(), ["i1", "i2", "i3"]);
+
+    // Here somebody is there, who may have too much to do.
+    let mut bench = Bench::new(&["i1", "i2"], true);
+    let task = bench.submit();
     let until = bench.at.now + Duration::from_millis(300);
     bench.instead(Some(Instead::OverBudget(until)));
-    bench.hear(task, UNKNOWN);
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, Heard::Silent(bench.at.now));
+    assert_eq!(bench.state(task), pb::TaskState::Submitted);
     assert_eq!(bench.went(), ["i1"]);
     assert_eq!(bench.tasks.next_wake(), Some(until));
     bench.instead(None);
     bench.pass(Duration::from_millis(300));
     assert_eq!(bench.went(), ["i1", "i2"]);
-    // Also when it is only by the silence that it is known.
-    bench.hear(task, Heard::Accepted);
-    bench.hear(task, Heard::Broken(bench.at.now));
-    bench.instead(Some(Instead::OverBudget(until + Duration::from_secs(60))));
-    bench.pass(Duration::from_secs(45));
-    assert_eq!(bench.state(task), pb::TaskState::Submitted);
-    assert_eq!(bench.went(), ["i1", "i2"]);
-    bench.instead(None);
-    bench.pass(Duration::from_secs(60));
-    assert_eq!(bench.went(), ["i1", "i2", "i3"]);
 }
 
 #[tokio::test(start_paused = true)]
