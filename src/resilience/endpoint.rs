@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::breaker::{Breaker, Trip, Turn};
-use super::ewma::{FailureShare, PeakEwma};
+use super::ewma::FailureShare;
 use super::outcome::Outcome;
+use super::pace::{Kind, Paces, Speed};
 use super::settings::{BalanceSettings, Settings};
 
 /// Least share that an instance in its slow start is given.
@@ -68,10 +69,7 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     in_flight: u32,
-    /// Calls whose first message has not come, and the sum of the seconds at which they went out.
-    waiting: u32,
-    waiting_since: f64,
-    latency: PeakEwma,
+    paces: Paces,
     failures: FailureShare,
     paused_until: Option<Instant>,
     breaker: Breaker,
@@ -80,9 +78,21 @@ struct State {
 /// What decides between two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
-    latency: Option<f64>,
+    speed: Speed,
     penalty: f64,
     factor: f64,
+}
+
+/// A call that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    /// When it went out.
+    pub(super) at: Instant,
+    /// What it counts for besides all calls.
+    kind: Option<Kind>,
+    /// Its first message has not come.
+    pub(super) waiting: bool,
+    pub(super) probe: bool,
 }
 
 /// An open breaker.
@@ -150,7 +160,7 @@ impl Endpoint {
     pub fn restarted(&self) {
         let mut state = self.state.lock();
         state.breaker.reset();
-        state.latency = PeakEwma::default();
+        state.paces.forget();
         state.failures = FailureShare::default();
         state.paused_until = None;
         drop(state);
@@ -182,7 +192,7 @@ impl Endpoint {
             consecutive: state.breaker.consecutive(),
             window: state.breaker.sums(now),
             in_flight: state.in_flight,
-            latency: state.latency.read(decay, now).map(seconds),
+            latency: state.paces.measured(decay, now).map(seconds),
             penalty: settings
                 .balance
                 .penalty
@@ -234,55 +244,67 @@ impl Endpoint {
         self.state.lock().has_room(settings, now)
     }
 
-    /// What the next call there would cost; `None`: it has no room for one, the breaker aside.
-    pub(super) fn cost(&self, settings: &BalanceSettings, now: Instant) -> Option<Cost> {
+    /// Calls of this kind will come.
+    pub(super) fn expect(&self, kind: Kind) {
+        self.state.lock().paces.expect(kind);
+    }
+
+    /// What the next call of a kind would cost there; `None`: it has no room for one, the breaker
+    /// aside.
+    pub(super) fn cost(
+        &self,
+        kind: Option<Kind>,
+        settings: &BalanceSettings,
+        now: Instant,
+    ) -> Option<Cost> {
         let state = self.state.lock();
         if !state.has_room(settings, now) {
             return None;
         }
-        let measured = state.latency.read(settings.decay, now);
-        // Whoever waits for an answer now tells more than those that had one.
-        let waited = (state.waiting > 0).then(|| {
-            let at = now.saturating_duration_since(self.origin).as_secs_f64();
-            (at - state.waiting_since / f64::from(state.waiting)).max(0.0)
-        });
-        let latency = match (measured, waited) {
-            (Some(measured), Some(waited)) => Some(measured.max(waited)),
-            (measured, _) => measured,
-        };
+        let speed = state
+            .paces
+            .speed(kind, self.offset(now), (settings.decay, now));
         let failures = state.failures.read(settings.decay, now);
         Some(Cost {
-            latency,
+            speed,
             penalty: settings.penalty.as_secs_f64() * failures,
             factor: f64::from(state.in_flight + 1) / self.share(settings, now),
         })
     }
 
-    /// A call goes out; false: it was to be the probe, and somebody else's is.
-    pub(super) fn begin(&self, probe: bool, now: Instant) -> bool {
+    /// A call goes out; `None`: it was to be the probe, and somebody else's is.
+    pub(super) fn begin(&self, kind: Option<Kind>, probe: bool, now: Instant) -> Option<Begun> {
         let mut state = self.state.lock();
         if probe && !state.breaker.begin_probe(now) {
-            return false;
+            return None;
         }
         state.in_flight += 1;
-        state.waiting += 1;
-        state.waiting_since += self.offset(now);
+        let counted = state.paces.begin(kind, self.offset(now));
         drop(state);
         if probe {
             self.epoch.advance();
         }
-        true
+        Some(Begun {
+            at: now,
+            kind: kind.filter(|_| counted),
+            waiting: true,
+            probe,
+        })
     }
 
-    /// The call that began then is not waited for.
-    pub(super) fn unmeasured(&self, begun: Instant) {
-        let mut state = self.state.lock();
-        self.stop_waiting(&mut state, begun);
+    /// A call is not waited for.
+    pub(super) fn unmeasured(&self, call: &mut Begun) {
+        if std::mem::take(&mut call.waiting) {
+            let mut state = self.state.lock();
+            state.paces.stop(call.kind, self.offset(call.at));
+        }
     }
 
-    /// The call that began then really goes out now.
-    pub(super) fn sent(&self, begun: Instant, now: Instant) {
-        self.state.lock().waiting_since += self.offset(now) - self.offset(begun);
+    /// A call that is waited for really goes out now.
+    pub(super) fn sent(&self, call: &mut Begun, now: Instant) {
+        let (counted, at) = (self.offset(call.at), self.offset(now));
+        self.state.lock().paces.sent(call.kind, counted, at);
+        call.at = now;
     }
 
     /// It took the probe.
@@ -290,18 +312,20 @@ impl Endpoint {
         self.state.lock().breaker.probe_taken();
     }
 
-    /// The first message of a call that went out at `begun` is here.
+    /// The first message of a call that is waited for is here. No more than that is asked of a probe.
     pub(super) fn answered(
         &self,
-        begun: Instant,
-        probe: bool,
+        call: &mut Begun,
         settings: &Settings,
         now: Instant,
     ) -> Option<Turn> {
+        let probe = std::mem::take(&mut call.probe);
+        call.waiting = false;
         let mut state = self.state.lock();
-        self.stop_waiting(&mut state, begun);
-        let took = now.saturating_duration_since(begun);
-        state.latency.observe(took, settings.balance.decay, now);
+        let took = now.saturating_duration_since(call.at);
+        let by = (settings.balance.decay, now);
+        state.paces.stop(call.kind, self.offset(call.at));
+        state.paces.answered(call.kind, took, by);
         if !probe {
             return None;
         }
@@ -317,18 +341,18 @@ impl Endpoint {
         turn
     }
 
-    /// A call is over that went out at `begun`. `waiting`: its first message never came.
+    /// A call is over.
     pub(super) fn finish(
         &self,
-        (begun, waiting, probe): (Instant, bool, bool),
+        call: Begun,
         outcome: Outcome,
         settings: &Settings,
         (now, chance): (Instant, f64),
     ) -> Option<Turn> {
         let mut state = self.state.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
-        if waiting {
-            self.stop_waiting(&mut state, begun);
+        if call.waiting {
+            state.paces.stop(call.kind, self.offset(call.at));
         }
         let balance = &settings.balance;
         match outcome {
@@ -343,29 +367,20 @@ impl Endpoint {
             Outcome::Neutral => {}
         }
         let breaker = &settings.breaker;
-        let turn = if probe {
+        let turn = if call.probe {
             state.breaker.probed(outcome, breaker, now, chance)
         } else {
-            let flowed = state.breaker.flowed(outcome, breaker, begun, now);
+            let flowed = state.breaker.flowed(outcome, breaker, call.at, now);
             flowed.or_else(|| state.breaker.record(outcome, breaker, now, chance))
         };
         if turn == Some(Turn::Closed) {
             state.failures = FailureShare::default();
         }
         drop(state);
-        if turn.is_some() || probe {
+        if turn.is_some() || call.probe {
             self.epoch.advance();
         }
         turn
-    }
-
-    fn stop_waiting(&self, state: &mut State, begun: Instant) {
-        state.waiting = state.waiting.saturating_sub(1);
-        state.waiting_since -= self.offset(begun);
-        if state.waiting == 0 {
-            // Sums of differences drift; nobody waiting is zero.
-            state.waiting_since = 0.0;
-        }
     }
 
     fn offset(&self, at: Instant) -> f64 {
@@ -396,14 +411,12 @@ impl State {
 impl Cost {
     /// Whether what failed there lately weighs more than how fast it is.
     pub(super) fn is_doubtful(self) -> bool {
-        self.penalty > self.latency.unwrap_or(UNKNOWN)
+        self.penalty > self.speed.known().unwrap_or(UNKNOWN)
     }
 
-    /// Whether this one is the better choice. One that was never measured is taken to be as fast as
-    /// the other: it would otherwise be flooded, or never be tried.
+    /// Whether this one is the better choice.
     pub(super) fn beats(self, other: Self) -> bool {
-        let either = self.latency.or(other.latency).unwrap_or(UNKNOWN);
-        let of = |cost: Self| (cost.latency.unwrap_or(either) + cost.penalty) * cost.factor;
-        of(self) < of(other)
+        let (own, others) = self.speed.pair(other.speed).unwrap_or((UNKNOWN, UNKNOWN));
+        (own + self.penalty) * self.factor < (others + other.penalty) * other.factor
     }
 }

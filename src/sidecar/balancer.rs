@@ -21,7 +21,7 @@ use crate::{
     domain::{AgentName, Label, SkillName},
     pb,
     registry::client::{Entry, Mirror, Query, Rules},
-    resilience::{Budget, Endpoint, Member, Permit, Set},
+    resilience::{Budget, Endpoint, Kind, Member, Permit, Set},
     task::{Candidate, Contract},
 };
 
@@ -287,6 +287,7 @@ impl Balancer {
         let members = entries.iter().filter_map(member).collect();
         let epoch = self.endpoints.epoch().clone();
         let set = Set::new(members, &whole.weights, whole.settings, epoch);
+        let set = set.of_kind(Kind::new(named(skill.as_str())));
         target.reach.set = Arc::new(set);
         target.entries = entries;
         target.rules = rules;
@@ -368,12 +369,13 @@ mod tests {
         runtime::Nursery,
     };
 
-    fn put(instance: &str, agent: &str, skill: &str, boot_id: &str) -> Change {
-        let skills = vec![pb::Skill {
-            name: skill.into(),
+    fn put(instance: &str, agent: &str, skills: &str, boot_id: &str) -> Change {
+        let skill = |name: &str| pb::Skill {
+            name: name.into(),
             version: "1.2.3".into(),
             ..Default::default()
-        }];
+        };
+        let skills = skills.split(' ').map(skill).collect();
         let card = pb::AgentCard {
             skills,
             ..Default::default()
@@ -559,6 +561,37 @@ mod tests {
             &old,
             &bench.reach("s").set.members()[0].endpoint
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_serves_a_slow_skill_is_not_slow_for_a_quick_one() {
+        let both = |instance| put(instance, "default/x", "slow quick", "1");
+        let bench = Bench::new(vec![both("a"), both("b")]).await;
+        let call = async |skill: &str, takes: u64, only: &str| {
+            let of = |to: &Choice| to.candidate.instance.to_string();
+            let reach = bench.reach(skill);
+            let ask = Ask {
+                sticky: None,
+                allows: &|to: &Arc<Choice>| of(to).starts_with(only),
+            };
+            let Pick::Taken(to, mut permit) =
+                reach.set.pick(&ask, Instant::now(), &mut rand::rng())
+            else {
+                panic!("both are well");
+            };
+            tokio::time::advance(Duration::from_millis(takes)).await;
+            permit.first_message(Instant::now());
+            permit.finish(Outcome::Success, Instant::now(), 0.0);
+            of(to)
+        };
+        let mut had = 0;
+        for _ in 0..20 {
+            call("slow", 2000, "a").await;
+            for _ in 0..10 {
+                had += usize::from(call("quick", 10, "").await == "a");
+            }
+        }
+        assert!((50..150).contains(&had), "half of 200: {had}");
     }
 
     #[tokio::test(start_paused = true)]

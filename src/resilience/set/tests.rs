@@ -120,6 +120,56 @@ fn one_that_is_slow_gets_little_and_the_others_share() {
 }
 
 #[test]
+fn one_that_is_given_the_slow_work_is_not_slow_for_the_quick() {
+    let share = |kinds: Option<[Kind; 2]>| {
+        let mut quick = fleet(4);
+        let same = quick.set.members().iter().map(|member| Member {
+            endpoint: member.endpoint.clone(),
+            ..*member
+        });
+        let mut slow = Fleet {
+            set: Set::new(same.collect(), &[], Arc::default(), quick.set.epoch.clone()),
+            now: quick.now,
+            random: StdRng::seed_from_u64(8),
+        };
+        if let Some([of_quick, of_slow]) = kinds {
+            quick.set = quick.set.of_kind(of_quick);
+            slow.set = slow.set.of_kind(of_slow);
+        }
+        let mut had = 0;
+        for _ in 0..50 {
+            // Only the first one offers the slow skill.
+            let (_, mut permit) = slow.ask(None, &|place| *place == 0).expect("it is well");
+            slow.now += Duration::from_secs(2);
+            permit.first_message(slow.now);
+            permit.finish(Outcome::Success, slow.now, 0.0);
+            quick.now = slow.now;
+            had += quick.calls(20, |_| millis(10), |_| Outcome::Success)[0];
+            slow.now = quick.now;
+        }
+        had
+    };
+    let apart = share(Some([Kind::new(1), Kind::new(2)]));
+    assert!((150..350).contains(&apart), "a quarter of 1000: {apart}");
+    let together = share(Some([Kind::new(1), Kind::new(1)]));
+    assert!(together < 50, "{together}");
+    assert_eq!(share(None), together, "as it is where kinds are not known");
+}
+
+#[test]
+fn one_that_is_slow_for_a_kind_is_found_out_by_that_kind() {
+    let mut fleet = fleet(5);
+    fleet.set = fleet.set.of_kind(Kind::new(1));
+    let slow = |place| if place == 2 { millis(100) } else { millis(10) };
+    let had = fleet.calls(1000, slow, |_| Outcome::Success);
+    assert!(had[2] < 50, "{had:?}");
+    let old = Arc::clone(&fleet.set.members()[2].endpoint);
+    old.restarted();
+    let had = fleet.calls(100, |_| millis(10), |_| Outcome::Success);
+    assert!(had[2] > 5, "another process: {had:?}");
+}
+
+#[test]
 fn one_that_hangs_gets_nothing_more_before_anything_was_heard() {
     let mut fleet = fleet(3);
     let mut held = Vec::new();
@@ -332,6 +382,7 @@ fn a_choice_allocates_nothing() {
             member.group = member.value % 2;
         });
         (0..ejected).for_each(|place| fleet.break_down(place * 10 + 1));
+        fleet.set = fleet.set.of_kind(Kind::new(9));
         // The first one looks at everybody.
         drop(fleet.take());
         let but = |place: &usize| *place != 7;
