@@ -130,8 +130,8 @@ impl Bench {
             endpoint: Arc::clone(&endpoints[place]),
             value: place,
             key: place as u64,
-            local: kind.filters && place % 3 == 0,
-            group: usize::from(kind.filters && place % 5 == 0),
+            local: kind.filters && place.is_multiple_of(3),
+            group: usize::from(kind.filters && place.is_multiple_of(5)),
         };
         let settings = Settings {
             breaker: BreakerSettings {
@@ -149,7 +149,8 @@ impl Bench {
             let set = Set::new(members, weights, Arc::clone(&settings), epoch.clone());
             set.of_kind(Work::new(skill))
         };
-        let set = (1..=kind.skills).map(of).last().expect("at least one");
+        let mut sets: Vec<_> = (1..=kind.skills).map(of).collect();
+        let set = sets.pop().expect("at least one");
         let mut bench = Self {
             set,
             kind,

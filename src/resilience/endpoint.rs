@@ -51,6 +51,11 @@ impl Epoch {
     /// Something changed.
     pub(super) fn advance(&self) {
         self.0.now.fetch_add(1, Ordering::AcqRel);
+        self.ring();
+    }
+
+    /// A call may go that could not: no breaker turned.
+    pub(super) fn ring(&self) {
         self.0.bell.send_replace(());
     }
 }
@@ -69,6 +74,10 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     in_flight: u32,
+    /// Those of them that it has not taken yet.
+    pending: u32,
+    /// Somebody found no room, and is told when there is some.
+    awaited: bool,
     paces: Paces,
     failures: FailureShare,
     paused_until: Option<Instant>,
@@ -92,6 +101,8 @@ pub(super) struct Begun {
     kind: Option<Kind>,
     /// Its first message has not come.
     pub(super) waiting: bool,
+    /// The instance has not taken it.
+    pub(super) pending: bool,
     pub(super) probe: bool,
 }
 
@@ -135,6 +146,8 @@ pub struct Sight {
     pub window: (u32, u32),
     /// Calls under way.
     pub in_flight: u32,
+    /// Those of them that the instance has not taken yet.
+    pub pending: u32,
     /// Peak-sensitive average of the time to the first message.
     pub latency: Option<Duration>,
     /// What failures have added to it for now.
@@ -192,6 +205,7 @@ impl Endpoint {
             consecutive: state.breaker.consecutive(),
             window: state.breaker.sums(now),
             in_flight: state.in_flight,
+            pending: state.pending,
             latency: state.paces.measured(decay, now).map(seconds),
             penalty: settings
                 .balance
@@ -239,6 +253,12 @@ impl Endpoint {
         self.state.lock().paused_until.filter(|until| *until > now)
     }
 
+    /// Whether its bounds leave room for one more call. Who is told that they do not hears the bell
+    /// of the [`Epoch`] when they do again.
+    pub fn is_within(&self, settings: &BalanceSettings) -> bool {
+        self.state.lock().is_within(settings)
+    }
+
     /// Whether one more call may go there, the breaker aside.
     pub(super) fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
         self.state.lock().has_room(settings, now)
@@ -257,7 +277,7 @@ impl Endpoint {
         settings: &BalanceSettings,
         now: Instant,
     ) -> Option<Cost> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if !state.has_room(settings, now) {
             return None;
         }
@@ -279,6 +299,7 @@ impl Endpoint {
             return None;
         }
         state.in_flight += 1;
+        state.pending += 1;
         let counted = state.paces.begin(kind, self.offset(now));
         drop(state);
         if probe {
@@ -288,12 +309,14 @@ impl Endpoint {
             at: now,
             kind: kind.filter(|_| counted),
             waiting: true,
+            pending: true,
             probe,
         })
     }
 
-    /// A call is not waited for.
-    pub(super) fn unmeasured(&self, call: &mut Begun) {
+    /// A call that it has taken before is not waited for.
+    pub(super) fn resumed(&self, call: &mut Begun) {
+        self.taken(call);
         if std::mem::take(&mut call.waiting) {
             let mut state = self.state.lock();
             state.paces.stop(call.kind, self.offset(call.at));
@@ -307,9 +330,17 @@ impl Endpoint {
         call.at = now;
     }
 
-    /// It took the probe.
-    pub(super) fn taken(&self) {
-        self.state.lock().breaker.probe_taken();
+    /// It took a call.
+    pub(super) fn taken(&self, call: &mut Begun) {
+        let mut state = self.state.lock();
+        if call.probe {
+            state.breaker.probe_taken();
+        }
+        let rings = state.settle(call);
+        drop(state);
+        if rings {
+            self.epoch.ring();
+        }
     }
 
     /// The first message of a call that is waited for is here. No more than that is asked of a probe.
@@ -326,7 +357,12 @@ impl Endpoint {
         let by = (settings.balance.decay, now);
         state.paces.stop(call.kind, self.offset(call.at));
         state.paces.answered(call.kind, took, by);
+        let rings = state.settle(call);
         if !probe {
+            drop(state);
+            if rings {
+                self.epoch.ring();
+            }
             return None;
         }
         let turn = state
@@ -344,13 +380,14 @@ impl Endpoint {
     /// A call is over.
     pub(super) fn finish(
         &self,
-        call: Begun,
+        mut call: Begun,
         outcome: Outcome,
         settings: &Settings,
         (now, chance): (Instant, f64),
     ) -> Option<Turn> {
         let mut state = self.state.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
+        let rings = state.settle(&mut call) || std::mem::take(&mut state.awaited);
         if call.waiting {
             state.paces.stop(call.kind, self.offset(call.at));
         }
@@ -379,6 +416,8 @@ impl Endpoint {
         drop(state);
         if turn.is_some() || call.probe {
             self.epoch.advance();
+        } else if rings {
+            self.epoch.ring();
         }
         turn
     }
@@ -402,9 +441,25 @@ impl Endpoint {
 }
 
 impl State {
-    fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
-        let bound = settings.max_in_flight;
-        (bound == 0 || self.in_flight < bound) && self.paused_until.is_none_or(|until| until <= now)
+    fn has_room(&mut self, settings: &BalanceSettings, now: Instant) -> bool {
+        self.is_within(settings) && self.paused_until.is_none_or(|until| until <= now)
+    }
+
+    fn is_within(&mut self, settings: &BalanceSettings) -> bool {
+        let below = |count: u32, bound: u32| bound == 0 || count < bound;
+        let within = below(self.in_flight, settings.max_in_flight)
+            && below(self.pending, settings.max_pending);
+        self.awaited |= !within;
+        within
+    }
+
+    /// It was taken, or is over. Says whether somebody wants to know.
+    fn settle(&mut self, call: &mut Begun) -> bool {
+        if !std::mem::take(&mut call.pending) {
+            return false;
+        }
+        self.pending = self.pending.saturating_sub(1);
+        std::mem::take(&mut self.awaited)
     }
 }
 

@@ -36,7 +36,7 @@ impl Permit {
     pub fn outside(endpoint: Arc<Endpoint>, settings: Arc<Settings>, now: Instant) -> Self {
         let mut permit = Self::begin(endpoint, settings, (None, false), now).unwrap_or_default();
         if let Some(call) = &mut permit.0 {
-            call.endpoint.unmeasured(&mut call.begun);
+            call.endpoint.resumed(&mut call.begun);
         }
         permit
     }
@@ -90,8 +90,8 @@ impl Permit {
 
     /// The instance took the call, and works on it.
     pub fn taken(&mut self) {
-        if let Some(call) = self.0.as_ref().filter(|call| call.begun.probe) {
-            call.endpoint.taken();
+        if let Some(call) = self.0.as_mut().filter(|call| call.begun.pending) {
+            call.endpoint.taken(&mut call.begun);
         }
     }
 

@@ -79,6 +79,7 @@ fn instance(one: &EndpointSight) -> Value {
         "failures_in_a_row": sight.consecutive,
         "window": {"good": good, "bad": bad},
         "in_flight": sight.in_flight,
+        "pending": sight.pending,
         "latency_ms": sight.latency.map(millis),
         "penalty_ms": millis(sight.penalty),
         "paused_ms": sight.paused.map(millis),
@@ -165,6 +166,7 @@ fn settings(settings: &Settings) -> Value {
             "sticky": balance.sticky,
             "slow_start": span(balance.slow_start),
             "max_in_flight": balance.max_in_flight,
+            "max_pending": balance.max_pending,
         },
         "retry": {
             "attempts": retry.attempts,
@@ -191,6 +193,7 @@ mod tests {
             consecutive: 0,
             window: (3, 1),
             in_flight: 0,
+            pending: 0,
             latency: None,
             penalty: Duration::ZERO,
             paused: None,

@@ -366,6 +366,61 @@ fn who_asks_to_be_left_alone_is_and_a_bound_on_calls_holds() {
 }
 
 #[test]
+fn calls_that_were_not_taken_yet_are_bounded_and_room_is_told_of() {
+    let bounded = |max_pending| {
+        let mut fleet = fleet(2);
+        let mut settings = Settings::default();
+        settings.balance.max_pending = max_pending;
+        fleet.set.settings = Arc::new(settings);
+        fleet
+    };
+    type Free = fn(&mut Permit);
+    let frees: [(&str, Free); 4] = [
+        ("taken", |permit| permit.taken()),
+        ("answered", |permit| {
+            permit.first_message(Instant::now());
+        }),
+        ("over", |permit| {
+            std::mem::take(permit).finish(Outcome::Failure, Instant::now(), 0.0);
+        }),
+        ("given up", |permit| drop(std::mem::take(permit))),
+    ];
+    for (how, free) in frees {
+        let mut fleet = bounded(3);
+        let mut bell = fleet.set.epoch.changes();
+        let mut held: Vec<_> = (0..6).map(|_| fleet.take()).collect();
+        assert_eq!((fleet.sight(0).pending, fleet.sight(1).pending), (3, 3));
+        held[0].1.taken();
+        held.push(fleet.take());
+        assert!(fleet.ask(None, &|_| true).is_none(), "{how}: three at each");
+        bell.mark_unchanged();
+        let (place, permit) = &mut held[1];
+        free(permit);
+        assert!(bell.has_changed().unwrap(), "{how}: there is room");
+        let (next, _) = fleet.ask(None, &|_| true).expect("there is room");
+        assert_eq!(next, *place, "{how}");
+        // What was counted out once is so only once.
+        let mut held = held.into_iter().map(|(_, permit)| permit);
+        held.by_ref().for_each(|mut permit| permit.taken());
+        let pending = [0, 1].map(|place| fleet.sight(place).pending);
+        assert_eq!(pending, [0, 0], "{how}");
+    }
+    let mut fleet = bounded(3);
+    let bell = fleet.set.epoch.changes();
+    fleet.take().1.taken();
+    assert!(!bell.has_changed().unwrap(), "nobody has asked");
+    let mut fleet = bounded(0);
+    let held: Vec<_> = (0..2000).map(|_| fleet.take()).collect();
+    assert_eq!(held.len(), 2000, "no bound");
+    let mut fleet = bounded(1);
+    let endpoint = fleet.set.members()[0].endpoint.clone();
+    let resumed = Permit::outside(endpoint, Arc::default(), fleet.now);
+    assert_eq!((fleet.sight(0).in_flight, fleet.sight(0).pending), (1, 0));
+    assert!(fleet.ask(None, &|place| *place == 0).is_some());
+    drop(resumed);
+}
+
+#[test]
 fn another_process_behind_an_instance_starts_with_nothing_against_it() {
     let mut fleet = fleet(2);
     fleet.break_down(0);
