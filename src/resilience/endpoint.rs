@@ -3,62 +3,24 @@
 //! Shared by every set that it is in and by all threads. Its lock is held for a few instructions and
 //! never over anything that waits.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::breaker::{Breaker, Trip, Turn};
+use super::epoch::Epoch;
 use super::ewma::FailureShare;
 use super::outcome::Outcome;
 use super::pace::{Kind, Paces, Speed};
 use super::settings::{BalanceSettings, Settings};
+use super::tally::Mend;
 
 /// Least share that an instance in its slow start is given.
 const SLOW_LEAST: f64 = 0.1;
 /// Latency of an instance, in seconds, where neither it nor the one beside it was ever measured. Any
 /// figure does: they are compared with each other.
 const UNKNOWN: f64 = 0.03;
-
-/// Moves on whenever a breaker opens or closes anywhere: sets look again at who may be called.
-#[derive(Clone, Debug, Default)]
-pub struct Epoch(Arc<Count>);
-
-#[derive(Debug, Default)]
-struct Count {
-    now: AtomicU64,
-    /// For those who wait until a call may go.
-    bell: watch::Sender<()>,
-}
-
-impl Epoch {
-    /// Where it stands.
-    pub fn now(&self) -> u64 {
-        self.0.now.load(Ordering::Acquire)
-    }
-
-    /// Rings after every move.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.0.bell.subscribe()
-    }
-
-    /// Something changed.
-    pub(super) fn advance(&self) {
-        self.0.now.fetch_add(1, Ordering::AcqRel);
-        self.ring();
-    }
-
-    /// A call may go that could not: no breaker turned.
-    pub(super) fn ring(&self) {
-        self.0.bell.send_replace(());
-    }
-}
 
 /// An instance. Every method takes the time it is called at.
 #[derive(Debug)]
@@ -82,6 +44,8 @@ struct State {
     failures: FailureShare,
     paused_until: Option<Instant>,
     breaker: Breaker,
+    /// The breaker closed by time, and nobody was told: no call was there to tell.
+    risen: bool,
 }
 
 /// What decides between two.
@@ -169,15 +133,31 @@ impl Endpoint {
         }
     }
 
-    /// Another process stands behind it: what the last one did says nothing about it.
-    pub fn restarted(&self) {
+    /// Another process stands behind it: what the last one did says nothing about it. Says whether
+    /// that closed its breaker.
+    pub fn restarted(&self) -> bool {
         let mut state = self.state.lock();
+        let was_open = state.breaker.open().is_some();
         state.breaker.reset();
         state.paces.forget();
         state.failures = FailureShare::default();
         state.paused_until = None;
         drop(state);
+        if was_open {
+            self.epoch.tally().closed(Mend::Restart);
+        }
         self.epoch.advance();
+        was_open
+    }
+
+    /// Whether its breaker closed by time since this was last asked.
+    pub fn take_risen(&self) -> bool {
+        std::mem::take(&mut self.state.lock().risen)
+    }
+
+    /// Whether calls flow, its breaker alone asked.
+    pub fn phase(&self, now: Instant) -> Phase {
+        self.state.lock().phase(now)
     }
 
     /// Calls under way.
@@ -189,16 +169,11 @@ impl Endpoint {
     pub fn sight(&self, settings: &Settings, now: Instant) -> Sight {
         let state = self.state.lock();
         let open = state.breaker.open();
-        let phase = match open {
-            None => Phase::Closed,
-            Some(open) if open.until > now => Phase::Open,
-            Some(_) => Phase::HalfOpen,
-        };
         let decay = settings.balance.decay;
         let seconds = |value: f64| Duration::try_from_secs_f64(value).unwrap_or_default();
         let left = |until: Instant| until.saturating_duration_since(now);
         Sight {
-            phase,
+            phase: state.phase(now),
             why: open.map(|open| open.why),
             left: open.map(|open| left(open.until)),
             trips: state.breaker.trips(),
@@ -220,6 +195,10 @@ impl Endpoint {
     pub(super) fn opened(&self, now: Instant) -> Option<Opened> {
         let mut state = self.state.lock();
         if state.breaker.ripen(now).is_some() {
+            state.risen = true;
+            drop(state);
+            self.epoch.tally().closed(Mend::Time);
+            self.epoch.rise();
             return None;
         }
         let open = state.breaker.open()?;
@@ -373,6 +352,7 @@ impl Endpoint {
             state.failures = FailureShare::default();
         }
         drop(state);
+        self.count(turn, true);
         self.epoch.advance();
         turn
     }
@@ -414,12 +394,23 @@ impl Endpoint {
             state.failures = FailureShare::default();
         }
         drop(state);
+        self.epoch.tally().ended(outcome);
+        self.count(turn, call.probe);
         if turn.is_some() || call.probe {
             self.epoch.advance();
         } else if rings {
             self.epoch.ring();
         }
         turn
+    }
+
+    fn count(&self, turn: Option<Turn>, probe: bool) {
+        match turn {
+            Some(Turn::Opened { why, .. }) => self.epoch.tally().opened(why),
+            Some(Turn::Closed) if probe => self.epoch.tally().closed(Mend::Probe),
+            Some(Turn::Closed) => self.epoch.tally().closed(Mend::Calls),
+            None => {}
+        }
     }
 
     fn offset(&self, at: Instant) -> f64 {
@@ -441,6 +432,14 @@ impl Endpoint {
 }
 
 impl State {
+    fn phase(&self, now: Instant) -> Phase {
+        match self.breaker.open() {
+            None => Phase::Closed,
+            Some(open) if open.until > now => Phase::Open,
+            Some(_) => Phase::HalfOpen,
+        }
+    }
+
     fn has_room(&mut self, settings: &BalanceSettings, now: Instant) -> bool {
         self.is_within(settings) && self.paused_until.is_none_or(|until| until <= now)
     }

@@ -16,6 +16,7 @@
 mod breaker;
 mod budget;
 mod endpoint;
+mod epoch;
 mod ewma;
 mod injection;
 mod outcome;
@@ -24,12 +25,14 @@ mod permit;
 mod retry;
 mod set;
 mod settings;
+mod tally;
 mod view;
 mod window;
 
 pub use breaker::{Trip, Turn};
 pub use budget::Budget;
-pub use endpoint::{Endpoint, Epoch, Phase, Sight};
+pub use endpoint::{Endpoint, Phase, Sight};
+pub use epoch::Epoch;
 pub use injection::{Abort, Delay, Injected, Injection};
 pub use outcome::Outcome;
 pub use pace::Kind;
@@ -37,3 +40,4 @@ pub use permit::Permit;
 pub use retry::{Failed, Progress, Pushback, Safety, backoff, retry_after};
 pub use set::{Ask, Member, Pick, Set};
 pub use settings::{BalanceSettings, BreakerSettings, RetrySettings, Settings};
+pub use tally::Counts;

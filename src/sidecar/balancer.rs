@@ -13,12 +13,14 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    counted::{OF_LATE, Picks},
     endpoints::Endpoints,
-    sights::{EndpointSight, Sights, TargetSight},
+    sights::{EndpointSight, Sights, TargetSight, trouble},
+    told,
     treatment::{Treatment, settings_for},
 };
 use crate::{
-    domain::{AgentName, Label, SkillName},
+    domain::{AgentName, InstanceId, Label, SkillName},
     pb,
     registry::client::{Entry, Mirror, Query, Rules},
     resilience::{Budget, Endpoint, Kind, Member, Permit, Set},
@@ -28,6 +30,8 @@ use crate::{
 /// Things asked for at a time: callers name a handful of skills, and labels or tags with a few of
 /// them. Beyond it sets are made anew with every task, and budgets are forgotten.
 const TARGETS_MAX: usize = 1024;
+/// Most of them that are shown, and of the members of each where all are.
+const SHOWN_MAX: usize = 100;
 
 /// Chooses among the instances of a mirror. Shared by all threads.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ pub(super) struct Balancer {
     zone: String,
     hasher: RandomState,
     cache: Mutex<Cache>,
+    picks: Picks,
 }
 
 #[derive(Debug, Default)]
@@ -88,17 +93,41 @@ pub(super) struct Choice {
 }
 
 impl Target {
-    fn sight(&self, now: Instant) -> TargetSight {
+    fn is_for(&self, namespace: &Label, selector: &pb::Selector) -> bool {
+        self.selector == *selector && self.namespace == *namespace
+    }
+}
+
+/// A target that is looked at, out of the cache's lock.
+#[derive(Debug)]
+struct Looked {
+    namespace: Label,
+    selector: pb::Selector,
+    reach: Reach,
+    used: Option<Instant>,
+}
+
+impl Looked {
+    fn at(target: &Target) -> Self {
+        Self {
+            namespace: target.namespace.clone(),
+            selector: target.selector.clone(),
+            reach: target.reach.clone(),
+            used: Some(target.used),
+        }
+    }
+
+    fn sight(self, members: Vec<InstanceId>, ejected: usize, now: Instant) -> TargetSight {
         let set = &self.reach.set;
-        let member = |member: &Member<Arc<Choice>>| member.value.candidate.instance.clone();
         TargetSight {
-            namespace: self.namespace.clone(),
-            selector: self.selector.clone(),
-            members: set.members().iter().map(member).collect(),
-            ejected: set.ejected(now),
+            namespace: self.namespace,
+            selector: self.selector,
+            members_left_out: set.members().len() - members.len(),
+            members,
+            ejected,
             retries_left: self.reach.budget.lock().left(&set.settings().retry, now),
             settings: set.settings().clone(),
-            idle: now.saturating_duration_since(self.used),
+            idle: self.used.map(|used| now.saturating_duration_since(used)),
         }
     }
 }
@@ -113,6 +142,7 @@ impl Balancer {
             zone,
             hasher: RandomState::new(),
             cache: Mutex::default(),
+            picks: Picks::default(),
         }
     }
 
@@ -124,6 +154,10 @@ impl Balancer {
         &self.mirror
     }
 
+    pub(super) fn picks(&self) -> &Picks {
+        &self.picks
+    }
+
     /// Brings the endpoints in line with the catalog, and takes new rules in; sets follow when they
     /// are asked for.
     pub(super) fn follow(&self, now: Instant) {
@@ -132,6 +166,14 @@ impl Balancer {
         let mut cache = self.cache.lock();
         cache.rules = Some(rules);
         self.endpoints_follow(&mut cache, number, now);
+        drop(cache);
+        let (catalog, risen) = (self.mirror.catalog(), self.endpoints.take_risen());
+        let whose = |instance| (instance, catalog.entry(instance).map(|entry| &entry.agent));
+        let risen: Vec<_> = risen.iter().map(whose).collect();
+        told::closed(
+            &risen,
+            "its probe is at work, and nothing bad was heard of it",
+        );
     }
 
     /// Those who fit; `None`: what is asked for cannot be read.
@@ -149,9 +191,9 @@ impl Balancer {
             .rules
             .get_or_insert_with(|| self.mirror.rules())
             .clone();
-        let same =
-            |target: &&mut Target| target.selector == *selector && target.namespace == *namespace;
-        if let Some(target) = cache.targets.get_mut(&key).filter(same) {
+        let same = cache.targets.get_mut(&key);
+        let same = same.filter(|target| target.is_for(namespace, selector));
+        if let Some(target) = same {
             if target.number != number || !Arc::ptr_eq(&target.rules, &rules) {
                 target.number = number;
                 self.renew(target, rules, now);
@@ -177,34 +219,104 @@ impl Balancer {
         Permit::outside(endpoint, self.of_agent(&entry.agent).settings, now)
     }
 
-    /// All of it, for those who show it.
-    pub(super) fn sights(&self, now: Instant) -> Sights {
+    /// All of it, for those who show it: at most so many instances, and the latest of what tasks
+    /// asked for.
+    pub(super) fn sights(&self, most: usize, now: Instant) -> Sights {
         self.follow(now);
         let catalog = self.mirror.catalog();
-        let endpoint = |entry: &Arc<Entry>| EndpointSight {
+        let (endpoints, endpoints_left_out) = self.worst(catalog.entries_after(None), most, now);
+        let cache = self.cache.lock();
+        let readable = cache.targets.values();
+        let mut latest: Vec<_> = readable.filter(|one| one.query.is_some()).collect();
+        latest.sort_unstable_by_key(|one| std::cmp::Reverse(one.used));
+        let targets_left_out = latest.len().saturating_sub(SHOWN_MAX);
+        let latest = latest.into_iter().take(SHOWN_MAX);
+        let latest: Vec<_> = latest.map(Looked::at).collect();
+        drop(cache);
+        let sight = |one: Looked| {
+            let members = one.reach.set.members().iter().take(SHOWN_MAX);
+            let members = members.map(|member| member.value.candidate.instance.clone());
+            let (members, ejected) = (members.collect(), one.reach.set.seen_ejected());
+            one.sight(members, ejected, now)
+        };
+        Sights {
+            endpoints,
+            endpoints_left_out,
+            targets: latest.into_iter().map(sight).collect(),
+            targets_left_out,
+        }
+    }
+
+    /// Who would get a task, at most so many of them; `None`: what is asked for cannot be read.
+    /// Nothing is kept of the question.
+    pub(super) fn explained(
+        &self,
+        namespace: &Label,
+        selector: &pb::Selector,
+        most: usize,
+        now: Instant,
+    ) -> Option<Sights> {
+        self.follow(now);
+        let (number, rules) = (*self.number.borrow(), self.mirror.rules());
+        let target = self.target(namespace, selector, (number, rules), now);
+        target.query.as_ref()?;
+        let mut looked = Looked {
+            used: None,
+            ..Looked::at(&target)
+        };
+        let cache = self.cache.lock();
+        let known = cache.targets.get(&self.key(namespace, selector));
+        let known = known.filter(|known| known.is_for(namespace, selector));
+        if let Some(known) = known {
+            looked.used = Some(known.used);
+            looked.reach.budget = known.reach.budget.clone();
+        }
+        drop(cache);
+        let (endpoints, endpoints_left_out) = self.worst(target.entries.iter(), most, now);
+        let members = endpoints.iter().map(|one| one.instance.clone()).collect();
+        let ejected = looked.reach.set.would_eject(now);
+        Some(Sights {
+            endpoints,
+            endpoints_left_out,
+            targets: vec![looked.sight(members, ejected, now)],
+            targets_left_out: 0,
+        })
+    }
+
+    /// Instances that are left out, once for each thing that tasks asked for of late.
+    pub(super) fn ejected_of_late(&self, now: Instant) -> usize {
+        let cache = self.cache.lock();
+        let late = cache.targets.values();
+        let late = late.filter(|one| now.saturating_duration_since(one.used) <= OF_LATE);
+        late.map(|one| one.reach.set.seen_ejected()).sum()
+    }
+
+    /// At most so many, those in trouble first, and how many more there are.
+    fn worst<'a>(
+        &self,
+        entries: impl Iterator<Item = &'a Arc<Entry>>,
+        most: usize,
+        now: Instant,
+    ) -> (Vec<EndpointSight>, usize) {
+        let mut agents: HashMap<&AgentName, Treatment> = HashMap::new();
+        let mut seen = |entry: &'a Arc<Entry>| {
+            let known = agents.entry(&entry.agent);
+            let treated = known.or_insert_with(|| self.of_agent(&entry.agent));
+            self.endpoints.of(entry, now).sight(&treated.settings, now)
+        };
+        let ranked = entries.map(|entry| (trouble(&seen(entry)), entry));
+        let mut ranked: Vec<_> = ranked.collect();
+        ranked.sort_by_key(|(trouble, _)| *trouble);
+        let left_out = ranked.len().saturating_sub(most);
+        let shown = ranked.into_iter().take(most);
+        let shown = shown.map(|(_, entry)| EndpointSight {
             instance: entry.instance_id.clone(),
             agent: entry.agent.clone(),
             zone: entry.instance.zone.clone(),
             serves: entry.serves(),
-            sight: {
-                let settings = self.of_agent(&entry.agent).settings;
-                self.endpoints.of(entry, now).sight(&settings, now)
-            },
-        };
-        let endpoints = catalog.entries_after(None).map(endpoint).collect();
-        let cache = self.cache.lock();
-        let readable = cache
-            .targets
-            .values()
-            .filter(|target| target.query.is_some());
-        let mut targets: Vec<_> = readable.map(|target| target.sight(now)).collect();
-        drop(cache);
-        targets.sort_by(|one, other| {
-            let name =
-                |sight: &TargetSight| (sight.namespace.clone(), sight.selector.skill.clone());
-            name(one).cmp(&name(other))
+            sight: seen(entry),
         });
-        Sights { endpoints, targets }
+        (shown.collect(), left_out)
     }
 
     /// How calls to an agent are treated, whatever the skill.
@@ -467,7 +579,11 @@ mod tests {
         }
 
         fn phases(&self) -> Vec<(String, Phase)> {
-            let sights = self.balancer.sights(Instant::now()).endpoints.into_iter();
+            let sights = self
+                .balancer
+                .sights(9, Instant::now())
+                .endpoints
+                .into_iter();
             sights
                 .map(|sight| (sight.instance.to_string(), sight.sight.phase))
                 .collect()
@@ -521,11 +637,11 @@ mod tests {
         let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
         bench.break_down("s");
         assert_eq!(bench.phases(), [("a".to_owned(), Phase::Open)]);
-        let sights = bench.balancer.sights(Instant::now());
+        let sights = bench.balancer.sights(9, Instant::now());
         let target = &sights.targets[0];
         assert_eq!((target.members.len(), target.ejected), (1, 1));
         assert_eq!(target.selector.skill, "s");
-        assert!(target.retries_left >= 30.0 && target.idle.is_zero());
+        assert!(target.retries_left >= 30.0 && target.idle == Some(Duration::ZERO));
         assert!(target.settings.breaker.enabled);
         let seen = &sights.endpoints[0];
         assert_eq!(
@@ -600,7 +716,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         bench.apply(put("b", "default/x", "s", "1")).await;
         let shares = |bench: &Bench| -> Vec<f64> {
-            let sights = bench.balancer.sights(Instant::now()).endpoints;
+            let sights = bench.balancer.sights(9, Instant::now()).endpoints;
             sights.iter().map(|sight| sight.sight.share).collect()
         };
         assert_eq!(shares(&bench), [1.0, 0.1]);
@@ -624,11 +740,77 @@ mod tests {
                 bench.reach("s");
             }
         }
-        let targets = bench.balancer.sights(Instant::now()).targets;
-        assert_eq!(targets.len(), TARGETS_MAX);
+        let sights = bench.balancer.sights(9, Instant::now());
+        let targets = sights.targets;
+        assert_eq!(targets.len(), SHOWN_MAX);
+        assert_eq!(targets.len() + sights.targets_left_out, TARGETS_MAX);
         assert!(
             targets.iter().any(|target| target.selector.tags.is_empty()),
             "one in use stays"
         );
+        let idle: Vec<_> = targets.iter().map(|target| target.idle).collect();
+        assert!(idle.is_sorted(), "the latest first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_at_what_tasks_would_get_keeps_nothing_and_changes_nothing() {
+        let bench = Bench::new(vec![
+            put("a", "default/x", "s", "1"),
+            put("b", "default/x", "s", "1"),
+            put("c", "default/y", "other", "1"),
+        ])
+        .await;
+        let namespace = "default".parse().unwrap();
+        let explained = |skill: &str, most| {
+            let selector = pb::Selector {
+                skill: skill.into(),
+                ..Default::default()
+            };
+            bench
+                .balancer
+                .explained(&namespace, &selector, most, Instant::now())
+        };
+        let seen = explained("s", 1).unwrap();
+        let target = &seen.targets[0];
+        assert_eq!((seen.endpoints.len(), seen.endpoints_left_out), (1, 1));
+        assert_eq!((target.members.len(), target.members_left_out), (1, 1));
+        assert_eq!((target.idle, target.ejected), (None, 0));
+        assert!(explained("no skill!", 1).is_none());
+        let nobody = explained("nobody.has", 9).unwrap();
+        assert!(nobody.endpoints.is_empty() && nobody.targets[0].members.is_empty());
+        let all = bench.balancer.sights(9, Instant::now());
+        assert_eq!((all.targets.len(), all.endpoints.len()), (0, 3));
+
+        // One that is in use is shown as it stands, and not as if it were used.
+        bench.break_down("s");
+        let left = |sights: &Sights| -> Vec<_> {
+            let all = sights.endpoints.iter();
+            all.map(|one| one.sight.left).collect()
+        };
+        let before = left(&bench.balancer.sights(9, Instant::now()));
+        tokio::time::advance(Duration::from_millis(10)).await;
+        let seen = explained("s", 9).unwrap();
+        assert_eq!(seen.targets[0].idle, Some(Duration::from_millis(10)));
+        assert_eq!(seen.targets[0].ejected, 2);
+        let ids = seen.endpoints.iter().map(|one| one.instance.as_str());
+        assert_eq!(ids.collect::<Vec<_>>(), ["a", "b"]);
+        let after = left(&bench.balancer.sights(9, Instant::now()));
+        let passed = |left: &Option<Duration>| left.map(|left| left + Duration::from_millis(10));
+        assert_eq!(after.iter().map(passed).collect::<Vec<_>>(), before);
+        assert_eq!(bench.balancer.ejected_of_late(Instant::now()), 2);
+        tokio::time::advance(2 * OF_LATE).await;
+        assert_eq!(bench.balancer.ejected_of_late(Instant::now()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_in_trouble_are_shown_first() {
+        let all = ["a", "b", "c", "d"];
+        let changes = all.map(|one| put(one, &format!("default/{one}"), one, "1"));
+        let bench = Bench::new(changes.to_vec()).await;
+        bench.break_down("c");
+        let sights = bench.balancer.sights(2, Instant::now());
+        let ids = sights.endpoints.iter().map(|one| one.instance.as_str());
+        assert_eq!(ids.collect::<Vec<_>>(), ["c", "a"]);
+        assert_eq!(sights.endpoints_left_out, 2);
     }
 }

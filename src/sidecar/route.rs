@@ -38,9 +38,11 @@ impl CatalogRoute {
 impl Route for CatalogRoute {
     fn pick(&self, want: &Want<'_>, now: Instant) -> Pick {
         let reach = self.balancer.reach(want.namespace, want.selector, now);
-        reach.map_or(Pick::Nobody, |reach| {
+        let pick = reach.map_or(Pick::Nobody, |reach| {
             Asked { reach, want, now }.pick(&mut rand::rng())
-        })
+        });
+        self.balancer.picks().count(&pick);
+        pick
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::resilience::endpoint::{Cost, Endpoint, Epoch};
+use crate::resilience::endpoint::{Cost, Endpoint, Phase};
+use crate::resilience::epoch::Epoch;
 use crate::resilience::pace::Kind;
 use crate::resilience::permit::Permit;
 use crate::resilience::settings::Settings;
-use crate::resilience::view::{Group, Standing, View};
+use crate::resilience::view::{Group, Standing, View, bound};
 
 /// Random tries to find one that may be called, before all are looked at in turn.
 const DRAWS: usize = 4;
@@ -130,6 +131,20 @@ impl<T> Set<T> {
         let mut view = self.view.lock();
         self.refresh(&mut view, now);
         view.ejected
+    }
+
+    /// The same, found out without changing anything.
+    pub fn would_eject(&self, now: Instant) -> usize {
+        let breaker = &self.settings.breaker;
+        let open = |member: &&Member<T>| member.endpoint.phase(now) != Phase::Closed;
+        let open = self.members.iter().filter(open).count();
+        let most = bound(self.members.len(), breaker.max_ejected);
+        if breaker.enabled { open.min(most) } else { 0 }
+    }
+
+    /// The same as of the last look that a call took: without one of its own.
+    pub fn seen_ejected(&self) -> usize {
+        self.view.lock().ejected
     }
 
     /// Whether calls flow to any of those, breakers alone asked.
