@@ -26,6 +26,7 @@ mod foreign_clients;
 mod grpcurl;
 mod health;
 mod impostor;
+mod injection;
 mod lifecycle;
 mod lifetimes;
 mod metrics;
