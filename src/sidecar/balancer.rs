@@ -803,6 +803,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_breaker_that_closes_by_itself_is_told_of_once() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        let follow = || told::tests::lines(|| bench.balancer.follow(Instant::now()));
+        let counts = || bench.balancer.endpoints().epoch().counts();
+        bench.break_down("s");
+        assert_eq!(
+            counts().opened,
+            [("consecutive", 1), ("rate", 0), ("probe", 0)]
+        );
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let (reach, mut rung) = (bench.reach("s"), bench.balancer.endpoints().changes());
+        let ask = Ask {
+            sticky: None,
+            allows: &|_| true,
+        };
+        let picked = reach.set.pick(&ask, Instant::now(), &mut rand::rng());
+        let Pick::Taken(_, mut probe) = picked else {
+            panic!("{picked:?}")
+        };
+        assert!(probe.is_probe());
+        probe.taken();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        rung.mark_unchanged();
+        assert_eq!(follow(), 0, "nobody has looked");
+        let next = reach.set.pick(&ask, Instant::now(), &mut rand::rng());
+        assert!(matches!(next, Pick::Taken(..)), "{next:?}");
+        assert!(rung.has_changed().unwrap(), "for who follows");
+        assert_eq!((follow(), follow()), (1, 0));
+        drop((next, probe));
+
+        // Another process: it is told of as soon as the catalog says so.
+        bench.break_down("s");
+        bench.apply(put("a", "default/x", "s", "2")).await;
+        assert_eq!((follow(), follow()), (1, 0));
+        bench.apply(put("a", "default/x", "s", "3")).await;
+        assert_eq!(follow(), 0, "it was not open");
+        let closed = [("probe", 0), ("time", 1), ("calls", 0), ("restart", 1)];
+        assert_eq!(counts().closed, closed);
+        assert_eq!(counts().opened[0].1, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn those_in_trouble_are_shown_first() {
         let all = ["a", "b", "c", "d"];
         let changes = all.map(|one| put(one, &format!("default/{one}"), one, "1"));

@@ -421,10 +421,60 @@ fn calls_that_were_not_taken_yet_are_bounded_and_room_is_told_of() {
 }
 
 #[test]
+fn what_happens_is_counted_by_what_it_says() {
+    let mut fleet = fleet(4);
+    fleet.break_down(0);
+    fleet.now += Duration::from_secs(1);
+    let (_, probe) = fleet.take();
+    assert!(probe.is_probe());
+    probe.finish(Outcome::Failure, fleet.now, 0.0);
+    fleet.now += Duration::from_secs(2);
+    let (_, mut probe) = fleet.take();
+    probe.first_message(fleet.now);
+    probe.finish(Outcome::Success, fleet.now, 0.0);
+    for outcome in [Outcome::Overload(None), Outcome::Neutral, Outcome::Neutral] {
+        fleet.take().1.finish(outcome, fleet.now, 0.0);
+    }
+    drop(fleet.take());
+    let counts = fleet.set.epoch.counts();
+    assert_eq!(
+        counts.ended,
+        [
+            ("success", 1),
+            ("failure", 6),
+            ("overload", 1),
+            ("nothing", 3)
+        ]
+    );
+    assert_eq!(
+        counts.opened,
+        [("consecutive", 1), ("rate", 0), ("probe", 1)]
+    );
+    assert_eq!(
+        counts.closed,
+        [("probe", 1), ("time", 0), ("calls", 0), ("restart", 0)]
+    );
+    // Of four, all fail: two get calls all the same, and one closes by them.
+    for place in 0..4 {
+        fleet.break_down(place);
+    }
+    fleet.calls(20, |_| millis(1), |_| Outcome::Success);
+    assert!(fleet.set.epoch.counts().closed[2].1 > 0);
+}
+
+#[test]
 fn another_process_behind_an_instance_starts_with_nothing_against_it() {
     let mut fleet = fleet(2);
     fleet.break_down(0);
-    fleet.set.members()[0].endpoint.restarted();
+    assert_eq!(
+        (
+            fleet.set.ejected(fleet.now),
+            fleet.set.would_eject(fleet.now)
+        ),
+        (1, 1)
+    );
+    assert!(fleet.set.members()[0].endpoint.restarted());
+    assert!(!fleet.set.members()[1].endpoint.restarted());
     assert_eq!(fleet.set.ejected(fleet.now), 0);
     assert_eq!(fleet.sight(0).trips, 1, "but it is remembered");
 }
@@ -622,7 +672,9 @@ proptest! {
                         }
                         under_way.push((place, permit));
                     }
+                    let would = fleet.set.would_eject(fleet.now);
                     let ejected = fleet.set.ejected(fleet.now);
+                    prop_assert_eq!(would, ejected);
                     prop_assert!(ejected <= honoured, "{ejected} of {members}");
                 }
                 Step::End { which, outcome } if !under_way.is_empty() => {
