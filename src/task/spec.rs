@@ -14,6 +14,7 @@ use crate::pb;
 use crate::telemetry::TraceContext;
 
 use super::doors::Parent;
+use super::key::IdempotencyKey;
 
 /// Most bytes of all input parts together, encoded.
 pub const INPUT_MAX: usize = 1 << 20;
@@ -68,6 +69,8 @@ pub struct Asked {
     pub own: SpiffeId,
     /// The attempt that asks, where the spec's `parent_token` names one.
     pub parent: Option<Parent>,
+    /// Of the spec's `idempotency_key`, which the id was made of.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// A task that passed every check and is not on disk yet.
@@ -81,6 +84,8 @@ pub struct NewTask {
     pub parent: Option<String>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
+    /// By which the same submission is known again.
+    pub key: Option<IdempotencyKey>,
     /// Its deadline on the steady clock, from the same look at both clocks as the one in its options:
     /// a clock that is set meanwhile ends nothing.
     pub due: Instant,
@@ -100,6 +105,7 @@ impl NewTask {
             namespace,
             own,
             parent,
+            key,
         } = asked;
         unserved(&spec)?;
         let selector = check_selector(&mut spec, &namespace)?;
@@ -142,6 +148,7 @@ impl NewTask {
             spec,
             parent,
             trace: None,
+            key,
             due,
         })
     }
@@ -156,7 +163,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
         };
         if given { Err(fault) } else { Ok(()) }
     };
-    refuse(!spec.idempotency_key.is_empty(), "spec.idempotency_key")?;
     refuse(!spec.scope.is_empty(), "spec.scope")?;
     let Some(options) = &spec.options else {
         return Ok(());
@@ -429,6 +435,7 @@ mod tests {
             caller: own.clone(),
             namespace: "prod".parse().unwrap(),
             own,
+            key: None,
             parent: None,
         }
     }
@@ -524,9 +531,6 @@ mod tests {
     const UNSERVED: &[Row] = &[
         ("spec.input[0].blob", Reason::Unimplemented, |s| {
             s.input = holding(pb::part::Content::Blob(pb::BlobRef::default()));
-        }),
-        ("spec.idempotency_key", Reason::Unimplemented, |s| {
-            s.idempotency_key.push('k');
         }),
         ("spec.scope", Reason::Unimplemented, |s| {
             s.scope.push(pb::AgentSkill::default());

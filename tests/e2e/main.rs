@@ -27,6 +27,7 @@ mod grpcurl;
 mod health;
 mod impostor;
 mod injection;
+mod keys;
 mod lifecycle;
 mod lifetimes;
 mod metrics;
