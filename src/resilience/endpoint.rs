@@ -9,18 +9,16 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, Trip, Turn};
+use super::cost::Cost;
 use super::epoch::Epoch;
 use super::ewma::FailureShare;
 use super::outcome::Outcome;
-use super::pace::{Kind, Paces, Speed};
+use super::pace::{Kind, Paces};
 use super::settings::{BalanceSettings, Settings};
 use super::tally::Mend;
 
 /// Least share that an instance in its slow start is given.
 const SLOW_LEAST: f64 = 0.1;
-/// Latency of an instance, in seconds, where neither it nor the one beside it was ever measured. Any
-/// figure does: they are compared with each other.
-const UNKNOWN: f64 = 0.03;
 
 /// An instance. Every method takes the time it is called at.
 #[derive(Debug)]
@@ -46,14 +44,6 @@ struct State {
     breaker: Breaker,
     /// The breaker closed by time, and nobody was told: no call was there to tell.
     risen: bool,
-}
-
-/// What decides between two.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cost {
-    speed: Speed,
-    penalty: f64,
-    factor: f64,
 }
 
 /// A call that is under way.
@@ -459,18 +449,5 @@ impl State {
         }
         self.pending = self.pending.saturating_sub(1);
         std::mem::take(&mut self.awaited)
-    }
-}
-
-impl Cost {
-    /// Whether what failed there lately weighs more than how fast it is.
-    pub(super) fn is_doubtful(self) -> bool {
-        self.penalty > self.speed.known().unwrap_or(UNKNOWN)
-    }
-
-    /// Whether this one is the better choice.
-    pub(super) fn beats(self, other: Self) -> bool {
-        let (own, others) = self.speed.pair(other.speed).unwrap_or((UNKNOWN, UNKNOWN));
-        (own + self.penalty) * self.factor < (others + other.penalty) * other.factor
     }
 }

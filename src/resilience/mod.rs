@@ -15,6 +15,7 @@
 
 mod breaker;
 mod budget;
+mod cost;
 mod endpoint;
 mod epoch;
 mod ewma;

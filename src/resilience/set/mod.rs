@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::resilience::endpoint::{Cost, Endpoint, Phase};
+use crate::resilience::cost::Cost;
+use crate::resilience::endpoint::{Endpoint, Phase};
 use crate::resilience::epoch::Epoch;
 use crate::resilience::pace::Kind;
 use crate::resilience::permit::Permit;

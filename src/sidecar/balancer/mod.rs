@@ -3,6 +3,8 @@
 //! One target for each thing that tasks ask for: its set of instances, made anew when the catalog has
 //! changed, and its budget of second tries. Bounded: the one that was asked for the longest ago goes.
 
+mod looks;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, Hasher, RandomState},
@@ -13,14 +15,13 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    counted::{OF_LATE, Picks},
+    counted::Picks,
     endpoints::Endpoints,
-    sights::{EndpointSight, Sights, TargetSight, trouble},
     told,
     treatment::{Treatment, settings_for},
 };
 use crate::{
-    domain::{AgentName, InstanceId, Label, SkillName},
+    domain::{AgentName, Label, SkillName},
     pb,
     registry::client::{Entry, Mirror, Query, Rules},
     resilience::{Budget, Endpoint, Kind, Member, Permit, Set},
@@ -30,8 +31,6 @@ use crate::{
 /// Things asked for at a time: callers name a handful of skills, and labels or tags with a few of
 /// them. Beyond it sets are made anew with every task, and budgets are forgotten.
 const TARGETS_MAX: usize = 1024;
-/// Most of them that are shown, and of the members of each where all are.
-const SHOWN_MAX: usize = 100;
 
 /// Chooses among the instances of a mirror. Shared by all threads.
 #[derive(Debug)]
@@ -95,40 +94,6 @@ pub(super) struct Choice {
 impl Target {
     fn is_for(&self, namespace: &Label, selector: &pb::Selector) -> bool {
         self.selector == *selector && self.namespace == *namespace
-    }
-}
-
-/// A target that is looked at, out of the cache's lock.
-#[derive(Debug)]
-struct Looked {
-    namespace: Label,
-    selector: pb::Selector,
-    reach: Reach,
-    used: Option<Instant>,
-}
-
-impl Looked {
-    fn at(target: &Target) -> Self {
-        Self {
-            namespace: target.namespace.clone(),
-            selector: target.selector.clone(),
-            reach: target.reach.clone(),
-            used: Some(target.used),
-        }
-    }
-
-    fn sight(self, members: Vec<InstanceId>, ejected: usize, now: Instant) -> TargetSight {
-        let set = &self.reach.set;
-        TargetSight {
-            namespace: self.namespace,
-            selector: self.selector,
-            members_left_out: set.members().len() - members.len(),
-            members,
-            ejected,
-            retries_left: self.reach.budget.lock().left(&set.settings().retry, now),
-            settings: set.settings().clone(),
-            idle: self.used.map(|used| now.saturating_duration_since(used)),
-        }
     }
 }
 
@@ -217,106 +182,6 @@ impl Balancer {
     pub(super) fn outside(&self, entry: &Entry, now: Instant) -> Permit {
         let endpoint = self.endpoints.of(entry, now);
         Permit::outside(endpoint, self.of_agent(&entry.agent).settings, now)
-    }
-
-    /// All of it, for those who show it: at most so many instances, and the latest of what tasks
-    /// asked for.
-    pub(super) fn sights(&self, most: usize, now: Instant) -> Sights {
-        self.follow(now);
-        let catalog = self.mirror.catalog();
-        let (endpoints, endpoints_left_out) = self.worst(catalog.entries_after(None), most, now);
-        let cache = self.cache.lock();
-        let readable = cache.targets.values();
-        let mut latest: Vec<_> = readable.filter(|one| one.query.is_some()).collect();
-        latest.sort_unstable_by_key(|one| std::cmp::Reverse(one.used));
-        let targets_left_out = latest.len().saturating_sub(SHOWN_MAX);
-        let latest = latest.into_iter().take(SHOWN_MAX);
-        let latest: Vec<_> = latest.map(Looked::at).collect();
-        drop(cache);
-        let sight = |one: Looked| {
-            let members = one.reach.set.members().iter().take(SHOWN_MAX);
-            let members = members.map(|member| member.value.candidate.instance.clone());
-            let (members, ejected) = (members.collect(), one.reach.set.seen_ejected());
-            one.sight(members, ejected, now)
-        };
-        Sights {
-            endpoints,
-            endpoints_left_out,
-            targets: latest.into_iter().map(sight).collect(),
-            targets_left_out,
-        }
-    }
-
-    /// Who would get a task, at most so many of them; `None`: what is asked for cannot be read.
-    /// Nothing is kept of the question.
-    pub(super) fn explained(
-        &self,
-        namespace: &Label,
-        selector: &pb::Selector,
-        most: usize,
-        now: Instant,
-    ) -> Option<Sights> {
-        self.follow(now);
-        let (number, rules) = (*self.number.borrow(), self.mirror.rules());
-        let target = self.target(namespace, selector, (number, rules), now);
-        target.query.as_ref()?;
-        let mut looked = Looked {
-            used: None,
-            ..Looked::at(&target)
-        };
-        let cache = self.cache.lock();
-        let known = cache.targets.get(&self.key(namespace, selector));
-        let known = known.filter(|known| known.is_for(namespace, selector));
-        if let Some(known) = known {
-            looked.used = Some(known.used);
-            looked.reach.budget = known.reach.budget.clone();
-        }
-        drop(cache);
-        let (endpoints, endpoints_left_out) = self.worst(target.entries.iter(), most, now);
-        let members = endpoints.iter().map(|one| one.instance.clone()).collect();
-        let ejected = looked.reach.set.would_eject(now);
-        Some(Sights {
-            endpoints,
-            endpoints_left_out,
-            targets: vec![looked.sight(members, ejected, now)],
-            targets_left_out: 0,
-        })
-    }
-
-    /// Instances that are left out, once for each thing that tasks asked for of late.
-    pub(super) fn ejected_of_late(&self, now: Instant) -> usize {
-        let cache = self.cache.lock();
-        let late = cache.targets.values();
-        let late = late.filter(|one| now.saturating_duration_since(one.used) <= OF_LATE);
-        late.map(|one| one.reach.set.seen_ejected()).sum()
-    }
-
-    /// At most so many, those in trouble first, and how many more there are.
-    fn worst<'a>(
-        &self,
-        entries: impl Iterator<Item = &'a Arc<Entry>>,
-        most: usize,
-        now: Instant,
-    ) -> (Vec<EndpointSight>, usize) {
-        let mut agents: HashMap<&AgentName, Treatment> = HashMap::new();
-        let mut seen = |entry: &'a Arc<Entry>| {
-            let known = agents.entry(&entry.agent);
-            let treated = known.or_insert_with(|| self.of_agent(&entry.agent));
-            self.endpoints.of(entry, now).sight(&treated.settings, now)
-        };
-        let ranked = entries.map(|entry| (trouble(&seen(entry)), entry));
-        let mut ranked: Vec<_> = ranked.collect();
-        ranked.sort_by_key(|(trouble, _)| *trouble);
-        let left_out = ranked.len().saturating_sub(most);
-        let shown = ranked.into_iter().take(most);
-        let shown = shown.map(|(_, entry)| EndpointSight {
-            instance: entry.instance_id.clone(),
-            agent: entry.agent.clone(),
-            zone: entry.instance.zone.clone(),
-            serves: entry.serves(),
-            sight: seen(entry),
-        });
-        (shown.collect(), left_out)
     }
 
     /// How calls to an agent are treated, whatever the skill.
@@ -470,7 +335,7 @@ pub(super) fn named(name: &str) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{looks::SHOWN_MAX, *};
     use crate::{
         registry::{
             client::{MirrorConfig, source::fake::Fake},
@@ -479,6 +344,7 @@ mod tests {
         },
         resilience::{Ask, Outcome, Phase, Pick},
         runtime::Nursery,
+        sidecar::{counted::OF_LATE, sights::Sights},
     };
 
     fn put(instance: &str, agent: &str, skills: &str, boot_id: &str) -> Change {
