@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::balancer::{Balancer, Choice, Reach, named};
 use crate::{
-    resilience::{self, Ask, Set},
+    resilience::{self, Ask, BalanceSettings, Set},
     runtime::{Nursery, Stop},
     task::{Call, Pick, Route, Want},
 };
@@ -38,9 +38,11 @@ impl CatalogRoute {
 impl Route for CatalogRoute {
     fn pick(&self, want: &Want<'_>, now: Instant) -> Pick {
         let reach = self.balancer.reach(want.namespace, want.selector, now);
-        reach.map_or(Pick::Nobody, |reach| {
+        let pick = reach.map_or(Pick::Nobody, |reach| {
             Asked { reach, want, now }.pick(&mut rand::rng())
-        })
+        });
+        self.balancer.picks().count(&pick);
+        pick
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -103,8 +105,10 @@ impl Asked<'_> {
     /// One of those, if they have room.
     fn pick_of(&self, among: &dyn Fn(&Arc<Choice>) -> bool, random: &mut impl Rng) -> Pick {
         let (want, now) = (self.want, self.now);
-        let allows =
-            |to: &Arc<Choice>| among(to) && to.has_room() && (want.allows)(&to.candidate.instance);
+        let checked = &self.set().settings().balance;
+        let allows = |to: &Arc<Choice>| {
+            among(to) && to.has_room(checked) && (want.allows)(&to.candidate.instance)
+        };
         let ask = Ask {
             sticky: (!want.context.is_empty()).then(|| named(want.context)),
             allows: &allows,
@@ -171,10 +175,11 @@ impl Choice {
         self.treatment.settings.balance.max_in_flight
     }
 
-    /// Whether that leaves room for one more.
-    fn has_room(&self) -> bool {
-        let bound = self.bound();
-        bound == 0 || self.endpoint.in_flight() < bound
+    /// Whether its bounds leave room for one more, where they are not `checked` as those of the set.
+    fn has_room(&self, checked: &BalanceSettings) -> bool {
+        let own = &self.treatment.settings.balance;
+        let bounds = |of: &BalanceSettings| (of.max_in_flight, of.max_pending);
+        bounds(own) == bounds(checked) || self.endpoint.is_within(own)
     }
 }
 

@@ -64,6 +64,7 @@ pub(super) fn whole() -> pb::TrafficRule {
         }),
         limits: Some(pb::RuleLimits {
             max_in_flight: Some(8),
+            max_pending: Some(4),
         }),
         balance: Some(pb::RuleBalance {
             zone_preference: Some(false),
@@ -193,6 +194,10 @@ const BOUNDS: &[(Change, &str)] = &[
     (
         |r| r.limits.as_mut().unwrap().max_in_flight = Some(10_001),
         "rule.limits.max_in_flight",
+    ),
+    (
+        |r| r.limits.as_mut().unwrap().max_pending = Some(10_001),
+        "rule.limits.max_pending",
     ),
     (
         |r| r.balance.as_mut().unwrap().slow_start = millis(3_600_001),
