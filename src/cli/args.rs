@@ -496,6 +496,14 @@ pub enum TaskVerb {
         #[arg(long, default_value_t = 0, value_name = "SEQ")]
         after: u64,
     },
+    /// A task and all that was made for it, as a tree
+    Tree {
+        /// How to find it.
+        #[command(flatten)]
+        mesh: MeshArgs,
+        /// Id of the root, or of any task in it
+        id: String,
+    },
     /// Ask a task to stop
     Cancel {
         /// How to find it.

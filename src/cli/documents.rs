@@ -318,3 +318,33 @@ fn every_metric_is_in_the_table_of_operating() {
     );
     assert_eq!(unique, names);
 }
+
+/// All Rust of a directory, together.
+fn source(dir: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &source(&path);
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn every_promise_about_tasks_names_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/tasks.md")).unwrap();
+    let code = source(&root.join("src")) + &source(&root.join("tests"));
+    let is_name = |word: &&str| {
+        let snake = word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        snake && word.matches('_').count() > 2
+    };
+    let names: Vec<_> = text.split('`').filter(is_name).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(code.contains(&format!("fn {name}()")), "{name}");
+    }
+}

@@ -17,6 +17,7 @@ mod process;
 mod rules;
 pub mod show;
 mod task;
+mod tree;
 mod up;
 
 use clap::Parser;

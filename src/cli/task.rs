@@ -10,7 +10,7 @@ use crate::{
         follow,
         mesh::Mesh,
         output::Output,
-        show,
+        show, tree,
     },
     pb::{self, agent_client::AgentClient, part::Content},
     runtime::Nursery,
@@ -56,6 +56,7 @@ pub(super) async fn run(
             let home = found.home_of(&id).await?;
             follow::watch(home, &id, after, &mesh, output).await
         }
+        TaskVerb::Tree { mesh, id } => tree::run(mesh, &id, output, nursery).await,
         TaskVerb::Cancel { mesh, id, reason } => {
             let mut home = Mesh::find(&mesh, nursery)?.home_of(&id).await?;
             let request = pb::CancelTaskRequest {
@@ -292,7 +293,7 @@ fn print_task(task: &pb::Task, output: &Output) {
 }
 
 /// The first `limit` tasks: a page may hold fewer than asked for.
-async fn pages(
+pub(super) async fn pages(
     home: &mut AgentClient<Channel>,
     request: &mut pb::ListTasksRequest,
     limit: usize,

@@ -62,6 +62,7 @@ impl ListQuery {
             && same(&filter.context_id, &task.context_id)
             && same(&filter.correlation_id, &task.correlation_id)
             && same(&filter.parent_task_id, &task.parent_task_id)
+            && same(&filter.root_task_id, &task.root_task_id)
             && bound(filter.created_after).is_none_or(|after| created > Some(after))
             && bound(filter.created_before).is_none_or(|before| created < Some(before))
     }
