@@ -1,8 +1,10 @@
 //! Idempotency keys: which submissions are one and the same, and where their task is found again.
 //!
 //! Pure. A key counts within its home, for one caller and one skill; a child that ends with the
-//! attempt that made it, within that attempt. The low half of the task's id is made of the key, so
+//! attempt that made it, within that attempt; and for tasks in memory only apart. The low half of the task's id is made of the key, so
 //! that whoever owns the id's shard owns the key too, with whatever number of shards.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use prost::Message;
@@ -23,6 +25,8 @@ pub struct IdempotencyKey {
     pub scope: [u8; 32],
     /// SHA-256 over what is asked for.
     pub payload: [u8; 32],
+    /// When its caller made it, by the caller's clock, where it says so: a UUID of version 7.
+    pub born: Option<SystemTime>,
 }
 
 impl IdempotencyKey {
@@ -52,14 +56,27 @@ impl IdempotencyKey {
             [id, b"#", parent.attempt.to_string().as_bytes()].concat()
         });
         let skill = spec.selector.as_ref().map(|selector| &selector.skill[..]);
+        // They are kept apart, and for different times.
+        let durability = spec.options.as_ref().map(|options| options.durability());
+        let fleeting = durability == Some(pb::Durability::Ephemeral);
         let scope = hash(&[
+            &[u8::from(fleeting)],
             caller.to_string().as_bytes(),
             skill.unwrap_or_default().as_bytes(),
             attempt.as_deref().unwrap_or_default(),
             key.as_bytes(),
         ]);
         let payload = payload(spec);
-        Ok(Some(Self { scope, payload }))
+        let born = Uuid::try_parse(key).ok().and_then(|id| id.get_timestamp());
+        let born = born.and_then(|at| {
+            let (seconds, nanos) = at.to_unix();
+            UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
+        });
+        Ok(Some(Self {
+            scope,
+            payload,
+            born,
+        }))
     }
 
     /// The key as it was written down; `None`: there was none.
@@ -67,6 +84,7 @@ impl IdempotencyKey {
         Some(Self {
             scope: scope.try_into().ok()?,
             payload: payload.try_into().ok()?,
+            born: None,
         })
     }
 

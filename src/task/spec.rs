@@ -99,8 +99,8 @@ impl NewTask {
     /// Checks what was asked for.
     ///
     /// # Errors
-    /// INVALID_FIELD with the field's path, PAYLOAD_TOO_LARGE, DEADLINE_EXCEEDED, and UNIMPLEMENTED
-    /// for what is not served yet.
+    /// INVALID_FIELD with the field's path, PAYLOAD_TOO_LARGE, and UNIMPLEMENTED for what is not served
+    /// yet. A deadline that has passed is none: it may be a submission that comes again.
     pub fn check(asked: Asked, at: &Moment) -> Result<Self, Fault> {
         let Asked {
             id,
@@ -327,12 +327,6 @@ fn options_in_force(
         let above = parent.deadline.saturating_duration_since(at.now);
         own.min(above.saturating_sub(HOP_MARGIN))
     });
-    if left.is_zero() {
-        return Err(Fault::new(
-            Reason::DeadlineExceeded,
-            "the deadline has passed already; if the clocks differ, send a timeout instead",
-        ));
-    }
     let on_agent_loss = pb::OnAgentLoss::try_from(asked.on_agent_loss)
         .map_err(|_| Fault::field("spec.options.on_agent_loss", "not one of the choices"))?;
     let durability = match pb::Durability::try_from(asked.durability) {
@@ -578,10 +572,9 @@ mod tests {
         let past = |spec: &mut pb::TaskSpec| {
             options(spec).deadline = Some(prost_types::Timestamp::default());
         };
-        assert_eq!(
-            NewTask::check(asked(past), &moment()).unwrap_err().reason,
-            Reason::DeadlineExceeded
-        );
+        // Whether it is too late is asked when it is known not to be a submission that comes again.
+        let at = moment();
+        assert!(NewTask::check(asked(past), &at).unwrap().due <= at.now);
     }
 
     #[test]

@@ -57,14 +57,14 @@ pub(super) fn is_marked(task: Uuid) -> bool {
     task.get_version_num() == 8
 }
 
-/// The updates of a task that is cancelled when nobody reads them to their end.
+/// A call that takes its task along when it goes away before the task's end.
 pub(super) struct Tied {
-    updates: TaskUpdates,
-    end: Option<End>,
+    updates: Option<TaskUpdates>,
+    tie: Option<Tie>,
 }
 
 /// How the task is cancelled.
-pub(super) struct End {
+pub(super) struct Tie {
     pub(super) task: Uuid,
     pub(super) viewer: Arc<SpiffeId>,
     pub(super) shard: mpsc::Sender<Request>,
@@ -72,11 +72,24 @@ pub(super) struct End {
 }
 
 impl Tied {
-    pub(super) fn new(updates: TaskUpdates, end: End) -> Self {
+    /// A call that has no answer yet.
+    pub(super) fn before(tie: Tie) -> Self {
         Self {
-            updates,
-            end: Some(end),
+            updates: None,
+            tie: Some(tie),
         }
+    }
+
+    /// There is no task of its own.
+    pub(super) fn free(mut self) -> Option<Self> {
+        self.tie = None;
+        None
+    }
+
+    /// Its answer, to be read to the end.
+    pub(super) fn reading(mut self, updates: TaskUpdates) -> Self {
+        self.updates = Some(updates);
+        self
     }
 }
 
@@ -84,10 +97,13 @@ impl Stream for Tied {
     type Item = Result<pb::TaskUpdate, Fault>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.updates.as_mut().poll_next(cx);
+        let Some(updates) = &mut self.updates else {
+            return Poll::Ready(None);
+        };
+        let next = updates.as_mut().poll_next(cx);
         // Over by itself, or told to come back by a watch.
         if let Poll::Ready(None | Some(Err(_))) = next {
-            self.end = None;
+            self.tie = None;
         }
         next
     }
@@ -95,7 +111,7 @@ impl Stream for Tied {
 
 impl Drop for Tied {
     fn drop(&mut self) {
-        let Some(end) = self.end.take() else { return };
+        let Some(end) = self.tie.take() else { return };
         // Nobody waits for the answer.
         let (answer, _) = oneshot::channel();
         let cancel = Request::Cancel {

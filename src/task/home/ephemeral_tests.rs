@@ -11,7 +11,7 @@ use crate::task::journal::{Journal, JournalConfig};
 
 use super::config::Submission;
 use super::drive_tests::{Bench, event, result, snapshot, until};
-use super::ephemeral::{RETENTION, is_marked, limits};
+use super::ephemeral::is_marked;
 use super::tests::{own, spec};
 
 fn asked(key: &str) -> Submission {
@@ -54,8 +54,6 @@ async fn it_shows_the_same_as_one_that_lasts() {
     let (seen, _) = bench.home.get(&id(&task), &me, true).await.unwrap();
     assert_eq!(seen.state(), pb::TaskState::Completed);
     assert_eq!(bench.all(10).await, std::slice::from_ref(&task.id));
-    // The clock on the wall decides when it is forgotten, as for any other, only sooner.
-    assert_eq!(limits(1).retention, RETENTION);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use super::entry::{Again, Entry};
 use super::lanes::Lanes;
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::snapshot::promise;
+use super::turns::Passed;
 
 /// Most lanes looked at in one go; the rest is looked at in the next.
 const PUMP_LANES: usize = 64;
@@ -144,16 +145,18 @@ impl Tasks {
         let now = world.at.now;
         self.pump_at = None;
         let lanes = self.lanes.round(self.pumped.as_ref(), PUMP_LANES);
+        let whole = lanes.len() == self.lanes.len();
         let begun = || Round::begun(self.lanes.len(), now);
         let mut round = self.round.take().unwrap_or_else(begun);
         round.left = round.left.saturating_sub(lanes.len());
         let mut more = round.left > 0;
         // Lanes that this round has not come to are looked at soon.
         let mut moved = more;
+        let mut served = None;
         for lane in &lanes {
-            let mut passed = None;
+            let mut passed = Passed::default();
             for turn in 0..=PUMP_TASKS {
-                let Some(task) = self.lanes.first(lane, passed) else {
+                let Some(task) = self.lanes.first(lane, &passed) else {
                     break;
                 };
                 if turn == PUMP_TASKS {
@@ -165,13 +168,16 @@ impl Tasks {
                 let given = self.give(task, world);
                 round.due = round.due.into_iter().chain(given.due()).min();
                 match given {
-                    Given::Sent => moved = true,
+                    Given::Sent => {
+                        moved = true;
+                        served = Some(lane.clone());
+                    }
                     Given::Rests(until) => self.rest(task, until),
                     Given::Ejected(_) | Given::Nobody if self.fails_fast(task) => {
                         self.end_no_route(task, given, world.at);
                     }
                     Given::Busy(_) | Given::Ejected(_) | Given::Nobody if tried => {
-                        passed = Some(task);
+                        self.lanes.pass(lane, task, &mut passed);
                         continue;
                     }
                     Given::Busy(_) | Given::Ejected(_) | Given::Nobody => break,
@@ -179,7 +185,8 @@ impl Tasks {
                 self.settle(task);
             }
         }
-        self.pumped = lanes.last().cloned();
+        // Where all lanes are looked at, whoever was served is looked at last the next time.
+        self.pumped = served.filter(|_| whole).or_else(|| lanes.last().cloned());
         if !self.lanes.is_empty() {
             self.pump_at = if more {
                 self.round = (round.left > 0).then_some(round);

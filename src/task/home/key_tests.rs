@@ -98,6 +98,30 @@ async fn many_at_once_make_one_task_that_runs_once() {
     assert!(bench.idle().await, "nothing else was given out");
 }
 
+#[tokio::test]
+async fn a_key_is_known_after_the_deadline_of_its_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::archived(dir.path(), &["i1"]);
+    let due = crate::runtime::clock::wall() + Duration::from_millis(900);
+    let soon = || {
+        let mut asked = asked("k", "one");
+        asked.spec.options.get_or_insert_default().deadline = Some(due.into());
+        asked
+    };
+    let first = bench.home.submit(soon(), 0).await.unwrap();
+    bench.complete().await;
+    until("the deadline passes", || {
+        crate::runtime::clock::wall() > due
+    })
+    .await;
+    let again = bench.home.submit(soon(), 0).await.unwrap();
+    assert!(again.replayed && again.task.id == first.task.id);
+    until("it is moved", || bench.in_memory() == 0).await;
+    let again = bench.home.submit(soon(), 0).await.unwrap();
+    assert!(again.replayed && again.task.id == first.task.id);
+    bench.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_home_that_takes_nothing_new_still_tells_what_it_took() {
     let mut bench = Bench::memory(&["i1"]);

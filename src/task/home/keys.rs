@@ -29,7 +29,8 @@ pub(super) enum Known {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     here: HashMap<u64, Uuid>,
-    moved: HashMap<u64, Uuid>,
+    /// Which, and when.
+    moved: HashMap<u64, (Instant, Uuid)>,
     /// In the order in which they moved.
     order: VecDeque<(Instant, Uuid)>,
     /// What moved until then is forgotten.
@@ -52,27 +53,31 @@ impl Keys {
         }
         self.here.remove(&place);
         let Some(now) = moved else { return };
-        self.moved.insert(place, task);
+        self.moved.insert(place, (now, task));
         self.order.push_back((now, task));
         if self.order.len() > MOVED_MAX
             && let Some((at, oldest)) = self.order.pop_front()
         {
             self.forgotten = Some(at);
-            if self.moved.get(&place_of(oldest)) == Some(&oldest) {
+            let moved = self.moved.get(&place_of(oldest));
+            if moved.is_some_and(|(_, task)| *task == oldest) {
                 self.moved.remove(&place_of(oldest));
             }
         }
     }
 
-    /// What is known of the key at `place`, for somebody who looked into the archive at `looked`.
-    pub(super) fn find(&self, place: u64, looked: Instant) -> Known {
+    /// What is known of the key at `place`, for somebody who looked into the archive at `looked`, or
+    /// knows that the key is not older than that; `None`: nobody did.
+    pub(super) fn find(&self, place: u64, looked: Option<Instant>) -> Known {
         if let Some(task) = self.here.get(&place) {
             return Known::Here(*task);
         }
-        if self.moved.contains_key(&place) || self.forgotten.is_some_and(|until| looked <= until) {
-            return Known::Archived;
+        let moved = self.moved.get(&place).map(|(at, _)| *at);
+        let latest = moved.max(self.forgotten);
+        match looked {
+            Some(looked) if latest.is_none_or(|latest| latest < looked) => Known::Unknown,
+            Some(_) | None => Known::Archived,
         }
-        Known::Unknown
     }
 }
 
@@ -87,22 +92,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_found_in_memory_then_as_moved_and_at_last_by_a_new_look_only() {
+    async fn a_key_is_found_in_memory_and_after_that_by_a_look_that_came_later() {
         let (mut keys, began) = (Keys::default(), Instant::now());
         let at = |number: u64| began + Duration::from_millis(number);
-        assert_eq!(keys.find(1, began), Known::Unknown);
+        assert_eq!(keys.find(1, None), Known::Archived, "nobody has looked");
+        assert_eq!(keys.find(1, Some(began)), Known::Unknown);
         keys.enter(task(1));
-        assert_eq!(keys.find(1, began), Known::Here(task(1)));
+        assert_eq!(keys.find(1, None), Known::Here(task(1)));
         keys.leave(task(1), Some(at(1)));
-        assert_eq!(keys.find(1, began), Known::Archived);
+        assert_eq!(
+            keys.find(1, Some(at(1))),
+            Known::Archived,
+            "it moved meanwhile"
+        );
+        // The archive has let go of it since.
+        assert_eq!(keys.find(1, Some(at(2))), Known::Unknown);
 
         for number in 2..MOVED_MAX as u64 + 2 {
             keys.enter(task(number));
             keys.leave(task(number), Some(at(number)));
         }
-        assert_eq!(keys.find(1, at(1)), Known::Archived, "looked too early");
-        assert_eq!(keys.find(1, at(2)), Known::Unknown, "it is there by then");
-        assert_eq!(keys.find(2, at(1)), Known::Archived);
+        assert_eq!(
+            keys.find(1, Some(at(1))),
+            Known::Archived,
+            "looked too early"
+        );
+        assert_eq!(keys.find(1, Some(at(2))), Known::Unknown);
+        assert_eq!(keys.find(2, Some(at(2))), Known::Archived);
         assert_eq!(keys.moved.len(), MOVED_MAX);
     }
 
@@ -111,12 +127,12 @@ mod tests {
         let (mut keys, now) = (Keys::default(), Instant::now());
         keys.enter(task(1));
         keys.leave(task(1), None);
-        assert_eq!(keys.find(1, now), Known::Unknown);
+        assert_eq!(keys.find(1, Some(now)), Known::Unknown);
         // A newer task of the same key is not taken away by the end of the older one.
         let newer = Uuid::from_u64_pair(8, 1);
         keys.enter(task(1));
         keys.enter(newer);
         keys.leave(task(1), Some(now));
-        assert_eq!(keys.find(1, now), Known::Here(newer));
+        assert_eq!(keys.find(1, Some(now)), Known::Here(newer));
     }
 }

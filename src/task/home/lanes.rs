@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::pb;
 
-use super::turns::{Flow, Turn, Turns};
+use super::turns::{Flow, Passed, Turn, Turns};
 
 /// Names what a task wants; equal for tasks that fit the same instances.
 pub(super) type Lane = Arc<str>;
@@ -59,7 +59,7 @@ impl Lanes {
     ) -> Turn {
         let latest = self.latest;
         let turns = self.lanes.entry(lane);
-        let turns = turns.or_insert_with(|| Turns::at(latest));
+        let turns = turns.or_insert_with(|| Turns::since(latest));
         self.waiting += 1;
         turns.wait(task, flow, before)
     }
@@ -69,7 +69,7 @@ impl Lanes {
         if let Some(turns) = self.lanes.get_mut(lane) {
             self.waiting -= usize::from(turns.remove(task, goes));
             if turns.is_empty() {
-                self.latest = self.latest.max(turns.now());
+                self.latest = self.latest.max(turns.latest());
                 self.lanes.remove(lane);
             }
         }
@@ -98,9 +98,16 @@ impl Lanes {
         self.waiting + self.resting.len()
     }
 
-    /// Whose turn it is in the lane, or whose it is after that of `passed`.
-    pub(super) fn first(&self, lane: &Lane, passed: Option<Uuid>) -> Option<Uuid> {
+    /// Whose turn it is in the lane, but for those that were `passed`.
+    pub(super) fn first(&self, lane: &Lane, passed: &Passed) -> Option<Uuid> {
         self.lanes.get(lane)?.first(passed)
+    }
+
+    /// The task stays where it is, and those behind it are looked at.
+    pub(super) fn pass(&self, lane: &Lane, task: Uuid, passed: &mut Passed) {
+        if let Some(turns) = self.lanes.get(lane) {
+            turns.pass(task, passed);
+        }
     }
 
     /// At most `most` lanes that follow `last` in a circle.

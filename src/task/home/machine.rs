@@ -42,6 +42,8 @@ use super::update::failure;
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// Starts of a task whose skill may run twice.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
+/// How far the clocks of those who make keys may be ahead of ours.
+const SKEW: Duration = Duration::from_secs(60);
 /// What a submitter is told to wait when there is no room.
 const FULL_RETRY: Duration = Duration::from_secs(1);
 /// How many times the memory of finished tasks may be taken while an archive is about to take them:
@@ -128,12 +130,24 @@ impl Tasks {
     /// Takes a checked task in, and gives it out at once where somebody has room. One with a key
     /// must not be [there](Tasks::known) already.
     pub(super) fn submit(&mut self, new: NewTask, world: World<'_>) -> Result<Uuid, Fault> {
+        if new.due <= world.at.now {
+            return Err(expired());
+        }
+        if !self.archived {
+            // Nobody else makes room before the next tick.
+            self.forget_old(world.at);
+        }
         self.room()?;
         let id = new.task.id.clone();
         let submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
+        if self.tasks.contains_key(&task) {
+            // Two keys with the same 62 bits, in the same millisecond.
+            let text = "the id of the new task is taken: submit it again";
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
+        }
         self.log(id, Recorded::Submitted(submitted), 0);
         self.enter(kept, new.due);
         if let Some(token) = new.parent {
@@ -144,11 +158,22 @@ impl Tasks {
         Ok(task)
     }
 
-    /// What is known of the key, for somebody who looked into the archive at `looked`.
+    /// What is known of the key, for somebody who looked into the archive at `looked`. A key that is
+    /// younger than all that memory has let go of need not be looked for.
     ///
     /// # Errors
     /// IDEMPOTENCY_KEY_REUSED.
-    pub(super) fn known(&self, key: &IdempotencyKey, looked: Instant) -> Result<Known, Fault> {
+    pub(super) fn known(
+        &self,
+        key: &IdempotencyKey,
+        looked: Option<Instant>,
+        at: Moment,
+    ) -> Result<Known, Fault> {
+        let born = key.born.and_then(|born| {
+            let age = at.wall.duration_since(born).unwrap_or_default();
+            at.now.checked_sub(age + SKEW)
+        });
+        let looked = looked.max(born.filter(|born| *born > self.base));
         let found = self.keys.find(key.place(), looked);
         let Known::Here(task) = found else {
             return Ok(found);
@@ -179,7 +204,7 @@ impl Tasks {
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
         if self.ended_bytes > self.limits.ended_bytes.saturating_mul(UNMOVED) {
-            let text = "more tasks have ended than the archive has taken yet: try again later";
+            let text = "more tasks have ended than can be kept yet: try again later";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
         Ok(())
@@ -404,6 +429,14 @@ impl Tasks {
             self.rested(task, world);
         }
     }
+}
+
+/// The answer to a submission that comes too late.
+fn expired() -> Fault {
+    Fault::new(
+        Reason::DeadlineExceeded,
+        "the deadline has passed already; if the clocks differ, send a timeout instead",
+    )
 }
 
 /// The one answer for a task that is not there and for one that the caller may not see.

@@ -22,12 +22,12 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
 pub(super) enum Request {
     Submit {
         new: Box<NewTask>,
-        looked: Instant,
+        looked: Option<Instant>,
         answer: Reply<Answered<pb::Task>>,
     },
     Run {
         new: Box<NewTask>,
-        looked: Instant,
+        looked: Option<Instant>,
         answer: Reply<Answered<Watching>>,
     },
     Cancel {

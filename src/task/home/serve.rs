@@ -11,7 +11,7 @@ use super::keys::Known;
 use super::machine::not_found;
 use super::reads;
 use super::request::{Answered, Mark, Reply, Request, Watchers, Watching};
-use super::shard::{Gated, Running};
+use super::shard::{Gated, Running, moment};
 use super::submit::parent_gone;
 
 /// Transients that a slow watcher may be behind; it loses the oldest.
@@ -82,11 +82,11 @@ impl Running {
     fn submit<T>(
         &mut self,
         new: Box<NewTask>,
-        looked: Instant,
+        looked: Option<Instant>,
         show: impl FnOnce(&mut Self, Uuid) -> Result<T, Fault>,
     ) -> Result<Answered<T>, Fault> {
         let known = match &new.key {
-            Some(key) => self.shard.tasks.known(key, looked)?,
+            Some(key) => self.shard.tasks.known(key, looked, moment())?,
             None => Known::Unknown,
         };
         match known {

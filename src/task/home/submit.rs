@@ -1,7 +1,7 @@
 //! How a task gets in: checked, looked for by its key, and taken by a shard.
 //!
-//! A submission with a key is looked for in the archive first, then in memory: tasks go from memory
-//! to the archive and never back, and the shard remembers which have gone since the look.
+//! A submission with a key is looked for in memory, then in the archive, then in memory again: tasks
+//! go from memory to the archive and never back, and the shard knows which have gone since the look.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
 
 use super::config::Submission;
-use super::ephemeral::{self, End, Tied};
+use super::ephemeral::{self, Tie, Tied};
 use super::finished;
 use super::handle::Home;
 use super::questions::over;
@@ -43,6 +43,7 @@ pub struct Submitted<T> {
 /// A submission that passed every check.
 struct Checked {
     shard: usize,
+    task: Uuid,
     new: NewTask,
     /// Ends when the submission is answered.
     work: Work,
@@ -88,55 +89,60 @@ impl Home {
             looked,
             answer,
         };
-        let running = self.take(checked.shard, checked.new, ask, over);
-        let running = running
-            .await
-            .inspect_err(|fault| checked.work.fail(fault.reason.label()))?;
+        let tie = (checked.shard >= self.shared.durable).then(|| Tie {
+            task: checked.task,
+            viewer: Arc::new(caller),
+            shard: self.shared.inboxes[checked.shard].clone(),
+            nursery: self.shared.nurseries[checked.shard % self.shared.nurseries.len()].clone(),
+        });
+        // From here on: whoever drops this call before it is answered leaves nothing behind either.
+        let mut guard = tie.map(Tied::before);
+        let running = self.take(checked.shard, checked.new, ask, over).await;
+        if !matches!(&running, Ok(running) if !running.replayed) {
+            guard = guard.and_then(Tied::free);
+        }
+        let running = running.inspect_err(|fault| checked.work.fail(fault.reason.label()))?;
         let id: Result<TaskId, _> = running.task.task.id.parse();
         let task = id.expect("a task of ours has an id").uuid;
         let watcher = self.watcher(checked.shard, task, running.task, (0, true));
-        let mut updates = watcher.stream();
-        if ephemeral::is_marked(task) && !running.replayed {
-            let shards = &self.shared;
-            let end = End {
-                task,
-                viewer: Arc::new(caller),
-                shard: shards.inboxes[checked.shard].clone(),
-                nursery: shards.nurseries[checked.shard % shards.nurseries.len()].clone(),
-            };
-            updates = Box::pin(Tied::new(updates, end));
-        }
+        let updates = match guard {
+            Some(tied) => Box::pin(tied.reading(watcher.stream())),
+            None => watcher.stream(),
+        };
         Ok(Submitted {
             task: updates,
             replayed: running.replayed,
         })
     }
 
-    /// Gives the submission to its shard, unless the archive has its task.
+    /// Gives the submission to its shard, or finds the task that it made before.
     async fn take<T: Send + 'static>(
         &self,
         shard: usize,
         new: NewTask,
-        ask: impl Fn(Box<NewTask>, Instant, Reply<Answered<T>>) -> Request,
+        ask: impl Fn(Box<NewTask>, Option<Instant>, Reply<Answered<T>>) -> Request,
         finished: impl Fn(pb::Task) -> T,
     ) -> Result<Submitted<T>, Fault> {
         let mut new = Box::new(new);
+        // What has no disk, or no archive, has nothing elsewhere.
+        let elsewhere = shard < self.shared.durable && self.shared.archive.is_some();
+        let mut looked = (!elsewhere).then(Instant::now);
         for _ in 0..LOOKS {
-            let looked = Instant::now();
-            if let Some(key) = new.key
-                && shard < self.shared.durable
-                && let Some(task) = self.filed(key).await?
-            {
-                return Ok(Submitted {
-                    task: finished(task),
-                    replayed: true,
-                });
-            }
+            let key = new.key;
             let answered = self.ask(shard, |answer| ask(new, looked, answer));
             let (task, replayed) = match answered.await? {
                 Answered::New(task) => (task, false),
                 Answered::Again(task) => (task, true),
                 Answered::Archived(back) => {
+                    looked = Some(Instant::now());
+                    if let Some(key) = key
+                        && let Some(task) = self.filed(key).await?
+                    {
+                        return Ok(Submitted {
+                            task: finished(task),
+                            replayed: true,
+                        });
+                    }
                     new = back;
                     continue;
                 }
@@ -192,7 +198,12 @@ impl Home {
         let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
-        Ok(Checked { shard, new, work })
+        Ok(Checked {
+            shard,
+            task,
+            new,
+            work,
+        })
     }
 
     /// A new id, and whose shard it is.

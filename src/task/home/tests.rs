@@ -785,6 +785,107 @@ async fn without_an_agent_a_task_waits_or_fails_fast() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_is_given_out_by_turns() {
+    let mut bench = Bench::new(&[], false);
+    let mut wait = |priority: u32, origin: Option<&str>| {
+        let mut new = bench.checked(pb::TaskOptions {
+            priority,
+            ..Default::default()
+        });
+        if let Some(origin) = origin {
+            new.task.origin = origin.into();
+        }
+        bench.step(|tasks, world| tasks.submit(new, world)).unwrap()
+    };
+    let low: Vec<_> = (0..10).map(|_| wait(1, None)).collect();
+    let high: Vec<_> = (0..10).map(|_| wait(10, None)).collect();
+    let other = "spiffe://attache.local/ns/default/agent/other";
+    let others: Vec<_> = (0..2).map(|_| wait(1, Some(other))).collect();
+    bench.route.set(&["i1"], false);
+    bench.step(Tasks::pump);
+    let sent = bench
+        .log
+        .iter()
+        .filter(|(_, record)| matches!(record.kind, Some(Recorded::Dispatched(_))));
+    let sent: Vec<Uuid> = sent
+        .map(|(_, record)| record.task_id.parse::<TaskId>().unwrap().uuid)
+        .collect();
+    assert_eq!(sent.len(), 22);
+    let place = |task: &Uuid| sent.iter().position(|one| one == task).unwrap();
+    assert!(
+        others.iter().all(|task| place(task) < 4),
+        "{others:?} in {sent:?}"
+    );
+    assert!(
+        high.iter().all(|task| place(task) < place(&low[1])),
+        "{sent:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_that_want_the_same_instance_take_turns() {
+    let mut bench = Bench::new(&["i1"], false);
+    let mut named = |agent: &str| {
+        let mut new = bench.checked(pb::TaskOptions::default());
+        new.spec.selector.get_or_insert_default().agent = agent.into();
+        bench.step(|tasks, world| tasks.submit(new, world)).unwrap()
+    };
+    // One slot, and two that wait for it in lanes of their own.
+    let first = named("");
+    let waiting: Vec<_> = (0..4)
+        .flat_map(|_| [named(""), named("default/worker")])
+        .collect();
+    let running = |bench: &Bench, task: &Uuid| bench.tasks.tasks[task].kept.running.is_some();
+    for task in &waiting {
+        if running(&bench, task) {
+            bench.hear(*task, refused(Reason::SlotsFull));
+        }
+    }
+    bench.hear(first, Heard::Accepted);
+    let mut served = vec![0, 0];
+    let mut runs = first;
+    for _ in 0..6 {
+        bench.hear(runs, done(1));
+        bench.pass(Duration::from_secs(6));
+        let next = waiting.iter().position(|task| running(&bench, task));
+        let Some(next) = next else { continue };
+        served[next % 2] += 1;
+        for task in &waiting {
+            if running(&bench, task) && *task != waiting[next] {
+                bench.hear(*task, refused(Reason::SlotsFull));
+            }
+        }
+        runs = waiting[next];
+        bench.hear(runs, Heard::Accepted);
+    }
+    assert!(served.iter().all(|count| *count > 1), "{served:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_late_is_refused_and_what_ended_makes_room_at_once() {
+    let mut bench = Bench::new(&["i1"], false);
+    let mut late = bench.checked(pb::TaskOptions::default());
+    late.due = bench.at.now;
+    let refused = bench.step(|tasks, world| tasks.submit(late, world));
+    assert_eq!(refused.unwrap_err().reason, Reason::DeadlineExceeded);
+
+    bench.tasks.limits = super::ephemeral::limits(1);
+    let task = bench.submit();
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, done(1));
+    bench.step(|tasks, _| tasks.shown(task, 2));
+    bench.at.wall += super::ephemeral::RETENTION - Duration::from_secs(1);
+    bench.submit();
+    assert!(bench.tasks.tasks.contains_key(&task));
+    bench.at.wall += Duration::from_secs(2);
+    bench.submit();
+    assert!(
+        !bench.tasks.tasks.contains_key(&task),
+        "a minute has passed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_moves_no_deadline() {
     let hours = Duration::from_secs(2 * 3600);
     let set = |bench: &mut Bench, ahead: bool| {

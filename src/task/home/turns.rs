@@ -1,11 +1,11 @@
-//! Whose turn it is among tasks that want the same: fair between origins, by priority within one,
-//! and by age within that. Pure.
+//! Whose turn it is among tasks that want the same: equal shares for origins, by priority within
+//! one, and by age within that. Pure.
 //!
-//! Self-clocked fair queueing (Golestani, INFOCOM 1994): a task is told on arrival when it would be
-//! done, were all origins served at once and each priority by its weight; the smallest time goes
-//! first. Every time is reached, so nothing starves: a task of priority 1 waits for ten of priority
-//! 10 at most, however many more come, and an origin with ten tasks does not wait for one with ten
-//! thousand.
+//! Self-clocked fair queueing (Golestani, INFOCOM 1994), twice: an origin is told when its next task
+//! would be done, were all origins served at once; a task, when it would be, were all priorities of
+//! its origin served by their weights. The smallest time goes first. Every time is reached, so
+//! nothing starves: a task of priority 1 is passed by ten of priority 10 at most, however many more
+//! come, and an origin with ten tasks does not wait for one with ten thousand.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,8 +14,7 @@ use std::{
 
 use uuid::Uuid;
 
-/// What a task costs in virtual time, times the share of others in its origin: fine enough for a
-/// division by any priority.
+/// What a task costs in virtual time, before it is divided by its weight: fine enough for that.
 const COST: u64 = 1 << 20;
 
 /// Tasks of one origin and one priority, 1 to 10.
@@ -25,82 +24,144 @@ pub(super) struct Flow {
     pub(super) priority: u32,
 }
 
-/// When a task's turn is, in virtual time; it keeps it when it comes back.
+/// When a task's turn is within its origin, in virtual time; it keeps it when it comes back.
 pub(super) type Turn = u64;
 
 /// Tasks that wait for the same.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    order: BTreeSet<(Turn, Uuid)>,
+    /// Each origin by the time of its next task.
+    order: BTreeSet<(u64, Arc<str>)>,
+    origins: HashMap<Arc<str>, Origin>,
     waiting: HashMap<Uuid, (Turn, Flow)>,
+    /// The time among origins.
+    now: u64,
+    /// The latest time within any origin that is gone.
+    latest: Turn,
+}
+
+/// What waits of one origin.
+#[derive(Debug)]
+struct Origin {
+    /// When its next task is done.
+    next: u64,
+    tasks: BTreeSet<(Turn, Uuid)>,
     /// By priority: the last turn that was given, and how many wait.
-    origins: HashMap<Arc<str>, BTreeMap<u32, (Turn, usize)>>,
-    /// The turn of whoever went last.
+    flows: BTreeMap<u32, (Turn, usize)>,
+    /// The time among its own.
     now: Turn,
 }
 
+/// Tasks that were looked at and cannot go now, by their origins: how many, and the last.
+#[derive(Debug, Default)]
+pub(super) struct Passed(BTreeMap<Arc<str>, (u64, (Turn, Uuid))>);
+
 impl Turns {
-    /// An empty queue in which it is `now`.
-    pub(super) fn at(now: Turn) -> Self {
+    /// An empty queue; `latest`: what [`Turns::latest`] said of the one before.
+    pub(super) fn since(latest: Turn) -> Self {
         Self {
-            now,
+            latest,
             ..Self::default()
         }
     }
 
     /// A task waits; `before`: the turn that it had. Gives its turn.
     pub(super) fn wait(&mut self, task: Uuid, flow: Flow, before: Option<Turn>) -> Turn {
-        let now = self.now;
-        let origin = self.origins.entry(Arc::clone(&flow.origin)).or_default();
-        origin.entry(flow.priority).or_insert((now, 0)).1 += 1;
-        // What its origin gets is shared by the weights of those that wait.
-        let all: u64 = origin.keys().map(|priority| u64::from(*priority)).sum();
+        let (now, latest) = (self.now, self.latest);
+        let origin = self.origins.entry(Arc::clone(&flow.origin));
+        let origin = origin.or_insert_with(|| Origin {
+            next: now + COST,
+            tasks: BTreeSet::new(),
+            flows: BTreeMap::new(),
+            now: latest,
+        });
+        self.order.remove(&(origin.next, Arc::clone(&flow.origin)));
+        let inner = origin.now;
+        let (last, waiting) = origin.flows.entry(flow.priority).or_insert((inner, 0));
+        *waiting += 1;
         let turn = before.unwrap_or_else(|| {
-            let (last, _) = origin.entry(flow.priority).or_default();
-            *last = (*last).max(now) + COST * all / u64::from(flow.priority.max(1));
+            *last = (*last).max(inner) + COST / u64::from(flow.priority.max(1));
             *last
         });
-        self.order.insert((turn, task));
+        if before.is_some() {
+            // It was charged for a turn that came to nothing.
+            origin.next = origin.next.saturating_sub(COST);
+        }
+        origin.tasks.insert((turn, task));
+        self.order.insert((origin.next, Arc::clone(&flow.origin)));
         self.waiting.insert(task, (turn, flow));
         turn
     }
 
-    /// The task waits no more; `goes`: since its turn has come. Whether it was here.
+    /// The task waits no more; `goes`: it was given out, in its turn or before. Whether it was here.
     pub(super) fn remove(&mut self, task: Uuid, goes: bool) -> bool {
         let Some((turn, flow)) = self.waiting.remove(&task) else {
             return false;
         };
-        self.order.remove(&(turn, task));
+        let Some(origin) = self.origins.get_mut(&flow.origin) else {
+            return false;
+        };
+        self.order.remove(&(origin.next, Arc::clone(&flow.origin)));
         if goes {
-            self.now = self.now.max(turn);
+            // Who goes before its turn moves no clock: the others' turns have not come.
+            if self
+                .order
+                .first()
+                .is_none_or(|(first, _)| origin.next <= *first)
+            {
+                self.now = self.now.max(origin.next);
+            }
+            if origin.tasks.first() == Some(&(turn, task)) {
+                origin.now = origin.now.max(turn);
+            }
+            origin.next += COST;
         }
-        if let Some(origin) = self.origins.get_mut(&flow.origin) {
-            if let Some((_, count)) = origin.get_mut(&flow.priority) {
-                *count -= 1;
-                if *count == 0 {
-                    origin.remove(&flow.priority);
-                }
+        origin.tasks.remove(&(turn, task));
+        if let Some((_, waiting)) = origin.flows.get_mut(&flow.priority) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                origin.flows.remove(&flow.priority);
             }
-            if origin.is_empty() {
-                self.origins.remove(&flow.origin);
-            }
+        }
+        if origin.tasks.is_empty() {
+            self.latest = self.latest.max(origin.now);
+            self.origins.remove(&flow.origin);
+        } else {
+            self.order.insert((origin.next, flow.origin));
         }
         true
     }
 
-    /// Whose turn is first, or first after that of `passed`.
-    pub(super) fn first(&self, passed: Option<Uuid>) -> Option<Uuid> {
-        let passed = passed.and_then(|task| Some((self.waiting.get(&task)?.0, task)));
-        let next = match passed {
-            Some(passed) => self.order.range(passed..).nth(1),
-            None => self.order.first(),
-        };
-        next.map(|(_, task)| *task)
+    /// Whose turn it is, but for those that were `passed`.
+    pub(super) fn first(&self, passed: &Passed) -> Option<Uuid> {
+        let new = self
+            .order
+            .iter()
+            .find(|(_, name)| !passed.0.contains_key(name));
+        let new =
+            new.and_then(|(next, name)| Some((*next, self.origins.get(name)?.tasks.first()?)));
+        let rest = passed.0.iter().filter_map(|(name, (count, last))| {
+            let origin = self.origins.get(name)?;
+            Some((
+                origin.next + count * COST,
+                origin.tasks.range(last..).find(|at| *at != last)?,
+            ))
+        });
+        let first = rest.chain(new).min_by_key(|(next, _)| *next);
+        first.map(|(_, (_, task))| *task)
     }
 
-    /// What time it is.
-    pub(super) fn now(&self) -> Turn {
-        self.now
+    /// The task stays, and those behind it are looked at.
+    pub(super) fn pass(&self, task: Uuid, passed: &mut Passed) {
+        if let Some((turn, flow)) = self.waiting.get(&task) {
+            let seen = passed.0.entry(Arc::clone(&flow.origin)).or_default();
+            *seen = (seen.0 + 1, (*turn, task));
+        }
+    }
+
+    /// Who comes back with a turn of this queue comes before whoever is new in one since then.
+    pub(super) fn latest(&self) -> Turn {
+        self.latest
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -125,13 +186,18 @@ mod tests {
         Uuid::from_u128(number)
     }
 
+    fn first(turns: &Turns) -> Option<Uuid> {
+        turns.first(&Passed::default())
+    }
+
     /// Everybody goes; in which order, as numbers.
     fn all(turns: &mut Turns) -> Vec<u128> {
         let mut gone = Vec::new();
-        while let Some(first) = turns.first(None) {
-            assert!(turns.remove(first, true));
-            gone.push(first.as_u128());
+        while let Some(next) = first(turns) {
+            assert!(turns.remove(next, true));
+            gone.push(next.as_u128());
         }
+        assert!(turns.order.is_empty() && turns.origins.is_empty() && turns.waiting.is_empty());
         gone
     }
 
@@ -141,10 +207,7 @@ mod tests {
         for number in [1, 2, 3] {
             turns.wait(task(number), flow("a", 5), None);
         }
-        assert_eq!(turns.first(Some(task(1))), Some(task(2)));
-        assert_eq!(turns.first(Some(task(3))), None);
         assert_eq!(all(&mut turns), [1, 2, 3]);
-        assert!(turns.origins.is_empty() && turns.waiting.is_empty());
     }
 
     #[test]
@@ -162,27 +225,64 @@ mod tests {
     }
 
     #[test]
-    fn priorities_of_an_origin_share_by_their_weight_and_no_origin_wins_by_them() {
-        let mut turns = Turns::default();
-        for number in 0..1000 {
-            for (kind, flow) in [flow("a", 10), flow("a", 1), flow("b", 1)]
-                .into_iter()
-                .enumerate()
-            {
-                turns.wait(task(number * 10 + kind as u128), flow, None);
+    fn priorities_of_an_origin_share_by_their_weight_in_whatever_order_they_come() {
+        for order in [[10, 1], [1, 10]] {
+            let mut turns = Turns::default();
+            for priority in order {
+                for number in 0..100 {
+                    let task = task(number * 100 + u128::from(priority));
+                    turns.wait(task, flow("a", priority), None);
+                }
             }
-        }
-        let gone = all(&mut turns);
-        let count = |kind| {
-            gone[..440]
+            let gone = all(&mut turns);
+            let urgent = gone[..110]
                 .iter()
-                .filter(|number| *number % 10 == kind)
-                .count()
-        };
-        let counts = [count(0), count(1), count(2)];
-        assert!((195..=205).contains(&counts[0]), "{counts:?}");
-        assert!((15..=25).contains(&counts[1]), "{counts:?}");
-        assert!((215..=225).contains(&counts[2]), "{counts:?}");
+                .filter(|number| *number % 100 == 10)
+                .count();
+            assert!((99..=100).contains(&urgent), "{order:?}: {urgent}");
+        }
+    }
+
+    #[test]
+    fn no_origin_gets_more_by_its_priorities() {
+        let falling: Vec<u32> = (1..=10).rev().collect();
+        for priorities in [(1..=10).collect(), falling, vec![10]] {
+            let mut turns = Turns::default();
+            let mut number = 0;
+            for priority in priorities {
+                for _ in 0..100 {
+                    number += 1;
+                    turns.wait(task(number), flow("sly", priority), None);
+                }
+            }
+            for number in 0..100 {
+                turns.wait(task(10_000 + number), flow("plain", 1), None);
+            }
+            let gone = all(&mut turns);
+            let plain = gone[..100]
+                .iter()
+                .filter(|number| **number >= 10_000)
+                .count();
+            assert!((49..=51).contains(&plain), "{plain}");
+        }
+        // Nor by coming one at a time, whatever its name.
+        for sly in ["a", "z"] {
+            let mut turns = Turns::default();
+            for number in 0..100 {
+                turns.wait(task(number), flow("m", 5), None);
+            }
+            turns.wait(task(1000), flow(sly, 5), None);
+            let mut gone = 0;
+            for _ in 0..50 {
+                let next = first(&turns).unwrap();
+                turns.remove(next, true);
+                if next == task(1000) {
+                    gone += 1;
+                    turns.wait(task(1000), flow(sly, 5), None);
+                }
+            }
+            assert!((24..=26).contains(&gone), "{gone}");
+        }
     }
 
     #[test]
@@ -193,33 +293,64 @@ mod tests {
         }
         turns.wait(task(0), flow("a", 1), None);
         for number in 50.. {
-            let first = turns.first(None).unwrap();
-            if first == task(0) {
+            let next = first(&turns).unwrap();
+            if next == task(0) {
                 break;
             }
             assert!(number < 70, "it starves");
-            turns.remove(first, true);
+            turns.remove(next, true);
             turns.wait(task(number), flow("a", 10), None);
         }
     }
 
     #[test]
-    fn an_important_one_overtakes_and_one_that_comes_back_has_its_old_turn() {
+    fn one_that_comes_back_has_its_old_turn_also_in_a_new_queue() {
         let mut turns = Turns::default();
-        for number in 0..100 {
-            turns.wait(task(number), flow("a", 1), None);
+        for number in 0..10 {
+            turns.wait(task(number), flow("a", 5), None);
+            turns.wait(task(100 + number), flow("b", 5), None);
         }
-        turns.wait(task(1000), flow("a", 10), None);
-        assert!(all(&mut turns).iter().position(|number| *number == 1000) < Some(3));
+        let next = first(&turns).unwrap();
+        assert_eq!(next, task(0));
+        let (turn, _) = turns.waiting[&next];
+        turns.remove(next, true);
+        turns.wait(next, flow("a", 5), Some(turn));
+        assert_eq!(first(&turns), Some(task(0)));
+        all(&mut turns);
+        let mut turns = Turns::since(turns.latest());
+        turns.wait(task(50), flow("a", 10), None);
+        turns.wait(task(0), flow("a", 5), Some(turn));
+        assert_eq!(all(&mut turns), [0, 50]);
+    }
 
-        let mut turns = Turns::at(7 * COST);
-        let turn = turns.wait(task(1), flow("a", 5), None);
-        assert!(turn > 7 * COST);
-        turns.remove(task(1), true);
-        turns.wait(task(2), flow("a", 5), None);
-        turns.wait(task(1), flow("a", 5), Some(turn));
-        assert_eq!(all(&mut turns), [1, 2]);
-        assert!(turns.now() > turn);
+    #[test]
+    fn who_goes_before_its_turn_takes_nobody_elses() {
+        let mut turns = Turns::default();
+        for number in 0..1000 {
+            turns.wait(task(number), flow("m", 5), None);
+        }
+        turns.remove(task(999), true);
+        turns.wait(task(5000), flow("f", 5), None);
+        let gone = all(&mut turns);
+        assert!(gone.iter().position(|number| *number == 5000) < Some(2));
+    }
+
+    #[test]
+    fn those_that_cannot_go_hold_nobody_back() {
+        let mut turns = Turns::default();
+        for number in 0..300 {
+            turns.wait(task(number), flow("a", 5), None);
+        }
+        turns.wait(task(1000), flow("b", 5), None);
+        let mut passed = Passed::default();
+        let mut seen = Vec::new();
+        while let Some(next) = turns.first(&passed) {
+            seen.push(next.as_u128());
+            turns.pass(next, &mut passed);
+        }
+        assert!(seen.iter().position(|number| *number == 1000) < Some(2));
+        assert_eq!(seen.len(), 301);
+        assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 301);
     }
 
     proptest! {
@@ -233,16 +364,15 @@ mod tests {
                 turns.wait(task(number), flow(&origin.to_string(), *priority), None);
                 waiting.insert(number);
                 if *goes {
-                    let first = turns.first(None).unwrap();
-                    prop_assert!(waiting.remove(&first.as_u128()));
-                    prop_assert!(turns.remove(first, true));
+                    let next = first(&turns).unwrap();
+                    prop_assert!(waiting.remove(&next.as_u128()));
+                    prop_assert!(turns.remove(next, true));
                     gone += 1;
                 }
             }
             let rest = all(&mut turns);
             prop_assert_eq!(rest.len() + gone, steps.len());
             prop_assert_eq!(rest.into_iter().collect::<BTreeSet<_>>(), waiting);
-            prop_assert!(turns.origins.is_empty() && turns.waiting.is_empty());
         }
     }
 }
