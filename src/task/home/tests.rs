@@ -845,7 +845,7 @@ async fn lanes_that_want_the_same_instance_take_turns() {
     let mut served = vec![0, 0];
     let mut runs = first;
     for _ in 0..6 {
-        bench.hear(runs, done(1));
+        bench.update(runs, 1, done());
         bench.pass(Duration::from_secs(6));
         let next = waiting.iter().position(|task| running(&bench, task));
         let Some(next) = next else { continue };
@@ -872,7 +872,7 @@ async fn what_comes_too_late_is_refused_and_what_ended_makes_room_at_once() {
     bench.tasks.limits = super::ephemeral::limits(1);
     let task = bench.submit();
     bench.hear(task, Heard::Accepted);
-    bench.hear(task, done(1));
+    bench.update(task, 1, done());
     bench.step(|tasks, _| tasks.shown(task, 2));
     bench.at.wall += super::ephemeral::RETENTION - Duration::from_secs(1);
     bench.submit();
