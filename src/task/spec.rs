@@ -214,7 +214,11 @@ fn check_selector(spec: &mut pb::TaskSpec, namespace: &Label) -> Result<pb::Sele
     Ok(selector.clone())
 }
 
-fn check_payload(spec: &pb::TaskSpec) -> Result<(), Fault> {
+/// Checks input and context against their bounds.
+///
+/// # Errors
+/// INVALID_FIELD, PAYLOAD_TOO_LARGE or UNIMPLEMENTED, with the field's path.
+pub(super) fn check_payload(spec: &pb::TaskSpec) -> Result<(), Fault> {
     let input: usize = spec.input.iter().map(Message::encoded_len).sum();
     if input > INPUT_MAX {
         return Err(too_large("spec.input", input, INPUT_MAX));

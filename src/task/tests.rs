@@ -151,7 +151,8 @@ impl Bench {
             boot_id: "b".into(),
             skills: ["work.do", "work.wait", "work.die"]
                 .map(String::from)
-                .to_vec(),
+                .into_iter()
+                .collect(),
         };
         let handled = AtomicUsize::new(0);
         let traces = Traced::default();

@@ -15,6 +15,7 @@
 
 mod archive;
 mod bad_input;
+mod contracts;
 mod crash;
 mod disk;
 mod drain;

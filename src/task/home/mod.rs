@@ -37,6 +37,7 @@ mod request;
 mod serve;
 mod shard;
 mod snapshot;
+mod unfit;
 mod update;
 mod view;
 mod watch;
