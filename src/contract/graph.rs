@@ -55,6 +55,8 @@ pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
     /// In an order in which those that a node applies to the same value come before it.
     pub(super) order: Vec<usize>,
+    /// Whether `anyOf` or `oneOf` stands anywhere.
+    pub(super) branches: bool,
 }
 
 impl Graph {
@@ -70,12 +72,14 @@ impl Graph {
             nodes: Vec::new(),
             references: Vec::new(),
             patterns: 0,
+            branches: false,
         };
         walk.visit(root, String::new())?;
         walk.resolve()?;
         let mut graph = Self {
             nodes: walk.nodes,
             order: Vec::new(),
+            branches: walk.branches,
         };
         graph.sort(&walk.places)?;
         Ok(graph)
@@ -190,6 +194,7 @@ struct Walk<'a> {
     nodes: Vec<Node>,
     references: Vec<Reference>,
     patterns: usize,
+    branches: bool,
 }
 
 impl Walk<'_> {
@@ -337,6 +342,7 @@ impl Walk<'_> {
                 );
                 return Err(SchemaError::new(here, text));
             }
+            "anyOf" | "oneOf" => self.branches = true,
             "pattern" => {
                 self.nodes[node].own += (text.len() / PATTERN_BYTES) as u64;
                 self.pattern(here)?;

@@ -28,4 +28,4 @@ pub use cost::COST_MAX;
 pub use hash::{Canonical, hash_of, is_nothing};
 pub use known::Known;
 pub use schema::{SCHEMA_DEPTH_MAX, SCHEMA_MAX, Schema, SchemaError};
-pub use violation::{RULE_COST, RULE_JSON, RULE_PART, Violation};
+pub use violation::{RULE_COST, RULE_JSON, RULE_PART, RULE_SCHEMA, Violation};

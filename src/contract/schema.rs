@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::cost::{COST_MAX, Cost, DEPTH_MAX};
 use super::graph::Graph;
-use super::violation::{Breach, RULE_COST};
+use super::violation::{Breach, RULE_COST, RULE_SCHEMA};
 
 /// Largest schema, in bytes.
 pub const SCHEMA_MAX: usize = 16 * 1024;
@@ -17,8 +17,9 @@ pub const SCHEMA_DEPTH_MAX: usize = 32;
 const PATTERN_MAX: usize = 64 * 1024;
 /// Breaches of one value that are told, the first one whole.
 const BREACHES_MAX: usize = 4;
-/// Steps of a check up to which all breaches are looked for; beyond it only the first one is.
-const ALL_BREACHES: u64 = COST_MAX / 10;
+/// Steps of a check up to which all breaches are looked for, each some microseconds where branches
+/// failed; beyond it only the first one is, and none where there may be branches.
+const TOLD_MAX: u64 = COST_MAX / 100;
 
 /// What is wrong with a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,8 @@ pub struct Schema {
     source: Value,
     validator: Validator,
     cost: Cost,
+    /// Whether a breach may be one of several branches, and of theirs.
+    branches: bool,
 }
 
 impl Schema {
@@ -84,6 +87,7 @@ impl Schema {
             source,
             validator,
             cost,
+            branches: graph.branches,
         }))
     }
 
@@ -110,7 +114,16 @@ impl Schema {
         if self.validator.is_valid(value) {
             return Vec::new();
         }
-        if steps > ALL_BREACHES {
+        if steps > TOLD_MAX && self.branches {
+            let text = "does not fit, and is too large to say where".to_owned();
+            return vec![Breach::new(
+                "",
+                RULE_SCHEMA,
+                text,
+                Some((&self.source, None)),
+            )];
+        }
+        if steps > TOLD_MAX {
             let first = self.validator.validate(value).err();
             return first.iter().map(|error| self.breach(error)).collect();
         }

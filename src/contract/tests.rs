@@ -395,11 +395,13 @@ fn work_that_multiplies_with_the_value_is_refused_before_it_begins() {
         {"type": "string"},
     ]});
     let mut value = json!("end");
-    for _ in 0..8 {
-        value = json!({"a": value});
+    for (levels, rule) in [(5, "anyOf"), (5, RULE_SCHEMA)] {
+        for _ in 0..levels {
+            value = json!({"a": value});
+        }
+        assert_eq!(broken(&schema, &value).rule(), rule);
     }
-    assert_ne!(broken(&schema, &value).rule(), RULE_COST);
-    for _ in 0..22 {
+    for _ in 0..20 {
         value = json!({"a": value});
     }
     assert_eq!(broken(&schema, &value).rule(), RULE_COST);
@@ -447,4 +449,14 @@ fn spelling_does_not_change_the_hash_and_no_schema_has_one_of_its_own() {
     assert_ne!(one, hash("", r#"{"type":"object","a":1}"#));
     assert!(is_nothing(&hash("", "")) && is_nothing(&[]));
     assert!(!is_nothing(&one));
+}
+
+#[test]
+fn a_large_value_is_told_its_first_breach() {
+    let schema = json!({"items": {"type": "string"}});
+    let mut value = vec![json!("x"); 20_000];
+    value[17_000] = json!(1);
+    value[18_000] = json!(1);
+    let found = broken(&schema, &json!(value));
+    assert_eq!((found.pointer(), found.rule()), ("/17000", "type"));
 }

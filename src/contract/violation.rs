@@ -16,6 +16,9 @@ pub const RULE_JSON: &str = "json";
 /// Rule of a payload without any JSON, where the skill takes only that.
 pub const RULE_PART: &str = "part";
 
+/// Rule of a value that does not fit, and is too large to say where.
+pub const RULE_SCHEMA: &str = "schema";
+
 /// Most bytes of the expected schema. It goes into headers, beside its sentence, and clients take
 /// some 8 KiB of those.
 const EXPECTED_MAX: usize = 512;
@@ -94,7 +97,8 @@ impl Violation {
         &self.first.pointer
     }
 
-    /// The keyword of the schema that is broken, or [`RULE_JSON`], [`RULE_PART`], [`RULE_COST`].
+    /// The keyword of the schema that is broken, or [`RULE_JSON`], [`RULE_PART`], [`RULE_COST`],
+    /// [`RULE_SCHEMA`].
     pub fn rule(&self) -> &str {
         &self.first.rule
     }
