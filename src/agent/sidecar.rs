@@ -1,7 +1,7 @@
 //! The agent's own sidecar as seen from the agent: tasks for others, and who there is.
 
 use tokio_stream::StreamExt as _;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use super::{AgentError, Channel, TaskResult};
 use crate::domain::Reason;
@@ -16,6 +16,8 @@ use crate::telemetry::TraceContext;
 /// Tries to follow a task again after its stream broke, with waits up to 30 s: a sidecar restarts
 /// within that, and the task goes on meanwhile.
 const FOLLOW_TRIES: u32 = 10;
+/// Tries to hand a task over to a sidecar that is not there: it restarts within a few seconds.
+const SUBMIT_TRIES: u32 = 5;
 /// Largest answer of a sidecar.
 const MESSAGE_MAX: usize = 4 << 20;
 
@@ -59,24 +61,33 @@ impl Sidecar {
         RegistryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
-    /// Runs a task to its end, also across a restart of the sidecar.
+    /// Runs a task to its end, also across a restart of the sidecar: one without an idempotency key
+    /// gets one, so that it can be submitted again when the answer is lost.
     ///
     /// # Errors
     /// The failure of the task with its gRPC code, or why it was not taken.
-    pub async fn run(&self, spec: pb::TaskSpec) -> Result<TaskResult, Status> {
+    pub async fn run(&self, mut spec: pb::TaskSpec) -> Result<TaskResult, Status> {
+        if spec.idempotency_key.is_empty() {
+            spec.idempotency_key = uuid::Uuid::new_v4().to_string();
+        }
         let request = pb::RunTaskRequest { spec: Some(spec) };
-        let mut updates = self.tasks().run_task(request).await?.into_inner();
         let mut followed = Followed::default();
+        let mut backoff = Backoff::RECONNECT;
+        let mut tries = 0;
         let broke = loop {
-            match updates.next().await {
-                Some(Ok(response)) => {
-                    if let Some(end) = followed.take(response.update) {
-                        return end;
-                    }
-                }
-                Some(Err(status)) => break status,
-                None => break ended_early(),
+            let broke = match self.tasks().run_task(request.clone()).await {
+                Ok(answer) => match followed.until_end(answer.into_inner(), |r| r.update).await {
+                    Ok(end) => return end,
+                    Err(broke) => broke,
+                },
+                Err(status) => status,
+            };
+            tries += 1;
+            let taken = !followed.task_id.is_empty();
+            if taken || broke.code() != Code::Unavailable || tries == SUBMIT_TRIES {
+                break broke;
             }
+            tokio::time::sleep(backoff.next(rand::random())).await;
         };
         self.follow(followed, broke).await
     }
@@ -101,31 +112,41 @@ impl Sidecar {
                 after_seq: followed.last_seq,
                 ..pb::WatchTaskRequest::default()
             };
-            let mut updates = match self.tasks().watch_task(request).await {
+            let updates = match self.tasks().watch_task(request).await {
                 Ok(answer) => answer.into_inner(),
                 Err(status) => {
                     broke = status;
                     continue;
                 }
             };
-            broke = loop {
-                match updates.next().await {
-                    Some(Ok(response)) => {
-                        backoff.reset();
-                        if let Some(end) = followed.take(response.update) {
-                            return end;
-                        }
-                    }
-                    Some(Err(status)) => break status,
-                    None => break ended_early(),
-                }
+            let before = followed.last_seq;
+            broke = match followed.until_end(updates, |r| r.update).await {
+                Ok(end) => return end,
+                Err(broke) => broke,
             };
+            if followed.last_seq > before {
+                backoff.reset();
+            }
         }
         Err(broke)
     }
 }
 
 impl Followed {
+    /// Reads a stream until it tells the task's end, or breaks.
+    async fn until_end<U>(
+        &mut self,
+        mut updates: Streaming<U>,
+        update: impl Fn(U) -> Option<pb::TaskUpdate>,
+    ) -> Result<Result<TaskResult, Status>, Status> {
+        while let Some(response) = updates.next().await {
+            if let Some(end) = self.take(update(response?)) {
+                return Ok(end);
+            }
+        }
+        Err(ended_early())
+    }
+
     /// The task's end, once it is told.
     fn take(&mut self, update: Option<pb::TaskUpdate>) -> Option<Result<TaskResult, Status>> {
         match update?.update? {

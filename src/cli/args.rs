@@ -447,6 +447,9 @@ pub struct TaskArgs {
     /// Ties together what belongs together, in logs and lists
     #[arg(long, value_name = "ID")]
     pub correlation: Option<String>,
+    /// Makes it safe to say again: with the same key and input it is the same task
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
 }
 
 /// `attache task ...`.

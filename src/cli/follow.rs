@@ -18,6 +18,11 @@ use crate::{
 /// Tries to come back to a task's home before the reader is told to do it.
 const TRIES: u32 = 8;
 
+/// Tries to hand a task over: a sidecar restarts within them.
+const SUBMITS: u32 = 5;
+/// Said where a key was used before.
+pub(super) const REPLAYED: &str = "this key was used before: here is the task that it made";
+
 /// What is known of the task while it is followed.
 #[derive(Debug, Default)]
 struct Seen {
@@ -37,24 +42,63 @@ pub(super) async fn run(
     output: &Output,
 ) -> Result<Exit, Failed> {
     let request = pb::RunTaskRequest { spec: Some(spec) };
-    let mut stream = at.run_task(request).await?.into_inner();
+    let begun = insist(output, async || {
+        let mut stream = at.run_task(request.clone()).await?.into_inner();
+        let first = tokio::select! {
+            first = stream.message() => first?,
+            _ = tokio::signal::ctrl_c() => return Ok(None),
+        };
+        Ok(Some((stream, first)))
+    });
     let mut seen = Seen::default();
+    let Some((mut stream, mut next)) = begun.await? else {
+        return Ok(left_running(&seen, mesh, output));
+    };
     let broken = loop {
-        let next = tokio::select! {
-            next = stream.message() => next,
+        match next {
+            Some(response) => {
+                if response.replayed {
+                    output.note(REPLAYED);
+                }
+                seen.take(response.update, output);
+            }
+            None => return Ok(seen.end(output)),
+        }
+        next = tokio::select! {
+            next = stream.message() => match next {
+                Ok(next) => next,
+                Err(status) => break status,
+            },
             _ = tokio::signal::ctrl_c() => return Ok(left_running(&seen, mesh, output)),
         };
-        match next {
-            Ok(Some(response)) => seen.take(response.update, output),
-            Ok(None) => return Ok(seen.end(output)),
-            Err(status) => break status,
-        }
     };
-    if seen.task.id.is_empty() || !may_come_back(&broken) {
+    if !may_come_back(&broken) {
         return Err(broken.into());
     }
     let home = at.clone();
     follow(home, seen, mesh, output).await
+}
+
+/// Submits again while nobody says whether the task was taken: its key makes them one.
+///
+/// # Errors
+/// What is answered, or the last of [`SUBMITS`] failures.
+pub(super) async fn insist<T>(
+    output: &Output,
+    mut submit: impl AsyncFnMut() -> Result<T, Status>,
+) -> Result<T, Status> {
+    let mut backoff = Backoff::RECONNECT;
+    for _ in 1..SUBMITS {
+        match submit().await {
+            Err(lost) if lost.code() == Code::Unavailable => {
+                let said = format!("not taken yet, trying again: {}", lost.message());
+                output.progress(None, &said);
+                tokio::time::sleep(backoff.next(rand::random())).await;
+            }
+            answered => return answered,
+        }
+    }
+    submit().await
 }
 
 /// Follows a task from an event on.

@@ -33,13 +33,13 @@ pub(super) async fn run(
     match verb {
         TaskVerb::Submit(args) => {
             let mesh = Mesh::find(&args.mesh, nursery)?;
-            submit(&mesh, &args, output).await
+            Box::pin(submit(&mesh, &args, output)).await
         }
         TaskVerb::Run(args) => {
             let mesh = Mesh::find(&args.mesh, nursery)?;
             let mut at = choose(&mesh, &args).await?;
             let spec = spec(&args)?;
-            follow::run(&mut at, spec, &args.mesh, output).await
+            Box::pin(follow::run(&mut at, spec, &args.mesh, output)).await
         }
         TaskVerb::Get { mesh, id } => get(mesh, &id, output, nursery).await,
         TaskVerb::List {
@@ -141,12 +141,12 @@ async fn submit(mesh: &Mesh, args: &TaskArgs, output: &Output) -> Result<Exit, F
     let request = pb::SubmitTaskRequest {
         spec: Some(spec(args)?),
     };
-    let task = at
-        .submit_task(request)
-        .await?
-        .into_inner()
-        .task
-        .unwrap_or_default();
+    let answer = follow::insist(output, async || at.submit_task(request.clone()).await).await?;
+    let answer = answer.into_inner();
+    let task = answer.task.unwrap_or_default();
+    if answer.replayed {
+        output.note(follow::REPLAYED);
+    }
     if output.is_json() {
         output.json(&json::message("Task", &task));
     } else {
@@ -192,6 +192,11 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
             ..Default::default()
         }),
         correlation_id: args.correlation.clone().unwrap_or_default(),
+        // So that it can be said again when its answer is lost.
+        idempotency_key: args
+            .key
+            .clone()
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
         ..Default::default()
     })
 }

@@ -74,6 +74,8 @@ reasons! {
     DeadlineExceeded = "DEADLINE_EXCEEDED",
     /// The task was tried as often as is allowed.
     RetriesExhausted = "RETRIES_EXHAUSTED",
+    /// The idempotency key stands for another request already.
+    IdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED",
     /// Too much waits already.
     QueueFull = "QUEUE_FULL",
     /// The disk is nearly full: what is under way goes on, nothing new is taken.

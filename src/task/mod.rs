@@ -12,6 +12,7 @@ pub mod doors;
 pub mod executor;
 pub mod home;
 pub mod journal;
+pub mod key;
 pub mod service;
 pub mod spec;
 

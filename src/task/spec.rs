@@ -14,6 +14,7 @@ use crate::pb;
 use crate::telemetry::TraceContext;
 
 use super::doors::Parent;
+use super::key::IdempotencyKey;
 
 /// Most bytes of all input parts together, encoded.
 pub const INPUT_MAX: usize = 1 << 20;
@@ -68,6 +69,8 @@ pub struct Asked {
     pub own: SpiffeId,
     /// The attempt that asks, where the spec's `parent_token` names one.
     pub parent: Option<Parent>,
+    /// Of the spec's `idempotency_key`, which the id was made of.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// A task that passed every check and is not on disk yet.
@@ -81,6 +84,10 @@ pub struct NewTask {
     pub parent: Option<String>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
+    /// Why it is refused, unless it was taken before.
+    pub unfit: Option<Box<Fault>>,
+    /// By which the same submission is known again.
+    pub key: Option<IdempotencyKey>,
     /// Its deadline on the steady clock, from the same look at both clocks as the one in its options:
     /// a clock that is set meanwhile ends nothing.
     pub due: Instant,
@@ -100,6 +107,7 @@ impl NewTask {
             namespace,
             own,
             parent,
+            key,
         } = asked;
         unserved(&spec)?;
         let selector = check_selector(&mut spec, &namespace)?;
@@ -142,6 +150,8 @@ impl NewTask {
             spec,
             parent,
             trace: None,
+            unfit: None,
+            key,
             due,
         })
     }
@@ -156,7 +166,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
         };
         if given { Err(fault) } else { Ok(()) }
     };
-    refuse(!spec.idempotency_key.is_empty(), "spec.idempotency_key")?;
     refuse(!spec.scope.is_empty(), "spec.scope")?;
     let Some(options) = &spec.options else {
         return Ok(());
@@ -214,11 +223,7 @@ fn check_selector(spec: &mut pb::TaskSpec, namespace: &Label) -> Result<pb::Sele
     Ok(selector.clone())
 }
 
-/// Checks input and context against their bounds.
-///
-/// # Errors
-/// INVALID_FIELD, PAYLOAD_TOO_LARGE or UNIMPLEMENTED, with the field's path.
-pub(super) fn check_payload(spec: &pb::TaskSpec) -> Result<(), Fault> {
+fn check_payload(spec: &pb::TaskSpec) -> Result<(), Fault> {
     let input: usize = spec.input.iter().map(Message::encoded_len).sum();
     if input > INPUT_MAX {
         return Err(too_large("spec.input", input, INPUT_MAX));
@@ -433,6 +438,7 @@ mod tests {
             caller: own.clone(),
             namespace: "prod".parse().unwrap(),
             own,
+            key: None,
             parent: None,
         }
     }
@@ -528,9 +534,6 @@ mod tests {
     const UNSERVED: &[Row] = &[
         ("spec.input[0].blob", Reason::Unimplemented, |s| {
             s.input = holding(pb::part::Content::Blob(pb::BlobRef::default()));
-        }),
-        ("spec.idempotency_key", Reason::Unimplemented, |s| {
-            s.idempotency_key.push('k');
         }),
         ("spec.scope", Reason::Unimplemented, |s| {
             s.scope.push(pb::AgentSkill::default());

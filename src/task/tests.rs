@@ -237,6 +237,7 @@ async fn many_tasks_pass_through_few_slots() {
                 .submit(bench.asked("work.do", ""), thread)
                 .await
                 .unwrap()
+                .task
                 .id,
         );
     }
@@ -254,6 +255,7 @@ async fn a_cancelled_parent_takes_its_children_along() {
         .submit(bench.asked("work.wait", ""), 0)
         .await
         .unwrap()
+        .task
         .id;
     let tokens = bench
         .tokens
@@ -265,7 +267,8 @@ async fn a_cancelled_parent_takes_its_children_along() {
         .home
         .submit(bench.asked("work.wait", &tokens[0]), 1)
         .await
-        .unwrap();
+        .unwrap()
+        .task;
     assert_eq!(
         (child.parent_task_id.as_str(), child.parent_attempt),
         (parent.as_str(), 1)
@@ -307,7 +310,7 @@ async fn a_trace_reaches_the_handler_and_its_children() {
             trace,
             ..bench.asked("work.do", &token)
         };
-        let child = bench.home.submit(child, 0).await.unwrap();
+        let child = bench.home.submit(child, 0).await.unwrap().task;
         bench.end(&child.id).await;
     }
     // Nobody's child and nobody's trace: none is made up.
@@ -316,7 +319,7 @@ async fn a_trace_reaches_the_handler_and_its_children() {
         .submit(bench.asked("work.do", ""), 0)
         .await
         .unwrap();
-    bench.end(&alone.id).await;
+    bench.end(&alone.task.id).await;
     let seen = bench.traces.lock().clone();
     // Without an exporter nothing comes in between.
     assert_eq!(seen, [Some(parse(1)), Some(parse(1)), Some(parse(2)), None]);
@@ -332,13 +335,14 @@ async fn tasks_share_their_syncs() {
         .submit(bench.asked("work.do", ""), 0)
         .await
         .unwrap()
+        .task
         .id;
     bench.end(&alone).await;
     let one = journal.stats().syncs;
     assert!((2..=3).contains(&one), "{one} syncs for a task alone");
     let submit = (0..100).map(|thread| bench.home.submit(bench.asked("work.do", ""), thread));
     for task in futures_util::future::join_all(submit).await {
-        bench.end(&task.unwrap().id).await;
+        bench.end(&task.unwrap().task.id).await;
     }
     let many = journal.stats().syncs - one;
     assert!(many <= 100, "{many} syncs for 100 tasks at once");
@@ -353,7 +357,7 @@ async fn an_agent_that_is_lost_while_it_works_is_a_loss() {
     ] {
         let bench = Bench::over(1, idempotent, Journal::memory());
         let submitted = bench.home.submit(bench.asked("work.die", ""), 0).await;
-        let task = bench.end(&submitted.unwrap().id).await;
+        let task = bench.end(&submitted.unwrap().task.id).await;
         assert_eq!((task.state(), task.attempt), (state, attempts));
         let reason = task
             .failure
@@ -368,7 +372,7 @@ async fn aborted_attempts_leave_room_for_others() {
     let viewer = Arc::new(bench.own.clone());
     for thread in 0..300 {
         let submitted = bench.home.submit(bench.asked("work.wait", ""), thread);
-        let shown = submitted.await.unwrap().id;
+        let shown = submitted.await.unwrap().task.id;
         let id: TaskId = shown.parse().unwrap();
         let waits = bench.home.watch(&id, &viewer, 0, false);
         let mut updates = waits.await.unwrap();
@@ -385,7 +389,7 @@ async fn aborted_attempts_leave_room_for_others() {
     }
     let began = Instant::now();
     let submitted = bench.home.submit(bench.asked("work.do", ""), 0).await;
-    bench.end(&submitted.unwrap().id).await;
+    bench.end(&submitted.unwrap().task.id).await;
     assert!(
         began.elapsed() < Duration::from_secs(1),
         "it had to wait for room"

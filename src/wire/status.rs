@@ -30,6 +30,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::TokenRefused
         | Reason::RejoinRefused
         | Reason::GenerationStale => Code::PermissionDenied,
+        Reason::IdempotencyKeyReused => Code::AlreadyExists,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::TaskNotFound
         | Reason::ArtifactNotFound

@@ -27,6 +27,7 @@ mod foreign_clients;
 mod grpcurl;
 mod health;
 mod impostor;
+mod keys;
 mod lifecycle;
 mod lifetimes;
 mod metrics;

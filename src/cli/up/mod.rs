@@ -173,6 +173,7 @@ impl Running<'_> {
             timeout: listed.timeout,
             fail_fast: false,
             correlation: None,
+            key: None,
         };
         self.output.note(&format!("\nrunning {}", listed.skill));
         let ran = task::run(TaskVerb::Run(args), self.output, self.nursery).await;

@@ -38,6 +38,8 @@ pub(super) struct Encoded {
     pub(super) task: u128,
     /// Seconds since 1970.
     pub(super) ended: u64,
+    /// It was submitted with an idempotency key.
+    pub(super) keyed: bool,
     pub(super) value: Vec<u8>,
     pub(super) pieces: Vec<(u64, Vec<u8>)>,
 }
@@ -46,6 +48,8 @@ impl Row {
     pub(super) fn encode(self) -> Encoded {
         let mut pieces = Vec::new();
         let mut snapshot = self.snapshot;
+        let submitted = snapshot.submitted.as_ref();
+        let keyed = submitted.is_some_and(|submitted| !submitted.key_scope.is_empty());
         if let Some(submitted) = &mut snapshot.submitted
             && let Some(spec) = submitted
                 .spec
@@ -67,6 +71,7 @@ impl Row {
         Encoded {
             task: self.task.as_u128(),
             ended: clock::unix_seconds(self.ended),
+            keyed,
             value: archived.encode_to_vec(),
             pieces,
         }

@@ -8,6 +8,7 @@ use redb::{
     Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, Table,
     TableDefinition, WriteTransaction, backends::FileBackend,
 };
+use uuid::Uuid;
 
 use super::error::{ArchiveError, failed};
 use super::row::{Encoded, Row};
@@ -25,6 +26,11 @@ pub(super) const TASKS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new(
 pub(super) const PIECES: TableDefinition<'_, (u128, u64), &[u8]> = TableDefinition::new("pieces");
 /// When a task ended, in seconds since 1970, and which, to its bytes and how many pieces it has.
 const ENDED: TableDefinition<'_, (u64, u128), (u64, u64)> = TableDefinition::new("ended");
+
+/// Low half of the UUID of a task with an idempotency key, to the newest such task. A file of an
+/// earlier version has no such tasks; one of a later version, read by an earlier one, may keep some
+/// that are gone.
+pub(super) const KEYS: TableDefinition<'_, u64, u128> = TableDefinition::new("keys");
 
 const BYTES: &str = "bytes";
 
@@ -77,6 +83,7 @@ pub(super) fn open_on(backend: impl StorageBackend, home: &str) -> Result<Databa
         tx.open_table(TASKS)?;
         tx.open_table(PIECES)?;
         tx.open_table(ENDED)?;
+        tx.open_table(KEYS)?;
     }
     tx.commit()?;
     Ok(database)
@@ -138,6 +145,7 @@ struct Tables<'tx> {
     tasks: Table<'tx, u128, &'static [u8]>,
     pieces: Table<'tx, (u128, u64), &'static [u8]>,
     ended: Table<'tx, (u64, u128), (u64, u64)>,
+    keys: Table<'tx, u64, u128>,
     bytes: u64,
 }
 
@@ -150,6 +158,7 @@ impl<'tx> Tables<'tx> {
             tasks: tx.open_table(TASKS)?,
             pieces: tx.open_table(PIECES)?,
             ended: tx.open_table(ENDED)?,
+            keys: tx.open_table(KEYS)?,
             bytes,
         })
     }
@@ -166,6 +175,12 @@ impl<'tx> Tables<'tx> {
         }
         self.bytes += value.0;
         self.tasks.insert(row.task, row.value.as_slice())?;
+        if row.keyed {
+            let place = place_of(row.task);
+            let newest = self.keys.get(place)?.map(|known| known.value());
+            self.keys
+                .insert(place, newest.unwrap_or_default().max(row.task))?;
+        }
         for (number, piece) in &row.pieces {
             self.pieces.insert((row.task, *number), piece.as_slice())?;
         }
@@ -188,6 +203,11 @@ impl<'tx> Tables<'tx> {
         }
         self.ended.remove(key)?;
         self.tasks.remove(task)?;
+        let place = place_of(task);
+        let keyed = self.keys.get(place)?.map(|known| known.value());
+        if keyed == Some(task) {
+            self.keys.remove(place)?;
+        }
         if pieces > 0 {
             self.drop_pieces(task)?;
         }
@@ -210,6 +230,11 @@ impl<'tx> Tables<'tx> {
             bytes: self.bytes,
         })
     }
+}
+
+/// The low half of a task's UUID: what its key made of it, where it has one.
+fn place_of(task: u128) -> u64 {
+    Uuid::from_u128(task).as_u64_pair().1
 }
 
 fn begin(database: &Database) -> Result<WriteTransaction, ArchiveError> {

@@ -287,3 +287,33 @@ async fn a_file_that_is_no_archive_is_told_not_used_and_not_touched() {
     archive.close();
     assert_eq!(std::fs::read(&config.path).unwrap(), vec![7; 10_000]);
 }
+
+#[tokio::test]
+async fn a_key_is_known_as_long_as_its_newest_task() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = Archive::start(config(dir.path()), "home").unwrap();
+    let keyed = |age: u128, ended| {
+        let mut row = row(age << 64 | 7, ended, 1, 10);
+        let submitted = row.snapshot.submitted.as_mut().unwrap();
+        (submitted.key_scope, submitted.key_payload) = (vec![1; 32], vec![2; 32]);
+        row
+    };
+    let found = async |place: u64| {
+        let found = archive.read(move |view: &View| view.keyed(place)).await;
+        found.unwrap().map(|filed| filed.task.as_u128() >> 64)
+    };
+    let unkeyed = row(1 << 64 | 8, 10, 1, 10);
+    put(&archive, vec![keyed(2, 30), keyed(1, 10), unkeyed], 40)
+        .await
+        .unwrap();
+    assert_eq!((found(7).await, found(8).await), (Some(2), None));
+    // The older one goes, and takes nothing along. What is too old goes after the answer.
+    for _ in 0..2 {
+        put(&archive, Vec::new(), 111).await.unwrap();
+    }
+    assert_eq!((archive.stats().tasks, found(7).await), (1, Some(2)));
+    for _ in 0..2 {
+        put(&archive, Vec::new(), 131).await.unwrap();
+    }
+    assert_eq!((archive.stats().tasks, found(7).await), (0, None));
+}

@@ -11,13 +11,14 @@ use crate::pb::journal::{Archived, ArchivedSummary, Snapshot};
 
 use super::error::{ArchiveError, failed};
 use super::row::SPEC;
-use super::store::{PIECES, TASKS};
+use super::store::{KEYS, PIECES, TASKS};
 
 /// The archive as of one moment.
 #[derive(Debug)]
 pub struct View {
     tasks: ReadOnlyTable<u128, &'static [u8]>,
     pieces: ReadOnlyTable<(u128, u64), &'static [u8]>,
+    keys: ReadOnlyTable<u64, u128>,
 }
 
 /// An archived task.
@@ -37,6 +38,7 @@ impl View {
         Ok(Self {
             tasks: tx.open_table(TASKS)?,
             pieces: tx.open_table(PIECES)?,
+            keys: tx.open_table(KEYS)?,
         })
     }
 
@@ -54,6 +56,17 @@ impl View {
             snapshot: snapshot.unwrap_or_default(),
             inline: events,
         }))
+    }
+
+    /// The newest task with an idempotency key at this place (the low half of its id), if it is here.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn keyed(&self, place: u64) -> Result<Option<Filed>, ArchiveError> {
+        match self.keys.get(place)? {
+            Some(task) => self.task(Uuid::from_u128(task.value())),
+            None => Ok(None),
+        }
     }
 
     /// What was asked for, whole.

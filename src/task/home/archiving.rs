@@ -88,7 +88,7 @@ impl Running {
         let archiving = &mut self.shard.archiving;
         archiving.under_way = false;
         match outcome {
-            Ok(()) => self.world(|all, _| all.moved(tasks)),
+            Ok(()) => self.world(|all, world| all.moved(tasks, Some(world.at.now))),
             Err(_) => archiving.not_before = Some(Instant::now() + AGAIN),
         }
     }

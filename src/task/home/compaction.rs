@@ -152,6 +152,9 @@ impl Tasks {
                 let mut entry = Entry::new(kept, first, self.base);
                 entry.shown = entry.kept.task.last_seq;
                 self.stash.tasks.remove(&task);
+                if entry.kept.key.is_some() {
+                    self.keys.enter(task);
+                }
                 if entry.kept.ended() {
                     self.ended.push_back(task);
                 }

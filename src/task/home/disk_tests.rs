@@ -42,7 +42,9 @@ async fn submit(bench: &Bench) -> Result<pb::Task, Reason> {
         trace: None,
     };
     let submitted = bench.home.submit(asked, 0).await;
-    submitted.map_err(|fault| fault.reason)
+    submitted
+        .map(|submitted| submitted.task)
+        .map_err(|fault| fault.reason)
 }
 
 /// Submits until the answer is this one.

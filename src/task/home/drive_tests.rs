@@ -130,7 +130,7 @@ impl Parents for NoParents {
 
 pub(super) struct Bench {
     pub(super) home: Home,
-    route: Arc<FakeRoute>,
+    pub(super) route: Arc<FakeRoute>,
     opened: mpsc::Receiver<Opened>,
 }
 
@@ -161,7 +161,7 @@ impl Bench {
         }
     }
 
-    fn memory(names: &[&str]) -> Self {
+    pub(super) fn memory(names: &[&str]) -> Self {
         Self::over(
             Journal::memory(),
             Replay::new(&"home".parse().unwrap(), 2),
@@ -169,17 +169,17 @@ impl Bench {
         )
     }
 
-    fn on_disk(dir: &Path, names: &[&str]) -> Self {
+    pub(super) fn on_disk(dir: &Path, names: &[&str]) -> Self {
         Self::kept(dir, Keeping::default(), names)
     }
 
     /// With an archive, and nothing that has ended in memory longer than needed.
-    fn archived(dir: &Path, names: &[&str]) -> Self {
+    pub(super) fn archived(dir: &Path, names: &[&str]) -> Self {
         Self::keeping(dir, 0, names)
     }
 
     /// With an archive, and so many finished tasks in memory.
-    fn keeping(dir: &Path, in_memory: usize, names: &[&str]) -> Self {
+    pub(super) fn keeping(dir: &Path, in_memory: usize, names: &[&str]) -> Self {
         let path = dir.join("archive.redb");
         let config = ArchiveConfig::new(path, Duration::from_secs(3600));
         let keeping = Keeping {
@@ -191,7 +191,11 @@ impl Bench {
     }
 
     fn kept(dir: &Path, keeping: Keeping, names: &[&str]) -> Self {
-        let mut replay = Replay::keeping(&"home".parse().unwrap(), 2, keeping);
+        Self::on_threads(2, dir, keeping, names)
+    }
+
+    pub(super) fn on_threads(threads: usize, dir: &Path, keeping: Keeping, names: &[&str]) -> Self {
+        let mut replay = Replay::keeping(&"home".parse().unwrap(), threads, keeping);
         let config = JournalConfig {
             segment_bytes: 64 << 10,
             ..JournalConfig::default()
@@ -211,6 +215,7 @@ impl Bench {
             .submit(asked, 1)
             .await
             .unwrap()
+            .task
             .id
             .parse()
             .unwrap()
@@ -222,14 +227,21 @@ impl Bench {
             caller: own(),
             trace: None,
         };
-        self.home.run(asked, 0).await.unwrap()
+        self.home.run(asked, 0).await.unwrap().task
+    }
+
+    /// Whether nothing is given out, with all the time that it takes.
+    pub(super) async fn idle(&mut self) -> bool {
+        tokio::time::timeout(Duration::from_secs(1), self.opened.recv())
+            .await
+            .is_err()
     }
 
     pub(super) async fn next(&mut self) -> Opened {
         self.opened.recv().await.unwrap()
     }
 
-    async fn watch(&self, id: &TaskId, after_seq: u64) -> Result<TaskUpdates, Fault> {
+    pub(super) async fn watch(&self, id: &TaskId, after_seq: u64) -> Result<TaskUpdates, Fault> {
         self.home.watch(id, &Arc::new(own()), after_seq, true).await
     }
 }
@@ -245,7 +257,7 @@ async fn shown(updates: &mut TaskUpdates) -> Shown {
     updates.next().await.unwrap().unwrap().update.unwrap()
 }
 
-async fn event(updates: &mut TaskUpdates) -> pb::TaskEvent {
+pub(super) async fn event(updates: &mut TaskUpdates) -> pb::TaskEvent {
     let update = shown(updates).await;
     let Shown::Event(event) = update else {
         panic!("not an event: {update:?}")
@@ -253,7 +265,7 @@ async fn event(updates: &mut TaskUpdates) -> pb::TaskEvent {
     event
 }
 
-async fn snapshot(updates: &mut TaskUpdates) -> pb::Task {
+pub(super) async fn snapshot(updates: &mut TaskUpdates) -> pb::Task {
     let update = shown(updates).await;
     let Shown::Task(task) = update else {
         panic!("not the task: {update:?}")
@@ -591,7 +603,7 @@ async fn lists_are_newest_first_and_paged() {
             caller: own(),
             trace: None,
         };
-        ids.push(bench.home.submit(asked, thread).await.unwrap().id);
+        ids.push(bench.home.submit(asked, thread).await.unwrap().task.id);
     }
     ids.reverse();
     let mut query = ListQuery {
@@ -668,7 +680,7 @@ async fn a_restart_goes_on_where_the_home_stopped() {
 }
 
 /// Waits until a condition holds; what it looks at moves by itself.
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < limit, "not within a minute: {what}");
@@ -743,11 +755,11 @@ impl Bench {
         }
     }
 
-    fn in_memory(&self) -> usize {
+    pub(super) fn in_memory(&self) -> usize {
         self.home.counts().iter().map(|shard| shard.ended).sum()
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.home.drain().await;
         self.home.close(Duration::from_secs(5)).await;
     }

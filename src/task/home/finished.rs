@@ -10,6 +10,7 @@ use crate::domain::{Fault, SpiffeId};
 use crate::pb;
 use crate::pb::journal::Snapshot;
 use crate::task::archive::{Filed, View};
+use crate::task::key::IdempotencyKey;
 
 use super::kept::Parties;
 use super::machine::{cancel_ended, not_found};
@@ -26,6 +27,17 @@ fn seen(view: &View, task: Uuid, viewer: &SpiffeId) -> Result<Filed, Fault> {
         return Err(not_found());
     }
     Ok(filed)
+}
+
+/// The task that was submitted with this key.
+pub(super) fn of_key(view: &View, key: &IdempotencyKey) -> Result<Option<pb::Task>, Fault> {
+    let Some(filed) = view.keyed(key.place())? else {
+        return Ok(None);
+    };
+    let submitted = filed.snapshot.submitted.as_ref();
+    let known = submitted.and_then(|s| IdempotencyKey::written(&s.key_scope, &s.key_payload));
+    let same = known.map(|known| key.same(&known)).transpose()?;
+    Ok(same.unwrap_or_default().then(|| basic(&filed.snapshot)))
 }
 
 pub(super) fn get(

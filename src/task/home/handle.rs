@@ -1,4 +1,4 @@
-//! The handle of a home: starts its shards, gives them tasks, and ends them.
+//! The handle of a home: starts its shards, asks them, and ends them.
 
 use std::{fmt, sync::Arc};
 
@@ -6,34 +6,22 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::domain::{Fault, Label, Reason, TaskId};
-use crate::pb;
+use crate::domain::{Fault, Reason, TaskId};
 use crate::runtime::{DataThreads, Nursery, Stop};
 use crate::task::archive::Archive;
-use crate::task::doors::{Connect, Parent, Parents, Route};
+use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::Journal;
-use crate::task::spec::{Asked, NewTask};
-use crate::telemetry::Work;
 use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
-use super::config::{HomeConfig, Submission};
+use super::config::HomeConfig;
 use super::kept::RecordError;
 use super::released::Released;
 use super::replay::{Replay, shard_of};
 use super::request::{Request, Watching};
-use super::shard::{INBOX, Shard, moment};
+use super::shard::{INBOX, Shard};
 use super::storage_failed;
-use super::watch::{TaskUpdates, Watcher};
-
-/// A submission that passed every check.
-struct Taken {
-    shard: usize,
-    task: Uuid,
-    new: NewTask,
-    /// Ends when the submission is answered.
-    work: Work,
-}
+use super::watch::Watcher;
 
 /// A sidecar's tasks. Clones are the same home.
 #[derive(Clone)]
@@ -48,7 +36,7 @@ pub(super) struct Shared {
     journal: Journal,
     pub(super) archive: Option<Archive>,
     metrics: Arc<TaskMetrics>,
-    parents: Arc<dyn Parents>,
+    pub(super) parents: Arc<dyn Parents>,
     drain: Stop,
     failed: Stop,
 }
@@ -152,34 +140,6 @@ impl Home {
         self.shared.failed.clone()
     }
 
-    /// Takes a task in. It is on disk when this answers. `thread`: where the caller runs.
-    ///
-    /// # Errors
-    /// What is wrong with the spec, PARENT_TOKEN_INVALID, QUEUE_FULL, DISK_FULL, DRAINING, STORAGE_FAILED.
-    pub async fn submit(&self, asked: Submission, thread: usize) -> Result<pb::Task, Fault> {
-        let taken = self.check(asked, thread, "SubmitTask")?;
-        let (new, work) = (Box::new(taken.new), taken.work);
-        let submitted = self.ask(taken.shard, |answer| Request::Submit { new, answer });
-        submitted
-            .await
-            .inspect_err(|fault| work.fail(fault.reason.label()))
-    }
-
-    /// Takes a task in and follows it. Dropping the stream does not cancel the task.
-    ///
-    /// # Errors
-    /// As [`Home::submit`].
-    pub async fn run(&self, asked: Submission, thread: usize) -> Result<TaskUpdates, Fault> {
-        let taken = self.check(asked, thread, "RunTask")?;
-        let (shard, task) = (taken.shard, taken.task);
-        let (new, work) = (Box::new(taken.new), taken.work);
-        let running = self.ask(shard, |answer| Request::Run { new, answer });
-        let watching = running
-            .await
-            .inspect_err(|fault| work.fail(fault.reason.label()))?;
-        Ok(self.watcher(shard, task, watching, (0, true)).stream())
-    }
-
     /// Cancelled when the home drains: whoever passes on streams of other homes ends them then too.
     pub fn drains(&self) -> Stop {
         self.shared.drain.clone()
@@ -240,70 +200,6 @@ impl Home {
         self.shared.archive.as_ref()
     }
 
-    /// Checks a submission, and chooses an id of the shard on `thread`.
-    fn check(&self, asked: Submission, thread: usize, method: &str) -> Result<Taken, Fault> {
-        let (config, shards) = (&self.shared.config, self.shared.inboxes.len());
-        let shard = thread % shards;
-        let mut task = Uuid::now_v7();
-        while shard_of(task, shards) != shard {
-            task = Uuid::now_v7();
-        }
-        let id = TaskId {
-            home: config.instance.clone(),
-            uuid: task,
-        };
-        let parent = self.parent_of(&asked);
-        // A handler that brings no context of its own means the one that it was called with.
-        let inherited = || parent.as_ref().ok()?.as_ref()?.trace.as_ref();
-        let work = Work::submit(asked.trace.as_ref().or_else(inherited), method, &id);
-        let namespace = asked
-            .caller
-            .member
-            .namespace()
-            .or_else(|| config.own.member.namespace())
-            .cloned()
-            .unwrap_or_else(default_namespace);
-        let checked = parent.and_then(|parent| {
-            let asked = Asked {
-                id,
-                namespace,
-                spec: asked.spec,
-                caller: asked.caller,
-                own: config.own.clone(),
-                parent,
-            };
-            NewTask::check(asked, &moment())
-        });
-        let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
-        work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
-        new.trace = work.context().cloned();
-        Ok(Taken {
-            shard,
-            task,
-            new,
-            work,
-        })
-    }
-
-    /// The attempt that a submission's token names. The token is a secret of the own handler: nobody
-    /// else can have it by right.
-    fn parent_of(&self, asked: &Submission) -> Result<Option<Parent>, Fault> {
-        let token = &asked.spec.parent_token;
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let own = asked.caller == self.shared.config.own;
-        let found = own.then(|| self.shared.parents.parent(token)).flatten();
-        found.map(Some).ok_or_else(|| {
-            let text =
-                "parent_token names no attempt that runs on this sidecar: it ends with its attempt";
-            Fault {
-                field: Some("spec.parent_token".into()),
-                ..Fault::new(Reason::ParentTokenInvalid, text)
-            }
-        })
-    }
-
     pub(super) fn shard(&self, id: &TaskId) -> Result<usize, Fault> {
         if id.home == self.shared.config.instance {
             return Ok(shard_of(id.uuid, self.shared.inboxes.len()));
@@ -356,10 +252,4 @@ impl fmt::Debug for Home {
 
 fn drained(answer: oneshot::Sender<Result<(), Fault>>) -> Request {
     Request::Drain { answer }
-}
-
-fn default_namespace() -> Label {
-    crate::domain::ids::DEFAULT_NAMESPACE
-        .parse()
-        .expect("the default namespace is a label")
 }

@@ -12,6 +12,7 @@ use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::doors::Contract;
+use crate::task::key::IdempotencyKey;
 use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
 
@@ -89,6 +90,8 @@ pub(super) struct Kept {
     pub(super) spec: pb::TaskSpec,
     /// What its attempts go below, in whatever traces them.
     pub(super) trace: Option<TraceContext>,
+    /// By which its submission is known again.
+    pub(super) key: Option<IdempotencyKey>,
     pub(super) parties: Parties,
     pub(super) running: Option<Running>,
     /// Instances on which a started attempt was lost.
@@ -129,6 +132,7 @@ impl Kept {
             task,
             spec,
             trace: TraceContext::parse(&record.traceparent, &record.tracestate),
+            key: IdempotencyKey::written(&record.key_scope, &record.key_payload),
             parties,
             running: None,
             tried: Vec::new(),

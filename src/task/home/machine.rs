@@ -22,6 +22,7 @@ use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
+use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Moment, NewTask};
 
 use super::compaction::{Compaction, Stash};
@@ -31,6 +32,7 @@ pub(super) use super::entry::Entry;
 use super::gate::Gates;
 use super::give::Round;
 use super::kept::{Kept, UNCONFIRMED};
+use super::keys::{Keys, Known};
 use super::lanes::{Lane, Lanes};
 use super::snapshot::submitted;
 use super::update::failure;
@@ -80,6 +82,8 @@ pub(super) struct Tasks {
     pub(super) low_space: bool,
     /// An archive takes what has ended: it leaves memory that way, and never before it is there.
     pub(super) archived: bool,
+    /// Tasks that were submitted with a key.
+    pub(super) keys: Keys,
     /// Tasks that end with the attempt that made them, and its token.
     pub(super) children: BTreeMap<Uuid, String>,
     pub(super) compaction: Compaction,
@@ -111,6 +115,7 @@ impl Tasks {
             holding: false,
             low_space: false,
             archived: false,
+            keys: Keys::default(),
             children: BTreeMap::new(),
             compaction: Compaction::default(),
             stash: Stash::default(),
@@ -119,8 +124,49 @@ impl Tasks {
         }
     }
 
-    /// Takes a checked task in, and gives it out at once where somebody has room.
+    /// Takes a checked task in, and gives it out at once where somebody has room. One with a key
+    /// must not be [there](Tasks::known) already.
     pub(super) fn submit(&mut self, new: NewTask, world: World<'_>) -> Result<Uuid, Fault> {
+        self.room()?;
+        if let Some(unfit) = new.unfit {
+            return Err(*unfit);
+        }
+        let id = new.task.id.clone();
+        let submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
+        let kept = Kept::submitted(&submitted, &id)
+            .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
+        let task = kept.id.uuid;
+        self.log(id, Recorded::Submitted(submitted), 0);
+        self.enter(kept, new.due);
+        if let Some(token) = new.parent {
+            self.children.insert(task, token);
+        }
+        self.place(task, world);
+        self.settle(task);
+        Ok(task)
+    }
+
+    /// What is known of the key, for somebody who looked into the archive at `looked`.
+    ///
+    /// # Errors
+    /// IDEMPOTENCY_KEY_REUSED.
+    pub(super) fn known(&self, key: &IdempotencyKey, looked: Instant) -> Result<Known, Fault> {
+        let found = self.keys.find(key.place(), looked);
+        let Known::Here(task) = found else {
+            return Ok(found);
+        };
+        let entry = self.tasks.get(&task);
+        let known = entry.and_then(|entry| entry.kept.key);
+        let same = known.map(|known| key.same(&known)).transpose()?;
+        Ok(if same.unwrap_or_default() {
+            found
+        } else {
+            Known::Unknown
+        })
+    }
+
+    /// Whether there is room for a new task.
+    fn room(&self) -> Result<(), Fault> {
         if self.draining {
             let text = "this sidecar is about to stop: submit to it again in a moment";
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
@@ -138,19 +184,7 @@ impl Tasks {
             let text = "more tasks have ended than the archive has taken yet: try again later";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
-        let id = new.task.id.clone();
-        let submitted = submitted(new.task, new.spec, new.trace.as_ref());
-        let kept = Kept::submitted(&submitted, &id)
-            .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
-        let task = kept.id.uuid;
-        self.log(id, Recorded::Submitted(submitted), 0);
-        self.enter(kept, new.due);
-        if let Some(token) = new.parent {
-            self.children.insert(task, token);
-        }
-        self.place(task, world);
-        self.settle(task);
-        Ok(task)
+        Ok(())
     }
 
     /// Asks for the end of a task. Idempotent.
@@ -343,6 +377,9 @@ impl Tasks {
 
     fn enter(&mut self, kept: Kept, deadline: Instant) {
         let task = kept.id.uuid;
+        if kept.key.is_some() {
+            self.keys.enter(task);
+        }
         let mut entry = Entry::new(kept, 0, deadline);
         entry.counted = entry.kept.bytes;
         self.live_bytes += entry.counted;

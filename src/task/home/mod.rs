@@ -5,9 +5,10 @@
 //! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
+//! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
-//! - `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
+//! - `submit`: how a task gets in. `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod archiving;
@@ -24,6 +25,7 @@ mod give;
 mod handle;
 mod hold;
 mod kept;
+mod keys;
 mod lanes;
 mod machine;
 mod moving;
@@ -37,6 +39,7 @@ mod request;
 mod serve;
 mod shard;
 mod snapshot;
+mod submit;
 mod unfit;
 mod update;
 mod view;
@@ -47,12 +50,15 @@ mod disk_tests;
 #[cfg(test)]
 mod drive_tests;
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod tests;
 
-pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
+pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;
+pub use submit::Submitted;
 pub use view::{ANSWER_MAX, ListPage, ListQuery, PAGE};
 pub use watch::TaskUpdates;
 pub(in crate::task) use watch::sent_away;

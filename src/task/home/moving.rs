@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::pb::journal::{Forgotten, record::Kind as Recorded};
@@ -59,10 +60,10 @@ impl Tasks {
         chosen
     }
 
-    /// The archive has them: memory and log let go.
-    pub(super) fn moved(&mut self, tasks: &[Uuid]) {
+    /// The archive has them as of `archived`, or they are kept nowhere any more: memory and log let go.
+    pub(super) fn moved(&mut self, tasks: &[Uuid], archived: Option<Instant>) {
         for task in tasks {
-            if let Some(entry) = self.let_go_of(*task) {
+            if let Some(entry) = self.let_go_of(*task, archived) {
                 let id = entry.kept.task.id.clone();
                 self.log(id, Recorded::Forgotten(Forgotten {}), 0);
             }
@@ -85,13 +86,18 @@ impl Tasks {
             if !due || entry.shown() != entry.kept.task.last_seq {
                 return;
             }
-            self.moved(&[task]);
+            self.moved(&[task], None);
         }
     }
 
     /// Takes a finished task out of memory.
-    pub(super) fn let_go_of(&mut self, task: Uuid) -> Option<Box<Entry>> {
+    pub(super) fn let_go_of(
+        &mut self,
+        task: Uuid,
+        archived: Option<Instant>,
+    ) -> Option<Box<Entry>> {
         let entry = self.tasks.remove(&task)?;
+        self.keys.leave(task, archived);
         // They go in the order in which they ended, so the front is nearly always the one.
         if self.ended.front() == Some(&task) {
             self.ended.pop_front();

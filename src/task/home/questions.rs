@@ -182,7 +182,7 @@ impl Home {
 }
 
 /// A watch of a task to which nothing happens any more.
-fn over(task: pb::Task) -> Watching {
+pub(super) fn over(task: pb::Task) -> Watching {
     let seq = task.last_seq;
     let marks = watch::Sender::new(Mark::at(seq, true)).subscribe();
     let transients = broadcast::Sender::new(1).subscribe();

@@ -27,12 +27,15 @@ impl Tasks {
         match &record.kind {
             Some(Recorded::Submitted(submitted)) => {
                 let kept = Kept::submitted(submitted, &record.task_id)?;
+                if kept.key.is_some() {
+                    self.keys.enter(task);
+                }
                 let entry = Entry::new(kept, lsn, self.base);
                 self.tasks.insert(task, Box::new(entry));
             }
             Some(Recorded::Forgotten(_)) => {
                 self.stash.forget(task);
-                self.let_go_of(task);
+                self.let_go_of(task, None);
             }
             _ => {
                 let Some(entry) = self.tasks.get_mut(&task) else {

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::{broadcast, oneshot, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{Fault, SpiffeId};
@@ -21,11 +22,13 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
 pub(super) enum Request {
     Submit {
         new: Box<NewTask>,
-        answer: Reply<pb::Task>,
+        looked: Instant,
+        answer: Reply<Answered<pb::Task>>,
     },
     Run {
         new: Box<NewTask>,
-        answer: Reply<Watching>,
+        looked: Instant,
+        answer: Reply<Answered<Watching>>,
     },
     Cancel {
         task: Uuid,
@@ -78,6 +81,17 @@ pub(super) enum Request {
     Drain {
         answer: Reply<()>,
     },
+}
+
+/// What a submission came to, with the answer for it.
+#[derive(Debug)]
+pub(super) enum Answered<T> {
+    /// A task was made.
+    New(T),
+    /// The task that it made before.
+    Again(T),
+    /// Its task is, or may be, in the archive by now: look there again.
+    Archived(Box<NewTask>),
 }
 
 /// Newest events that a mark carries: what one sync mostly shows of a task.

@@ -1,13 +1,16 @@
 //! How a shard answers: changes wait for the disk, and so does what may show them.
 
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::Fault;
+use crate::task::spec::NewTask;
 
+use super::keys::Known;
 use super::machine::not_found;
 use super::reads;
-use super::request::{Mark, Reply, Request, Watchers, Watching};
+use super::request::{Answered, Mark, Reply, Request, Watchers, Watching};
 use super::shard::{Gated, Running};
 
 /// Transients that a slow watcher may be behind; it loses the oldest.
@@ -23,22 +26,24 @@ impl Running {
             } => {
                 self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
             }
-            Request::Submit { new, answer } => {
-                let submitted = self.world(|tasks, world| tasks.submit(*new, world));
-                let entry = submitted.map(|task| self.shard.tasks.tasks.get(&task));
-                let task = entry.and_then(|entry| Ok(entry.ok_or_else(not_found)?.kept.basic()));
-                if let Ok(task) = &task {
-                    self.shard.metrics.submitted(&task.skill);
-                }
-                self.answer(answer, task);
+            Request::Submit {
+                new,
+                looked,
+                answer,
+            } => {
+                let submitted = self.submit(new, looked, |all, task| {
+                    let entry = all.shard.tasks.tasks.get(&task).ok_or_else(not_found)?;
+                    Ok(entry.kept.basic())
+                });
+                self.answer(answer, submitted);
             }
-            Request::Run { new, answer } => {
-                let submitted = self.world(|tasks, world| tasks.submit(*new, world));
-                let watching = submitted.and_then(|task| self.watch(task));
-                if let Ok(watching) = &watching {
-                    self.shard.metrics.submitted(&watching.task.skill);
-                }
-                self.answer(answer, watching);
+            Request::Run {
+                new,
+                looked,
+                answer,
+            } => {
+                let submitted = self.submit(new, looked, Self::watch);
+                self.answer(answer, submitted);
             }
             Request::Cancel {
                 task,
@@ -71,6 +76,27 @@ impl Running {
             | Request::Next { .. }
             | Request::Pieces { .. }) => self.read(read),
         }
+    }
+
+    fn submit<T>(
+        &mut self,
+        new: Box<NewTask>,
+        looked: Instant,
+        show: impl FnOnce(&mut Self, Uuid) -> Result<T, Fault>,
+    ) -> Result<Answered<T>, Fault> {
+        let known = match &new.key {
+            Some(key) => self.shard.tasks.known(key, looked)?,
+            None => Known::Unknown,
+        };
+        match known {
+            Known::Here(task) => return show(self, task).map(Answered::Again),
+            Known::Archived => return Ok(Answered::Archived(new)),
+            Known::Unknown => {}
+        }
+        let skill = new.task.skill.clone();
+        let task = self.world(|tasks, world| tasks.submit(*new, world))?;
+        self.shard.metrics.submitted(&skill);
+        show(self, task).map(Answered::New)
     }
 
     fn read(&mut self, request: Request) {

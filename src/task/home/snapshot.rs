@@ -13,6 +13,7 @@ use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
 use crate::pb::journal::{Attempt, KeptArtifact as NamedArtifact, Snapshot, Submitted};
 use crate::task::doors::Contract;
+use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
 
 use super::kept::{Kept, KeptArtifact, Parties, RecordError, Running, event_bytes};
@@ -59,6 +60,7 @@ impl Kept {
                 self.task.clone(),
                 self.spec.clone(),
                 self.trace.as_ref(),
+                self.key.as_ref(),
             )),
             running: self.running.as_ref().map(|running| Attempt {
                 attempt: running.attempt,
@@ -106,6 +108,7 @@ impl Kept {
     pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
         let submitted = snapshot.submitted.unwrap_or_default();
         let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
+        let key = IdempotencyKey::written(&submitted.key_scope, &submitted.key_payload);
         let task = submitted.task.unwrap_or_default();
         let wrong = || RecordError::Name(task.id.clone());
         let event = |seq: &u64| {
@@ -155,6 +158,7 @@ impl Kept {
             spec: submitted.spec.unwrap_or_default(),
             task,
             trace,
+            key,
         };
         let held: usize = kept.all_events().map(|event| event_bytes(event)).sum();
         kept.events_bytes = kept.events.iter().map(|event| event_bytes(event)).sum();
@@ -168,12 +172,15 @@ pub(super) fn submitted(
     task: pb::Task,
     spec: pb::TaskSpec,
     trace: Option<&TraceContext>,
+    key: Option<&IdempotencyKey>,
 ) -> Submitted {
     Submitted {
         task: Some(task),
         spec: Some(spec),
         traceparent: trace.map_or_else(String::new, TraceContext::traceparent),
         tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
+        key_scope: key.map_or_else(Vec::new, |key| key.scope.into()),
+        key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
     }
 }
 

@@ -204,6 +204,7 @@ impl Bench {
             caller: own(),
             namespace: "default".parse().unwrap(),
             own: own(),
+            key: None,
             parent: None,
         };
         NewTask::check(asked, &self.at).unwrap()
@@ -842,6 +843,7 @@ async fn what_is_in_memory_is_bounded() {
         caller: own(),
         namespace: "default".parse().unwrap(),
         own: own(),
+        key: None,
         parent: None,
     };
     let new = NewTask::check(asked, &bench.at).unwrap();
@@ -1111,6 +1113,7 @@ async fn many_lanes_that_nobody_serves_are_looked_at_once() {
             caller: own(),
             namespace: "default".parse().unwrap(),
             own: own(),
+            key: None,
             parent: None,
         };
         let new = NewTask::check(asked, &at).unwrap();
@@ -1162,7 +1165,7 @@ async fn a_long_lived_task_is_written_anew_and_holds_no_old_records() {
         (Some(first_ended), 21)
     );
     let ended: Vec<Uuid> = bench.tasks.ended.iter().copied().collect();
-    bench.step(|tasks, _| tasks.moved(&ended));
+    bench.step(|tasks, _| tasks.moved(&ended, None));
     let before = bench.needed();
     bench.compact(3);
     bench.update(long, 21, said(5));
@@ -1205,7 +1208,7 @@ async fn only_what_is_on_disk_is_moved_and_the_oldest_first() {
     bench.tasks.shown(tasks[2], 2);
     assert_eq!(chosen(&bench), tasks[..2], "one stays");
     assert!(bench.tasks.worth_moving(stay));
-    bench.step(|all, _| all.moved(&tasks[..2]));
+    bench.step(|all, _| all.moved(&tasks[..2], None));
     assert!(!bench.tasks.worth_moving(stay));
     assert!(chosen(&bench).is_empty());
     bench.pass(Duration::from_secs(61));

@@ -17,7 +17,7 @@ use crate::pb::agent_server::Agent;
 use crate::pb::task_update::Update;
 use crate::telemetry::{TraceContext, call::CallNotes};
 
-use super::home::{Home, ListQuery, PAGE, Submission};
+use super::home::{Home, ListQuery, PAGE, Submission, Submitted};
 
 mod fit;
 mod forward;
@@ -191,12 +191,12 @@ impl Agent for AgentService {
         let trace = TraceContext::of_request(&request);
         let spec = noted(&notes, request.into_inner().spec);
         let asked = self.submission(&who, spec, trace)?;
-        self.fits(&asked).await?;
-        let task = self.home.submit(asked, self.thread).await?;
+        let asked = self.held(asked).await;
+        let Submitted { task, replayed } = self.home.submit(asked, self.thread).await?;
         notes.about(&task);
         Ok(Response::new(pb::SubmitTaskResponse {
             task: Some(task),
-            replayed: false,
+            replayed,
         }))
     }
 
@@ -209,16 +209,17 @@ impl Agent for AgentService {
         let trace = TraceContext::of_request(&request);
         let spec = noted(&notes, request.into_inner().spec);
         let asked = self.submission(&who, spec, trace)?;
-        self.fits(&asked).await?;
-        let updates = self.home.run(asked, self.thread).await?;
-        let answers = updates.map(move |update| {
+        let asked = self.held(asked).await;
+        let Submitted { task, mut replayed } = self.home.run(asked, self.thread).await?;
+        let answers = task.map(move |update| {
             let update = update?;
             if let Some(Update::Task(task)) = &update.update {
                 notes.about(task);
             }
             Ok(pb::RunTaskResponse {
                 update: Some(update),
-                replayed: false,
+                // It is in the first message only.
+                replayed: std::mem::take(&mut replayed),
             })
         });
         Ok(Response::new(Box::pin(answers)))

@@ -1,0 +1,220 @@
+//! How a task gets in: checked, looked for by its key, and taken by a shard.
+//!
+//! A submission with a key is looked for in the archive first, then in memory: tasks go from memory
+//! to the archive and never back, and the shard remembers which have gone since the look.
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::ids::DEFAULT_NAMESPACE;
+use crate::domain::{Fault, Label, Reason, TaskId};
+use crate::pb;
+use crate::task::doors::Parent;
+use crate::task::key::IdempotencyKey;
+use crate::task::spec::{Asked, NewTask};
+use crate::telemetry::Work;
+
+use super::config::{Held, Submission};
+use super::finished;
+use super::handle::Home;
+use super::questions::over;
+use super::replay::shard_of;
+use super::request::{Answered, Reply, Request};
+use super::shard::moment;
+use super::storage_failed;
+use super::watch::TaskUpdates;
+
+/// Looks into the archive for one submission; another one is needed only where thousands of tasks
+/// with keys were archived during the last.
+const LOOKS: usize = 4;
+
+/// A task that was taken in, now or before.
+#[derive(Debug)]
+pub struct Submitted<T> {
+    /// The task.
+    pub task: T,
+    /// The same submission, by its key, made it before.
+    pub replayed: bool,
+}
+
+/// A submission that passed every check.
+struct Checked {
+    shard: usize,
+    new: NewTask,
+    /// Ends when the submission is answered.
+    work: Work,
+}
+
+impl Home {
+    /// Takes a task in. It is on disk when this answers. `thread`: where the caller runs.
+    ///
+    /// # Errors
+    /// What is wrong with the spec, INPUT_INVALID, PARENT_TOKEN_INVALID, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
+    /// DISK_FULL, DRAINING, STORAGE_FAILED.
+    pub async fn submit(
+        &self,
+        asked: impl Into<Held>,
+        thread: usize,
+    ) -> Result<Submitted<pb::Task>, Fault> {
+        let checked = self.check(asked.into(), thread, "SubmitTask")?;
+        let ask = |new, looked, answer| Request::Submit {
+            new,
+            looked,
+            answer,
+        };
+        let submitted = self.take(checked.shard, checked.new, ask, |task| task);
+        submitted
+            .await
+            .inspect_err(|fault| checked.work.fail(fault.reason.label()))
+    }
+
+    /// Takes a task in and follows it. Dropping the stream does not cancel the task.
+    ///
+    /// # Errors
+    /// As [`Home::submit`].
+    pub async fn run(
+        &self,
+        asked: impl Into<Held>,
+        thread: usize,
+    ) -> Result<Submitted<TaskUpdates>, Fault> {
+        let checked = self.check(asked.into(), thread, "RunTask")?;
+        let ask = |new, looked, answer| Request::Run {
+            new,
+            looked,
+            answer,
+        };
+        let running = self.take(checked.shard, checked.new, ask, over);
+        let running = running
+            .await
+            .inspect_err(|fault| checked.work.fail(fault.reason.label()))?;
+        let id: Result<TaskId, _> = running.task.task.id.parse();
+        let task = id.expect("a task of ours has an id").uuid;
+        let watcher = self.watcher(checked.shard, task, running.task, (0, true));
+        Ok(Submitted {
+            task: watcher.stream(),
+            replayed: running.replayed,
+        })
+    }
+
+    /// Gives the submission to its shard, unless the archive has its task.
+    async fn take<T: Send + 'static>(
+        &self,
+        shard: usize,
+        new: NewTask,
+        ask: impl Fn(Box<NewTask>, Instant, Reply<Answered<T>>) -> Request,
+        finished: impl Fn(pb::Task) -> T,
+    ) -> Result<Submitted<T>, Fault> {
+        let mut new = Box::new(new);
+        for _ in 0..LOOKS {
+            let looked = Instant::now();
+            if let Some(key) = new.key
+                && let Some(task) = self.filed(key).await?
+            {
+                return Ok(Submitted {
+                    task: finished(task),
+                    replayed: true,
+                });
+            }
+            let answered = self.ask(shard, |answer| ask(new, looked, answer));
+            let (task, replayed) = match answered.await? {
+                Answered::New(task) => (task, false),
+                Answered::Again(task) => (task, true),
+                Answered::Archived(back) => {
+                    new = back;
+                    continue;
+                }
+            };
+            return Ok(Submitted { task, replayed });
+        }
+        Err(storage_failed())
+    }
+
+    /// The task of this key in the archive.
+    async fn filed(&self, key: IdempotencyKey) -> Result<Option<pb::Task>, Fault> {
+        let Some(archive) = &self.shared.archive else {
+            return Ok(None);
+        };
+        archive.read(move |view| finished::of_key(view, &key)).await
+    }
+
+    /// Checks a submission, and chooses an id: of the shard on `thread`, or of its key.
+    fn check(&self, held: Held, thread: usize, method: &str) -> Result<Checked, Fault> {
+        let Held { asked, unfit } = held;
+        let config = &self.shared.config;
+        let parent = self.parent_of(&asked);
+        let known = parent.as_ref().ok().and_then(Option::as_ref);
+        let key = IdempotencyKey::of(&asked.spec, &asked.caller, known)?;
+        let (shard, task) = self.place(thread, key.as_ref());
+        let id = TaskId {
+            home: config.instance.clone(),
+            uuid: task,
+        };
+        // A handler that brings no context of its own means the one that it was called with.
+        let inherited = || known?.trace.as_ref();
+        let work = Work::submit(asked.trace.as_ref().or_else(inherited), method, &id);
+        let namespace = asked
+            .caller
+            .member
+            .namespace()
+            .or_else(|| config.own.member.namespace())
+            .cloned()
+            .unwrap_or_else(default_namespace);
+        let checked = parent.and_then(|parent| {
+            let asked = Asked {
+                id,
+                namespace,
+                spec: asked.spec,
+                caller: asked.caller,
+                own: config.own.clone(),
+                parent,
+                key,
+            };
+            NewTask::check(asked, &moment())
+        });
+        let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
+        work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
+        new.trace = work.context().cloned();
+        new.unfit = unfit;
+        Ok(Checked { shard, new, work })
+    }
+
+    /// A new id, and whose shard it is.
+    fn place(&self, thread: usize, key: Option<&IdempotencyKey>) -> (usize, Uuid) {
+        let shards = self.shared.inboxes.len();
+        if let Some(key) = key {
+            let task = key.id(Uuid::now_v7());
+            return (shard_of(task, shards), task);
+        }
+        let shard = thread % shards;
+        let mut task = Uuid::now_v7();
+        while shard_of(task, shards) != shard {
+            task = Uuid::now_v7();
+        }
+        (shard, task)
+    }
+
+    /// The attempt that a submission's token names. The token is a secret of the own handler: nobody
+    /// else can have it by right.
+    fn parent_of(&self, asked: &Submission) -> Result<Option<Parent>, Fault> {
+        let token = &asked.spec.parent_token;
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let own = asked.caller == self.shared.config.own;
+        let found = own.then(|| self.shared.parents.parent(token)).flatten();
+        found.map(Some).ok_or_else(|| {
+            let text =
+                "parent_token names no attempt that runs on this sidecar: it ends with its attempt";
+            Fault {
+                field: Some("spec.parent_token".into()),
+                ..Fault::new(Reason::ParentTokenInvalid, text)
+            }
+        })
+    }
+}
+
+fn default_namespace() -> Label {
+    DEFAULT_NAMESPACE
+        .parse()
+        .expect("the default namespace is a label")
+}
