@@ -15,6 +15,7 @@
 
 mod archive;
 mod bad_input;
+mod cancel;
 mod contracts;
 mod crash;
 mod disk;
@@ -27,6 +28,7 @@ mod foreign_clients;
 mod grpcurl;
 mod health;
 mod impostor;
+mod injection;
 mod keys;
 mod lifecycle;
 mod lifetimes;

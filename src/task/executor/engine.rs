@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::RngCore as _;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -20,10 +20,11 @@ use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::offers::Offers;
-use super::run::{Ended, Run};
+use super::run::{Ended, Guard, Run};
 use super::session::{Command, Session};
 use super::spans::Spans;
 use super::suspicion::Witness;
+use super::tokens::Tokens;
 use super::{Answer, answer, refused};
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::identity::authorize::{Action, authorize};
@@ -75,6 +76,7 @@ struct Shared {
     nurseries: Vec<Nursery>,
     turn: AtomicUsize,
     book: Mutex<Book>,
+    tokens: Tokens,
     changed: watch::Sender<()>,
     witness: Witness,
     stop: Stop,
@@ -103,6 +105,7 @@ impl Executor {
                 nurseries,
                 turn: AtomicUsize::new(0),
                 book: Mutex::new(Book::new(slots)),
+                tokens: Tokens::new(),
                 changed: watch::Sender::new(()),
                 witness: Witness::default(),
                 stop: Stop::new(),
@@ -310,7 +313,7 @@ impl Executor {
             chain: work.chain,
             trace,
         };
-        self.shared.book.lock().add_parent(token.clone(), parent);
+        self.shared.tokens.lend(token.clone(), parent);
         self.shared.changed.send_replace(());
         let slot = Slot {
             shared: Arc::clone(&self.shared),
@@ -358,7 +361,15 @@ impl metrics::Source for Executor {
 
 impl Parents for Executor {
     fn parent(&self, token: &str) -> Option<Parent> {
-        self.shared.book.lock().parent(token)
+        self.shared.tokens.parent(token)
+    }
+
+    fn lives(&self, token: &str) -> bool {
+        self.shared.tokens.lives(token)
+    }
+
+    fn over(&self) -> broadcast::Receiver<Arc<str>> {
+        self.shared.tokens.over()
     }
 }
 
@@ -385,11 +396,18 @@ struct Slot {
     began: Instant,
 }
 
+impl Guard for Slot {
+    fn disown(&self) {
+        self.shared.tokens.end(&self.token);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
-        self.shared.book.lock().free_slot(&self.token, took, now);
+        self.shared.tokens.end(&self.token);
+        self.shared.book.lock().free_slot(took, now);
         self.shared.changed.send_replace(());
     }
 }

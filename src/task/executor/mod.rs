@@ -18,6 +18,7 @@ mod spans;
 mod suspicion;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod update;
 
 use tonic::Status;
