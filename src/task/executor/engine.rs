@@ -21,7 +21,7 @@ use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::offers::Offers;
 use super::run::{Ended, Guard, Run};
-use super::session::{Command, Session};
+use super::session::{Command, Session, attach, give_up};
 use super::spans::Spans;
 use super::suspicion::Witness;
 use super::tokens::Tokens;
@@ -434,23 +434,4 @@ fn new_token() -> String {
     let mut bits = [0; 32];
     rand::rng().fill_bytes(&mut bits);
     URL_SAFE_NO_PAD.encode(bits)
-}
-
-async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
-    if let Err(mpsc::error::SendError(Command::Attach(session))) =
-        owner.send(Command::Attach(Box::new(session))).await
-    {
-        // It ended between the look-up and now, so its home has everything, or it was cut.
-        session.end(Fault::new(
-            Reason::AttemptStale,
-            "the attempt has just ended here",
-        ));
-    }
-}
-
-/// The only answer on this stream.
-fn give_up(session: Session, answer: pb::ExecuteResponse) {
-    if session.out.try_send(Box::new(Ok(answer))).is_err() {
-        tracing::debug!("the home left before it was answered");
-    }
 }
