@@ -17,5 +17,5 @@ pub mod service;
 pub mod spec;
 
 pub use doors::{
-    Call, Candidate, Connect, Contract, Parent, Parents, Pick, Route, Steps, Updates, Want,
+    Call, Candidate, Connect, Contract, Parent, Parents, Pick, Promise, Route, Steps, Updates, Want,
 };

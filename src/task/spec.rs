@@ -88,6 +88,8 @@ pub struct NewTask {
     pub parent: Option<String>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
+    /// Why it is refused, unless it was taken before.
+    pub unfit: Option<Box<Fault>>,
     /// By which the same submission is known again.
     pub key: Option<IdempotencyKey>,
     /// Its deadline on the steady clock, from the same look at both clocks as the one in its options:
@@ -152,6 +154,7 @@ impl NewTask {
             spec,
             parent,
             trace: None,
+            unfit: None,
             key,
             due,
         })

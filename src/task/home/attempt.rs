@@ -15,6 +15,7 @@ use crate::task::spec::Moment;
 use super::entry::Entry;
 use super::kept::{UNCONFIRMED, ended};
 use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, Tasks, World};
+use super::unfit::unfit;
 use super::update::{Taken, is_loss, is_unavailable};
 
 /// What a carrier reports about the attempt it carries.
@@ -28,6 +29,8 @@ pub(super) enum Heard {
     Refused {
         reason: String,
         wait: Option<Duration>,
+        /// How the task ends where it is refused for good, and the executor said more of it.
+        failure: Option<Box<pb::Failure>>,
     },
     /// It could not be reached, or is somebody else: nothing was sent.
     NotSent,
@@ -78,7 +81,11 @@ impl Tasks {
         match heard {
             Heard::Alive | Heard::Broken(_) => {}
             Heard::Accepted => self.accepted(task, world.at),
-            Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
+            Heard::Refused {
+                failure: Some(failure),
+                ..
+            } => self.end_with(task, *failure, world.at),
+            Heard::Refused { reason, wait, .. } => self.refused(task, &reason, wait, world),
             Heard::NotSent => self.missed(task, world),
             Heard::Silent(_) if entry.gets_another() => {
                 self.run_again(task, (Reason::AgentLost, true), world);
@@ -338,6 +345,9 @@ impl Tasks {
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };
+        if let Some(broken) = unfit(&entry.kept, said.as_ref(), world.route) {
+            return self.end_unfit(task, &broken, world.at);
+        }
         match Taken::from_update(&entry.kept, said) {
             Taken::Event(Kind::StateChanged(mut change), state) if cut => {
                 change.reason = UNCONFIRMED.into();

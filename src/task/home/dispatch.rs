@@ -19,7 +19,7 @@ use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop};
 use crate::task::doors::{Call, Connect, Steps, Updates};
 use crate::telemetry::Work;
-use crate::wire::status::{reason_of, retry_after};
+use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
 use super::machine::Carrying;
@@ -223,6 +223,7 @@ impl Carrier {
                 Heard::Refused {
                     wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
                     reason: refused.reason,
+                    failure: None,
                 }
             }
             Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
@@ -270,8 +271,12 @@ impl Carrier {
         }
         if fresh && is(REFUSED) {
             self.work.fail(&reason);
-            let wait = retry_after(status);
-            self.tell(Heard::Refused { reason, wait }).await;
+            let refused = Heard::Refused {
+                wait: retry_after(status),
+                failure: failure_of(status).map(Box::new),
+                reason,
+            };
+            self.tell(refused).await;
             return End::Over;
         }
         tracing::debug!(task = self.to.task_id, attempt = self.to.attempt, %status, "stream broke");
@@ -370,6 +375,7 @@ const REFUSED: &[Reason] = &[
     Reason::Unauthenticated,
     Reason::InvalidField,
     Reason::PayloadTooLarge,
+    Reason::InputInvalid,
     Reason::ProtocolViolation,
     Reason::NotOwnAgent,
     Reason::Unimplemented,

@@ -138,6 +138,9 @@ impl Tasks {
             self.forget_old(world.at);
         }
         self.room()?;
+        if let Some(unfit) = new.unfit {
+            return Err(*unfit);
+        }
         let id = new.task.id.clone();
         let submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
         let kept = Kept::submitted(&submitted, &id)

@@ -45,6 +45,7 @@ mod shard;
 mod snapshot;
 mod submit;
 mod turns;
+mod unfit;
 mod update;
 mod view;
 mod watch;
@@ -60,7 +61,7 @@ mod key_tests;
 #[cfg(test)]
 mod tests;
 
-pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
+pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;
