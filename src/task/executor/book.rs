@@ -126,7 +126,7 @@ impl Book {
         if self
             .newest
             .get(&self.key(task))
-            .is_some_and(|newest| attempt <= *newest)
+            .is_some_and(|newest| is_stale(*newest, attempt))
         {
             return refused(Reason::AttemptStale, None);
         }
@@ -253,6 +253,16 @@ impl Book {
             self.newest.remove(&oldest);
         }
     }
+}
+
+/// The control that no attempt begins after a newer one, or after its home was told that it is not
+/// here.
+fn is_stale(newest: u32, attempt: u32) -> bool {
+    #[cfg(any(test, feature = "sabotage"))]
+    if crate::task::controls::removed(crate::task::controls::Control::Fence) {
+        return false;
+    }
+    attempt <= newest
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Tasks {
                 .kept
                 .running
                 .as_ref()
-                .is_some_and(|running| running.attempt == attempt)
+                .is_some_and(|running| in_force(running.attempt, attempt))
         });
         let Some(entry) = current else {
             // Fenced: the attempt ended here, whatever comes from it.
@@ -404,6 +404,15 @@ impl Tasks {
             });
         }
     }
+}
+
+/// The control that an attempt that is over changes nothing.
+fn in_force(running: u32, attempt: u32) -> bool {
+    #[cfg(any(test, feature = "sabotage"))]
+    if crate::task::controls::removed(crate::task::controls::Control::Fence) {
+        return true;
+    }
+    running == attempt
 }
 
 impl Entry {

@@ -85,8 +85,8 @@ impl Running {
         show: impl FnOnce(&mut Self, Uuid) -> Result<T, Fault>,
     ) -> Result<Answered<T>, Fault> {
         let known = match &new.key {
-            Some(key) => self.shard.tasks.known(key, looked)?,
-            None => Known::Unknown,
+            Some(key) if counts() => self.shard.tasks.known(key, looked)?,
+            Some(_) | None => Known::Unknown,
         };
         match known {
             Known::Here(task) => return show(self, task).map(Answered::Again),
@@ -182,4 +182,13 @@ impl Running {
         }
         Ok(watching)
     }
+}
+
+/// The control that a key makes one task.
+fn counts() -> bool {
+    #[cfg(any(test, feature = "sabotage"))]
+    if crate::task::controls::removed(crate::task::controls::Control::Idempotency) {
+        return false;
+    }
+    true
 }

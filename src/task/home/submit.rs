@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::domain::ids::DEFAULT_NAMESPACE;
 use crate::domain::{Fault, Label, Reason, TaskId};
 use crate::pb;
+use crate::runtime::chance;
 use crate::task::doors::Parent;
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
@@ -180,13 +181,13 @@ impl Home {
     fn place(&self, thread: usize, key: Option<&IdempotencyKey>) -> (usize, Uuid) {
         let shards = self.shared.inboxes.len();
         if let Some(key) = key {
-            let task = key.id(Uuid::now_v7());
+            let task = key.id(chance::uuid());
             return (shard_of(task, shards), task);
         }
         let shard = thread % shards;
-        let mut task = Uuid::now_v7();
+        let mut task = chance::uuid();
         while shard_of(task, shards) != shard {
-            task = Uuid::now_v7();
+            task = chance::uuid();
         }
         (shard, task)
     }
