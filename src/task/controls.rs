@@ -12,6 +12,15 @@ use std::sync::LazyLock;
 pub(in crate::task) enum Control {
     /// An attempt that is not in force changes nothing, and an older one is not begun any more.
     Fence,
+    /// The first half of that alone.
+    #[cfg(test)]
+    HomeFence,
+    /// The second half of that alone.
+    #[cfg(test)]
+    ExecutorFence,
+    /// What an executor does not know has only then never begun if it knows that.
+    #[cfg(test)]
+    NeverBegun,
     /// Nothing is acknowledged before its sync.
     Sync,
     /// A submission with a key that is known makes no second task.

@@ -14,6 +14,8 @@ use uuid::Uuid;
 use super::refusal::AGENT_RETRY;
 use super::session::Command;
 use crate::domain::{Reason, TaskId};
+#[cfg(any(test, feature = "sabotage"))]
+use crate::task::controls::{self, Control};
 use crate::task::doors::Parent;
 
 /// Tasks whose newest attempt is remembered, so that a late Start of it is refused. A Start is on
@@ -160,6 +162,8 @@ impl Book {
         let never_begun = !self.attempts.contains_key(task)
             && !self.unsettled.contains(&self.key(task))
             && self.unsettled.len() < UNSETTLED_MAX;
+        #[cfg(test)]
+        let never_begun = never_begun || controls::removed(Control::NeverBegun);
         Found::Unknown { never_begun }
     }
 
@@ -259,7 +263,11 @@ impl Book {
 /// here.
 fn is_stale(newest: u32, attempt: u32) -> bool {
     #[cfg(any(test, feature = "sabotage"))]
-    if crate::task::controls::removed(crate::task::controls::Control::Fence) {
+    if controls::removed(Control::Fence) {
+        return false;
+    }
+    #[cfg(test)]
+    if controls::removed(Control::ExecutorFence) {
         return false;
     }
     attempt <= newest

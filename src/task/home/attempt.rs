@@ -10,6 +10,8 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
+#[cfg(any(test, feature = "sabotage"))]
+use crate::task::controls::{self, Control};
 use crate::task::spec::Moment;
 
 use super::entry::Entry;
@@ -409,7 +411,11 @@ impl Tasks {
 /// The control that an attempt that is over changes nothing.
 fn in_force(running: u32, attempt: u32) -> bool {
     #[cfg(any(test, feature = "sabotage"))]
-    if crate::task::controls::removed(crate::task::controls::Control::Fence) {
+    if controls::removed(Control::Fence) {
+        return true;
+    }
+    #[cfg(test)]
+    if controls::removed(Control::HomeFence) {
         return true;
     }
     running == attempt

@@ -5,6 +5,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::Fault;
+#[cfg(any(test, feature = "sabotage"))]
+use crate::task::controls::{self, Control};
 use crate::task::spec::NewTask;
 
 use super::keys::Known;
@@ -187,7 +189,7 @@ impl Running {
 /// The control that a key makes one task.
 fn counts() -> bool {
     #[cfg(any(test, feature = "sabotage"))]
-    if crate::task::controls::removed(crate::task::controls::Control::Idempotency) {
+    if controls::removed(Control::Idempotency) {
         return false;
     }
     true

@@ -72,9 +72,12 @@ pub(super) async fn ask(world: &Arc<World>) -> Told {
                 let updates = life.home.watch(&id, &node.own, 0, false).await;
                 let updates = updates.expect("a task that is listed can be watched");
                 let events: Vec<_> = updates
-                    .filter_map(|update| match update.ok()?.update? {
-                        Shown::Event(event) => Some(event),
-                        _ => None,
+                    .filter_map(|update| {
+                        let update = update.ok()?.update?;
+                        let Shown::Event(event) = update else {
+                            return None;
+                        };
+                        Some(event)
                     })
                     .collect()
                     .await;
@@ -316,15 +319,21 @@ fn check_log(records: &[Record], told: &Told) -> Vec<String> {
 
 /// What an agent said in an event.
 fn words_of(kind: &Kind) -> Option<&str> {
-    let parts = match kind {
-        Kind::Progress(progress) => return Some(&progress.message),
-        Kind::Failure(failure) => return Some(&failure.message),
-        Kind::Message(message) => &message.parts,
-        Kind::Result(result) => &result.parts,
-        _ => return None,
-    };
-    match parts.first()?.content.as_ref()? {
-        Content::Text(text) => Some(text),
-        _ => None,
+    if let Kind::Progress(progress) = kind {
+        return Some(&progress.message);
     }
+    if let Kind::Failure(failure) = kind {
+        return Some(&failure.message);
+    }
+    let part = if let Kind::Message(message) = kind {
+        message.parts.first()
+    } else if let Kind::Result(result) = kind {
+        result.parts.first()
+    } else {
+        None
+    };
+    let Some(Content::Text(text)) = part?.content.as_ref() else {
+        return None;
+    };
+    Some(text)
 }

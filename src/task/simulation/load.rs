@@ -31,7 +31,7 @@ struct Wish {
 
 /// How a try to submit ended.
 enum Outcome {
-    Taken(Submitted<pb::Task>),
+    Taken(Box<Submitted<pb::Task>>),
     /// It is not there, and will not be.
     Refused(Reason),
     /// It may be there.
@@ -141,7 +141,8 @@ fn learn(history: &mut History, wish: &Wish, outcome: Outcome) -> ControlFlow<Op
     let is_child = !wish.spec.parent_token.is_empty();
     let request = &mut history.requests[wish.number];
     let again = match outcome {
-        Outcome::Taken(Submitted { task, replayed }) => {
+        Outcome::Taken(taken) => {
+            let Submitted { task, replayed } = *taken;
             request.fresh += u32::from(!replayed);
             request.ids.insert(task.id.clone());
             history.note(format_args!(
@@ -184,7 +185,7 @@ async fn ask(world: &World, wish: &Wish) -> Outcome {
     match answer {
         // The answer gets lost on its way.
         Ok(_) if world.chance(0.1) => Outcome::Unknown,
-        Ok(taken) => Outcome::Taken(taken),
+        Ok(taken) => Outcome::Taken(Box::new(taken)),
         Err(fault) if fault.reason == Reason::StorageFailed => Outcome::Unknown,
         Err(fault) => Outcome::Refused(fault.reason),
     }

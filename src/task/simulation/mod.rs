@@ -33,11 +33,13 @@ mod network;
 mod node;
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -249,8 +251,29 @@ impl World {
     }
 }
 
+thread_local! {
+    /// The first panic of this thread's run: the runtime catches those of its tasks.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Has panics noted besides what was done about them before.
+fn watch_for_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            PANIC.with_borrow_mut(|first| {
+                first.get_or_insert_with(|| panic.to_string());
+            });
+            before(panic);
+        }));
+    });
+    PANIC.take();
+}
+
 /// One run: the same seed and size, the same history.
 fn run(seed: u64, size: Size, trace: bool) -> Ran {
+    watch_for_panics();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -262,7 +285,10 @@ fn run(seed: u64, size: Size, trace: bool) -> Ran {
         let world = World::new(seed, size, trace);
         world.run().await;
         world.finish().await;
-        let history = world.history.lock();
+        let mut history = world.history.lock();
+        if let Some(panic) = PANIC.take() {
+            history.breach(format!("a task panicked: {panic}"));
+        }
         let requests = history.requests.iter();
         Ran {
             digest: history.digest(),

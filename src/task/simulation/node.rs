@@ -170,8 +170,8 @@ impl Node {
         }
     }
 
-    fn boot(&self, world: &Arc<World>, number: u32) -> Result<Life, JournalError> {
-        self.disk.set_room(None);
+    /// A start may fail, or the first writes after it.
+    fn threaten(&self, world: &World) {
         if !world.is_calm() && world.chance(0.15) {
             let fault = if world.chance(0.5) {
                 Fault::Crash
@@ -181,6 +181,11 @@ impl Node {
             self.disk.plan(world.roll(0..30), fault);
             world.fault("disk at start", format_args!("{} {fault:?}", self.index));
         }
+    }
+
+    fn boot(&self, world: &Arc<World>, number: u32) -> Result<Life, JournalError> {
+        self.disk.set_room(None);
+        self.threaten(world);
         let segment_bytes = world.size.segment_bytes;
         let config = JournalConfig {
             segment_bytes,

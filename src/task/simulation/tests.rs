@@ -116,9 +116,16 @@ fn every_invariant_holds_whatever_happens() {
 }
 
 #[test]
+#[allow(
+    clippy::print_stderr,
+    reason = "how soon each is missed is worth knowing"
+)]
 fn without_its_controls_the_engine_breaks_its_promises() {
     for (control, expected) in [
         (Control::Fence, ["I12", "I5"]),
+        (Control::HomeFence, ["I5", "I3"]),
+        (Control::ExecutorFence, ["I12", "I5"]),
+        (Control::NeverBegun, ["I12", "I5"]),
         (Control::Sync, ["I1", "I13"]),
         (Control::Idempotency, ["I4", "I4"]),
     ] {
@@ -127,5 +134,7 @@ fn without_its_controls_the_engine_breaks_its_promises() {
         let (seed, how) = found.unwrap_or_else(|| panic!("nobody misses the {control:?}"));
         let fits = expected.iter().any(|name| how.contains(name));
         assert!(fits, "{control:?}, seed {seed}: {how}");
+        // Seen with --nocapture.
+        eprintln!("without {control:?}: seed {seed}, {how}");
     }
 }
