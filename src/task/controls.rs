@@ -12,9 +12,6 @@ use std::sync::LazyLock;
 pub(in crate::task) enum Control {
     /// An attempt that is not in force changes nothing, and an older one is not begun any more.
     Fence,
-    /// The first half of that alone.
-    #[cfg(test)]
-    HomeFence,
     /// The second half of that alone.
     #[cfg(test)]
     ExecutorFence,

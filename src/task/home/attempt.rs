@@ -414,10 +414,6 @@ fn in_force(running: u32, attempt: u32) -> bool {
     if controls::removed(Control::Fence) {
         return true;
     }
-    #[cfg(test)]
-    if controls::removed(Control::HomeFence) {
-        return true;
-    }
     running == attempt
 }
 

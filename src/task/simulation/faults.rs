@@ -62,10 +62,10 @@ fn one(world: &Arc<World>) {
                 world.network.stall(from, index, Instant::now() + long);
             }
         }
-        14 | 15 => agent(world, index),
-        16 => jump(world),
-        17 => {
-            let long = world.within(500, 15_000);
+        14 => agent(world, index),
+        15 => jump(world),
+        16 | 17 => {
+            let long = world.within(500, 30_000);
             world.fault("slow disk", format_args!("{index} for {long:?}"));
             node.slow_until(Instant::now() + long);
         }

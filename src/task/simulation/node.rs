@@ -243,7 +243,8 @@ impl Node {
     /// How long the disk takes now.
     fn lag(&self, world: &World) -> Duration {
         let slow = self.slow.lock().is_some_and(|until| Instant::now() < until);
-        if slow {
+        // A sync takes long now and then, on any disk.
+        if slow || world.size.faults && world.chance(0.04) {
             world.within(100, 1500)
         } else {
             world.within(0, 4)
