@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream;
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use crate::domain::Reason;
@@ -15,13 +15,16 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::part::Content;
 use crate::runtime::Stop;
-use crate::task::executor::{HandleStream, HandlerError, HandlerLink};
+use crate::task::executor::{CANCEL_GRACE, HandleStream, HandlerError, HandlerLink};
 use crate::telemetry::TraceContext;
 
 use super::{World, load};
 
 /// Work that may not run twice, work that may, and work that has others work.
 pub(super) const SKILLS: [&str; 3] = ["work.once", "work.again", "work.tree"];
+
+/// How far a timer may be off, and how long a handler that is not heard yet may take.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// Whether the work may run twice.
 pub(super) fn is_idempotent(skill: &str) -> bool {
@@ -109,7 +112,7 @@ impl HandlerLink for Agent {
     async fn handle(
         &self,
         request: pb::HandleRequest,
-        _: Duration,
+        remaining: Duration,
         _: Option<&TraceContext>,
     ) -> Result<HandleStream, HandlerError> {
         let Some(world) = self.world.upgrade() else {
@@ -121,7 +124,11 @@ impl HandlerLink for Agent {
             .history
             .lock()
             .begin(self.node, &task.id, request.attempt);
-        let over = Over(Arc::clone(&world), run);
+        let over = Over {
+            world: Arc::clone(&world),
+            run,
+            due: Instant::now() + remaining + CANCEL_GRACE + SLACK,
+        };
         if world.chance(0.03) {
             world.history.lock().runs[run].void = true;
             return Err(HandlerError::Status(not_begun()));
@@ -262,13 +269,22 @@ fn plan(
 }
 
 /// Notes that a run is over, however it ends.
-struct Over(Arc<World>, usize);
+struct Over {
+    world: Arc<World>,
+    run: usize,
+    /// No run lasts longer than its deadline and the grace of one that is asked to stop.
+    due: Instant,
+}
 
 impl Drop for Over {
     fn drop(&mut self) {
-        let mut history = self.0.history.lock();
-        history.runs[self.1].over = true;
-        history.note(format_args!("run {} is over", self.1));
+        let mut history = self.world.history.lock();
+        history.runs[self.run].over = true;
+        history.note(format_args!("run {} is over", self.run));
+        if Instant::now() > self.due {
+            let how = format!("I11: run {} lasted beyond its deadline", self.run);
+            history.breach(how);
+        }
     }
 }
 

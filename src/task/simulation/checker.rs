@@ -5,7 +5,7 @@
 //! - I3 events are numbered 1 to n without a gap or a double, on streams that go on too;
 //! - I4 one key, one task;
 //! - I5 an attempt that is not in force changes nothing, and begins nowhere after a newer one;
-//! - I11 what has ended leaves nothing behind that runs;
+//! - I11 what has ended leaves nothing behind that runs, and no handler outlasts its deadline;
 //! - I12 work that may not run twice runs once at most, other work three times;
 //! - I13 nothing is acknowledged or shown that a crash takes back.
 

@@ -99,13 +99,14 @@ fn every_invariant_holds_whatever_happens() {
         }
     });
     let (tasks, faults) = sum.into_inner();
-    if setting("ATTACHE_SIMULATION_SEEDS").is_some() {
+    let broken = broken.into_inner();
+    if broken.is_empty() && setting("ATTACHE_SIMULATION_SEEDS").is_some() {
         #[allow(clippy::print_stdout, reason = "tests/soak/simulation shows it")]
         {
             println!("simulated {} seeds, {tasks} tasks, {faults:?}", end - first);
         }
     }
-    if let Some((seed, (how, before))) = broken.into_inner().first() {
+    if let Some((seed, (how, before))) = broken.first() {
         let tasks = size().tasks;
         panic!(
             "{before}\n\n{how}\n\nagain:  ATTACHE_SIMULATION_SEED={seed} \
