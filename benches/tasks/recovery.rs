@@ -235,4 +235,12 @@ impl Parents for Far {
     fn parent(&self, _: &str) -> Option<Parent> {
         None
     }
+
+    fn lives(&self, _: &str) -> bool {
+        false
+    }
+
+    fn over(&self) -> tokio::sync::broadcast::Receiver<Arc<str>> {
+        tokio::sync::broadcast::Sender::new(1).subscribe()
+    }
 }

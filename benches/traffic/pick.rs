@@ -3,7 +3,8 @@
 use std::{hint::black_box, sync::Arc, time::Duration};
 
 use attache::resilience::{
-    Ask, BreakerSettings, Endpoint, Epoch, Member, Outcome, Permit, Phase, Pick, Set, Settings,
+    Ask, BreakerSettings, Endpoint, Epoch, Kind as Work, Member, Outcome, Permit, Phase, Pick, Set,
+    Settings,
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
@@ -27,32 +28,45 @@ struct Kind {
     /// One in ten has an open breaker.
     ejected: bool,
     sticky: bool,
+    /// Skills of each instance, the last of which is called.
+    skills: u64,
 }
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     Kind {
         name: "all the same",
         filters: false,
         ejected: false,
         sticky: false,
+        skills: 1,
     },
     Kind {
         name: "with filters",
         filters: true,
         ejected: false,
         sticky: false,
+        skills: 1,
     },
     Kind {
         name: "with filters, 1 in 10 ejected",
         filters: true,
         ejected: true,
         sticky: false,
+        skills: 1,
     },
     Kind {
         name: "the same, sticky",
         filters: true,
         ejected: true,
         sticky: true,
+        skills: 1,
+    },
+    Kind {
+        name: "all the same, the last of 16 skills",
+        filters: false,
+        ejected: false,
+        sticky: false,
+        skills: 16,
     },
 ];
 
@@ -109,13 +123,16 @@ fn plain(bench: &mut Bench) -> f64 {
 impl Bench {
     fn new(size: usize, kind: Kind) -> Self {
         let (epoch, now) = (Epoch::default(), Instant::now());
-        let members = (0..size).map(|place| Member {
-            endpoint: Arc::new(Endpoint::new(epoch.clone(), None, now)),
+        let endpoints: Vec<_> = (0..size)
+            .map(|_| Arc::new(Endpoint::new(epoch.clone(), None, now)))
+            .collect();
+        let member = |place: usize| Member {
+            endpoint: Arc::clone(&endpoints[place]),
             value: place,
             key: place as u64,
-            local: kind.filters && place % 3 == 0,
-            group: usize::from(kind.filters && place % 5 == 0),
-        });
+            local: kind.filters && place.is_multiple_of(3),
+            group: usize::from(kind.filters && place.is_multiple_of(5)),
+        };
         let settings = Settings {
             breaker: BreakerSettings {
                 // Nobody comes back while this runs.
@@ -126,7 +143,14 @@ impl Bench {
             ..Settings::default()
         };
         let weights: &[u32] = if kind.filters { &[90, 10] } else { &[] };
-        let set = Set::new(members.collect(), weights, Arc::new(settings), epoch);
+        let settings = Arc::new(settings);
+        let of = |skill| {
+            let members = (0..size).map(member).collect();
+            let set = Set::new(members, weights, Arc::clone(&settings), epoch.clone());
+            set.of_kind(Work::new(skill))
+        };
+        let mut sets: Vec<_> = (1..=kind.skills).map(of).collect();
+        let set = sets.pop().expect("at least one");
         let mut bench = Self {
             set,
             kind,

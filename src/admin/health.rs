@@ -168,7 +168,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use tokio_stream::StreamExt as _;
     use tonic::Code;
-    use tonic_health::pb::health_server::Health as _;
+    use tonic_health::pb::{health_client::HealthClient, health_server::Health as _};
 
     use super::*;
     use crate::wire::status::reason_of;
@@ -202,6 +202,21 @@ mod tests {
             let answer = service.check(about(name)).await.unwrap().into_inner();
             assert_eq!(answer.status, 2, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_has_takes_no_room() {
+        let health = Health::new(&["a"]);
+        let mut client = HealthClient::new(health.service(Stop::new()));
+        for (length, code) in [
+            (QUESTION_MAX / 2, Code::NotFound),
+            (QUESTION_MAX, Code::OutOfRange),
+        ] {
+            let asked = about(&"x".repeat(length));
+            assert_eq!(client.check(asked).await.unwrap_err().code(), code);
+        }
+        let asked = about(&"x".repeat(QUESTION_MAX));
+        assert!(client.watch(asked).await.is_err());
     }
 
     #[tokio::test]

@@ -182,6 +182,10 @@ async fn answer(request: Request<Incoming>, inspect: &dyn Inspect) -> Response<F
         return set_log(request, inspect.telemetry()).await;
     }
     let uri = request.uri();
+    // It says much, and takes some work.
+    if uri.path() == "/breakers" && is_of_a_web_page(&request) {
+        return not_for_web_pages();
+    }
     page(request.method(), (uri.path(), uri.query()), inspect)
 }
 
@@ -195,9 +199,8 @@ fn metrics(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<
 /// The one thing that can be changed here. A browser asks before it sends a PUT for another site's
 /// page, and gets no leave; should one not ask, it still names the page's origin.
 async fn set_log(request: Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
-    if request.headers().contains_key(header::ORIGIN) {
-        let text = json!({"error": "not from a web page"});
-        return written(StatusCode::FORBIDDEN, &text);
+    if is_of_a_web_page(&request) {
+        return not_for_web_pages();
     }
     let refused = |text: String| written(StatusCode::BAD_REQUEST, &json!({"error": text}));
     let body = Limited::new(request.into_body(), FILTER_MAX + 2);
@@ -212,6 +215,22 @@ async fn set_log(request: Request<Incoming>, telemetry: &Telemetry) -> Response<
         Ok(was) => written(StatusCode::OK, &json!({"filter": filter, "was": was})),
         Err(error) => refused(error.to_string()),
     }
+}
+
+/// Whether a browser asks on behalf of a page. It need not name the page's origin where the page is
+/// not shown the answer, but then says how far the page is from here; a person who typed the address
+/// is no page.
+fn is_of_a_web_page(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let site = headers.get("sec-fetch-site");
+    headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != "none")
+}
+
+fn not_for_web_pages() -> Response<Full<Bytes>> {
+    written(
+        StatusCode::FORBIDDEN,
+        &json!({"error": "not from a web page"}),
+    )
 }
 
 /// A web page can point a name of its own at 127.0.0.1 and read us (DNS rebinding), but it cannot
@@ -319,6 +338,10 @@ mod tests {
         fn info(&self) -> Value {
             json!({"name": "billing"})
         }
+
+        fn traffic(&self, query: &str) -> Option<Value> {
+            Some(json!({"asked": query}))
+        }
     }
 
     fn process(missing: &[&str]) -> Process {
@@ -422,6 +445,40 @@ mod tests {
         assert_eq!(ask(at, "POST /log").await.0, "405");
         assert_eq!(ask(at, "PUT /").await.0, "405");
         assert_eq!(log.filter().as_deref(), Some("attache=debug,warn"));
+        nursery.close(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_called_is_not_shown_to_web_pages() {
+        let nursery = Nursery::here();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::start(any, Arc::new(process(&[])), &nursery);
+        let at = server.await.unwrap().address();
+        let read = async |method: &str, path: &str, more: &str| {
+            let head = format!("{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n");
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            let request = format!("{head}{more}\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text.split(' ').nth(1).unwrap().to_owned()
+        };
+        for (more, status) in [
+            ("", "200"),
+            ("sec-fetch-site: none\r\n", "200"),
+            ("sec-fetch-site: cross-site\r\n", "403"),
+            ("sec-fetch-site: same-site\r\n", "403"),
+            ("origin: https://evil.example\r\n", "403"),
+            ("origin: null\r\n", "403"),
+        ] {
+            for path in ["/breakers", "/breakers?skill=a.b"] {
+                assert_eq!(read("GET", path, more).await, status, "{path} {more}");
+                assert_eq!(read("HEAD", path, more).await, status, "{path} {more}");
+            }
+            assert_eq!(read("GET", "/livez", more).await, "200", "{more}");
+        }
+        let asked = ask(at, "GET /breakers?skill=a.b").await.1;
+        assert_eq!(asked, json!({"asked": "skill=a.b"}));
         nursery.close(Duration::from_secs(1)).await;
     }
 

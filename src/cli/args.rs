@@ -447,6 +447,9 @@ pub struct TaskArgs {
     /// Ties together what belongs together, in logs and lists
     #[arg(long, value_name = "ID")]
     pub correlation: Option<String>,
+    /// Weight among your own tasks that wait, 1 to 10; 5 unless it is said
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub priority: Option<u32>,
     /// Makes it safe to say again: with the same key and input it is the same task
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,

@@ -189,6 +189,7 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
         options: Some(pb::TaskOptions {
             timeout: timeout.transpose()?,
             fail_fast: args.fail_fast,
+            priority: args.priority.unwrap_or_default(),
             ..Default::default()
         }),
         correlation_id: args.correlation.clone().unwrap_or_default(),

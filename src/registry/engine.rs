@@ -114,7 +114,7 @@ impl Engine {
         Ok(pb::DeregisterResponse {})
     }
 
-    /// Puts a traffic rule in, and writes down who did.
+    /// Puts a traffic rule in.
     ///
     /// # Errors
     /// `OPERATORS_ONLY`; see [`Rule::read`]; `RULE_CHANGED` and `RULES_FULL`. Nothing is changed
@@ -135,24 +135,13 @@ impl Engine {
         };
         let placed = self.store.put_rule(rule, request.expected_revision, stamp);
         let placed = placed.await?;
-        if !placed.is_unchanged() {
-            let changed: Vec<_> = placed.rule.changes_from(placed.replaced.as_deref());
-            let changed: Vec<_> = changed.into_iter().map(|(path, ..)| path).collect();
-            tracing::info!(
-                caller = %who,
-                rule = %placed.rule.name,
-                revision = placed.rule.revision(),
-                changed = changed.join(","),
-                "a traffic rule was put"
-            );
-        }
         Ok(pb::PutRuleResponse {
             rule: Some(placed.rule.message().clone()),
             replaced: placed.replaced.map(|rule| rule.message().clone()),
         })
     }
 
-    /// Takes a traffic rule away, and writes down who did.
+    /// Takes a traffic rule away.
     ///
     /// # Errors
     /// `OPERATORS_ONLY`, `RULE_NOT_FOUND`, `RULE_CHANGED`, `INVALID_FIELD`.
@@ -163,14 +152,10 @@ impl Engine {
     ) -> Result<pb::DeleteRuleResponse, Fault> {
         authorize(who, Action::ChangeRules, None)?;
         let name = RuleName::read(&request.namespace, &request.name)?;
-        let deleted = self.store.delete_rule(&name, request.expected_revision);
+        let deleted = self
+            .store
+            .delete_rule(&name, request.expected_revision, who);
         let deleted = deleted.await?;
-        tracing::info!(
-            caller = %who,
-            rule = %name,
-            revision = deleted.revision(),
-            "a traffic rule was deleted"
-        );
         Ok(pb::DeleteRuleResponse {
             deleted: Some(deleted.message().clone()),
         })

@@ -591,6 +591,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn changes_that_it_may_not_see_take_no_sign_of_life_from_a_watcher() {
+        let live = Arc::new(Live::new(1));
+        let mut watcher = watcher(&live, &pb::WatchRequest::default());
+        settle(&mut watcher, &mut Client::default()).await;
+        let others = async {
+            for n in 0..100 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                live.apply([put("z", "prod/x", &format!("s{n}"))]);
+            }
+        };
+        let words = async {
+            let mut spoke = Instant::now();
+            for _ in 0..4 {
+                let word = watcher.next().await.unwrap();
+                assert!(matches!(word.change, Some(Word::Keepalive(_))), "{word:?}");
+                assert!(spoke.elapsed() <= KEEPALIVE + DEBOUNCE_MAX);
+                spoke = Instant::now();
+            }
+        };
+        tokio::select! {
+            () = words => {}
+            () = others => panic!("no sign of life for 500 s"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_is_behind_catches_up_without_waiting_for_quiet() {
         let live = Arc::new(Live::new(1));
         let mut watcher = watcher(&live, &pb::WatchRequest::default());

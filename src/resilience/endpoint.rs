@@ -3,56 +3,22 @@
 //! Shared by every set that it is in and by all threads. Its lock is held for a few instructions and
 //! never over anything that waits.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::breaker::{Breaker, Trip, Turn};
-use super::ewma::{FailureShare, PeakEwma};
+use super::cost::Cost;
+use super::epoch::Epoch;
+use super::ewma::FailureShare;
 use super::outcome::Outcome;
+use super::pace::{Kind, Paces};
 use super::settings::{BalanceSettings, Settings};
+use super::tally::Mend;
 
 /// Least share that an instance in its slow start is given.
 const SLOW_LEAST: f64 = 0.1;
-/// Latency of an instance, in seconds, where neither it nor the one beside it was ever measured. Any
-/// figure does: they are compared with each other.
-const UNKNOWN: f64 = 0.03;
-
-/// Moves on whenever a breaker opens or closes anywhere: sets look again at who may be called.
-#[derive(Clone, Debug, Default)]
-pub struct Epoch(Arc<Count>);
-
-#[derive(Debug, Default)]
-struct Count {
-    now: AtomicU64,
-    /// For those who wait until a call may go.
-    bell: watch::Sender<()>,
-}
-
-impl Epoch {
-    /// Where it stands.
-    pub fn now(&self) -> u64 {
-        self.0.now.load(Ordering::Acquire)
-    }
-
-    /// Rings after every move.
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.0.bell.subscribe()
-    }
-
-    /// Something changed.
-    pub(super) fn advance(&self) {
-        self.0.now.fetch_add(1, Ordering::AcqRel);
-        self.0.bell.send_replace(());
-    }
-}
 
 /// An instance. Every method takes the time it is called at.
 #[derive(Debug)]
@@ -68,21 +34,30 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     in_flight: u32,
-    /// Calls whose first message has not come, and the sum of the seconds at which they went out.
-    waiting: u32,
-    waiting_since: f64,
-    latency: PeakEwma,
+    /// Those of them that it has not taken yet.
+    pending: u32,
+    /// Somebody found no room, and is told when there is some.
+    awaited: bool,
+    paces: Paces,
     failures: FailureShare,
     paused_until: Option<Instant>,
     breaker: Breaker,
+    /// The breaker closed by time, and nobody was told: no call was there to tell.
+    risen: bool,
 }
 
-/// What decides between two.
+/// A call that is under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cost {
-    latency: Option<f64>,
-    penalty: f64,
-    factor: f64,
+pub(super) struct Begun {
+    /// When it went out.
+    pub(super) at: Instant,
+    /// What it counts for besides all calls.
+    kind: Option<Kind>,
+    /// Its first message has not come.
+    pub(super) waiting: bool,
+    /// The instance has not taken it.
+    pub(super) pending: bool,
+    pub(super) probe: bool,
 }
 
 /// An open breaker.
@@ -125,6 +100,8 @@ pub struct Sight {
     pub window: (u32, u32),
     /// Calls under way.
     pub in_flight: u32,
+    /// Those of them that the instance has not taken yet.
+    pub pending: u32,
     /// Peak-sensitive average of the time to the first message.
     pub latency: Option<Duration>,
     /// What failures have added to it for now.
@@ -146,15 +123,31 @@ impl Endpoint {
         }
     }
 
-    /// Another process stands behind it: what the last one did says nothing about it.
-    pub fn restarted(&self) {
+    /// Another process stands behind it: what the last one did says nothing about it. Says whether
+    /// that closed its breaker.
+    pub fn restarted(&self) -> bool {
         let mut state = self.state.lock();
+        let was_open = state.breaker.open().is_some();
         state.breaker.reset();
-        state.latency = PeakEwma::default();
+        state.paces.forget();
         state.failures = FailureShare::default();
         state.paused_until = None;
         drop(state);
+        if was_open {
+            self.epoch.tally().closed(Mend::Restart);
+        }
         self.epoch.advance();
+        was_open
+    }
+
+    /// Whether its breaker closed by time since this was last asked.
+    pub fn take_risen(&self) -> bool {
+        std::mem::take(&mut self.state.lock().risen)
+    }
+
+    /// Whether calls flow, its breaker alone asked.
+    pub fn phase(&self, now: Instant) -> Phase {
+        self.state.lock().phase(now)
     }
 
     /// Calls under way.
@@ -166,23 +159,19 @@ impl Endpoint {
     pub fn sight(&self, settings: &Settings, now: Instant) -> Sight {
         let state = self.state.lock();
         let open = state.breaker.open();
-        let phase = match open {
-            None => Phase::Closed,
-            Some(open) if open.until > now => Phase::Open,
-            Some(_) => Phase::HalfOpen,
-        };
         let decay = settings.balance.decay;
         let seconds = |value: f64| Duration::try_from_secs_f64(value).unwrap_or_default();
         let left = |until: Instant| until.saturating_duration_since(now);
         Sight {
-            phase,
+            phase: state.phase(now),
             why: open.map(|open| open.why),
             left: open.map(|open| left(open.until)),
             trips: state.breaker.trips(),
             consecutive: state.breaker.consecutive(),
             window: state.breaker.sums(now),
             in_flight: state.in_flight,
-            latency: state.latency.read(decay, now).map(seconds),
+            pending: state.pending,
+            latency: state.paces.measured(decay, now).map(seconds),
             penalty: settings
                 .balance
                 .penalty
@@ -196,6 +185,10 @@ impl Endpoint {
     pub(super) fn opened(&self, now: Instant) -> Option<Opened> {
         let mut state = self.state.lock();
         if state.breaker.ripen(now).is_some() {
+            state.risen = true;
+            drop(state);
+            self.epoch.tally().closed(Mend::Time);
+            self.epoch.rise();
             return None;
         }
         let open = state.breaker.open()?;
@@ -229,80 +222,116 @@ impl Endpoint {
         self.state.lock().paused_until.filter(|until| *until > now)
     }
 
+    /// Whether its bounds leave room for one more call. Who is told that they do not hears the bell
+    /// of the [`Epoch`] when they do again.
+    pub fn is_within(&self, settings: &BalanceSettings) -> bool {
+        self.state.lock().is_within(settings)
+    }
+
     /// Whether one more call may go there, the breaker aside.
     pub(super) fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
         self.state.lock().has_room(settings, now)
     }
 
-    /// What the next call there would cost; `None`: it has no room for one, the breaker aside.
-    pub(super) fn cost(&self, settings: &BalanceSettings, now: Instant) -> Option<Cost> {
-        let state = self.state.lock();
+    /// Calls of this kind will come.
+    pub(super) fn expect(&self, kind: Kind) {
+        self.state.lock().paces.expect(kind);
+    }
+
+    /// What the next call of a kind would cost there; `None`: it has no room for one, the breaker
+    /// aside.
+    pub(super) fn cost(
+        &self,
+        kind: Option<Kind>,
+        settings: &BalanceSettings,
+        now: Instant,
+    ) -> Option<Cost> {
+        let mut state = self.state.lock();
         if !state.has_room(settings, now) {
             return None;
         }
-        let measured = state.latency.read(settings.decay, now);
-        // Whoever waits for an answer now tells more than those that had one.
-        let waited = (state.waiting > 0).then(|| {
-            let at = now.saturating_duration_since(self.origin).as_secs_f64();
-            (at - state.waiting_since / f64::from(state.waiting)).max(0.0)
-        });
-        let latency = match (measured, waited) {
-            (Some(measured), Some(waited)) => Some(measured.max(waited)),
-            (measured, _) => measured,
-        };
+        let speed = state
+            .paces
+            .speed(kind, self.offset(now), (settings.decay, now));
         let failures = state.failures.read(settings.decay, now);
         Some(Cost {
-            latency,
+            speed,
             penalty: settings.penalty.as_secs_f64() * failures,
             factor: f64::from(state.in_flight + 1) / self.share(settings, now),
         })
     }
 
-    /// A call goes out; false: it was to be the probe, and somebody else's is.
-    pub(super) fn begin(&self, probe: bool, now: Instant) -> bool {
+    /// A call goes out; `None`: it was to be the probe, and somebody else's is.
+    pub(super) fn begin(&self, kind: Option<Kind>, probe: bool, now: Instant) -> Option<Begun> {
         let mut state = self.state.lock();
         if probe && !state.breaker.begin_probe(now) {
-            return false;
+            return None;
         }
         state.in_flight += 1;
-        state.waiting += 1;
-        state.waiting_since += self.offset(now);
+        state.pending += 1;
+        let counted = state.paces.begin(kind, self.offset(now));
         drop(state);
         if probe {
             self.epoch.advance();
         }
-        true
+        Some(Begun {
+            at: now,
+            kind: kind.filter(|_| counted),
+            waiting: true,
+            pending: true,
+            probe,
+        })
     }
 
-    /// The call that began then is not waited for.
-    pub(super) fn unmeasured(&self, begun: Instant) {
+    /// A call that it has taken before is not waited for.
+    pub(super) fn resumed(&self, call: &mut Begun) {
+        self.taken(call);
+        if std::mem::take(&mut call.waiting) {
+            let mut state = self.state.lock();
+            state.paces.stop(call.kind, self.offset(call.at));
+        }
+    }
+
+    /// A call that is waited for really goes out now.
+    pub(super) fn sent(&self, call: &mut Begun, now: Instant) {
+        let (counted, at) = (self.offset(call.at), self.offset(now));
+        self.state.lock().paces.sent(call.kind, counted, at);
+        call.at = now;
+    }
+
+    /// It took a call.
+    pub(super) fn taken(&self, call: &mut Begun) {
         let mut state = self.state.lock();
-        self.stop_waiting(&mut state, begun);
+        if call.probe {
+            state.breaker.probe_taken();
+        }
+        let rings = state.settle(call);
+        drop(state);
+        if rings {
+            self.epoch.ring();
+        }
     }
 
-    /// The call that began then really goes out now.
-    pub(super) fn sent(&self, begun: Instant, now: Instant) {
-        self.state.lock().waiting_since += self.offset(now) - self.offset(begun);
-    }
-
-    /// It took the probe.
-    pub(super) fn taken(&self) {
-        self.state.lock().breaker.probe_taken();
-    }
-
-    /// The first message of a call that went out at `begun` is here.
+    /// The first message of a call that is waited for is here. No more than that is asked of a probe.
     pub(super) fn answered(
         &self,
-        begun: Instant,
-        probe: bool,
+        call: &mut Begun,
         settings: &Settings,
         now: Instant,
     ) -> Option<Turn> {
+        let probe = std::mem::take(&mut call.probe);
+        call.waiting = false;
         let mut state = self.state.lock();
-        self.stop_waiting(&mut state, begun);
-        let took = now.saturating_duration_since(begun);
-        state.latency.observe(took, settings.balance.decay, now);
+        let took = now.saturating_duration_since(call.at);
+        let by = (settings.balance.decay, now);
+        state.paces.stop(call.kind, self.offset(call.at));
+        state.paces.answered(call.kind, took, by);
+        let rings = state.settle(call);
         if !probe {
+            drop(state);
+            if rings {
+                self.epoch.ring();
+            }
             return None;
         }
         let turn = state
@@ -313,22 +342,24 @@ impl Endpoint {
             state.failures = FailureShare::default();
         }
         drop(state);
+        self.count(turn, true);
         self.epoch.advance();
         turn
     }
 
-    /// A call is over that went out at `begun`. `waiting`: its first message never came.
+    /// A call is over.
     pub(super) fn finish(
         &self,
-        (begun, waiting, probe): (Instant, bool, bool),
+        mut call: Begun,
         outcome: Outcome,
         settings: &Settings,
         (now, chance): (Instant, f64),
     ) -> Option<Turn> {
         let mut state = self.state.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
-        if waiting {
-            self.stop_waiting(&mut state, begun);
+        let rings = state.settle(&mut call) || std::mem::take(&mut state.awaited);
+        if call.waiting {
+            state.paces.stop(call.kind, self.offset(call.at));
         }
         let balance = &settings.balance;
         match outcome {
@@ -343,28 +374,32 @@ impl Endpoint {
             Outcome::Neutral => {}
         }
         let breaker = &settings.breaker;
-        let turn = if probe {
+        let turn = if call.probe {
             state.breaker.probed(outcome, breaker, now, chance)
         } else {
-            let flowed = state.breaker.flowed(outcome, breaker, begun, now);
+            let flowed = state.breaker.flowed(outcome, breaker, call.at, now);
             flowed.or_else(|| state.breaker.record(outcome, breaker, now, chance))
         };
         if turn == Some(Turn::Closed) {
             state.failures = FailureShare::default();
         }
         drop(state);
-        if turn.is_some() || probe {
+        self.epoch.tally().ended(outcome);
+        self.count(turn, call.probe);
+        if turn.is_some() || call.probe {
             self.epoch.advance();
+        } else if rings {
+            self.epoch.ring();
         }
         turn
     }
 
-    fn stop_waiting(&self, state: &mut State, begun: Instant) {
-        state.waiting = state.waiting.saturating_sub(1);
-        state.waiting_since -= self.offset(begun);
-        if state.waiting == 0 {
-            // Sums of differences drift; nobody waiting is zero.
-            state.waiting_since = 0.0;
+    fn count(&self, turn: Option<Turn>, probe: bool) {
+        match turn {
+            Some(Turn::Opened { why, .. }) => self.epoch.tally().opened(why),
+            Some(Turn::Closed) if probe => self.epoch.tally().closed(Mend::Probe),
+            Some(Turn::Closed) => self.epoch.tally().closed(Mend::Calls),
+            None => {}
         }
     }
 
@@ -387,23 +422,32 @@ impl Endpoint {
 }
 
 impl State {
-    fn has_room(&self, settings: &BalanceSettings, now: Instant) -> bool {
-        let bound = settings.max_in_flight;
-        (bound == 0 || self.in_flight < bound) && self.paused_until.is_none_or(|until| until <= now)
-    }
-}
-
-impl Cost {
-    /// Whether what failed there lately weighs more than how fast it is.
-    pub(super) fn is_doubtful(self) -> bool {
-        self.penalty > self.latency.unwrap_or(UNKNOWN)
+    fn phase(&self, now: Instant) -> Phase {
+        match self.breaker.open() {
+            None => Phase::Closed,
+            Some(open) if open.until > now => Phase::Open,
+            Some(_) => Phase::HalfOpen,
+        }
     }
 
-    /// Whether this one is the better choice. One that was never measured is taken to be as fast as
-    /// the other: it would otherwise be flooded, or never be tried.
-    pub(super) fn beats(self, other: Self) -> bool {
-        let either = self.latency.or(other.latency).unwrap_or(UNKNOWN);
-        let of = |cost: Self| (cost.latency.unwrap_or(either) + cost.penalty) * cost.factor;
-        of(self) < of(other)
+    fn has_room(&mut self, settings: &BalanceSettings, now: Instant) -> bool {
+        self.is_within(settings) && self.paused_until.is_none_or(|until| until <= now)
+    }
+
+    fn is_within(&mut self, settings: &BalanceSettings) -> bool {
+        let below = |count: u32, bound: u32| bound == 0 || count < bound;
+        let within = below(self.in_flight, settings.max_in_flight)
+            && below(self.pending, settings.max_pending);
+        self.awaited |= !within;
+        within
+    }
+
+    /// It was taken, or is over. Says whether somebody wants to know.
+    fn settle(&mut self, call: &mut Begun) -> bool {
+        if !std::mem::take(&mut call.pending) {
+            return false;
+        }
+        self.pending = self.pending.saturating_sub(1);
+        std::mem::take(&mut self.awaited)
     }
 }

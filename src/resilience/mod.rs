@@ -9,29 +9,36 @@
 //! ```
 //!
 //! An [`Endpoint`] is one instance as seen from here, shared by every set that it is in and by every
-//! thread: its calls, latency, breaker. A [`Set`] draws two of those that may be called and takes the
+//! thread: its calls, latency by [`Kind`] of work, breaker. A [`Set`] draws two of those that may be called and takes the
 //! cheaper one. A [`Permit`] lives as long as its call and tells the endpoint how it went, also when
 //! it is only dropped.
 
 mod breaker;
 mod budget;
+mod cost;
 mod endpoint;
+mod epoch;
 mod ewma;
 mod injection;
 mod outcome;
+mod pace;
 mod permit;
 mod retry;
 mod set;
 mod settings;
+mod tally;
 mod view;
 mod window;
 
 pub use breaker::{Trip, Turn};
 pub use budget::Budget;
-pub use endpoint::{Endpoint, Epoch, Phase, Sight};
+pub use endpoint::{Endpoint, Phase, Sight};
+pub use epoch::Epoch;
 pub use injection::{Abort, Delay, Injected, Injection};
 pub use outcome::Outcome;
+pub use pace::Kind;
 pub use permit::Permit;
 pub use retry::{Failed, Progress, Pushback, Safety, backoff, retry_after};
 pub use set::{Ask, Member, Pick, Set};
 pub use settings::{BalanceSettings, BreakerSettings, RetrySettings, Settings};
+pub use tally::Counts;

@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::breaker::Turn;
 use super::budget::Budget;
-use super::endpoint::Endpoint;
+use super::endpoint::{Begun, Endpoint};
 use super::outcome::Outcome;
+use super::pace::Kind;
 use super::settings::Settings;
 
 /// A call to an instance. Dropped without a word it says nothing about the instance.
@@ -19,11 +20,7 @@ pub struct Permit(Option<Call>);
 struct Call {
     endpoint: Arc<Endpoint>,
     settings: Arc<Settings>,
-    /// When it went out.
-    begun: Instant,
-    /// Its first message has not come.
-    waiting: bool,
-    probe: bool,
+    begun: Begun,
     /// Whose second tries the end of this call makes more or fewer.
     budget: Option<Arc<Mutex<Budget>>>,
 }
@@ -37,10 +34,9 @@ impl Permit {
     /// A call outside of any choice, such as one that is taken up again. Never a probe, and it says
     /// nothing about latency.
     pub fn outside(endpoint: Arc<Endpoint>, settings: Arc<Settings>, now: Instant) -> Self {
-        let mut permit = Self::begin(endpoint, settings, false, now).unwrap_or_default();
+        let mut permit = Self::begin(endpoint, settings, (None, false), now).unwrap_or_default();
         if let Some(call) = &mut permit.0 {
-            call.endpoint.unmeasured(call.begun);
-            call.waiting = false;
+            call.endpoint.resumed(&mut call.begun);
         }
         permit
     }
@@ -49,19 +45,16 @@ impl Permit {
     pub(super) fn begin(
         endpoint: Arc<Endpoint>,
         settings: Arc<Settings>,
-        probe: bool,
+        (kind, probe): (Option<Kind>, bool),
         now: Instant,
     ) -> Option<Self> {
-        endpoint.begin(probe, now).then(|| {
-            Self(Some(Call {
-                endpoint,
-                settings,
-                begun: now,
-                waiting: true,
-                probe,
-                budget: None,
-            }))
-        })
+        let begun = endpoint.begin(kind, probe, now)?;
+        Some(Self(Some(Call {
+            endpoint,
+            settings,
+            begun,
+            budget: None,
+        })))
     }
 
     /// Tells the budget of the call's target how it went, too.
@@ -85,21 +78,20 @@ impl Permit {
 
     /// Whether it is the one call that may go through a half-open breaker.
     pub fn is_probe(&self) -> bool {
-        self.0.as_ref().is_some_and(|call| call.probe)
+        self.0.as_ref().is_some_and(|call| call.begun.probe)
     }
 
     /// The call really goes out now: the time before was spent here.
     pub fn sent(&mut self, now: Instant) {
-        if let Some(call) = self.0.as_mut().filter(|call| call.waiting) {
-            call.endpoint.sent(call.begun, now);
-            call.begun = now;
+        if let Some(call) = self.0.as_mut().filter(|call| call.begun.waiting) {
+            call.endpoint.sent(&mut call.begun, now);
         }
     }
 
     /// The instance took the call, and works on it.
     pub fn taken(&mut self) {
-        if let Some(call) = self.0.as_ref().filter(|call| call.probe) {
-            call.endpoint.taken();
+        if let Some(call) = self.0.as_mut().filter(|call| call.begun.pending) {
+            call.endpoint.taken(&mut call.begun);
         }
     }
 
@@ -112,14 +104,11 @@ impl Permit {
 
     /// The first message is here. Only the first time counts.
     pub fn first_message(&mut self, now: Instant) -> Option<Turn> {
-        let call = self.0.as_mut().filter(|call| call.waiting)?;
-        call.waiting = false;
+        let call = self.0.as_mut().filter(|call| call.begun.waiting)?;
         if let Some(budget) = call.budget.take() {
             budget.lock().ended(false);
         }
-        let probe = std::mem::take(&mut call.probe);
-        call.endpoint
-            .answered(call.begun, probe, &call.settings, now)
+        call.endpoint.answered(&mut call.begun, &call.settings, now)
     }
 
     /// The call is over; `chance` from 0 to 1 spreads a cool-down.
@@ -132,12 +121,8 @@ impl Permit {
         if let Some(budget) = call.budget.filter(|_| outcome != Outcome::Neutral) {
             budget.lock().ended(outcome.is_bad());
         }
-        call.endpoint.finish(
-            (call.begun, call.waiting, call.probe),
-            outcome,
-            &call.settings,
-            (now, chance),
-        )
+        call.endpoint
+            .finish(call.begun, outcome, &call.settings, (now, chance))
     }
 }
 

@@ -68,10 +68,19 @@ pub struct BalanceSettings {
     pub slow_start: Duration,
     /// Calls that one instance may have from here at a time; 0: no bound.
     pub max_in_flight: u32,
+    /// How many of them may wait at a time until it takes them; 0: no bound.
+    pub max_pending: u32,
     /// Whether instances of the own zone are taken while one of them can be.
     pub zone: bool,
     /// Whether calls of one context go to the same instance while that can be.
     pub sticky: bool,
+}
+
+impl BalanceSettings {
+    /// Calls at one instance that wait to be taken, where nobody says otherwise. An executor says
+    /// within a quarter of a second whether it takes one, so these are a thousand in a second: more
+    /// would only stand before a door that does not open, while another instance may have room.
+    pub const MAX_PENDING: u32 = 256;
 }
 
 impl Default for BalanceSettings {
@@ -82,6 +91,7 @@ impl Default for BalanceSettings {
             pushback_max: Duration::from_mins(5),
             slow_start: Duration::from_secs(10),
             max_in_flight: 0,
+            max_pending: Self::MAX_PENDING,
             zone: true,
             sticky: true,
         }

@@ -156,7 +156,7 @@ fn apart(one: Instant, other: Instant) -> Duration {
 }
 
 /// How many of a set may be left out at a time.
-fn bound(members: usize, share: f64) -> usize {
+pub(super) fn bound(members: usize, share: f64) -> usize {
     if members < SMALL {
         return members;
     }

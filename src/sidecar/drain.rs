@@ -26,13 +26,17 @@ use crate::{
 /// How long peers get to hear that this sidecar drains, before it stops taking attempts. Short: what
 /// comes later is refused as not started, and goes elsewhere without loss.
 const SETTLE: Duration = Duration::from_millis(300);
-/// What of the whole is kept for the second phase: a second for attempts that are cut, half of one
-/// for what is on its way to the disk, two for streams and the lease, and the rest.
+/// What of the whole is kept for the second phase at least: a second for attempts that are cut, half
+/// of one for what is on its way to the disk, two for streams and the lease, and the rest.
 const TAIL: Duration = Duration::from_secs(5);
 /// How long acknowledged records may take to be on disk.
 const FLUSH: Duration = Duration::from_millis(500);
-/// How long streams may take to end, and the registry to hear of it.
+/// How long streams may take to end, and the registry to hear of it, at least.
 const STREAMS: Duration = Duration::from_secs(2);
+/// And at most, where work has settled early: a peer that has not answered a PING by then is taken
+/// for dead, as `transport` does with those that are silent. One that only waits for its turn on a
+/// machine that is busy would lose calls that it may not send again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the connections to the registry may take to close.
 const CONTROL: Duration = Duration::from_millis(500);
 /// How long the shards may take to stop.
@@ -66,7 +70,7 @@ impl Running {
             if timeout(left(), self.home.settle()).await.is_err() {
                 tracing::warn!("attempts elsewhere go on: they are taken up after the restart");
             }
-            let ends = Instant::now() + STREAMS;
+            let ends = streams_end(Instant::now(), ends);
             tokio::join!(self.mtls.leave(), self.local.leave());
             // Not before: whoever comes back at once has to find that he must wait.
             self.home.send_away();
@@ -88,5 +92,27 @@ impl Running {
             () = failed.cancelled() => return Err(SidecarError::JournalFailed),
         }
         Ok(())
+    }
+}
+
+/// Until when connections may stay: what comes after them has its share of the drain left.
+fn streams_end(now: Instant, ends: Instant) -> Instant {
+    let rest = FLUSH + CONTROL + SHARDS;
+    (ends - rest).clamp(now + STREAMS, now + PATIENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_may_stay_for_what_work_has_left() {
+        let now = Instant::now();
+        let table = [(0, 2_000), (5_000, 3_000), (9_000, 7_000), (30_000, 10_000)];
+        for (left, stay) in
+            table.map(|(left, stay)| (Duration::from_millis(left), Duration::from_millis(stay)))
+        {
+            assert_eq!(streams_end(now, now + left), now + stay, "{left:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
+use super::told;
 use crate::{
     domain::InstanceId,
     registry::client::{Catalog, Entry},
@@ -58,6 +59,7 @@ impl Endpoints {
     pub(super) fn follow(&self, catalog: &Catalog, complete: bool, now: Instant) {
         let mut known = self.known.lock();
         let new_since = known.settled.then_some(now);
+        let mut closed = Vec::new();
         for entry in catalog.entries_after(None) {
             let Some(process) = known.by.get_mut(&entry.instance_id) else {
                 let endpoint = Endpoint::new(self.epoch.clone(), new_since, now);
@@ -66,7 +68,9 @@ impl Endpoints {
                 continue;
             };
             if process.boot_id != entry.instance.boot_id {
-                process.endpoint.restarted();
+                if process.endpoint.restarted() {
+                    closed.push((&entry.instance_id, Some(&entry.agent)));
+                }
                 process.boot_id.clone_from(&entry.instance.boot_id);
             }
         }
@@ -75,6 +79,25 @@ impl Endpoints {
             known.by.retain(|instance, _| here(instance));
         }
         known.settled |= complete;
+        drop(known);
+        told::closed(&closed, "another process is there");
+    }
+
+    /// Shows them one by one; it must be done soon.
+    pub(super) fn each(&self, mut see: impl FnMut(&Endpoint)) {
+        let known = self.known.lock();
+        known.by.values().for_each(|process| see(&process.endpoint));
+    }
+
+    /// Those whose breakers closed by time since this was last asked.
+    pub(super) fn take_risen(&self) -> Vec<InstanceId> {
+        if !self.epoch.take_risen() {
+            return Vec::new();
+        }
+        let known = self.known.lock();
+        let risen = known.by.iter();
+        let risen = risen.filter(|(_, process)| process.endpoint.take_risen());
+        risen.map(|(instance, _)| instance.clone()).collect()
     }
 
     /// What is known of an instance of the catalog.

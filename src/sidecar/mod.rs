@@ -8,6 +8,7 @@ mod background;
 mod balancer;
 mod carry;
 mod config;
+mod counted;
 mod drain;
 mod endpoints;
 mod error;
@@ -22,6 +23,7 @@ mod run;
 mod shown;
 mod sights;
 mod standing;
+mod told;
 mod treatment;
 
 pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};

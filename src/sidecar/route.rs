@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::balancer::{Balancer, Choice, Reach, named};
 use crate::{
-    resilience::{self, Ask, Set},
+    resilience::{self, Ask, BalanceSettings, Set},
     runtime::{Nursery, Stop},
     task::{Call, Pick, Route, Want},
 };
@@ -38,9 +38,11 @@ impl CatalogRoute {
 impl Route for CatalogRoute {
     fn pick(&self, want: &Want<'_>, now: Instant) -> Pick {
         let reach = self.balancer.reach(want.namespace, want.selector, now);
-        reach.map_or(Pick::Nobody, |reach| {
+        let pick = reach.map_or(Pick::Nobody, |reach| {
             Asked { reach, want, now }.pick(&mut rand::rng())
-        })
+        });
+        self.balancer.picks().count(&pick);
+        pick
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -103,8 +105,10 @@ impl Asked<'_> {
     /// One of those, if they have room.
     fn pick_of(&self, among: &dyn Fn(&Arc<Choice>) -> bool, random: &mut impl Rng) -> Pick {
         let (want, now) = (self.want, self.now);
-        let allows =
-            |to: &Arc<Choice>| among(to) && to.has_room() && (want.allows)(&to.candidate.instance);
+        let checked = &self.set().settings().balance;
+        let allows = |to: &Arc<Choice>| {
+            among(to) && to.has_room(checked) && (want.allows)(&to.candidate.instance)
+        };
         let ask = Ask {
             sticky: (!want.context.is_empty()).then(|| named(want.context)),
             allows: &allows,
@@ -171,10 +175,11 @@ impl Choice {
         self.treatment.settings.balance.max_in_flight
     }
 
-    /// Whether that leaves room for one more.
-    fn has_room(&self) -> bool {
-        let bound = self.bound();
-        bound == 0 || self.endpoint.in_flight() < bound
+    /// Whether its bounds leave room for one more, where they are not `checked` as those of the set.
+    fn has_room(&self, checked: &BalanceSettings) -> bool {
+        let own = &self.treatment.settings.balance;
+        let bounds = |of: &BalanceSettings| (of.max_in_flight, of.max_pending);
+        bounds(own) == bounds(checked) || self.endpoint.is_within(own)
     }
 }
 
@@ -188,13 +193,15 @@ mod tests {
     use crate::{
         domain::{InstanceId, Label},
         pb,
-        resilience::{Endpoint, Epoch, Member, Outcome},
+        resilience::{BalanceSettings, Endpoint, Epoch, Member, Outcome, Permit, Settings},
+        sidecar::treatment::Treatment,
         task::{Candidate, Contract},
     };
 
     /// Instances by name, and who among them may get a call.
     struct Bench {
         reach: Reach,
+        epoch: Epoch,
         random: StdRng,
         now: Instant,
         closed: HashSet<&'static str>,
@@ -229,13 +236,14 @@ mod tests {
                 }
             };
             let members = all.iter().map(member).collect();
-            let set = Set::new(members, &[], Arc::default(), epoch);
+            let set = Set::new(members, &[], Arc::default(), epoch.clone());
             let reach = Reach {
                 set: Arc::new(set),
                 budget: Arc::default(),
             };
             Self {
                 reach,
+                epoch,
                 random: StdRng::seed_from_u64(3),
                 now,
                 closed: HashSet::new(),
@@ -307,6 +315,41 @@ mod tests {
         }
     }
 
+    impl Bench {
+        /// The first one's breaker is open, by calls that nobody chose.
+        fn broken(self) -> Self {
+            let first = &self.reach.set.members()[0].endpoint;
+            for _ in 0..5 {
+                let permit = Permit::outside(first.clone(), Arc::default(), self.now);
+                permit.finish(Outcome::Failure, self.now, 0.0);
+            }
+            self
+        }
+
+        /// With these settings.
+        fn treated(mut self, settings: Settings) -> Self {
+            let (settings, set) = (Arc::new(settings), &self.reach.set);
+            let member = |member: &Member<Arc<Choice>>| {
+                let mut treatment = Treatment::default();
+                treatment.settings = settings.clone();
+                let choice = Choice {
+                    candidate: member.value.candidate.clone(),
+                    endpoint: member.endpoint.clone(),
+                    treatment: Arc::new(treatment),
+                };
+                Member {
+                    endpoint: member.endpoint.clone(),
+                    value: Arc::new(choice),
+                    ..*member
+                }
+            };
+            let members = set.members().iter().map(member).collect();
+            let set = Set::new(members, &[], settings.clone(), self.epoch.clone());
+            self.reach.set = Arc::new(set);
+            self
+        }
+    }
+
     #[derive(Default)]
     struct Question {
         context: &'static str,
@@ -362,6 +405,48 @@ mod tests {
         };
         assert!(call.permit.is_probe());
         assert!(matches!(bench.first(), Pick::Ejected(_)), "one probe");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_has_to_wait_says_when_to_look_again() {
+        // It asked to be left alone for longer than its breaker is open.
+        let mut bench = Bench::new(&[("a", "")]);
+        let Pick::Go(_, mut call) = bench.first() else {
+            panic!("it can be called")
+        };
+        call.permit.pause(Duration::from_secs(4), bench.now);
+        call.permit.finish(Outcome::Neutral, bench.now, 0.0);
+        let paused = bench.now + Duration::from_secs(4);
+        let mut bench = bench.broken();
+        bench.now += Duration::from_secs(2);
+        let picked = bench.first();
+        assert!(
+            matches!(picked, Pick::Ejected(Some(until)) if until == paused),
+            "{picked:?}"
+        );
+        // It has as many calls as it may have, of before it broke.
+        let settings = Settings {
+            balance: BalanceSettings {
+                max_in_flight: 1,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        // Alone, and beside one that is well and does not fit.
+        let all = [("a", "1.0.0"), ("b", "2.0.0")];
+        for all in [&all[..1], &all[..]] {
+            let mut bench = Bench::new(all).treated(settings.clone());
+            let held = bench.promised("1.0.0");
+            let mut bench = bench.broken();
+            bench.now += Duration::from_secs(2);
+            let picked = bench.promised("1.0.0");
+            assert!(
+                matches!(picked, Pick::Ejected(Some(until)) if until <= bench.now + ROOM_AGAIN),
+                "{picked:?}"
+            );
+            drop(held);
+            assert_eq!(went(&bench.promised("1.0.0")), "a");
+        }
     }
 
     #[tokio::test(start_paused = true)]

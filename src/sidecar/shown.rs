@@ -10,57 +10,48 @@ use crate::{
     resilience::{Phase, Settings, Sight, Trip},
 };
 
-/// Most instances on the page, those in trouble first: a mesh may have tens of thousands.
+/// Most instances on the page: a mesh may have tens of thousands.
 const INSTANCES_MAX: usize = 1000;
-/// Most targets on the page, those asked for last first.
-const TARGETS_MAX: usize = 100;
 
-/// What a query asks to be explained, such as `skill=billing.pay&agent=billing`: names need no
-/// escapes. `None`: nothing.
-pub(super) fn asked(query: &str) -> Option<pb::Selector> {
+/// What a query asks for.
+pub(super) struct Asked {
+    /// Only who would get such a task; `None`: all.
+    pub(super) selector: Option<pb::Selector>,
+    /// Most instances.
+    pub(super) limit: usize,
+}
+
+/// Reads a query, such as `skill=billing.pay&agent=billing&limit=20`: names need no escapes.
+pub(super) fn asked(query: &str) -> Asked {
     let given = |key: &str| {
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let mut own = pairs.filter(|(name, _)| *name == key);
         own.next().map_or("", |(_, value)| value).to_owned()
     };
     let (skill, agent) = (given("skill"), given("agent"));
-    (!skill.is_empty()).then(|| pb::Selector {
+    let selector = (!skill.is_empty()).then(|| pb::Selector {
         skill,
         agent,
         ..Default::default()
-    })
+    });
+    let limit = given("limit").parse().unwrap_or(INSTANCES_MAX);
+    Asked {
+        selector,
+        limit: limit.min(INSTANCES_MAX),
+    }
 }
 
-/// The page of all of it.
-pub(super) fn page(mut sights: Sights, rules: &Rules) -> Value {
-    let (instances, targets) = (sights.endpoints.len(), sights.targets.len());
-    sights.endpoints.sort_by_key(|one| trouble(&one.sight));
-    sights.targets.sort_by_key(|one| one.idle);
-    sights.endpoints.truncate(INSTANCES_MAX);
-    sights.targets.truncate(TARGETS_MAX);
+/// The page of it.
+pub(super) fn page(sights: &Sights, rules: &Rules) -> Value {
     let known: Vec<Value> = sights.endpoints.iter().map(instance).collect();
-    let asked: Vec<Value> = sights
-        .targets
-        .iter()
-        .map(|one| target(one, rules))
-        .collect();
+    let targets = sights.targets.iter();
+    let asked: Vec<Value> = targets.map(|one| target(one, rules)).collect();
     json!({
         "instances": known,
-        "instances_left_out": instances - known.len(),
+        "instances_left_out": sights.endpoints_left_out,
         "targets": asked,
-        "targets_left_out": targets - asked.len(),
+        "targets_left_out": sights.targets_left_out,
     })
-}
-
-/// Smaller for what is to be seen first.
-fn trouble(sight: &Sight) -> u8 {
-    match sight.phase {
-        Phase::Open => 0,
-        Phase::HalfOpen => 1,
-        Phase::Closed if sight.consecutive > 0 || sight.paused.is_some() => 2,
-        Phase::Closed if sight.trips > 0 || sight.latency.is_some() => 3,
-        Phase::Closed => 4,
-    }
 }
 
 fn instance(one: &EndpointSight) -> Value {
@@ -79,6 +70,7 @@ fn instance(one: &EndpointSight) -> Value {
         "failures_in_a_row": sight.consecutive,
         "window": {"good": good, "bad": bad},
         "in_flight": sight.in_flight,
+        "pending": sight.pending,
         "latency_ms": sight.latency.map(millis),
         "penalty_ms": millis(sight.penalty),
         "paused_ms": sight.paused.map(millis),
@@ -138,9 +130,10 @@ fn target(one: &TargetSight, rules: &Rules) -> Value {
         "version": selector.version,
         "agent_version": selector.agent_version,
         "members": members,
+        "members_left_out": one.members_left_out,
         "ejected": one.ejected,
         "retries_left": one.retries_left,
-        "idle_ms": u64::try_from(one.idle.as_millis()).unwrap_or(u64::MAX),
+        "idle_ms": one.idle.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
         "settings": settings(&one.settings),
         "by_rule": by_rule,
     })
@@ -165,6 +158,7 @@ fn settings(settings: &Settings) -> Value {
             "sticky": balance.sticky,
             "slow_start": span(balance.slow_start),
             "max_in_flight": balance.max_in_flight,
+            "max_pending": balance.max_pending,
         },
         "retry": {
             "attempts": retry.attempts,
@@ -181,6 +175,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::sidecar::sights::trouble;
 
     fn sight(phase: Phase, why: Option<Trip>) -> Sight {
         Sight {
@@ -191,6 +186,7 @@ mod tests {
             consecutive: 0,
             window: (3, 1),
             in_flight: 0,
+            pending: 0,
             latency: None,
             penalty: Duration::ZERO,
             paused: None,
@@ -200,13 +196,23 @@ mod tests {
 
     #[test]
     fn a_query_names_what_is_asked_for() {
-        let asked_for = asked("agent=billing&skill=billing.pay").unwrap();
+        let asked_for = asked("agent=billing&skill=billing.pay");
+        let selector = asked_for.selector.unwrap();
         assert_eq!(
-            (asked_for.skill, asked_for.agent),
+            (selector.skill, selector.agent),
             ("billing.pay".into(), "billing".into())
         );
-        assert_eq!(asked("agent=billing"), None);
-        assert_eq!(asked("skill="), None);
+        assert_eq!(asked_for.limit, INSTANCES_MAX);
+        for (query, limit) in [
+            ("limit=7", 7),
+            ("limit=0&agent=billing", 0),
+            ("limit=1001&skill=", INSTANCES_MAX),
+            ("limit=-1", INSTANCES_MAX),
+            ("", INSTANCES_MAX),
+        ] {
+            let asked = asked(query);
+            assert_eq!((asked.selector, asked.limit), (None, limit), "{query}");
+        }
     }
 
     #[test]

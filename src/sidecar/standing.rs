@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 use tonic_health::pb::health_server::HealthServer;
 
-use super::{balancer::Balancer, shown};
+use super::{balancer::Balancer, counted::Counted, shown};
 use crate::{
     admin::{
         Inspect,
@@ -165,6 +165,7 @@ impl Progress {
     }
 
     pub(super) fn balances(&self, balancer: Arc<Balancer>) {
+        self.metrics.add(Counted(balancer.clone()));
         self.facts.lock().balancer = Some(balancer);
     }
 
@@ -324,16 +325,15 @@ impl Inspect for Progress {
         let (balancer, id) = (facts.balancer.clone()?, facts.id.clone());
         drop(facts);
         let now = Instant::now();
+        let rules = balancer.mirror().rules();
+        let asked = shown::asked(query);
+        let Some(selector) = asked.selector else {
+            return Some(shown::page(&balancer.sights(asked.limit, now), &rules));
+        };
         let id: Option<SpiffeId> = id.parse().ok();
-        if let (Some(selector), Some(namespace)) = (
-            shown::asked(query),
-            id.as_ref().and_then(|id| id.member.namespace()),
-        ) {
-            // Who fits is found out now, should nobody have asked for it yet.
-            balancer.reach(namespace, &selector, now);
-        }
-        let sights = balancer.sights(now);
-        Some(shown::page(sights, &balancer.mirror().rules()))
+        let namespace = id.as_ref().and_then(|id| id.member.namespace());
+        let sights = namespace.and_then(|own| balancer.explained(own, &selector, asked.limit, now));
+        Some(shown::page(&sights.unwrap_or_default(), &rules))
     }
 
     fn info(&self) -> Value {

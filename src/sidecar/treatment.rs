@@ -84,6 +84,25 @@ mod tests {
     }
 
     #[test]
+    fn second_tries_never_run_dry() {
+        let floor = |floor_per_second: Option<u32>| {
+            let rule = pb::TrafficRule {
+                name: "dry".into(),
+                retry: Some(pb::RuleRetry {
+                    floor_per_second,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let namespace = "default".parse().unwrap();
+            let treated = settings_for(&rules(vec![rule]), &namespace, None, None);
+            treated.settings.retry.floor
+        };
+        assert_eq!(floor(Some(0)), FLOOR_LEAST);
+        assert_eq!(floor(Some(2)), 2.0);
+    }
+
+    #[test]
     fn rules_of_the_namespace_hold_for_its_agents_and_faults_for_their_callers() {
         let fault = |caller: &str| pb::RuleFault {
             delay: Some(pb::RuleDelay {

@@ -5,7 +5,10 @@
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use semver::Version;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -152,8 +155,15 @@ pub struct Parent {
 
 /// Knows the attempts that run on this sidecar by their secret token.
 pub trait Parents: Send + Sync + 'static {
-    /// The attempt that `token` was made for, while it runs.
+    /// The attempt that `token` was made for, while it runs and is wanted: it may get children.
     fn parent(&self, token: &str) -> Option<Parent>;
+
+    /// Whether there is such an attempt; who only asks does not become its child.
+    fn lives(&self, token: &str) -> bool;
+
+    /// Tokens that may have children, as their attempts end or are not wanted any more. Who lags
+    /// behind asks for each that it knows.
+    fn over(&self) -> broadcast::Receiver<Arc<str>>;
 }
 
 macro_rules! opaque {

@@ -31,6 +31,10 @@ pub const LABEL_BYTES_MAX: usize = 256;
 pub const DEPTH_MAX: usize = 32;
 /// Most hops above a task: a circle of agents ends here.
 pub const CHAIN_MAX: usize = 8;
+/// Weight of a task that names none.
+pub const PRIORITY: u32 = 5;
+/// Largest weight.
+pub const PRIORITY_MAX: u32 = 10;
 /// Deadline of a task that names none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(3600);
 /// Longest deadline.
@@ -168,17 +172,9 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
     let Some(options) = &spec.options else {
         return Ok(());
     };
-    refuse(!matches!(options.priority, 0 | 5), "spec.options.priority")?;
     refuse(options.callback.is_some(), "spec.options.callback")?;
     refuse(options.budget.is_some(), "spec.options.budget")?;
-    refuse(
-        options.durability() == pb::Durability::Ephemeral,
-        "spec.options.durability",
-    )?;
-    refuse(
-        options.on_agent_loss() == pb::OnAgentLoss::Restart,
-        "spec.options.on_agent_loss",
-    )
+    Ok(())
 }
 
 fn check_selector(spec: &mut pb::TaskSpec, namespace: &Label) -> Result<pb::Selector, Fault> {
@@ -340,19 +336,39 @@ fn options_in_force(
     }
     let on_agent_loss = pb::OnAgentLoss::try_from(asked.on_agent_loss)
         .map_err(|_| Fault::field("spec.options.on_agent_loss", "not one of the choices"))?;
-    pb::Durability::try_from(asked.durability)
-        .map_err(|_| Fault::field("spec.options.durability", "not one of the choices"))?;
+    let durability = match pb::Durability::try_from(asked.durability) {
+        Ok(pb::Durability::Ephemeral) => pb::Durability::Ephemeral,
+        Ok(pb::Durability::Durable | pb::Durability::Unspecified) => pb::Durability::Durable,
+        Err(_) => {
+            return Err(Fault::field(
+                "spec.options.durability",
+                "not one of the choices",
+            ));
+        }
+    };
     Ok(pb::TaskOptions {
-        priority: 5,
+        priority: priority_of(asked.priority)?,
         deadline: Some((at.wall + left).into()),
         timeout: None,
-        durability: pb::Durability::Durable.into(),
+        durability: durability.into(),
         on_agent_loss: on_agent_loss.into(),
         detached: asked.detached,
         fail_fast: asked.fail_fast,
         callback: None,
         budget: None,
     })
+}
+
+/// The priority in force.
+fn priority_of(asked: u32) -> Result<u32, Fault> {
+    match asked {
+        0 => Ok(PRIORITY),
+        priority if priority <= PRIORITY_MAX => Ok(priority),
+        _ => {
+            let text = format!("1 to {PRIORITY_MAX}; 0 stands for {PRIORITY}");
+            Err(Fault::field("spec.options.priority", text))
+        }
+    }
 }
 
 /// What a child takes over from the attempt that made it.
@@ -536,20 +552,14 @@ mod tests {
         ("spec.scope", Reason::Unimplemented, |s| {
             s.scope.push(pb::AgentSkill::default());
         }),
-        ("spec.options.priority", Reason::Unimplemented, |s| {
-            options(s).priority = 9;
+        ("spec.options.priority", Reason::InvalidField, |s| {
+            options(s).priority = 11;
         }),
         ("spec.options.callback", Reason::Unimplemented, |s| {
             options(s).callback = Some(pb::Callback::default());
         }),
         ("spec.options.budget", Reason::Unimplemented, |s| {
             options(s).budget = Some(pb::Usage::default());
-        }),
-        ("spec.options.durability", Reason::Unimplemented, |s| {
-            options(s).set_durability(pb::Durability::Ephemeral);
-        }),
-        ("spec.options.on_agent_loss", Reason::Unimplemented, |s| {
-            options(s).set_on_agent_loss(pb::OnAgentLoss::Restart);
         }),
     ];
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -36,6 +36,8 @@ struct Agent {
     tokens: watch::Sender<Vec<String>>,
     traces: Traced,
     handled: AtomicUsize,
+    /// Takes note when it is asked to stop, and goes on.
+    deaf: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -71,6 +73,9 @@ impl HandlerLink for Agent {
     }
 
     async fn cancel(&self, _: pb::CancelRequest) -> Result<(), Status> {
+        if self.deaf.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         Err(Status::unimplemented("no"))
     }
 
@@ -132,6 +137,7 @@ struct Bench {
     own: SpiffeId,
     tokens: watch::Receiver<Vec<String>>,
     traces: Traced,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Bench {
@@ -154,11 +160,13 @@ impl Bench {
                 .to_vec(),
         };
         let handled = AtomicUsize::new(0);
+        let deaf = Arc::new(AtomicBool::new(false));
         let traces = Traced::default();
         let agent = Arc::new(Agent {
             tokens,
             traces: traces.clone(),
             handled,
+            deaf: deaf.clone(),
         });
         let executor = Executor::new(config, agent, vec![Nursery::here()]);
         let changes = watch::Sender::new(0);
@@ -189,6 +197,7 @@ impl Bench {
             own,
             tokens: heard,
             traces,
+            deaf,
         }
     }
 
@@ -288,6 +297,63 @@ async fn a_cancelled_parent_takes_its_children_along() {
         .await
         .unwrap_err();
     assert_eq!(late.reason, crate::domain::Reason::ParentTokenInvalid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_are_asked_at_once_though_the_parent_takes_its_time() {
+    let mut bench = Bench::new(4);
+    bench.deaf.store(true, Ordering::SeqCst);
+    let submitted = bench.home.submit(bench.asked("work.wait", ""), 0).await;
+    let parent = submitted.unwrap().task.id;
+    let tokens = bench.tokens.wait_for(|tokens| !tokens.is_empty()).await;
+    let token = tokens.unwrap()[0].clone();
+    let child = |detached: bool| {
+        let mut asked = bench.asked("work.wait", &token);
+        asked.spec.options = Some(pb::TaskOptions {
+            detached,
+            ..Default::default()
+        });
+        bench.home.submit(asked, 1)
+    };
+    let (attached, detached) = (child(false).await.unwrap(), child(true).await.unwrap());
+    let viewer = Arc::new(bench.own.clone());
+    let id = |task: &pb::Task| task.id.parse::<TaskId>().unwrap();
+    let watched = bench
+        .home
+        .watch(&id(&attached.task), &viewer, 0, false)
+        .await;
+    let mut watched = watched.unwrap();
+    let asked = Instant::now();
+    let parent: TaskId = parent.parse().unwrap();
+    let canceled = bench.home.cancel(&parent, &viewer, "enough".into()).await;
+    canceled.unwrap();
+    while let Some(update) = watched.next().await {
+        if let Some(Shown::Event(event)) = update.unwrap().update
+            && let Some(pb::task_event::Kind::CancelRequested(why)) = event.kind
+        {
+            assert_eq!(why.reason, "PARENT_ENDED");
+            break;
+        }
+    }
+    assert!(
+        asked.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        asked.elapsed()
+    );
+    // Who was asked to stop gets no more children.
+    let late = child(false).await.unwrap_err();
+    assert_eq!(late.reason, crate::domain::Reason::ParentTokenInvalid);
+    assert_eq!(
+        bench.end(&attached.task.id).await.state(),
+        pb::TaskState::Canceled
+    );
+    assert!(
+        asked.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        asked.elapsed()
+    );
+    let free = bench.home.get(&id(&detached.task), &viewer, false).await;
+    assert_eq!(free.unwrap().0.state(), pb::TaskState::Working);
 }
 
 #[tokio::test(start_paused = true)]

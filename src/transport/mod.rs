@@ -17,6 +17,7 @@ mod dial;
 mod entry;
 mod lifetime;
 mod opening;
+mod parting;
 mod redial;
 mod replay;
 mod serve;

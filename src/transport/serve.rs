@@ -27,6 +27,7 @@ use crate::telemetry::metrics::calls::Listener;
 use crate::transport::lifetime::{Sightings, around};
 use crate::transport::limits::{Limits, Seats};
 use crate::transport::opening::{Opened, Opening, PREFACE};
+use crate::transport::parting::Parting;
 use crate::wire::status;
 
 /// Window of one stream. 64 KiB cost half as much CPU again for payloads of 16 KiB.
@@ -85,7 +86,7 @@ pub(super) async fn serve<I>(
 {
     let connection = Arc::new(connection);
     let mut stays = Some((seats, context.staying.token()));
-    let (io, opened) = Opening::watch(io, PREFACE, None);
+    let (io, opened) = Opening::watch(Parting::over(io), PREFACE, None);
     let calls = Calls {
         routes: context.routes.clone(),
         origin: origin(&connection, &context),
@@ -104,10 +105,16 @@ pub(super) async fn serve<I>(
     });
     let mut cut = pin!(cut(&connection.caller, &context, opened));
     let mut leaving = false;
+    // Told where this future is dropped before its end.
+    let mut open = Open(Some(origin(&connection, &context)));
     let ended = loop {
         tokio::select! {
-            ended = serving.as_mut() => break ended,
+            ended = serving.as_mut() => {
+                open.ended();
+                break ended;
+            }
             why = cut.as_mut() => {
+                open.ended();
                 tracing::info!(remote = ?connection.remote, why, "connection cut");
                 return;
             }
@@ -122,6 +129,29 @@ pub(super) async fn serve<I>(
     };
     if let Err(error) = ended {
         tracing::debug!(remote = ?connection.remote, %error, "connection ended");
+    }
+}
+
+/// A connection whose end was not reached.
+struct Open(Option<Origin>);
+
+impl Open {
+    fn ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(Origin { remote, caller, .. }) = &self.0 {
+            let why = "the time to drain is over and the peer has not let go";
+            tracing::warn!(
+                remote = &**remote,
+                caller = &**caller,
+                why,
+                "connection cut"
+            );
+        }
     }
 }
 

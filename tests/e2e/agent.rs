@@ -49,6 +49,8 @@ use tonic_health::pb::{
 
 #[path = "agent/ill.rs"]
 mod ill;
+#[path = "agent/tree.rs"]
+mod tree;
 
 use ill::{Ill, not_begun};
 
@@ -103,7 +105,13 @@ impl Handler for Agent {
                 drop(ask(&text, request.parent_token, trace, &updates).await);
                 return;
             }
-            drop(run(&task.skill, &text, &updates).await);
+            match task.skill.as_str() {
+                "test.leaf" => tree::leaf(&task.id, &text, &updates).await,
+                fan if fan.starts_with("test.fan") => {
+                    tree::fan(&task.id, &text, &request.parent_token, &updates).await;
+                }
+                skill => drop(run(skill, &text, &updates).await),
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -115,7 +123,13 @@ impl Handler for Agent {
         Err(Status::unimplemented("the card stands in mesh.toml"))
     }
 
-    async fn cancel(&self, _: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
+    async fn cancel(
+        &self,
+        request: Request<CancelRequest>,
+    ) -> Result<Response<CancelResponse>, Status> {
+        if tree::stop(&request.get_ref().task_id) {
+            return Ok(Response::new(CancelResponse {}));
+        }
         Err(Status::unimplemented("work here cannot be stopped"))
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use attache::pb::TaskState;
+use attache::pb::{self, TaskState};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
@@ -457,4 +457,79 @@ async fn a_killed_agent_is_not_found_until_it_is_back_and_its_work_moves_or_fail
     assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
     all.mesh.start(&its_agent);
     all.end().await;
+}
+
+#[tokio::test]
+async fn what_its_caller_lets_start_again_does_so_elsewhere_three_times_in_all() {
+    let workers = agent("worker", &["test.hold"], "instances = 3");
+    let mut mesh = ByHand::made(&(agent("home", &["test.home"], "") + &workers)).await;
+    mesh.set("home-1", "agent_lost_after", "3s");
+    mesh.start_all().await;
+    let names = ["worker-1", "worker-2", "worker-3"];
+    mesh.finds("home-1", "test.hold", &names).await;
+    let mut home = mesh.local("home-1");
+    let gate = mesh.site.path("gate").display().to_string();
+    let mut spec = client::spec("test.hold", &gate);
+    spec.options = Some(pb::TaskOptions {
+        on_agent_loss: pb::OnAgentLoss::Restart.into(),
+        ..Default::default()
+    });
+    let id = client::submit(&mut home, spec).await.unwrap().id;
+    let mut killed = HashSet::new();
+    for attempt in 1..=3 {
+        let taken = eventually(&format!("attempt {attempt} is at work"), || {
+            let (mut home, id) = (home.clone(), id.clone());
+            async move {
+                let task = client::full(&mut home, &id).await;
+                let task = task.map_err(|status| status.to_string())?;
+                let works = task.state() == TaskState::Working && task.attempt == attempt;
+                works
+                    .then(|| task.executor_instance.clone())
+                    .ok_or_else(|| format!("{task:?}"))
+            }
+        })
+        .await;
+        let name = names.into_iter().find(|name| mesh.instance(name) == taken);
+        let name = name.expect("one of the workers");
+        assert!(killed.insert(name), "{name} has it again");
+        mesh.kill(name).await;
+    }
+    let ended = client::watch_whole(&mut home, &id).await;
+    assert_eq!(ended.state(), TaskState::Failed);
+    assert_eq!(ended.failure().reason, "RETRIES_EXHAUSTED");
+    let attempts: Vec<u32> = mesh.site.runs().into_iter().map(|(.., n)| n).collect();
+    assert_eq!(attempts, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_home_that_comes_back_knows_its_peers_before_it_gives_anything_out() {
+    let mut mesh = ByHand::started(&home_and_worker()).await;
+    let mut home = mesh.local("home-1");
+    let gate = mesh.site.path("gate");
+    let (held, worker) = held(&mut home, "test.hold", &gate).await;
+    // The only slot is taken: it waits, though it is not to wait where nobody is.
+    let mut hasty = client::spec("test.echo", "hasty");
+    hasty.options = Some(pb::TaskOptions {
+        fail_fast: true,
+        ..Default::default()
+    });
+    let hasty = client::submit(&mut home, hasty).await.unwrap().id;
+    eventually("the catalog is on disk", || async {
+        let copy = fs::read(mesh.catalog("home-1")).map_err(|error| error.to_string())?;
+        let there = copy
+            .windows(worker.len())
+            .any(|part| part == worker.as_bytes());
+        there.then_some(()).ok_or_else(|| "without it".to_owned())
+    })
+    .await;
+    mesh.kill("home-1").await;
+    mesh.start("home-1");
+    mesh.ready("home-1").await;
+    let mut home = mesh.local("home-1");
+    assert_eq!(state_of(&mut home, &hasty).await, Ok(TaskState::Submitted));
+    fs::write(&gate, "").unwrap();
+    for id in [held, hasty] {
+        let done = client::watch_whole(&mut home, &id).await;
+        assert_eq!(done.state(), TaskState::Completed, "{:?}", done.events);
+    }
 }

@@ -147,6 +147,17 @@ async fn an_agent_that_says_that_it_does_not_serve_is_left_and_comes_back() {
 }
 
 #[tokio::test]
+async fn an_agent_is_asked_as_the_mesh_file_says() {
+    let told = "args = [\"health=watch\"]\nagent_health = \"connect\"";
+    let told = agent("one", &["test.echo"], told);
+    let site = Site::new(&(agent("home", &["test.home"], "") + &told));
+    let up = site.up(&[]).await;
+    finds(&up, &["one"]).await;
+    assert!(looks(&up, "one", &["kind=\"connect\""]).await > 0.0);
+    assert_eq!(looks(&up, "one", &["kind=\"watch\""]).await, 0.0);
+}
+
+#[tokio::test]
 async fn an_agent_without_health_is_well_while_its_port_answers() {
     let site = site("", "health=check");
     let mut up = site.up(&[]).await;

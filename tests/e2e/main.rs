@@ -15,6 +15,7 @@
 
 mod archive;
 mod bad_input;
+mod cancel;
 mod crash;
 mod disk;
 mod drain;
@@ -26,6 +27,7 @@ mod foreign_clients;
 mod grpcurl;
 mod health;
 mod impostor;
+mod injection;
 mod keys;
 mod lifecycle;
 mod lifetimes;

@@ -38,7 +38,8 @@ use crate::support::{
     wait::within,
 };
 
-/// Without a word; `tests/soak/rolling` says more by ATTACHE_ROLLING_ROUNDS.
+/// Without a word. Ten take more than two minutes on two cores, and up to five where those are busy:
+/// `tests/soak/rolling` does them, by ATTACHE_ROLLING_ROUNDS.
 const ROUNDS: usize = 3;
 /// Short, and enough for the work of a machine that is busy: nothing here takes longer than 100 ms.
 const DRAIN: &str = "9s";

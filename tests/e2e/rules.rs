@@ -1,12 +1,14 @@
 //! Traffic rules: written by operators, seen by sidecars, there after restarts.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use attache::pb::{self, registry_client::RegistryClient};
 use serde_json::Value;
+use tokio::time::timeout;
 use tonic::{Code, transport::Endpoint};
 
 use crate::support::{
+    client,
     hand::{ByHand, REGISTRY},
     mesh::{Site, agent},
     tools::{Ran, run},
@@ -204,8 +206,8 @@ async fn a_mistake_is_told_with_its_path_and_nothing_is_put() {
     let said = "rules[1].limits.max_in_flight: must be 0 to 10000";
     assert!(refused.err.contains(said), "{}", refused.err);
     // Who writes no files is told the same by the registry itself.
-    let pool = crate::support::client::pool(&site.state().join("operator"));
-    let mut registry = crate::support::client::registry(&pool, &up.endpoints.registry.mtls);
+    let pool = client::pool(&site.state().join("operator"));
+    let mut registry = client::registry(&pool, &up.endpoints.registry.mtls);
     let request = pb::PutRuleRequest {
         rule: Some(pb::TrafficRule {
             name: "bad".into(),
@@ -252,4 +254,64 @@ async fn rules_outlive_the_registry_and_reach_who_starts_without_it() {
     mesh.ready(REGISTRY).await;
     operator(&mesh, &["put", &canary]).await.ok();
     until_seen(&local, &[("canary", 3)]).await;
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_hung_up_is_written_down_all_the_same() {
+    let site = Site::new(&agent("worker", &["test.echo"], ""));
+    let up = site.up(&[]).await;
+    let pool = client::pool(&site.state().join("operator"));
+    let mut registry = client::registry(&pool, &up.endpoints.registry.mtls);
+    registry
+        .list_rules(pb::ListRulesRequest::default())
+        .await
+        .unwrap();
+    // The change is made while its caller goes; some are too early, and some too late.
+    let mut left = Vec::new();
+    for number in 0..60 {
+        let name = format!("left-{number}");
+        let rule = pb::TrafficRule {
+            name: name.clone(),
+            ..Default::default()
+        };
+        let put = registry.put_rule(pb::PutRuleRequest {
+            rule: Some(rule),
+            expected_revision: None,
+        });
+        let patience = Duration::from_micros(200 * (number % 20));
+        if timeout(patience, put).await.is_err() {
+            left.push(name);
+        }
+    }
+    // What was asked for before this was done is done before this is.
+    let last = pb::TrafficRule {
+        name: "last".into(),
+        ..Default::default()
+    };
+    let last = pb::PutRuleRequest {
+        rule: Some(last),
+        expected_revision: None,
+    };
+    registry.put_rule(last).await.unwrap();
+    let listed = registry.list_rules(pb::ListRulesRequest::default()).await;
+    let listed = listed.unwrap().into_inner().rules;
+    let made: Vec<_> = listed
+        .iter()
+        .filter(|rule| left.contains(&rule.name))
+        .collect();
+    assert!(made.len() > 2, "{} of {} who left", made.len(), left.len());
+    eventually("each of them has its line", || async {
+        let log = site.log("registry");
+        let put = log
+            .lines()
+            .filter(|line| line.contains("a traffic rule was put"));
+        let put: Vec<_> = put.collect();
+        let missing = made.iter().find(|rule| {
+            let name = format!("default/{}", rule.name);
+            let named = |line: &&str| line.split([' ', '"', '=', ',']).any(|word| word == name);
+            !put.iter().any(named)
+        });
+        missing.map_or(Ok(()), |rule| Err(rule.name.clone()))
+    })
+    .await;
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
 
@@ -106,6 +107,13 @@ impl ByHand {
         let before = settings.insert(key.to_owned(), value.into());
         assert!(before.is_some(), "no key {key}");
         fs::write(&path, settings.to_string()).unwrap();
+    }
+
+    /// The copy of the catalog that a sidecar keeps.
+    pub fn catalog(&self, name: &str) -> PathBuf {
+        let config = self.site.state().join(format!("config/{name}.toml"));
+        let settings: toml::Table = fs::read_to_string(config).unwrap().parse().unwrap();
+        Path::new(settings["state"].as_str().unwrap()).join("catalog")
     }
 
     /// Starts a process that does not run.

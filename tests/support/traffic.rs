@@ -38,7 +38,7 @@ pub enum Trouble {
     Hangs,
     /// Nobody listens, and what was connected is reset.
     Refuses,
-    /// Every connection is reset after some KiB: in the middle of what goes on over it.
+    /// All connections are reset twice in a second, in the middle of what goes on over them.
     Resets,
     /// It refuses for 3 s, is well for 3 s, and so on.
     Flaps,
@@ -69,8 +69,10 @@ impl Trouble {
     }
 }
 
-/// Bytes from the instance after which its connections are reset: a handshake and some tasks.
-const CUT: u64 = 12 << 10;
+/// Time between two resets, and for which each is in force.
+const RESETS_MS: (u64, u64) = (450, 50);
+/// Connections that have to be reset before something can be said of it.
+const RESETS_LEAST: u64 = 3;
 /// How long it flaps each way.
 const FLAP_MS: u64 = 3000;
 
@@ -172,11 +174,10 @@ impl Scene {
             Trouble::Hangs => self.proxy.set(&route, Fault::Blackhole).await,
             Trouble::Refuses => self.refuse(&route).await,
             Trouble::Resets => {
-                let cut = Fault::Cut {
-                    after: CUT,
-                    reset: true,
-                };
-                self.proxy.set(&route, cut.down()).await;
+                let (up_ms, down_ms) = RESETS_MS;
+                let now_and_then = Fault::Flap { up_ms, down_ms };
+                self.proxy.set(&route, now_and_then).await;
+                self.proxy.set(&route, Fault::reset_once()).await;
             }
             Trouble::Flaps => {
                 let flap = Fault::Flap {
@@ -187,6 +188,23 @@ impl Scene {
                 self.refuse(&route).await;
             }
         }
+    }
+
+    /// Waits until a trouble that comes now and then has come. How often depends on whoever
+    /// connects in between.
+    pub async fn has_struck(&self, place: usize, trouble: Trouble) {
+        if trouble != Trouble::Resets {
+            return;
+        }
+        let route = worker(place);
+        eventually("its connections were reset", || async {
+            let counters = self.proxy.counters(&route).await;
+            let resets = counters.applied.get("reset").copied().unwrap_or(0);
+            (resets >= RESETS_LEAST)
+                .then_some(())
+                .ok_or_else(|| format!("{counters:?}"))
+        })
+        .await;
     }
 
     async fn refuse(&self, route: &str) {

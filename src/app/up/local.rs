@@ -300,6 +300,8 @@ impl Starting<'_> {
             retention: self.mesh.sidecars.retention,
             finished_in_memory: self.mesh.sidecars.finished_in_memory,
             agent: Some(instance.handler.clone()),
+            agent_health: instance.agent.health.0,
+            agent_health_service: instance.agent.health.1.clone(),
             telemetry: self.mesh.telemetry.clone(),
             card: instance.agent.card.clone(),
             ..SidecarSettings::default()

@@ -13,6 +13,7 @@ use crate::{
     app::settings::{CardSettings, SkillSettings, TelemetrySettings, card},
     config::{self, ConfigError, Span},
     domain::{AgentName, SkillName, TrustDomain},
+    sidecar::Probing,
 };
 
 /// Name of the file in the mesh's directory.
@@ -56,6 +57,8 @@ pub struct MeshAgent {
     pub instances: u32,
     /// Ports of the instances' mutual TLS listeners, where the file names them.
     pub ports: Vec<u16>,
+    /// How its health is asked for, and of which service; as in a sidecar's own file.
+    pub health: (Probing, String),
 }
 
 /// How an agent's process is made.
@@ -139,6 +142,10 @@ struct AgentToml {
     instances: u32,
     #[serde(default)]
     ports: Vec<u16>,
+    #[serde(default)]
+    agent_health: Probing,
+    #[serde(default)]
+    agent_health_service: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -289,6 +296,7 @@ fn check_agent(agent: AgentToml, values: &BTreeMap<String, String>) -> Result<Me
         env,
         instances: agent.instances,
         ports: agent.ports,
+        health: (agent.agent_health, agent.agent_health_service),
     })
 }
 
@@ -479,8 +487,26 @@ data = '{"query": "{question}"}'
     }
 
     #[test]
+    fn an_agents_health_is_asked_for_as_the_file_says() {
+        let desk = DESK.replace(
+            "args =",
+            "agent_health = \"check\"\nagent_health_service = \"x\"\nargs =",
+        );
+        let values = [("docs", "/tmp"), ("question", "why")];
+        for (text, health) in [(DESK, (Probing::Auto, "")), (&*desk, (Probing::Check, "x"))] {
+            let found = &read(text, &values).unwrap().agents[0].health;
+            assert_eq!((found.0, found.1.as_str()), health);
+        }
+    }
+
+    #[test]
     fn mistakes_name_their_key() {
         for (change, with, told) in [
+            (
+                "args =",
+                "agent_health = \"often\"\nargs =",
+                "unknown variant `often`",
+            ),
             (
                 "skill = \"search.passages\"",
                 "skill = \"x.y\"",

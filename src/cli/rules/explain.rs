@@ -59,7 +59,9 @@ fn tell(process: &Process, target: &Value, page: &Value, output: &Output) {
         output.json(&json!({"process": name, "target": target, "instances": instances}));
         return;
     }
-    for line in lines(&process.name, target, instances.len()) {
+    let left_out = target["members_left_out"].as_u64().unwrap_or_default();
+    let count = members.map_or(0, Vec::len) as u64 + left_out;
+    for line in lines(&process.name, target, count) {
         output.line(&line);
     }
     let rows: Vec<_> = instances
@@ -69,10 +71,15 @@ fn tell(process: &Process, target: &Value, page: &Value, output: &Output) {
     if !rows.is_empty() {
         output.table(HEADER, rows);
     }
+    if left_out > 0 {
+        output.line(&format!(
+            "and {left_out} more, in no more trouble than these"
+        ));
+    }
 }
 
 /// What holds for calls to a target, in words.
-fn lines(process: &str, target: &Value, count: usize) -> Vec<String> {
+fn lines(process: &str, target: &Value, count: u64) -> Vec<String> {
     let text = |key: &str| target[key].as_str().unwrap_or_default();
     let agent = match text("agent") {
         "" => String::new(),

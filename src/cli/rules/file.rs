@@ -101,6 +101,7 @@ struct Breaker {
 #[serde(default, deny_unknown_fields)]
 struct Limits {
     max_in_flight: Option<u32>,
+    max_pending: Option<u32>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -158,6 +159,7 @@ impl Written {
             breaker: self.breaker.map(Breaker::into_message),
             limits: self.limits.map(|limits| pb::RuleLimits {
                 max_in_flight: limits.max_in_flight,
+                max_pending: limits.max_pending,
             }),
             balance: self.balance.map(|balance| pb::RuleBalance {
                 zone_preference: balance.zone_preference,
@@ -291,6 +293,7 @@ cool_down_max = "5m"
 max_ejected_percent = 25
 [limits]
 max_in_flight = 8
+max_pending = 4
 [balance]
 zone_preference = false
 slow_start = "30s"

@@ -174,6 +174,7 @@ impl Running<'_> {
             fail_fast: false,
             correlation: None,
             key: None,
+            priority: None,
         };
         self.output.note(&format!("\nrunning {}", listed.skill));
         let ran = task::run(TaskVerb::Run(args), self.output, self.nursery).await;

@@ -19,6 +19,7 @@ use super::follow::difference;
 use super::source::Changes;
 use super::source::Source;
 use crate::pb;
+use crate::pb::watch_response::Change as Word;
 use crate::registry::catalog::Catalog;
 use crate::registry::catalog::Revision;
 use crate::registry::live::Change;
@@ -76,6 +77,7 @@ impl Mirror {
             fresh: tell,
             heard: word,
             loaded: read,
+            ruled: false,
             revision: Revision::default(),
             saved: Revision::default(),
             saved_rules: live.rules(),
@@ -146,6 +148,8 @@ struct Keeper {
     /// When the registry last said anything.
     heard: watch::Sender<Option<Instant>>,
     loaded: watch::Sender<bool>,
+    /// Rules came since the last snapshot began, or with it.
+    ruled: bool,
     /// The registry's revision that the mirror has.
     revision: Revision,
     saved: Revision,
@@ -302,12 +306,14 @@ impl Keeper {
     }
 
     fn step(
-        &self,
+        &mut self,
         follow: &mut Follow,
         mut message: pb::WatchResponse,
         batch: &mut Vec<Change>,
     ) -> Result<(), End> {
         let rules = message.rules.take();
+        let begins = matches!(message.change, Some(Word::SnapshotBegin(_)));
+        self.ruled = rules.is_some() || self.ruled && !begins;
         let step = follow.take(message);
         let step = step.map_err(|broken| End::Broken(broken.to_string()))?;
         if let Some(rules) = rules {
@@ -322,6 +328,11 @@ impl Keeper {
                 batch.extend(catalog.entry(&id).cloned().map(Change::Gone));
             }
             Step::Snapshot(all) => {
+                if !self.ruled {
+                    // A registry from before there were rules, put back in the place of a newer
+                    // one: nobody could change those that are known.
+                    self.live.set_rules(Rules::default());
+                }
                 let catalog = self.flush(batch);
                 batch.extend(difference(&catalog, all));
             }
@@ -508,7 +519,8 @@ mod tests {
         assert_eq!(known.len(), 2);
         let engine = fake.engine();
         let name = crate::registry::rules::RuleName::read("", "a").unwrap();
-        engine.store().delete_rule(&name, None).await.unwrap();
+        let by = "spiffe://a/operator/ops".parse().unwrap();
+        engine.store().delete_rule(&name, None, &by).await.unwrap();
         fake.away(false);
         until_rules(&mirror, &["b"]).await;
         // A relist does not change them.
@@ -517,6 +529,22 @@ mod tests {
         assert!(Arc::ptr_eq(&known, &mirror.rules()));
         // Nor do those of a registry that has forgotten all stay.
         fake.restart();
+        until_rules(&mirror, &[]).await;
+        nursery.close(RELIST).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_do_not_outlive_a_registry_that_knew_them() {
+        let fake = Fake::new();
+        put_rule(&fake, "a").await;
+        let nursery = Nursery::here();
+        let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+        until_rules(&mirror, &["a"]).await;
+        fake.restart();
+        put_rule(&fake, "b").await;
+        until_rules(&mirror, &["b"]).await;
+        // The same catalog again, by a registry that cannot tell of rules.
+        fake.knows_no_rules();
         until_rules(&mirror, &[]).await;
         nursery.close(RELIST).await;
     }

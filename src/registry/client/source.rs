@@ -146,6 +146,8 @@ pub(crate) mod fake {
         instance: InstanceId,
         engine: Mutex<(Engine, Stop)>,
         away: watch::Sender<bool>,
+        /// It is of a version that has none.
+        ruleless: watch::Sender<bool>,
         /// Health of every beat that came in.
         pub(crate) beats: Mutex<Vec<pb::Health>>,
     }
@@ -163,6 +165,7 @@ pub(crate) mod fake {
                 instance: "i1".parse().unwrap(),
                 engine: Mutex::new(new_engine()),
                 away: watch::Sender::new(false),
+                ruleless: watch::Sender::new(false),
                 beats: Mutex::new(Vec::new()),
             })
         }
@@ -182,6 +185,11 @@ pub(crate) mod fake {
         /// From now on nobody is reached, and watches end; or all is well again.
         pub(crate) fn away(&self, away: bool) {
             self.away.send_replace(away);
+        }
+
+        /// From now on no message has traffic rules.
+        pub(crate) fn knows_no_rules(&self) {
+            self.ruleless.send_replace(true);
         }
 
         /// Forgets everything, as a registry without a disk does.
@@ -251,8 +259,9 @@ pub(crate) mod fake {
             let live = Arc::clone(engine.store().live());
             let watcher = Watcher::new(live, filter, &ask, stop);
             let away = self.away.subscribe();
+            let ruleless = *self.ruleless.borrow();
             let state = Some((watcher, away));
-            Ok(Box::pin(stream::unfold(state, |state| async move {
+            Ok(Box::pin(stream::unfold(state, move |state| async move {
                 let (mut watcher, mut away) = state?;
                 let next = tokio::select! {
                     next = watcher.next() => next,
@@ -261,7 +270,10 @@ pub(crate) mod fake {
                     }
                 };
                 Some(match next {
-                    Ok(word) => (Ok(word), Some((watcher, away))),
+                    Ok(mut word) => {
+                        word.rules.take_if(|_| ruleless);
+                        (Ok(word), Some((watcher, away)))
+                    }
                     Err(fault) => (Err(fault.into()), None),
                 })
             })))

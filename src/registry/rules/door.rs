@@ -135,6 +135,7 @@ fn overrides(message: &pb::TrafficRule, namespace: &Label) -> Result<Overrides, 
         limits.max_in_flight,
         0..=10_000,
     )?;
+    read.max_pending = count("rule.limits.max_pending", limits.max_pending, 0..=10_000)?;
     let balance = message.balance.unwrap_or_default();
     read.zone_preference = balance.zone_preference;
     read.sticky = balance.sticky;

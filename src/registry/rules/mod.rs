@@ -3,6 +3,7 @@
 //! Pure. A message is read once at the door (`door`), kept as a `Rule`, and asked as part of a set
 //! (`Rules`), which settles what holds for one call. Nothing here carries a rule out.
 
+pub(super) mod audit;
 mod door;
 mod effective;
 mod overrides;

@@ -71,6 +71,8 @@ overrides! {
     max_ejected: Percent = "breaker.max_ejected_percent",
     /// Dispatches under way at once at one instance.
     max_in_flight: u32 = "limits.max_in_flight",
+    /// Those of them that wait until the instance takes them.
+    max_pending: u32 = "limits.max_pending",
     /// Whether instances of the own zone come first.
     zone_preference: bool = "balance.zone_preference",
     /// Time until a new instance has its full share; zero: none.

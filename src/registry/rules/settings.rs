@@ -93,6 +93,7 @@ impl Overrides {
             balance: BalanceSettings {
                 slow_start: self.slow_start.unwrap_or(balance.slow_start),
                 max_in_flight: self.max_in_flight.unwrap_or(balance.max_in_flight),
+                max_pending: self.max_pending.unwrap_or(balance.max_pending),
                 zone: self.zone_preference.unwrap_or(balance.zone),
                 sticky: self.sticky.unwrap_or(balance.sticky),
                 ..balance.clone()
@@ -147,6 +148,7 @@ mod tests {
             balance: BalanceSettings {
                 slow_start: Duration::ZERO,
                 max_in_flight: 8,
+                max_pending: 4,
                 zone: false,
                 sticky: false,
                 ..default.balance

@@ -4,6 +4,7 @@ use std::{
 };
 
 use proptest::prelude::*;
+use prost::Message;
 use tonic::Code;
 
 use super::*;
@@ -63,6 +64,7 @@ pub(super) fn whole() -> pb::TrafficRule {
         }),
         limits: Some(pb::RuleLimits {
             max_in_flight: Some(8),
+            max_pending: Some(4),
         }),
         balance: Some(pb::RuleBalance {
             zone_preference: Some(false),
@@ -194,6 +196,10 @@ const BOUNDS: &[(Change, &str)] = &[
         "rule.limits.max_in_flight",
     ),
     (
+        |r| r.limits.as_mut().unwrap().max_pending = Some(10_001),
+        "rule.limits.max_pending",
+    ),
+    (
         |r| r.balance.as_mut().unwrap().slow_start = millis(3_600_001),
         "rule.balance.slow_start",
     ),
@@ -241,6 +247,33 @@ fn what_breaks_a_bound_is_refused_with_its_path() {
     large.faults[0].callers = vec!["c".repeat(RULE_MAX / 60); 62];
     let refused = Rule::read(large).unwrap_err();
     assert_eq!(refused.reason, Reason::PayloadTooLarge);
+}
+
+#[test]
+fn a_rule_that_was_taken_can_be_read_again() {
+    let mut message = whole();
+    message.faults = vec![message.faults[0].clone(); FAULTS_MAX];
+    for fault in &mut message.faults {
+        fault.callers.clear();
+    }
+    for place in (0..FAULTS_MAX * CALLERS_MAX).map(|caller| caller % FAULTS_MAX) {
+        let left = RULE_MAX.saturating_sub(message.encoded_len());
+        if left < 4 {
+            break;
+        }
+        // Two for what goes before it.
+        message.faults[place]
+            .callers
+            .push("c".repeat((left - 3).min(60)));
+    }
+    let size = message.encoded_len();
+    assert!((RULE_MAX - 4..=RULE_MAX).contains(&size), "{size}");
+    let mut kept = Rule::read(message).unwrap().message().clone();
+    kept.revision = 1 << 40;
+    kept.updated_at = Some(SystemTime::UNIX_EPOCH.into());
+    kept.updated_by = "spiffe://attache.local/operator/ops".into();
+    assert!(kept.encoded_len() > RULE_MAX);
+    assert!(Rule::read(kept).is_ok());
 }
 
 fn retry(rule: &mut pb::TrafficRule) -> &mut pb::RuleRetry {

@@ -237,10 +237,11 @@ async fn a_rule_is_live_from_its_put_to_its_end() {
         let stale = stale.await.unwrap_err();
         assert!(matches!(stale, StoreError::Rule(Refused::Changed(_))));
         let stranger = RuleName::read("", "b").unwrap();
-        let unknown = store.delete_rule(&stranger, None).await.unwrap_err();
+        let by = stamp().by;
+        let unknown = store.delete_rule(&stranger, None, &by).await.unwrap_err();
         assert!(matches!(unknown, StoreError::Rule(Refused::Unknown(_))));
         assert_eq!(store.live().rules().revision(), 1);
-        let deleted = store.delete_rule(&name, Some(1)).await.unwrap();
+        let deleted = store.delete_rule(&name, Some(1), &by).await.unwrap();
         assert_eq!(deleted, placed.rule);
         assert!(bell.has_changed().unwrap());
         assert!(store.live().rules().is_empty());

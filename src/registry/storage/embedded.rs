@@ -19,6 +19,7 @@ use super::StoreError;
 use super::shelf::Shelf;
 use super::writer::Writer;
 use crate::domain::InstanceId;
+use crate::domain::SpiffeId;
 use crate::pb;
 use crate::registry::catalog::Entry;
 use crate::registry::lease::LeaseId;
@@ -216,8 +217,9 @@ impl Store for RedbStore {
         &self,
         name: &RuleName,
         expected: Option<u64>,
+        by: &SpiffeId,
     ) -> Result<Arc<Rule>, StoreError> {
-        super::rules::delete(self, name.clone(), expected).await
+        super::rules::delete(self, name.clone(), expected, by.clone()).await
     }
 }
 
@@ -443,7 +445,10 @@ mod tests {
         let put = |name| store.put_rule(rule("default", name), None, stamp());
         let kept = put("kept").await.unwrap().rule;
         let gone = put("gone").await.unwrap().rule;
-        store.delete_rule(&gone.name, None).await.unwrap();
+        store
+            .delete_rule(&gone.name, None, &stamp().by)
+            .await
+            .unwrap();
         drop(store);
         let store = RedbStore::open(&path, Instant::now()).unwrap();
         let rules = store.live().rules();

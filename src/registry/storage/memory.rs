@@ -10,6 +10,7 @@ use super::Store;
 use super::StoreError;
 use super::shelf::Shelf;
 use crate::domain::InstanceId;
+use crate::domain::SpiffeId;
 use crate::identity::Ledger;
 use crate::identity::LedgerError;
 use crate::identity::MemoryLedger;
@@ -27,7 +28,9 @@ use crate::registry::page::PageKey;
 use crate::registry::rules::Placed;
 use crate::registry::rules::Rule;
 use crate::registry::rules::RuleName;
+use crate::registry::rules::Rules;
 use crate::registry::rules::Stamp;
+use crate::registry::rules::audit;
 
 /// Everything in memory.
 #[derive(Debug)]
@@ -101,21 +104,22 @@ impl Store for MemoryStore {
         expected: Option<u64>,
         stamp: Stamp,
     ) -> Result<Placed, StoreError> {
-        let change = self
-            .live()
-            .change_rules(|rules| rules.put(rule, expected, &stamp));
-        Ok(change?)
+        let change = |rules: &Rules| rules.put(rule, expected, &stamp);
+        let placed = self.live().change_rules(change)?;
+        audit::put(&placed, &stamp.by);
+        Ok(placed)
     }
 
     async fn delete_rule(
         &self,
         name: &RuleName,
         expected: Option<u64>,
+        by: &SpiffeId,
     ) -> Result<Arc<Rule>, StoreError> {
-        let change = self
-            .live()
-            .change_rules(|rules| rules.delete(name, expected));
-        Ok(change?)
+        let change = |rules: &Rules| rules.delete(name, expected);
+        let deleted = self.live().change_rules(change)?;
+        audit::deleted(&deleted, by);
+        Ok(deleted)
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Reason;
+use crate::domain::SpiffeId;
 use crate::identity::Ledger;
 use crate::pb;
 use crate::registry::catalog::Entry;
@@ -149,7 +150,8 @@ pub trait Store: Ledger + fmt::Debug {
     /// When the store fails; those that stay are tried again.
     async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError>;
 
-    /// Puts a traffic rule in, over one of the same name; the live rules have it then.
+    /// Puts a traffic rule in, over one of the same name; the live rules have it then, and who did
+    /// it is written down, whether the caller still waits or not.
     ///
     /// # Errors
     /// As [`Rules::put`](crate::registry::rules::Rules::put); or the store fails.
@@ -160,7 +162,7 @@ pub trait Store: Ledger + fmt::Debug {
         stamp: Stamp,
     ) -> Result<Placed, StoreError>;
 
-    /// Takes a traffic rule out.
+    /// Takes a traffic rule out, and writes down who did.
     ///
     /// # Errors
     /// As [`Rules::delete`](crate::registry::rules::Rules::delete); or the store fails.
@@ -168,5 +170,6 @@ pub trait Store: Ledger + fmt::Debug {
         &self,
         name: &RuleName,
         expected: Option<u64>,
+        by: &SpiffeId,
     ) -> Result<Arc<Rule>, StoreError>;
 }

@@ -10,6 +10,7 @@ use super::StoreError;
 use super::embedded::META;
 use super::embedded::RedbStore;
 use super::embedded::failed;
+use crate::domain::SpiffeId;
 use crate::pb;
 use crate::registry::rules::Placed;
 use crate::registry::rules::Refused;
@@ -17,6 +18,7 @@ use crate::registry::rules::Rule;
 use crate::registry::rules::RuleName;
 use crate::registry::rules::Rules;
 use crate::registry::rules::Stamp;
+use crate::registry::rules::audit;
 
 /// `namespace/name` to the rule, as it is told.
 const RULES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rules");
@@ -43,7 +45,8 @@ pub(super) async fn put(
     expected: Option<u64>,
     stamp: Stamp,
 ) -> Result<Placed, StoreError> {
-    change(store, move |tx, rules| {
+    let by = stamp.by.clone();
+    let decide = move |tx: &WriteTransaction, rules: &Rules| {
         let (next, placed) = match rules.put(rule, expected, &stamp) {
             Ok(decided) => decided,
             Err(refused) => return Ok(Err(refused)),
@@ -54,8 +57,8 @@ pub(super) async fn put(
             tx.open_table(RULES)?.insert(key.as_str(), row.as_slice())?;
         }
         Ok(Ok((next, placed)))
-    })
-    .await
+    };
+    change(store, decide, move |placed| audit::put(placed, &by)).await
 }
 
 /// Takes one out.
@@ -63,26 +66,29 @@ pub(super) async fn delete(
     store: &RedbStore,
     name: RuleName,
     expected: Option<u64>,
+    by: SpiffeId,
 ) -> Result<Arc<Rule>, StoreError> {
-    change(store, move |tx, rules| {
+    let decide = move |tx: &WriteTransaction, rules: &Rules| {
         let (next, deleted) = match rules.delete(&name, expected) {
             Ok(decided) => decided,
             Err(refused) => return Ok(Err(refused)),
         };
         tx.open_table(RULES)?.remove(name.to_string().as_str())?;
         Ok(Ok((next, deleted)))
-    })
-    .await
+    };
+    change(store, decide, move |deleted| audit::deleted(deleted, &by)).await
 }
 
 /// The outer error is the store's and undoes the transaction, the inner one is a refusal and
 /// changes nothing.
 type Decided<T> = Result<Result<(Rules, T), Refused>, StoreError>;
 
-/// Decides on the rules as they are on disk: changes that share a commit see each other.
+/// Decides on the rules as they are on disk: changes that share a commit see each other. What was
+/// decided is written down where it is done: the caller may have gone.
 async fn change<T: Send + 'static>(
     store: &RedbStore,
     decide: impl FnOnce(&WriteTransaction, &Rules) -> Decided<T> + Send + 'static,
+    write_down: impl FnOnce(&T) + Send + 'static,
 ) -> Result<T, StoreError> {
     let live = Arc::clone(store.live());
     let work = move |tx: &WriteTransaction| -> Decided<T> {
@@ -99,6 +105,7 @@ async fn change<T: Send + 'static>(
     let then = move |decided: Result<(Rules, T), Refused>| {
         let (rules, answer) = decided?;
         live.set_rules(rules);
+        write_down(&answer);
         Ok(answer)
     };
     store.writer.write(work, then).await?

@@ -10,10 +10,13 @@ use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::resilience::endpoint::{Cost, Endpoint, Epoch};
+use crate::resilience::cost::Cost;
+use crate::resilience::endpoint::{Endpoint, Phase};
+use crate::resilience::epoch::Epoch;
+use crate::resilience::pace::Kind;
 use crate::resilience::permit::Permit;
 use crate::resilience::settings::Settings;
-use crate::resilience::view::{Group, Standing, View};
+use crate::resilience::view::{Group, Standing, View, bound};
 
 /// Random tries to find one that may be called, before all are looked at in turn.
 const DRAWS: usize = 4;
@@ -41,6 +44,8 @@ pub struct Member<T> {
 #[derive(Debug)]
 pub struct Set<T> {
     members: Vec<Member<T>>,
+    /// What calls to it are, where that is known.
+    kind: Option<Kind>,
     settings: Arc<Settings>,
     epoch: Epoch,
     view: Mutex<View>,
@@ -95,10 +100,21 @@ impl<T> Set<T> {
         };
         Self {
             members,
+            kind: None,
             settings,
             epoch,
             view: Mutex::new(view),
         }
+    }
+
+    /// The same for calls that are all of this kind: members are judged by how fast they are for it.
+    #[must_use]
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        for member in &self.members {
+            member.endpoint.expect(kind);
+        }
+        self
     }
 
     /// Everybody in it.
@@ -116,6 +132,20 @@ impl<T> Set<T> {
         let mut view = self.view.lock();
         self.refresh(&mut view, now);
         view.ejected
+    }
+
+    /// The same, found out without changing anything.
+    pub fn would_eject(&self, now: Instant) -> usize {
+        let breaker = &self.settings.breaker;
+        let open = |member: &&Member<T>| member.endpoint.phase(now) != Phase::Closed;
+        let open = self.members.iter().filter(open).count();
+        let most = bound(self.members.len(), breaker.max_ejected);
+        if breaker.enabled { open.min(most) } else { 0 }
+    }
+
+    /// The same as of the last look that a call took: without one of its own.
+    pub fn seen_ejected(&self) -> usize {
+        self.view.lock().ejected
     }
 
     /// Whether calls flow to any of those, breakers alone asked.
@@ -270,7 +300,7 @@ impl<T> Set<T> {
         let cost = |place: u32| {
             let member = self.member(place);
             let may = but != Some(place) && (ask.allows)(&member.value);
-            let cost = || member.endpoint.cost(&self.settings.balance, now);
+            let cost = || member.endpoint.cost(self.kind, &self.settings.balance, now);
             may.then(cost).flatten().map(|cost| (place, cost))
         };
         for _ in 0..DRAWS {
@@ -291,7 +321,7 @@ impl<T> Set<T> {
     fn take(&self, place: u32, probe: bool, now: Instant) -> Option<Pick<'_, T>> {
         let member = self.member(place);
         let (endpoint, settings) = (member.endpoint.clone(), self.settings.clone());
-        let permit = Permit::begin(endpoint, settings, probe, now)?;
+        let permit = Permit::begin(endpoint, settings, (self.kind, probe), now)?;
         Some(Pick::Taken(&member.value, permit))
     }
 

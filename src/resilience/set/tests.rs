@@ -120,6 +120,56 @@ fn one_that_is_slow_gets_little_and_the_others_share() {
 }
 
 #[test]
+fn one_that_is_given_the_slow_work_is_not_slow_for_the_quick() {
+    let share = |kinds: Option<[Kind; 2]>| {
+        let mut quick = fleet(4);
+        let same = quick.set.members().iter().map(|member| Member {
+            endpoint: member.endpoint.clone(),
+            ..*member
+        });
+        let mut slow = Fleet {
+            set: Set::new(same.collect(), &[], Arc::default(), quick.set.epoch.clone()),
+            now: quick.now,
+            random: StdRng::seed_from_u64(8),
+        };
+        if let Some([of_quick, of_slow]) = kinds {
+            quick.set = quick.set.of_kind(of_quick);
+            slow.set = slow.set.of_kind(of_slow);
+        }
+        let mut had = 0;
+        for _ in 0..50 {
+            // Only the first one offers the slow skill.
+            let (_, mut permit) = slow.ask(None, &|place| *place == 0).expect("it is well");
+            slow.now += Duration::from_secs(2);
+            permit.first_message(slow.now);
+            permit.finish(Outcome::Success, slow.now, 0.0);
+            quick.now = slow.now;
+            had += quick.calls(20, |_| millis(10), |_| Outcome::Success)[0];
+            slow.now = quick.now;
+        }
+        had
+    };
+    let apart = share(Some([Kind::new(1), Kind::new(2)]));
+    assert!((150..350).contains(&apart), "a quarter of 1000: {apart}");
+    let together = share(Some([Kind::new(1), Kind::new(1)]));
+    assert!(together < 50, "{together}");
+    assert_eq!(share(None), together, "as it is where kinds are not known");
+}
+
+#[test]
+fn one_that_is_slow_for_a_kind_is_found_out_by_that_kind() {
+    let mut fleet = fleet(5);
+    fleet.set = fleet.set.of_kind(Kind::new(1));
+    let slow = |place| if place == 2 { millis(100) } else { millis(10) };
+    let had = fleet.calls(1000, slow, |_| Outcome::Success);
+    assert!(had[2] < 50, "{had:?}");
+    let old = Arc::clone(&fleet.set.members()[2].endpoint);
+    old.restarted();
+    let had = fleet.calls(100, |_| millis(10), |_| Outcome::Success);
+    assert!(had[2] > 5, "another process: {had:?}");
+}
+
+#[test]
 fn one_that_hangs_gets_nothing_more_before_anything_was_heard() {
     let mut fleet = fleet(3);
     let mut held = Vec::new();
@@ -316,10 +366,115 @@ fn who_asks_to_be_left_alone_is_and_a_bound_on_calls_holds() {
 }
 
 #[test]
+fn calls_that_were_not_taken_yet_are_bounded_and_room_is_told_of() {
+    let bounded = |max_pending| {
+        let mut fleet = fleet(2);
+        let mut settings = Settings::default();
+        settings.balance.max_pending = max_pending;
+        fleet.set.settings = Arc::new(settings);
+        fleet
+    };
+    type Free = fn(&mut Permit);
+    let frees: [(&str, Free); 4] = [
+        ("taken", |permit| permit.taken()),
+        ("answered", |permit| {
+            permit.first_message(Instant::now());
+        }),
+        ("over", |permit| {
+            std::mem::take(permit).finish(Outcome::Failure, Instant::now(), 0.0);
+        }),
+        ("given up", |permit| drop(std::mem::take(permit))),
+    ];
+    for (how, free) in frees {
+        let mut fleet = bounded(3);
+        let mut bell = fleet.set.epoch.changes();
+        let mut held: Vec<_> = (0..6).map(|_| fleet.take()).collect();
+        assert_eq!((fleet.sight(0).pending, fleet.sight(1).pending), (3, 3));
+        held[0].1.taken();
+        held.push(fleet.take());
+        assert!(fleet.ask(None, &|_| true).is_none(), "{how}: three at each");
+        bell.mark_unchanged();
+        let (place, permit) = &mut held[1];
+        free(permit);
+        assert!(bell.has_changed().unwrap(), "{how}: there is room");
+        let (next, _) = fleet.ask(None, &|_| true).expect("there is room");
+        assert_eq!(next, *place, "{how}");
+        // What was counted out once is so only once.
+        let mut held = held.into_iter().map(|(_, permit)| permit);
+        held.by_ref().for_each(|mut permit| permit.taken());
+        let pending = [0, 1].map(|place| fleet.sight(place).pending);
+        assert_eq!(pending, [0, 0], "{how}");
+    }
+    let mut fleet = bounded(3);
+    let bell = fleet.set.epoch.changes();
+    fleet.take().1.taken();
+    assert!(!bell.has_changed().unwrap(), "nobody has asked");
+    let mut fleet = bounded(0);
+    let held: Vec<_> = (0..2000).map(|_| fleet.take()).collect();
+    assert_eq!(held.len(), 2000, "no bound");
+    let mut fleet = bounded(1);
+    let endpoint = fleet.set.members()[0].endpoint.clone();
+    let resumed = Permit::outside(endpoint, Arc::default(), fleet.now);
+    assert_eq!((fleet.sight(0).in_flight, fleet.sight(0).pending), (1, 0));
+    assert!(fleet.ask(None, &|place| *place == 0).is_some());
+    drop(resumed);
+}
+
+#[test]
+fn what_happens_is_counted_by_what_it_says() {
+    let mut fleet = fleet(4);
+    fleet.break_down(0);
+    fleet.now += Duration::from_secs(1);
+    let (_, probe) = fleet.take();
+    assert!(probe.is_probe());
+    probe.finish(Outcome::Failure, fleet.now, 0.0);
+    fleet.now += Duration::from_secs(2);
+    let (_, mut probe) = fleet.take();
+    probe.first_message(fleet.now);
+    probe.finish(Outcome::Success, fleet.now, 0.0);
+    for outcome in [Outcome::Overload(None), Outcome::Neutral, Outcome::Neutral] {
+        fleet.take().1.finish(outcome, fleet.now, 0.0);
+    }
+    drop(fleet.take());
+    let counts = fleet.set.epoch.counts();
+    assert_eq!(
+        counts.ended,
+        [
+            ("success", 1),
+            ("failure", 6),
+            ("overload", 1),
+            ("nothing", 3)
+        ]
+    );
+    assert_eq!(
+        counts.opened,
+        [("consecutive", 1), ("rate", 0), ("probe", 1)]
+    );
+    assert_eq!(
+        counts.closed,
+        [("probe", 1), ("time", 0), ("calls", 0), ("restart", 0)]
+    );
+    // Of four, all fail: two get calls all the same, and one closes by them.
+    for place in 0..4 {
+        fleet.break_down(place);
+    }
+    fleet.calls(20, |_| millis(1), |_| Outcome::Success);
+    assert!(fleet.set.epoch.counts().closed[2].1 > 0);
+}
+
+#[test]
 fn another_process_behind_an_instance_starts_with_nothing_against_it() {
     let mut fleet = fleet(2);
     fleet.break_down(0);
-    fleet.set.members()[0].endpoint.restarted();
+    assert_eq!(
+        (
+            fleet.set.ejected(fleet.now),
+            fleet.set.would_eject(fleet.now)
+        ),
+        (1, 1)
+    );
+    assert!(fleet.set.members()[0].endpoint.restarted());
+    assert!(!fleet.set.members()[1].endpoint.restarted());
     assert_eq!(fleet.set.ejected(fleet.now), 0);
     assert_eq!(fleet.sight(0).trips, 1, "but it is remembered");
 }
@@ -332,6 +487,7 @@ fn a_choice_allocates_nothing() {
             member.group = member.value % 2;
         });
         (0..ejected).for_each(|place| fleet.break_down(place * 10 + 1));
+        fleet.set = fleet.set.of_kind(Kind::new(9));
         // The first one looks at everybody.
         drop(fleet.take());
         let but = |place: &usize| *place != 7;
@@ -516,7 +672,9 @@ proptest! {
                         }
                         under_way.push((place, permit));
                     }
+                    let would = fleet.set.would_eject(fleet.now);
                     let ejected = fleet.set.ejected(fleet.now);
+                    prop_assert_eq!(would, ejected);
                     prop_assert!(ejected <= honoured, "{ejected} of {members}");
                 }
                 Step::End { which, outcome } if !under_way.is_empty() => {

@@ -54,6 +54,14 @@ impl Choice {
         *self = Self::new(self.asked);
     }
 
+    /// A Watch may be all that the agent can answer at once: it is left for Check, where that is
+    /// allowed, until another process is there.
+    pub(super) fn crowded(&mut self) {
+        if self.asked == Probing::Auto && self.kind == Kind::Watch {
+            self.kind = Kind::Check;
+        }
+    }
+
     /// The agent does not serve the present way: whether there is another one.
     pub(super) fn unserved(&mut self) -> bool {
         let next = match (self.asked, self.kind) {

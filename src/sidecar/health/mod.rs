@@ -11,21 +11,24 @@ mod line;
 mod look;
 mod probe;
 #[cfg(test)]
+mod probe_tests;
+#[cfg(test)]
 mod tests;
 mod verdict;
 
-use std::sync::Arc;
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::standing::{Agent, Progress};
 use crate::runtime::Stop;
 use look::Found;
 use probe::Heard;
-use verdict::{Look, Verdict};
+use verdict::{DOUBT, Look, Verdict};
 
 pub(super) use counts::Counts;
 pub(super) use describe::Describer;
@@ -40,16 +43,28 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    /// Looks until `stop`.
-    pub(super) async fn run(self, stop: Stop) {
-        let watching = Box::pin(self.watch_over());
+    /// Looks until `stop`. A look that panics takes the agent out, since nobody knows how it is, and
+    /// looking begins anew.
+    pub(super) async fn run(mut self, stop: Stop) {
+        let watching = Box::pin(async {
+            loop {
+                let broken = AssertUnwindSafe(self.watch_over()).catch_unwind().await;
+                let Err(_) = broken;
+                tracing::error!("looking at the agent broke off: it begins anew");
+                self.describer.executor.set_healthy(false);
+                let why = "looking at the agent broke off, and begins anew";
+                self.progress.set_agent(Agent::Unhealthy(why.into()));
+                self.probe.forget();
+                sleep(DOUBT).await;
+            }
+        });
         tokio::select! {
-            () = watching => {}
+            never = watching => match never {},
             () = stop.cancelled() => {}
         }
     }
 
-    async fn watch_over(mut self) {
+    async fn watch_over(&mut self) -> Infallible {
         let mut suspicions = self.describer.executor.suspicions();
         let mut verdict = Verdict::new(Instant::now());
         let mut described = false;

@@ -3,9 +3,9 @@
 
 use std::{future::pending, io, time::Duration};
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt, select};
 use tokio::{io::AsyncReadExt, time::timeout};
-use tonic::{Request, Streaming};
+use tonic::{Code, Request, Streaming};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 use super::{
@@ -18,6 +18,8 @@ use crate::{runtime::Nursery, sidecar::Probing};
 
 /// How long a connection, or an answer, may take.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How an agent answers that takes no more calls at once.
+const FULL: Code = Code::ResourceExhausted;
 /// Largest answer of a health service, which is a number.
 const ANSWER_MAX: usize = 4096;
 
@@ -27,6 +29,16 @@ pub(super) enum Heard {
     Said(Found),
     /// Its connection ended: so has its process, for all that is known.
     Ended,
+}
+
+/// How a Check went.
+enum Checked {
+    Said(Found),
+    /// No answer in time: the agent hangs, or the connection leads nowhere any more.
+    Late,
+    /// It takes no more calls at once.
+    Full(Found),
+    Unserved,
 }
 
 /// The words of a Watch.
@@ -43,6 +55,8 @@ pub(in crate::sidecar) struct Probe {
     choice: Choice,
     nursery: Nursery,
     line: Option<Line>,
+    /// Whether an answer over the line is overdue: the next question takes another one.
+    stale: bool,
     words: Option<Words>,
     /// Held where nothing is asked over it: it ends with the process.
     silent: Option<Box<dyn Io>>,
@@ -61,6 +75,7 @@ impl Probe {
             choice: Choice::new(asked),
             nursery,
             line: None,
+            stale: false,
             words: None,
             silent: None,
         }
@@ -78,6 +93,11 @@ impl Probe {
 
     /// Looks once; takes a few [`PATIENCE`]s at most.
     pub(super) async fn look(&mut self) -> Found {
+        if self.is_over() {
+            // Whoever answers now is somebody else, and not asked before that is told.
+            self.forget();
+            return Found::new(Look::Cut, "the agent's connection ended");
+        }
         loop {
             let found = match self.choice.kind() {
                 Kind::Watch => self.watch().await,
@@ -126,21 +146,44 @@ impl Probe {
         }
     }
 
+    /// Whether what it holds has ended, and nobody has said so yet.
+    fn is_over(&mut self) -> bool {
+        let ended = Box::pin(ended(self.line.as_ref(), self.silent.as_mut()));
+        ended.now_or_never().is_some()
+    }
+
     /// Another process is there, or none.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         (self.line, self.words, self.silent) = (None, None, None);
+        self.stale = false;
         self.choice.anew();
     }
 
-    /// The agent's own word, as long as it answers at all: no word comes from a process that hangs.
+    /// The agent's own word, as long as it answers at all: no word comes from a process that hangs,
+    /// nor over a connection that leads nowhere.
     async fn watch(&mut self) -> Result<Found, Unserved> {
-        match &self.words {
-            Some(words) if words.found.look != Look::Serving => return Ok(words.found.clone()),
-            Some(_) => {}
-            None => return self.open_watch().await,
+        let Some(Words { found: said, .. }) = &self.words else {
+            return self.open_watch().await;
+        };
+        let said = said.clone();
+        match self.ask().await {
+            // What serves Watch alone is believed.
+            Checked::Unserved => Ok(said),
+            Checked::Said(found) => Ok(match (said.look, found.look) {
+                (Look::Serving, _) | (_, Look::Cut | Look::Away) => found,
+                _ => said,
+            }),
+            Checked::Late => {
+                self.words = None;
+                self.choice.crowded();
+                Ok(late())
+            }
+            Checked::Full(found) => {
+                self.words = None;
+                self.choice.crowded();
+                Ok(found)
+            }
         }
-        // What serves Watch alone is believed.
-        Ok(self.check().await.unwrap_or(Found::SERVING))
     }
 
     async fn open_watch(&mut self) -> Result<Found, Unserved> {
@@ -174,27 +217,45 @@ impl Probe {
     }
 
     async fn check(&mut self) -> Result<Found, Unserved> {
+        match self.ask().await {
+            Checked::Said(found) | Checked::Full(found) => Ok(found),
+            Checked::Late => Ok(late()),
+            Checked::Unserved => Err(Unserved),
+        }
+    }
+
+    async fn ask(&mut self) -> Checked {
         let mut client = match self.client().await {
             Ok(client) => client,
-            Err(found) => return Ok(found),
+            Err(found) => return Checked::Said(found),
         };
         let mut request = self.request();
         request.set_timeout(PATIENCE);
         match timeout(PATIENCE, client.check(request)).await {
             Ok(Ok(answer)) => {
                 let status = answer.into_inner().status;
-                Ok(Found::answer(status, &self.service, Look::Missed))
+                Checked::Said(Found::answer(status, &self.service, Look::Missed))
             }
-            Ok(Err(status)) => Found::error(&status, &self.service),
-            Err(_) => Ok(late()),
+            Ok(Err(status)) => match Found::error(&status, &self.service) {
+                Ok(found) if found.look == Look::Missed && status.code() == FULL => {
+                    Checked::Full(found)
+                }
+                Ok(found) => Checked::Said(found),
+                Err(Unserved) => Checked::Unserved,
+            },
+            Err(_) => {
+                self.stale = true;
+                Checked::Late
+            }
         }
     }
 
     async fn connect(&mut self) -> Found {
         match within(connected(&self.address)).await {
             Ok(silent) => {
-                // One that was opened to ask, and goes on to its end, is held already.
-                if self.line.is_none() {
+                // One that was opened to ask, and goes on to its end, is held already; and of the
+                // one that is held the end has to be seen.
+                if self.line.is_none() && self.silent.is_none() {
                     self.silent = Some(silent);
                 }
                 Found::SERVING
@@ -210,10 +271,12 @@ impl Probe {
     }
 
     async fn client(&mut self) -> Result<HealthClient<Line>, Found> {
-        let line = match self.line.take() {
-            Some(line) if !line.is_closed() => line,
+        let line = match &self.line {
+            Some(line) if !self.stale && !line.is_closed() => line.clone(),
+            // The old one is held until there is a new one: its end would be news.
             Some(_) | None => within(Line::open(&self.address, &self.nursery)).await?,
         };
+        self.stale = false;
         self.line = Some(line.clone());
         Ok(HealthClient::new(line).max_decoding_message_size(ANSWER_MAX))
     }

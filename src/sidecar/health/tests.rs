@@ -26,8 +26,8 @@ use crate::{
 /// Longest wait for anything: the machine may be busy.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A link that counts how often it was asked for the card.
-struct Counting(watch::Sender<u32>);
+/// A link that counts how often it was asked for the card, and breaks down under some of it.
+struct Counting(watch::Sender<u32>, std::ops::Range<u32>);
 
 #[tonic::async_trait]
 impl HandlerLink for Counting {
@@ -46,6 +46,8 @@ impl HandlerLink for Counting {
 
     async fn describe(&self) -> Result<Option<pb::AgentCard>, tonic::Status> {
         self.0.send_modify(|asked| *asked += 1);
+        let asked = *self.0.borrow();
+        assert!(!self.1.contains(&asked), "as it was told");
         Ok(None)
     }
 }
@@ -67,9 +69,14 @@ impl Bench {
 
     /// Starts to look; the agent has to be there.
     fn watching(asked: Probing, serve: impl FnOnce(&Self)) -> Self {
+        Self::breaking(0..0, asked, serve)
+    }
+
+    /// The same with a link that panics as often as it is asked for these cards.
+    fn breaking(cards: std::ops::Range<u32>, asked: Probing, serve: impl FnOnce(&Self)) -> Self {
         let (described, nursery) = (watch::Sender::new(0), Nursery::here());
         let asks = described.subscribe();
-        let link: Arc<dyn HandlerLink> = Arc::new(Counting(described));
+        let link: Arc<dyn HandlerLink> = Arc::new(Counting(described, cards));
         let config = ExecutorConfig {
             own: "spiffe://a/ns/default/agent/x".parse().unwrap(),
             slots: 1,
@@ -249,16 +256,18 @@ async fn an_agent_is_never_pinged() {
         let socket = tokio::net::UnixListener::bind(bench.socket()).unwrap();
         // Takes everything in and answers nothing but its settings.
         bench.nursery.adopt("agent", async move {
-            let (mut io, _) = socket.accept().await.unwrap();
-            io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-            let mut preface = [0; 24];
-            io.read_exact(&mut preface).await.unwrap();
-            let mut head = [0; 9];
-            while io.read_exact(&mut head).await.is_ok() {
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                let mut content = vec![0; length as usize];
-                io.read_exact(&mut content).await.unwrap();
-                tell.send(head[3]).await.unwrap();
+            loop {
+                let (mut io, _) = socket.accept().await.unwrap();
+                io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+                let mut preface = [0; 24];
+                io.read_exact(&mut preface).await.unwrap();
+                let mut head = [0; 9];
+                while io.read_exact(&mut head).await.is_ok() {
+                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                    let mut content = vec![0; length as usize];
+                    io.read_exact(&mut content).await.unwrap();
+                    tell.send(head[3]).await.unwrap();
+                }
             }
         });
     });
@@ -270,6 +279,45 @@ async fn an_agent_is_never_pinged() {
         asked += u32::from(kind == 1);
     }
     assert_eq!(bench.counts.kinds(), ["check"]);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_answers_what_nobody_can_read_does_not_serve_and_ends_nothing() {
+    let odd = watch::Sender::new(false);
+    let answers = odd.subscribe();
+    let bench = Bench::watching(Probing::Check, |bench| {
+        let socket = tokio::net::UnixListener::bind(bench.socket()).unwrap();
+        let health = Health::new(&[]);
+        let routes = Routes::new(health.service(Stop::new())).into_axum_router();
+        let spoils = axum::middleware::from_fn(
+            move |request: axum::extract::Request, next: axum::middleware::Next| {
+                let odd = *answers.borrow();
+                async move {
+                    if !odd {
+                        return next.run(request).await;
+                    }
+                    let mut answer = tonic::Status::unavailable("").into_http();
+                    let details = http::HeaderValue::from_static("!");
+                    answer
+                        .headers_mut()
+                        .insert("grpc-status-details-bin", details);
+                    answer
+                }
+            },
+        );
+        let served = tonic::transport::Server::builder()
+            .add_routes(Routes::from(routes.layer(spoils)))
+            .serve_with_incoming(UnixListenerStream::new(socket));
+        bench
+            .nursery
+            .adopt("agent", async move { served.await.unwrap() });
+    });
+    bench.is(pb::Health::Serving).await;
+    odd.send_replace(true);
+    bench.is(pb::Health::NotServing).await;
+    odd.send_replace(false);
+    bench.is(pb::Health::Serving).await;
     bench.end().await;
 }
 
@@ -288,5 +336,22 @@ async fn an_agent_that_calls_get_no_word_out_of_is_looked_at_at_once() {
     bench.is(pb::Health::NotServing).await;
     // The suspicion is one of the three misses, and no look waited for its calm turn.
     assert!(began.elapsed() < CALM, "{:?}", began.elapsed());
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn looking_that_breaks_off_takes_the_agent_out_and_begins_anew() {
+    let mut agent = None;
+    let mut bench = Bench::breaking(2..4, Probing::Connect, |bench| {
+        agent = Some(tokio::net::UnixListener::bind(bench.socket()).unwrap());
+    });
+    let agent = agent.unwrap();
+    bench.is(pb::Health::Serving).await;
+    // It starts again, and is asked for its card again.
+    drop(agent.accept().await.unwrap());
+    bench.is(pb::Health::NotServing).await;
+    bench.is(pb::Health::Serving).await;
+    let asked = bench.asked.wait_for(|asked| *asked >= 4);
+    timeout(LIMIT, asked).await.unwrap().unwrap();
     bench.end().await;
 }

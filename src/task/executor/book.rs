@@ -16,7 +16,6 @@ use super::session::Command;
 use crate::domain::{Reason, TaskId};
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
-use crate::task::doors::Parent;
 
 /// Tasks whose newest attempt is remembered, so that a late Start of it is refused. A Start is on
 /// its way for seconds; this is minutes at a thousand tasks a second.
@@ -88,7 +87,6 @@ pub(super) struct Book {
     remembered: VecDeque<Key>,
     unsettled: HashSet<Key>,
     keys: RandomState,
-    parents: HashMap<String, Parent>,
     durations: VecDeque<(Instant, Duration)>,
 }
 
@@ -104,7 +102,6 @@ impl Book {
             remembered: VecDeque::new(),
             unsettled: HashSet::new(),
             keys: RandomState::new(),
-            parents: HashMap::new(),
             durations: VecDeque::new(),
         }
     }
@@ -167,11 +164,13 @@ impl Book {
         Found::Unknown { never_begun }
     }
 
-    /// The attempt was never begun: it may come again.
+    /// The attempt was never begun: it may come again, and older ones still may not.
     pub(super) fn unremember(&mut self, task: &TaskId, attempt: u32) {
         let key = self.key(task);
-        if self.newest.get(&key) == Some(&attempt) {
-            self.newest.remove(&key);
+        if let Some(newest) = self.newest.get_mut(&key)
+            && *newest == attempt
+        {
+            *newest = attempt.saturating_sub(1);
         }
     }
 
@@ -190,21 +189,12 @@ impl Book {
     }
 
     /// The handler has ended or was cut after `took`.
-    pub(super) fn free_slot(&mut self, token: &str, took: Duration, now: Instant) {
+    pub(super) fn free_slot(&mut self, took: Duration, now: Instant) {
         self.running = self.running.saturating_sub(1);
-        self.parents.remove(token);
         self.durations.push_back((now, took));
         if self.durations.len() > MEAN_SAMPLES {
             self.durations.pop_front();
         }
-    }
-
-    pub(super) fn add_parent(&mut self, token: String, parent: Parent) {
-        self.parents.insert(token, parent);
-    }
-
-    pub(super) fn parent(&self, token: &str) -> Option<Parent> {
-        self.parents.get(token).cloned()
     }
 
     /// Whether the agent is fit for new work; it is until somebody knows better.
@@ -348,15 +338,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_begun_may_come_again_and_nothing_older() {
+        let mut book = Book::new(8);
+        let said = |book: &mut Book, attempt| told(&book.admit(&task(1), attempt, inbox()));
+        assert_eq!(said(&mut book, 3), "run");
+        book.unremember(&task(1), 3);
+        book.forget(&task(1), 3, true);
+        assert_eq!(said(&mut book, 2), "ATTEMPT_STALE", "an older one is late");
+        assert_eq!(said(&mut book, 3), "run");
+        // A newer one has come meanwhile.
+        assert_eq!(said(&mut book, 4), "run, fence");
+        book.unremember(&task(1), 3);
+        assert_eq!(said(&mut book, 3), "ATTEMPT_STALE");
+        assert_eq!(book.remembered.len(), 1);
+    }
+
+    #[test]
     fn slots_are_bounded_and_come_back() {
         let mut book = Book::new(2);
         let now = Instant::now();
         assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
         assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
         assert_eq!(told(&book.admit(&task(3), 1, inbox())), "SLOTS_FULL");
-        book.free_slot("", Duration::from_secs(2), now);
+        book.free_slot(Duration::from_secs(2), now);
         assert_eq!(told(&book.admit(&task(3), 1, inbox())), "run");
-        book.free_slot("", Duration::from_secs(4), now);
+        book.free_slot(Duration::from_secs(4), now);
         assert_eq!(book.execution_mean(now), Some(Duration::from_secs(3)));
         assert_eq!(book.execution_mean(now + 2 * MEAN_WINDOW), None);
         book.drain();

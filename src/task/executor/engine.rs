@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -19,10 +19,11 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
-use super::run::{Ended, Run};
+use super::run::{Ended, Guard, Run};
 use super::session::{Command, Session};
 use super::spans::Spans;
 use super::suspicion::Witness;
+use super::tokens::Tokens;
 use super::{Answer, answer, refused};
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::identity::authorize::{Action, authorize};
@@ -74,6 +75,7 @@ struct Shared {
     nurseries: Vec<Nursery>,
     turn: AtomicUsize,
     book: Mutex<Book>,
+    tokens: Tokens,
     changed: watch::Sender<()>,
     witness: Witness,
     stop: Stop,
@@ -102,6 +104,7 @@ impl Executor {
                 nurseries,
                 turn: AtomicUsize::new(0),
                 book: Mutex::new(Book::new(slots)),
+                tokens: Tokens::new(),
                 changed: watch::Sender::new(()),
                 witness: Witness::default(),
                 stop: Stop::new(),
@@ -306,7 +309,7 @@ impl Executor {
             chain: work.chain,
             trace,
         };
-        self.shared.book.lock().add_parent(token.clone(), parent);
+        self.shared.tokens.lend(token.clone(), parent);
         self.shared.changed.send_replace(());
         let slot = Slot {
             shared: Arc::clone(&self.shared),
@@ -354,7 +357,15 @@ impl metrics::Source for Executor {
 
 impl Parents for Executor {
     fn parent(&self, token: &str) -> Option<Parent> {
-        self.shared.book.lock().parent(token)
+        self.shared.tokens.parent(token)
+    }
+
+    fn lives(&self, token: &str) -> bool {
+        self.shared.tokens.lives(token)
+    }
+
+    fn over(&self) -> broadcast::Receiver<Arc<str>> {
+        self.shared.tokens.over()
     }
 }
 
@@ -381,11 +392,18 @@ struct Slot {
     began: Instant,
 }
 
+impl Guard for Slot {
+    fn disown(&self) {
+        self.shared.tokens.end(&self.token);
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
-        self.shared.book.lock().free_slot(&self.token, took, now);
+        self.shared.tokens.end(&self.token);
+        self.shared.book.lock().free_slot(took, now);
         self.shared.changed.send_replace(());
     }
 }

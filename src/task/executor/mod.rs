@@ -17,6 +17,7 @@ mod spans;
 mod suspicion;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod update;
 
 use tonic::Status;

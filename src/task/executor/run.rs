@@ -41,8 +41,11 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// some gRPC servers send their headers with the first update only.
 const OPENING: Duration = Duration::from_millis(250);
 
-/// What goes up comes down when this is dropped.
-pub(super) type Guard = Box<dyn std::any::Any + Send>;
+/// What the attempt has of the executor; it is given back when this is dropped.
+pub(super) trait Guard: Send {
+    /// The attempt is not wanted any more: what it asked of others goes with it.
+    fn disown(&self);
+}
 
 /// How an attempt ended here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub(super) struct Run {
     pub(super) inbox: mpsc::Receiver<Command>,
     pub(super) session: Session,
     /// Slot and parent token; let go when the handler has ended or was cut.
-    pub(super) slot: Guard,
+    pub(super) slot: Box<dyn Guard>,
     pub(super) spans: Spans,
     /// Told of the handler's first words.
     pub(super) witness: Witness,
@@ -143,7 +146,7 @@ struct Owner {
     spoke: bool,
     /// They were that it has not begun.
     refused: bool,
-    slot: Option<Guard>,
+    slot: Option<Box<dyn Guard>>,
     spans: Spans,
     witness: Witness,
     task_id: String,
@@ -342,6 +345,10 @@ impl Owner {
                 self.attempt.push(update, true, cut);
             }
             Some(Verdict::AskToStop(reason)) => {
+                // Now, not when the handler has ended: a tree of tasks stops at once.
+                if let Some(slot) = &self.slot {
+                    slot.disown();
+                }
                 let link = Arc::clone(&self.link);
                 let request = pb::CancelRequest {
                     task_id: self.task_id.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::Reason;
+use crate::domain::{InstanceId, Reason};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
@@ -83,11 +83,7 @@ impl Tasks {
             Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
             Heard::NotSent => self.missed(task, world),
             Heard::Silent(_) if entry.gets_another() => {
-                let instance = entry.kept.running.as_ref().map(|at| at.instance.clone());
-                if let Some(instance) = instance {
-                    self.failed_once(task, instance, world);
-                }
-                self.run_again(task, Reason::AgentLost, world);
+                self.run_again(task, (Reason::AgentLost, true), world);
             }
             Heard::Silent(_) => {}
             Heard::Update(update) => self.update(task, update, world),
@@ -139,26 +135,37 @@ impl Tasks {
             let text = format!("{ATTEMPTS_MAX} executors were lost while they worked");
             return self.end_failed(task, Reason::RetriesExhausted, &text, world.at);
         }
-        self.run_again(task, Reason::AgentLost, world);
+        self.run_again(task, (Reason::AgentLost, false), world);
     }
 
-    /// A started attempt is over, and the task gets another one.
-    fn run_again(&mut self, task: Uuid, why: Reason, world: World<'_>) {
-        let Some(entry) = self.tasks.get(&task) else {
+    /// A started attempt got nowhere, and the task gets another one: a second try like any other,
+    /// with its pause. One that is lost is not taken out of the budget: whoever is gone is not asked
+    /// again, so nobody is asked more than before; and who is left has slots, and a breaker.
+    fn run_again(&mut self, task: Uuid, (why, charged): (Reason, bool), world: World<'_>) {
+        let Some(instance) = self.take_back(task, why, world.at) else {
             return;
         };
-        let Some(running) = entry.kept.running.clone() else {
-            return;
-        };
-        let change = pb::StateChanged {
-            from: entry.kept.task.state,
-            reason: why.label().into(),
-            executor_instance: running.instance.to_string(),
-        };
-        self.let_go(task, None, world.at.now);
-        let state = pb::TaskState::Submitted;
-        self.emit(task, Kind::StateChanged(change), state, 0, world.at);
+        self.failed_once(task, instance, world);
+        let entry = self.tasks.get_mut(&task);
+        if let Some(again) = entry.and_then(|entry| entry.again.as_mut()) {
+            again.charged = charged;
+        }
         self.again(task, world);
+    }
+
+    /// The task waits again; where its attempt was.
+    fn take_back(&mut self, task: Uuid, why: Reason, at: Moment) -> Option<InstanceId> {
+        let kept = &self.tasks.get(&task)?.kept;
+        let instance = kept.running.as_ref()?.instance.clone();
+        let change = pb::StateChanged {
+            from: kept.task.state,
+            reason: why.label().into(),
+            executor_instance: instance.to_string(),
+        };
+        self.let_go(task, None, at.now);
+        let state = pb::TaskState::Submitted;
+        self.emit(task, Kind::StateChanged(change), state, 0, at);
+        Some(instance)
     }
 
     /// Goes on with an attempt after this home was away.
@@ -254,7 +261,7 @@ impl Tasks {
     }
 
     /// Notes that the running attempt never ran. Gives its instance.
-    pub(super) fn not_started(&mut self, task: Uuid) -> Option<crate::domain::InstanceId> {
+    pub(super) fn not_started(&mut self, task: Uuid) -> Option<InstanceId> {
         let entry = self.tasks.get_mut(&task)?;
         entry.cancel_by = None;
         let running = entry.kept.running.clone()?;
@@ -312,10 +319,8 @@ impl Tasks {
                 attempt,
                 update: number,
             });
-            let instance = running.instance.clone();
-            self.failed_once(task, instance, world);
             if unavailable {
-                self.run_again(task, Reason::AgentUnavailable, world);
+                self.run_again(task, (Reason::AgentUnavailable, true), world);
             } else {
                 self.lost(task, world);
             }

@@ -27,9 +27,12 @@ use super::request::Request;
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
-/// Longest wait for the executor's first word, unless a rule has a longer one: dialling and its
+/// Longest wait for the executor's first word, where no rule says how long: dialling and its
 /// handshake, and some more.
 const OPEN: Duration = Duration::from_secs(20);
+/// By how much the wait for a first word outlasts a rule's `timeout`: whoever judges the executor by
+/// the same stream has to have its say before the stream is dropped.
+const JUDGED: Duration = Duration::from_secs(1);
 /// How long the last acknowledgement may take to reach the executor.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long an executor that was told to stop is listened to.
@@ -152,10 +155,7 @@ impl Carrier {
     /// One stream, from its first word to its end.
     async fn stream(&self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
         let fresh = call.is_some();
-        let patience = call.as_ref().and_then(|call| call.patience);
-        let patience = patience.unwrap_or(OPEN).max(OPEN);
-        let delay = call.as_ref().and_then(|call| call.injected.delay);
-        let silent_at = Instant::now() + patience + delay.unwrap_or_default();
+        let silent_at = Instant::now() + call.as_deref().map_or(OPEN, first_word_within);
         let steps = steps(first, self.said.clone());
         let mut said = self.said.clone();
         let opening = self
@@ -186,10 +186,7 @@ impl Carrier {
         let mut silent = true;
         loop {
             let dead_at = heard_at + SILENT;
-            let until = match silent_at {
-                Some(silent_at) if silent => silent_at.min(dead_at),
-                Some(_) | None => dead_at,
-            };
+            let until = silent_at.filter(|_| silent).unwrap_or(dead_at);
             let next = tokio::select! {
                 biased;
                 next = timeout_at(until, updates.next()) => next,
@@ -319,6 +316,13 @@ impl Carrier {
         };
         self.shard.send(heard).await.is_ok()
     }
+}
+
+/// How long an executor may take to say its first word in a call, with what holds the call up on
+/// purpose.
+pub(super) fn first_word_within(call: &Call) -> Duration {
+    let patience = call.patience.map_or(OPEN, |patience| patience + JUDGED);
+    patience + call.injected.delay.unwrap_or_default()
 }
 
 /// Reports a broken stream when a carrier ends in the middle: nobody else would, and the task would

@@ -126,6 +126,14 @@ impl Parents for NoParents {
     fn parent(&self, _: &str) -> Option<Parent> {
         None
     }
+
+    fn lives(&self, _: &str) -> bool {
+        false
+    }
+
+    fn over(&self) -> tokio::sync::broadcast::Receiver<Arc<str>> {
+        tokio::sync::broadcast::Sender::new(1).subscribe()
+    }
 }
 
 pub(super) struct Bench {
@@ -394,6 +402,27 @@ async fn what_was_taken_and_not_begun_goes_elsewhere_without_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_word_is_waited_for_as_long_as_the_rule_says_and_a_little() {
+    for (patience, waited) in [(None, 20), (Some(3), 4), (Some(60), 61)] {
+        let mut bench = Bench::memory(&[]);
+        *bench.route.patience.lock().unwrap() = patience.map(Duration::from_secs);
+        bench.route.set(&["i1", "i2"], true);
+        let began = Instant::now();
+        let _updates = bench.run().await;
+        // The streams are open, and nobody says anything.
+        let first = bench.next().await;
+        let second = loop {
+            let opened = bench.next().await;
+            if opened.instance != first.instance {
+                break opened;
+            }
+        };
+        assert_eq!(second.instance.as_str(), "i2");
+        assert_eq!(began.elapsed().as_secs(), waited, "{patience:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_whose_carrier_dies_is_lost_long_before_its_deadline() {
     let bench = Bench::memory(&["broken"]);
     let began = Instant::now();
@@ -523,11 +552,18 @@ async fn watchers_start_anywhere_and_strangers_see_nothing() {
     };
     let fault = bench.home.get(&elsewhere, &me, false).await.unwrap_err();
     assert_eq!(fault.reason, Reason::HomeElsewhere);
+    // One that is behind has events before it that it did not read yet.
+    let mut behind = bench.watch(&id, 0).await.unwrap();
+    snapshot(&mut behind).await;
+    assert_eq!(event(&mut behind).await.seq, 1);
     bench.home.drain().await;
-    assert!(matches!(shown(&mut updates).await, Shown::Keepalive(alive) if alive.last_seq == 601));
-    let fault = updates.next().await.unwrap().unwrap_err();
-    assert_eq!(fault.reason, Reason::Draining);
-    assert!(updates.next().await.is_none());
+    for (updates, cursor) in [(&mut updates, 601), (&mut behind, 1)] {
+        let said = shown(updates).await;
+        assert!(matches!(said, Shown::Keepalive(alive) if alive.last_seq == cursor));
+        let fault = updates.next().await.unwrap().unwrap_err();
+        assert_eq!(fault.reason, Reason::Draining);
+        assert!(updates.next().await.is_none());
+    }
     let asked = Submission {
         spec: spec(pb::TaskOptions::default()),
         caller: own(),
@@ -737,7 +773,7 @@ impl Bench {
         (basic, full, events, pieces.collect())
     }
 
-    async fn all(&self, limit: usize) -> Vec<String> {
+    pub(super) async fn all(&self, limit: usize) -> Vec<String> {
         let mut query = ListQuery {
             viewer: Arc::new(own()),
             filter: pb::ListTasksRequest::default(),

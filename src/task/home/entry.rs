@@ -1,6 +1,6 @@
 //! One task in memory: what is on disk of it, and what is not.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::turns::Turn;
 
 /// A task with what is not on disk.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Entry {
     pub(super) deadline: Instant,
     /// Where it waits, while it does.
     pub(super) lane: Option<Lane>,
+    /// Its turn there, also after it has gone: should it come back.
+    pub(super) turn: Option<Turn>,
     /// When the executor is lost, unless it is heard before.
     pub(super) lost_at: Option<Instant>,
     pub(super) cancel_by: Option<Instant>,
@@ -46,6 +49,8 @@ pub(super) struct Entry {
     pub(super) settings: Option<Arc<Settings>>,
     /// The running attempt has said something.
     pub(super) heard: bool,
+    /// How long the executor that it was last sent to may say nothing at all before it is lost.
+    pub(super) lost_after: Duration,
 }
 
 /// A try that failed: the next one is made elsewhere, or here after a while.
@@ -57,6 +62,8 @@ pub(super) struct Again {
     pub(super) failed: u32,
     /// Not there again before this.
     pub(super) not_before: Instant,
+    /// The next try is taken out of the budget: where the last one was made, somebody is there.
+    pub(super) charged: bool,
     /// Nor anywhere else: it was tried as often as it may be without a pause.
     pub(super) anywhere: bool,
 }
@@ -67,6 +74,7 @@ impl Entry {
             kept: Arc::new(kept),
             deadline,
             lane: None,
+            turn: None,
             lost_at: None,
             cancel_by: None,
             wake: None,
@@ -81,6 +89,7 @@ impl Entry {
             rests_until: None,
             settings: None,
             heard: false,
+            lost_after: Duration::ZERO,
         }
     }
 

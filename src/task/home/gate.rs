@@ -137,6 +137,12 @@ impl Gates {
         }
     }
 
+    /// Attempts under way there.
+    #[cfg(test)]
+    pub(super) fn in_flight(&self, instance: &InstanceId) -> u32 {
+        self.by.get(instance).map_or(0, |gate| gate.in_flight)
+    }
+
     /// When the next closed gate opens.
     pub(super) fn opens(&self, now: Instant) -> Option<Instant> {
         let closed = self.by.values().filter_map(|gate| gate.closed_until);

@@ -13,6 +13,7 @@ use crate::task::doors::{Call, Candidate, Pick, Want};
 use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
 
+use super::dispatch::first_word_within;
 use super::entry::{Again, Entry};
 use super::lanes::Lanes;
 use super::machine::{Carrying, Effect, Tasks, World};
@@ -29,6 +30,10 @@ const PUMP_AGAIN: Duration = Duration::from_millis(10);
 const PUMP_STUCK: Duration = Duration::from_millis(250);
 /// Least time that a task rests: whoever asks again at once hears the same.
 const REST_LEAST: Duration = Duration::from_millis(1);
+
+/// What is left, after an executor has said nothing for as long as it may, to find out by a resume
+/// whether it has the attempt.
+const FIND_OUT: Duration = Duration::from_secs(10);
 
 /// What became of a try to give a task out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +100,8 @@ impl Tasks {
         let namespace = &entry.kept.task.namespace;
         let lane = Lanes::name(namespace, selector.unwrap_or(&EMPTY), hasty);
         entry.lane = Some(lane.clone());
-        self.lanes.insert(lane, task);
+        let flow = entry.kept.flow();
+        entry.turn = Some(self.lanes.insert(lane, task, flow, entry.turn));
     }
 
     /// Takes a task out of its lane until then: those behind it need not wait for it.
@@ -105,7 +111,7 @@ impl Tasks {
         };
         entry.rests_until = Some(until);
         if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
+            self.lanes.remove(&lane, task, false);
         }
         self.lanes.rest(task);
     }
@@ -263,6 +269,7 @@ impl Tasks {
             instance,
             failed,
             not_before: world.at.now + wait,
+            charged: true,
             anywhere: failed >= retry.attempts.clamp(1, RetrySettings::ATTEMPTS_MAX),
         });
     }
@@ -272,12 +279,13 @@ impl Tasks {
             return;
         };
         if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
+            self.lanes.remove(&lane, task, true);
         }
         // Nothing is lost before it was sent: see `Tasks::sent`.
         entry.lost_at = None;
         entry.heard = false;
         entry.settings = call.permit.settings().cloned();
+        entry.lost_after = lost_after(self.lost_after, &call);
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
@@ -312,7 +320,8 @@ impl Tasks {
             running.is_some_and(|running| running.attempt == attempt)
         });
         if let Some(entry) = running {
-            entry.lost_at.get_or_insert(now + self.lost_after);
+            let lost_at = now + entry.lost_after;
+            entry.lost_at.get_or_insert(lost_at);
             self.settle(task);
         }
     }
@@ -365,6 +374,14 @@ impl Entry {
     }
 }
 
+/// How long an executor may say nothing at all before it is lost: a rule may give it longer than is
+/// usual, and what is held up on purpose has not even been sent.
+fn lost_after(usual: Duration, call: &Call) -> Duration {
+    let found_out = |_| first_word_within(call) + FIND_OUT;
+    let usual = usual + call.injected.delay.unwrap_or_default();
+    call.patience.map_or(Duration::ZERO, found_out).max(usual)
+}
+
 /// Asks who gets the task.
 fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -> Pick {
     let kept = &entry.kept;
@@ -380,7 +397,7 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
         context: &kept.task.context_id,
         exclude: &exclude,
         contract: kept.contract.as_ref(),
-        again: entry.again.is_some(),
+        again: entry.again.as_ref().is_some_and(|again| again.charged),
         allows,
     };
     let picked = world.route.pick(&want, world.at.now);

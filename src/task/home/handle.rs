@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{Fault, Reason, TaskId};
@@ -15,7 +16,9 @@ use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
 use super::config::HomeConfig;
+use super::ephemeral;
 use super::kept::RecordError;
+use super::machine::Tasks;
 use super::released::Released;
 use super::replay::{Replay, shard_of};
 use super::request::{Request, Watching};
@@ -31,8 +34,10 @@ pub struct Home {
 
 pub(super) struct Shared {
     pub(super) config: HomeConfig,
+    /// How many of the shards have a disk: they come first, then as many that have none.
+    pub(super) durable: usize,
     pub(super) inboxes: Vec<mpsc::Sender<Request>>,
-    nurseries: Vec<Nursery>,
+    pub(super) nurseries: Vec<Nursery>,
     journal: Journal,
     pub(super) archive: Option<Archive>,
     metrics: Arc<TaskMetrics>,
@@ -81,23 +86,33 @@ impl Home {
         nurseries: Vec<Nursery>,
     ) -> Result<Self, RecordError> {
         let (shards, archive, stay) = replay.finish()?;
-        let released = Arc::new(Released::new(shards.len()));
+        let durable = shards.len();
+        let released = Arc::new(Released::new(durable));
         let failed = Stop::new();
-        let metrics = TaskMetrics::new(shards.len());
+        let metrics = TaskMetrics::new(2 * durable);
+        let fleeting = (0..durable).map(|_| {
+            let limits = ephemeral::limits(durable);
+            Tasks::new(config.instance.clone(), limits, Instant::now())
+        });
         let mut inboxes = Vec::new();
-        for (place, (mut tasks, nursery)) in
-            shards.into_iter().zip(nurseries.iter().cycle()).enumerate()
-        {
+        let all = shards.into_iter().chain(fleeting);
+        let on = nurseries.iter().cycle().take(durable).cycle();
+        for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
             tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
+            let in_memory = place >= durable;
             let shard = Shard {
                 tasks,
                 inbox,
                 sender,
-                journal: journal.clone(),
-                released: released.clone(),
-                archiving: Archiving::new(archive.clone(), stay),
+                journal: if in_memory {
+                    Journal::memory()
+                } else {
+                    journal.clone()
+                },
+                released: (!in_memory).then(|| released.clone()),
+                archiving: Archiving::new(archive.clone().filter(|_| !in_memory), stay),
                 metrics: metrics.clone(),
                 place,
                 route: route.clone(),
@@ -111,6 +126,7 @@ impl Home {
         let drain = Stop::new();
         let shared = Shared {
             config,
+            durable,
             inboxes,
             nurseries,
             journal,
@@ -202,10 +218,21 @@ impl Home {
 
     pub(super) fn shard(&self, id: &TaskId) -> Result<usize, Fault> {
         if id.home == self.shared.config.instance {
-            return Ok(shard_of(id.uuid, self.shared.inboxes.len()));
+            return Ok(self.shard_with(id.uuid));
         }
         let text = format!("the task's home is {}: ask there", id.home);
         Err(Fault::new(Reason::HomeElsewhere, text).with("home", id.home.to_string()))
+    }
+
+    /// The shard of a task of this home.
+    pub(super) fn shard_with(&self, task: Uuid) -> usize {
+        let durable = self.shared.durable;
+        let behind = if ephemeral::is_marked(task) {
+            durable
+        } else {
+            0
+        };
+        behind + shard_of(task, durable)
     }
 
     pub(super) fn watcher(

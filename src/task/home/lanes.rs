@@ -1,9 +1,9 @@
-//! Tasks that wait for an executor, in lanes of those that want the same, the oldest first.
+//! Tasks that wait for an executor, in lanes of those that want the same, each in its turn.
 //!
 //! What keeps the front of a lane waiting keeps all of it waiting, so a look at the fronts is enough.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     ops::Bound,
     sync::Arc,
 };
@@ -12,13 +12,17 @@ use uuid::Uuid;
 
 use crate::pb;
 
+use super::turns::{Flow, Turn, Turns};
+
 /// Names what a task wants; equal for tasks that fit the same instances.
 pub(super) type Lane = Arc<str>;
 
-/// Which tasks wait where. UUIDs of version 7 sort by age.
+/// Which tasks wait where.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: BTreeMap<Lane, BTreeSet<Uuid>>,
+    lanes: BTreeMap<Lane, Turns>,
+    /// The latest turn in lanes that are gone: who has one of there comes before whoever is new.
+    latest: Turn,
     /// Tasks in all of them.
     waiting: usize,
     /// Tasks in none, that come back by themselves.
@@ -45,15 +49,27 @@ impl Lanes {
         .into()
     }
 
-    pub(super) fn insert(&mut self, lane: Lane, task: Uuid) {
-        let new = self.lanes.entry(lane).or_default().insert(task);
-        self.waiting += usize::from(new);
+    /// A task waits; `before`: the turn that it had. Gives its turn.
+    pub(super) fn insert(
+        &mut self,
+        lane: Lane,
+        task: Uuid,
+        flow: Flow,
+        before: Option<Turn>,
+    ) -> Turn {
+        let latest = self.latest;
+        let turns = self.lanes.entry(lane);
+        let turns = turns.or_insert_with(|| Turns::at(latest));
+        self.waiting += 1;
+        turns.wait(task, flow, before)
     }
 
-    pub(super) fn remove(&mut self, lane: &Lane, task: Uuid) {
-        if let Some(waiting) = self.lanes.get_mut(lane) {
-            self.waiting -= usize::from(waiting.remove(&task));
-            if waiting.is_empty() {
+    /// The task waits no more; `goes`: since its turn has come.
+    pub(super) fn remove(&mut self, lane: &Lane, task: Uuid, goes: bool) {
+        if let Some(turns) = self.lanes.get_mut(lane) {
+            self.waiting -= usize::from(turns.remove(task, goes));
+            if turns.is_empty() {
+                self.latest = self.latest.max(turns.now());
                 self.lanes.remove(lane);
             }
         }
@@ -82,14 +98,9 @@ impl Lanes {
         self.waiting + self.resting.len()
     }
 
-    /// The oldest task of the lane, or the oldest of those that came after `after`.
-    pub(super) fn first(&self, lane: &Lane, after: Option<Uuid>) -> Option<Uuid> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.lanes
-            .get(lane)?
-            .range((from, Bound::Unbounded))
-            .next()
-            .copied()
+    /// Whose turn it is in the lane, or whose it is after that of `passed`.
+    pub(super) fn first(&self, lane: &Lane, passed: Option<Uuid>) -> Option<Uuid> {
+        self.lanes.get(lane)?.first(passed)
     }
 
     /// At most `most` lanes that follow `last` in a circle.

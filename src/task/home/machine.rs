@@ -25,6 +25,7 @@ use crate::pb::task_event::Kind;
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Moment, NewTask};
 
+use super::children::Children;
 use super::compaction::{Compaction, Stash};
 use super::config::LOST_AFTER;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
@@ -84,8 +85,8 @@ pub(super) struct Tasks {
     pub(super) archived: bool,
     /// Tasks that were submitted with a key.
     pub(super) keys: Keys,
-    /// Tasks that end with the attempt that made them, and its token.
-    pub(super) children: BTreeMap<Uuid, String>,
+    /// Tasks that end with the attempt that made them.
+    pub(super) children: Children,
     pub(super) compaction: Compaction,
     /// Empty but during the replay.
     pub(super) stash: Stash,
@@ -116,7 +117,7 @@ impl Tasks {
             low_space: false,
             archived: false,
             keys: Keys::default(),
-            children: BTreeMap::new(),
+            children: Children::default(),
             compaction: Compaction::default(),
             stash: Stash::default(),
             records: Vec::new(),
@@ -136,7 +137,7 @@ impl Tasks {
         self.log(id, Recorded::Submitted(submitted), 0);
         self.enter(kept, new.due);
         if let Some(token) = new.parent {
-            self.children.insert(task, token);
+            self.children.add(task, token);
         }
         self.place(task, world);
         self.settle(task);
@@ -360,13 +361,13 @@ impl Tasks {
             return;
         }
         if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task);
+            self.lanes.remove(&lane, task, false);
         }
         if entry.rests_until.take().is_some() {
             self.lanes.wake(task);
         }
         entry.filed = true;
-        self.children.remove(&task);
+        self.children.remove(task);
         self.live_bytes -= was;
         self.ended_bytes += entry.counted;
         self.ended.push_back(task);

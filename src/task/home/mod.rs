@@ -2,9 +2,11 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `hold`: what happens next; pure.
+//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
+//! - `children`: tasks that end with the attempt that made them; pure.
+//! - `ephemeral`: tasks in memory only, in shards of their own.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
@@ -13,12 +15,14 @@
 
 mod archiving;
 mod attempt;
+mod children;
 mod compaction;
 mod config;
 mod counted;
 mod dispatch;
 mod effect;
 mod entry;
+mod ephemeral;
 mod finished;
 mod gate;
 mod give;
@@ -40,6 +44,7 @@ mod serve;
 mod shard;
 mod snapshot;
 mod submit;
+mod turns;
 mod update;
 mod view;
 mod watch;
@@ -48,6 +53,8 @@ mod watch;
 mod disk_tests;
 #[cfg(test)]
 mod drive_tests;
+#[cfg(test)]
+mod ephemeral_tests;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]

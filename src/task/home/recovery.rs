@@ -89,12 +89,16 @@ impl Tasks {
         self.pump(world);
     }
 
+    /// Cancels the tasks of an attempt that is over.
+    pub(super) fn cancel_children(&mut self, token: &str, at: Moment) {
+        for task in self.children.take(token) {
+            self.cancel_orphan(task, at);
+        }
+    }
+
     /// Cancels the tasks whose parent's attempt is over, as `lives` knows by the attempt's token.
     pub(super) fn cancel_orphans(&mut self, lives: impl Fn(&str) -> bool, at: Moment) {
-        let over = self.children.iter().filter(|(_, token)| !lives(token));
-        let over: Vec<Uuid> = over.map(|(task, _)| *task).collect();
-        for task in over {
-            self.children.remove(&task);
+        for task in self.children.orphans(lives) {
             self.cancel_orphan(task, at);
         }
     }

@@ -14,6 +14,7 @@ use super::machine::not_found;
 use super::reads;
 use super::request::{Answered, Mark, Reply, Request, Watchers, Watching};
 use super::shard::{Gated, Running};
+use super::submit::parent_gone;
 
 /// Transients that a slow watcher may be behind; it loses the oldest.
 const TRANSIENTS: usize = 32;
@@ -94,6 +95,11 @@ impl Running {
             Known::Here(task) => return show(self, task).map(Answered::Again),
             Known::Archived => return Ok(Answered::Archived(new)),
             Known::Unknown => {}
+        }
+        // It may have ended since the submission was checked; from here on this shard hears of it.
+        let lives = |token: &String| self.shard.parents.lives(token);
+        if !new.parent.as_ref().is_none_or(lives) {
+            return Err(parent_gone());
         }
         let skill = new.task.skill.clone();
         let task = self.world(|tasks, world| tasks.submit(*new, world))?;

@@ -13,7 +13,7 @@ use std::{
 
 use prost::Message;
 use tokio::{
-    sync::mpsc,
+    sync::{broadcast, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
@@ -64,7 +64,8 @@ pub(super) struct Shard {
     /// For the carriers that it starts.
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) journal: Journal,
-    pub(super) released: Arc<Released>,
+    /// `None`: the journal has no disk, and keeps nothing.
+    pub(super) released: Option<Arc<Released>>,
     pub(super) archiving: Archiving,
     pub(super) metrics: Arc<TaskMetrics>,
     pub(super) place: usize,
@@ -121,6 +122,7 @@ impl Shard {
 impl Running {
     async fn work(&mut self, stop: Stop) -> Result<(), JournalError> {
         let mut changes = self.shard.route.changes();
+        let mut over = Some(self.shard.parents.over());
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wake = Box::pin(sleep_until(Instant::now()));
@@ -160,6 +162,7 @@ impl Running {
                 }
                 () = wake.as_mut() => if !self.stuck { self.world(Tasks::tick) },
                 Ok(()) = changes.changed(), if !self.stuck => self.world(Tasks::pump),
+                parent = next_over(&mut over), if !self.stuck => self.disowned(parent),
                 _ = sweep.tick(), if !self.stuck => {
                     if self.shard.journal.failed() {
                         return Err(JournalError::Closed);
@@ -174,6 +177,15 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// An attempt that may have children here is over; `None`: some are.
+    fn disowned(&mut self, parent: Option<Arc<str>>) {
+        let parents = self.shard.parents.clone();
+        self.world(|tasks, world| match parent {
+            Some(token) => tasks.cancel_children(&token, world.at),
+            None => tasks.cancel_orphans(|token| parents.lives(token), world.at),
+        });
     }
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
@@ -362,7 +374,7 @@ impl Running {
         self.mourn();
         let parents = self.shard.parents.clone();
         self.world(|tasks, world| {
-            tasks.cancel_orphans(|token| parents.parent(token).is_some(), world.at);
+            tasks.cancel_orphans(|token| parents.lives(token), world.at);
             tasks.tick(world);
         });
         self.watchers
@@ -376,13 +388,15 @@ impl Running {
         // Read before the tasks are: what is appended later has a higher number.
         let synced = self.synced.borrow().lsn;
         let needed = self.shard.tasks.first_needed();
-        if self.shard.tasks.records.is_empty() {
+        if self.shard.tasks.records.is_empty()
+            && let Some(released) = self.shard.released.clone()
+        {
             let segments = self.shard.journal.segments();
             self.shard.tasks.compact(&segments, Instant::now());
             let first = needed.unwrap_or(synced + 1);
             // Not before what makes the old records needless is on disk itself: the journal may wait
             // for room to write it.
-            let (journal, released) = (self.shard.journal.clone(), self.shard.released.clone());
+            let journal = self.shard.journal.clone();
             let place = self.shard.place;
             let release = Box::new(move || journal.release(released.up_to(place, first)));
             self.gated.push_back((self.last, Gated::Answer(release)));
@@ -412,6 +426,18 @@ impl fmt::Debug for Shard {
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
+}
+
+/// The next token that is over; `None`: some were missed. Waits for ever where no more come.
+async fn next_over(over: &mut Option<broadcast::Receiver<Arc<str>>>) -> Option<Arc<str>> {
+    if let Some(tokens) = over {
+        match tokens.recv().await {
+            Ok(token) => return Some(token),
+            Err(broadcast::error::RecvError::Lagged(_)) => return None,
+            Err(broadcast::error::RecvError::Closed) => *over = None,
+        }
+    }
+    std::future::pending().await
 }
 
 /// Both clocks, now.

@@ -3,6 +3,8 @@
 //! A submission with a key is looked for in the archive first, then in memory: tasks go from memory
 //! to the archive and never back, and the shard remembers which have gone since the look.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -16,6 +18,7 @@ use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
 
 use super::config::Submission;
+use super::ephemeral::{self, End, Tied};
 use super::finished;
 use super::handle::Home;
 use super::questions::over;
@@ -69,7 +72,8 @@ impl Home {
             .inspect_err(|fault| checked.work.fail(fault.reason.label()))
     }
 
-    /// Takes a task in and follows it. Dropping the stream does not cancel the task.
+    /// Takes a task in and follows it. Dropping the stream does not cancel the task, unless that is
+    /// in memory only.
     ///
     /// # Errors
     /// As [`Home::submit`].
@@ -78,6 +82,7 @@ impl Home {
         asked: Submission,
         thread: usize,
     ) -> Result<Submitted<TaskUpdates>, Fault> {
+        let caller = asked.caller.clone();
         let checked = self.check(asked, thread, "RunTask")?;
         let ask = |new, looked, answer| Request::Run {
             new,
@@ -91,8 +96,19 @@ impl Home {
         let id: Result<TaskId, _> = running.task.task.id.parse();
         let task = id.expect("a task of ours has an id").uuid;
         let watcher = self.watcher(checked.shard, task, running.task, (0, true));
+        let mut updates = watcher.stream();
+        if ephemeral::is_marked(task) && !running.replayed {
+            let shards = &self.shared;
+            let end = End {
+                task,
+                viewer: Arc::new(caller),
+                shard: shards.inboxes[checked.shard].clone(),
+                nursery: shards.nurseries[checked.shard % shards.nurseries.len()].clone(),
+            };
+            updates = Box::pin(Tied::new(updates, end));
+        }
         Ok(Submitted {
-            task: watcher.stream(),
+            task: updates,
             replayed: running.replayed,
         })
     }
@@ -109,6 +125,7 @@ impl Home {
         for _ in 0..LOOKS {
             let looked = Instant::now();
             if let Some(key) = new.key
+                && shard < self.shared.durable
                 && let Some(task) = self.filed(key).await?
             {
                 return Ok(Submitted {
@@ -144,7 +161,9 @@ impl Home {
         let parent = self.parent_of(&asked);
         let known = parent.as_ref().ok().and_then(Option::as_ref);
         let key = IdempotencyKey::of(&asked.spec, &asked.caller, known)?;
-        let (shard, task) = self.place(thread, key.as_ref());
+        let options = asked.spec.options.as_ref();
+        let in_memory = options.is_some_and(|o| o.durability() == pb::Durability::Ephemeral);
+        let (shard, task) = self.place(thread, key.as_ref(), in_memory);
         let id = TaskId {
             home: config.instance.clone(),
             uuid: task,
@@ -178,18 +197,22 @@ impl Home {
     }
 
     /// A new id, and whose shard it is.
-    fn place(&self, thread: usize, key: Option<&IdempotencyKey>) -> (usize, Uuid) {
-        let shards = self.shared.inboxes.len();
-        if let Some(key) = key {
-            let task = key.id(chance::uuid());
-            return (shard_of(task, shards), task);
-        }
+    fn place(&self, thread: usize, key: Option<&IdempotencyKey>, in_memory: bool) -> (usize, Uuid) {
+        let shards = self.shared.durable;
         let shard = thread % shards;
         let mut task = chance::uuid();
-        while shard_of(task, shards) != shard {
-            task = chance::uuid();
+        match key {
+            Some(key) => task = key.id(task),
+            None => {
+                while shard_of(task, shards) != shard {
+                    task = chance::uuid();
+                }
+            }
         }
-        (shard, task)
+        if in_memory {
+            task = ephemeral::marked(task);
+        }
+        (self.shard_with(task), task)
     }
 
     /// The attempt that a submission's token names. The token is a secret of the own handler: nobody
@@ -201,14 +224,16 @@ impl Home {
         }
         let own = asked.caller == self.shared.config.own;
         let found = own.then(|| self.shared.parents.parent(token)).flatten();
-        found.map(Some).ok_or_else(|| {
-            let text =
-                "parent_token names no attempt that runs on this sidecar: it ends with its attempt";
-            Fault {
-                field: Some("spec.parent_token".into()),
-                ..Fault::new(Reason::ParentTokenInvalid, text)
-            }
-        })
+        found.map(Some).ok_or_else(parent_gone)
+    }
+}
+
+/// The answer to who speaks for an attempt that is over.
+pub(super) fn parent_gone() -> Fault {
+    let text = "parent_token names no attempt that runs on this sidecar and is wanted: it ends when its attempt does, or is cancelled";
+    Fault {
+        field: Some("spec.parent_token".into()),
+        ..Fault::new(Reason::ParentTokenInvalid, text)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::domain::{Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Record, record::Kind as Recorded};
-use crate::task::doors::{Candidate, Contract, Pick, Route, Want};
+use crate::task::doors::{Call, Candidate, Contract, Pick, Route, Want};
 use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
 
@@ -34,6 +34,8 @@ pub(super) struct FakeRoute {
     pub(super) all: Mutex<Vec<Candidate>>,
     /// What is answered instead of one of them.
     pub(super) instead: Mutex<Option<Instead>>,
+    /// How long a rule lets executors take for their first word.
+    pub(super) patience: Mutex<Option<Duration>>,
     pub(super) changed: watch::Sender<u64>,
 }
 
@@ -92,7 +94,13 @@ impl Route for FakeRoute {
             .into_iter()
             .find(|one| !(others && excluded(one)) && (want.allows)(&one.instance));
         match chosen {
-            Some(chosen) => Pick::Go(Arc::new(chosen), Box::default()),
+            Some(chosen) => {
+                let call = Call {
+                    patience: *self.patience.lock().unwrap(),
+                    ..Call::default()
+                };
+                Pick::Go(Arc::new(chosen), Box::new(call))
+            }
             None => Pick::Busy(None),
         }
     }
@@ -486,6 +494,170 @@ async fn while_everybody_is_broken_tasks_wait_for_the_probe_and_hasty_ones_do_no
     bench.pass(Duration::from_secs(3));
     assert_eq!(bench.went(), ["i1"]);
     bench.hear(patient, Heard::Accepted);
+}
+
+/// Of a slot that is taken, or of an agent that is away.
+fn refused(reason: Reason) -> Heard {
+    Heard::Refused {
+        reason: reason.label().into(),
+        wait: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hasty_tasks_end_though_patient_ones_wait_before_them() {
+    let mut bench = Bench::new(&["i1"], false);
+    let taken = bench.submit();
+    bench.hear(taken, refused(Reason::SlotsFull));
+    let patient = bench.submit();
+    let hasty = bench.submit_with(pb::TaskOptions {
+        fail_fast: true,
+        ..Default::default()
+    });
+    assert_eq!(bench.state(hasty), pb::TaskState::Submitted, "it is busy");
+    let until = bench.at.now + Duration::from_secs(4);
+    bench.instead(Some(Instead::Ejected(until)));
+    bench.step(Tasks::pump);
+    assert_eq!(bench.failure(hasty), "NO_ROUTE");
+    assert_eq!(bench.state(patient), pb::TaskState::Submitted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_and_given_back_counts_as_not_started_in_every_book() {
+    let unknown = || Heard::Unknown {
+        never_begun_in: Some("boot".into()),
+    };
+    let words: [&dyn Fn() -> Heard; 3] = [
+        &|| refused(Reason::SlotsFull),
+        &|| refused(Reason::AgentUnavailable),
+        &unknown,
+    ];
+    for given_back in words {
+        let mut bench = Bench::new(&["i1"], false);
+        let task = bench.submit();
+        bench.hear(task, Heard::Accepted);
+        bench.route.set(&[], false);
+        let (mark, first) = (bench.log.len(), "i1".parse().unwrap());
+        assert_eq!(bench.tasks.gates.in_flight(&first), 1);
+        bench.hear(task, given_back());
+        let word = format!("{:?}", given_back());
+        let kinds = bench.log[mark..].iter().map(|(_, record)| &record.kind);
+        let kinds: Vec<_> = kinds.collect();
+        assert!(
+            matches!(
+                kinds[..],
+                [Some(Recorded::NotStarted(_)), Some(Recorded::Event(_))]
+            ),
+            "{word}: {kinds:?}"
+        );
+        let kept = &bench.tasks.tasks[&task].kept;
+        assert_eq!(kept.state(), pb::TaskState::Submitted, "{word}");
+        assert_eq!((kept.started, &kept.tried[..]), (0, &[][..]), "{word}");
+        assert_eq!(bench.tasks.gates.in_flight(&first), 0, "{word}");
+        // Who may run once only is tried again.
+        bench.route.set(&["i1"], false);
+        bench.pass(Duration::from_secs(1));
+        bench.step(Tasks::pump);
+        assert_eq!(bench.went(), ["i1", "i1"], "{word}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_contract_under_which_nothing_was_started_holds_nobody_back() {
+    let mut bench = Bench::new(&["i1@1.2.0", "i2@2.0.0"], false);
+    let task = bench.submit();
+    bench.hear(task, refused(Reason::SlotsFull));
+    assert_eq!(bench.went(), ["i1", "i2"], "the other one has room");
+    // What was begun waits for who promises the same.
+    let mut bench = Bench::new(&["i1@1.2.0", "i2@2.0.0"], true);
+    let task = bench.submit();
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, UNKNOWN);
+    bench.pass(Duration::from_millis(50));
+    assert_eq!(bench.went(), ["i1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_cannot_go_are_looked_at_in_peace() {
+    let mut bench = Bench::new(&["i1", "i2", "i3"], true);
+    bench.tasks.limits.live = 1000;
+    let tasks: Vec<Uuid> = (0..130).map(|_| bench.submit()).collect();
+    assert_eq!(bench.went().len(), 130);
+    bench.route.set(&[], true);
+    for task in &tasks {
+        bench.hear(*task, Heard::Accepted);
+        bench.hear(*task, UNKNOWN);
+    }
+    let due = |bench: &Bench| {
+        let due = bench.tasks.pump_at.unwrap();
+        due.saturating_duration_since(bench.at.now)
+    };
+    bench.step(Tasks::pump);
+    assert_eq!(due(&bench), Duration::from_millis(250), "nobody could go");
+    // Once some of them can, the rest is looked at soon.
+    bench.route.set(&["i4", "i5", "i6"], true);
+    bench.step(Tasks::pump);
+    assert_eq!(due(&bench), Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_goes_elsewhere_at_once_and_what_is_silent_out_of_the_budget() {
+    let mut bench = Bench::new(&["i1", "i2", "i3", "i4"], true);
+    let task = bench.submit();
+    let until = bench.at.now + Duration::from_secs(60);
+    bench.instead(Some(Instead::OverBudget(until)));
+    // Its process is gone, or has not been heard of for too long.
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, UNKNOWN);
+    assert_eq!(bench.went(), ["i1", "i2"]);
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, Heard::Broken(bench.at.now));
+    bench.pass(Duration::from_secs(45));
+    assert_eq!(bench.went(), ["i1", "i2", "i3"]);
+
+    // Here somebody is there, who may have too much to do.
+    let mut bench = Bench::new(&["i1", "i2"], true);
+    let task = bench.submit();
+    let until = bench.at.now + Duration::from_millis(300);
+    bench.instead(Some(Instead::OverBudget(until)));
+    bench.hear(task, Heard::Accepted);
+    bench.hear(task, Heard::Silent(bench.at.now));
+    assert_eq!(bench.state(task), pb::TaskState::Submitted);
+    assert_eq!(bench.went(), ["i1"]);
+    assert_eq!(bench.tasks.next_wake(), Some(until));
+    bench.instead(None);
+    bench.pass(Duration::from_millis(300));
+    assert_eq!(bench.went(), ["i1", "i2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rule_may_give_an_executor_longer_than_it_takes_to_be_lost() {
+    for (patience, lost) in [(None, 45), (Some(3), 45), (Some(60), 71)] {
+        let mut bench = Bench::new(&["i1", "i2"], true);
+        *bench.route.patience.lock().unwrap() = patience.map(Duration::from_secs);
+        let task = bench.submit();
+        bench.step(|tasks, world| tasks.sent(task, 1, world.at.now));
+        bench.pass(Duration::from_secs(lost - 1));
+        assert_eq!(bench.went(), ["i1"], "{patience:?}");
+        bench.pass(Duration::from_secs(1));
+        assert_eq!(bench.went(), ["i1", "i2"], "{patience:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_restart_gets_three_attempts_whatever_the_skill_says() {
+    let mut bench = Bench::new(&["i1", "i2", "i3", "i4"], false);
+    let task = bench.submit_with(pb::TaskOptions {
+        on_agent_loss: pb::OnAgentLoss::Restart.into(),
+        ..Default::default()
+    });
+    for _ in 0..3 {
+        assert_eq!(bench.state(task), pb::TaskState::Submitted);
+        bench.hear(task, Heard::Accepted);
+        bench.hear(task, UNKNOWN);
+    }
+    assert_eq!(bench.failure(task), "RETRIES_EXHAUSTED");
+    assert_eq!(bench.went(), ["i1", "i2", "i3"]);
 }
 
 #[tokio::test(start_paused = true)]

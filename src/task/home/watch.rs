@@ -159,14 +159,15 @@ impl Stand {
             Turn::Over => return None,
         }
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(Ok(self.show(&event)));
-            }
-            // Also where events come faster than they are read: who resumes gets the rest.
+            // Also where events come faster than they are read, and before those that are fetched: who
+            // reads slowly would be cut without a cursor, and who resumes gets the rest.
             if self.watcher.drain.is_cancelled() {
                 self.turn = Turn::Leave;
                 let last_seq = self.watcher.cursor;
                 return Some(Ok(Update::Keepalive(pb::Keepalive { last_seq })));
+            }
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(self.show(&event)));
             }
             if let Some(transient) = self.transient() {
                 return Some(Ok(transient));

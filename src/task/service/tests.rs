@@ -45,6 +45,14 @@ impl Parents for Nothing {
     fn parent(&self, _: &str) -> Option<Parent> {
         None
     }
+
+    fn lives(&self, _: &str) -> bool {
+        false
+    }
+
+    fn over(&self) -> tokio::sync::broadcast::Receiver<Arc<str>> {
+        tokio::sync::broadcast::Sender::new(1).subscribe()
+    }
 }
 
 impl Surroundings for Nothing {

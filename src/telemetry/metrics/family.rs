@@ -130,6 +130,21 @@ families! {
     TASK_WATCHERS "attache_task_watchers" Gauge None, []
         "Streams that follow a task of this home.";
 
+    PICKS "attache_dispatch_picks_total" Counter None, ["outcome"]
+        "Looks of this home for an instance that takes a task, by what came of them.";
+    DISPATCHES "attache_dispatches_total" Counter None, ["outcome"]
+        "Dispatches of this home that have ended, by what they said of their instance.";
+    FAULTS_INJECTED "attache_faults_injected_total" Counter None, ["kind"]
+        "Dispatches of this home that a traffic rule delayed or made to fail.";
+    BREAKERS "attache_breakers" Gauge None, ["state"]
+        "Instances in the catalog, by the state of their breaker as this sidecar has it.";
+    BREAKER_OPENINGS "attache_breaker_openings_total" Counter None, ["reason"]
+        "Breakers that opened, by why.";
+    BREAKER_CLOSINGS "attache_breaker_closings_total" Counter None, ["reason"]
+        "Breakers that closed, by why.";
+    EJECTED "attache_ejected_instances" Gauge None, []
+        "Instances left out for their failures, once for each thing that tasks asked for in the last minute.";
+
     EXECUTOR_SLOTS "attache_executor_slots" Gauge None, []
         "Attempts that may run at once on the own agent.";
     EXECUTOR_RUNNING "attache_executor_running" Gauge None, []

@@ -20,6 +20,7 @@ use tower::ServiceExt;
 
 mod lifecycle;
 mod mutual;
+mod parting;
 
 use crate::identity::{Caller, Connection};
 use crate::runtime::{DataThreads, Nursery};

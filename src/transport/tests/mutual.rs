@@ -19,16 +19,16 @@ use crate::runtime::clock::wall;
 use crate::transport::dial_enrollment;
 use crate::wire::status::reason_of;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// A CA with members of it.
-struct Mesh {
-    authority: Authority,
+pub(super) struct Mesh {
+    pub(super) authority: Authority,
     _dir: tempfile::TempDir,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let domain = "attache.local".parse().unwrap();
         let authority = Authority::create(&dir.path().join("ca"), &domain, Names::Mesh).unwrap();
@@ -38,7 +38,7 @@ impl Mesh {
         }
     }
 
-    fn agent(&self, name: &str, ttl: Duration) -> Credentials {
+    pub(super) fn agent(&self, name: &str, ttl: Duration) -> Credentials {
         Credentials::new(self.svid(name, ttl))
     }
 

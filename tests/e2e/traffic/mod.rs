@@ -27,8 +27,8 @@ struct Spell {
 }
 
 impl Spell {
-    /// Lets so many calls go out while the instance is in trouble, and heals it. Returns when they
-    /// have ended and it is given work again.
+    /// Lets so many calls at least go out while the instance is in trouble, until the trouble has
+    /// come to it, and heals it. Returns when they have ended and it is given work again.
     async fn of(
         scene: &Scene,
         callers: &Callers,
@@ -41,6 +41,7 @@ impl Spell {
         more(callers, calls / 4).await;
         let before = scene.runs(place).len();
         more(callers, calls - calls / 4).await;
+        scene.has_struck(place, trouble).await;
         let (to, after) = (Instant::now(), scene.runs(place).len());
         scene.heal(place).await;
         scene.is_back(place).await;
@@ -57,6 +58,13 @@ impl Spell {
     fn calls<'a>(&self, all: &'a [Call]) -> Vec<&'a Call> {
         let within = |call: &&Call| (self.from..self.to).contains(&call.due);
         all.iter().filter(within).collect()
+    }
+
+    /// Those of them that failed, or had to go elsewhere.
+    fn caught<'a>(&self, all: &'a [Call]) -> Vec<&'a Call> {
+        let elsewhere = self.calls(all).into_iter();
+        let elsewhere = elsewhere.filter(|call| call.failed.is_none() && call.attempts > 1);
+        self.failed(all).into_iter().chain(elsewhere).collect()
     }
 
     /// Those of them that failed. What may run twice never does.

@@ -25,13 +25,15 @@ ENDS = {
     task_pb2.TASK_STATE_CANCELED,
     task_pb2.TASK_STATE_REJECTED,
 }
-# A sidecar is back within a second: nobody here waits for long before asking again.
+# A sidecar is back within a second: nobody here waits for long before asking again. Retries stay as
+# they are by default: nobody gives a policy, so only those happen that gRPC calls transparent (gRFC
+# A6), of calls that were never put on the wire or that a GOAWAY has excluded. Without them the C core
+# ends calls that it began just before it read the GOAWAY, and no server ever hears of those.
 OPTIONS = [
     ("grpc.default_authority", "localhost"),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
-    ("grpc.enable_retries", 0),
 ]
 
 

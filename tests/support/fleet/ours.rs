@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use attache::resilience::{Ask, Endpoint, Epoch, Member, Outcome, Permit, Pick, Set, Settings};
+use attache::resilience::{
+    Ask, Endpoint, Epoch, Kind, Member, Outcome, Permit, Pick, Set, Settings,
+};
 use rand::{Rng, rngs::SmallRng};
 use tokio::time::Instant;
 
@@ -24,7 +26,8 @@ impl Policy for Ours {
             group: 0,
         });
         let settings = Arc::new(Settings::default());
-        Self(Set::new(members.collect(), &[], settings, epoch.clone()))
+        let set = Set::new(members.collect(), &[], settings, epoch.clone());
+        Self(set.of_kind(Kind::new(1)))
     }
 
     fn pick(

@@ -3,6 +3,8 @@
 //! One target for each thing that tasks ask for: its set of instances, made anew when the catalog has
 //! changed, and its budget of second tries. Bounded: the one that was asked for the longest ago goes.
 
+mod looks;
+
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, Hasher, RandomState},
@@ -13,15 +15,16 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    counted::Picks,
     endpoints::Endpoints,
-    sights::{EndpointSight, Sights, TargetSight},
+    told,
     treatment::{Treatment, settings_for},
 };
 use crate::{
     domain::{AgentName, Label, SkillName},
     pb,
     registry::client::{Entry, Mirror, Query, Rules},
-    resilience::{Budget, Endpoint, Member, Permit, Set},
+    resilience::{Budget, Endpoint, Kind, Member, Permit, Set},
     task::{Candidate, Contract},
 };
 
@@ -41,6 +44,7 @@ pub(super) struct Balancer {
     zone: String,
     hasher: RandomState,
     cache: Mutex<Cache>,
+    picks: Picks,
 }
 
 #[derive(Debug, Default)]
@@ -88,18 +92,8 @@ pub(super) struct Choice {
 }
 
 impl Target {
-    fn sight(&self, now: Instant) -> TargetSight {
-        let set = &self.reach.set;
-        let member = |member: &Member<Arc<Choice>>| member.value.candidate.instance.clone();
-        TargetSight {
-            namespace: self.namespace.clone(),
-            selector: self.selector.clone(),
-            members: set.members().iter().map(member).collect(),
-            ejected: set.ejected(now),
-            retries_left: self.reach.budget.lock().left(&set.settings().retry, now),
-            settings: set.settings().clone(),
-            idle: now.saturating_duration_since(self.used),
-        }
+    fn is_for(&self, namespace: &Label, selector: &pb::Selector) -> bool {
+        self.selector == *selector && self.namespace == *namespace
     }
 }
 
@@ -113,6 +107,7 @@ impl Balancer {
             zone,
             hasher: RandomState::new(),
             cache: Mutex::default(),
+            picks: Picks::default(),
         }
     }
 
@@ -124,6 +119,10 @@ impl Balancer {
         &self.mirror
     }
 
+    pub(super) fn picks(&self) -> &Picks {
+        &self.picks
+    }
+
     /// Brings the endpoints in line with the catalog, and takes new rules in; sets follow when they
     /// are asked for.
     pub(super) fn follow(&self, now: Instant) {
@@ -132,6 +131,14 @@ impl Balancer {
         let mut cache = self.cache.lock();
         cache.rules = Some(rules);
         self.endpoints_follow(&mut cache, number, now);
+        drop(cache);
+        let (catalog, risen) = (self.mirror.catalog(), self.endpoints.take_risen());
+        let whose = |instance| (instance, catalog.entry(instance).map(|entry| &entry.agent));
+        let risen: Vec<_> = risen.iter().map(whose).collect();
+        told::closed(
+            &risen,
+            "its probe is at work, and nothing bad was heard of it",
+        );
     }
 
     /// Those who fit; `None`: what is asked for cannot be read.
@@ -149,9 +156,9 @@ impl Balancer {
             .rules
             .get_or_insert_with(|| self.mirror.rules())
             .clone();
-        let same =
-            |target: &&mut Target| target.selector == *selector && target.namespace == *namespace;
-        if let Some(target) = cache.targets.get_mut(&key).filter(same) {
+        let same = cache.targets.get_mut(&key);
+        let same = same.filter(|target| target.is_for(namespace, selector));
+        if let Some(target) = same {
             if target.number != number || !Arc::ptr_eq(&target.rules, &rules) {
                 target.number = number;
                 self.renew(target, rules, now);
@@ -175,36 +182,6 @@ impl Balancer {
     pub(super) fn outside(&self, entry: &Entry, now: Instant) -> Permit {
         let endpoint = self.endpoints.of(entry, now);
         Permit::outside(endpoint, self.of_agent(&entry.agent).settings, now)
-    }
-
-    /// All of it, for those who show it.
-    pub(super) fn sights(&self, now: Instant) -> Sights {
-        self.follow(now);
-        let catalog = self.mirror.catalog();
-        let endpoint = |entry: &Arc<Entry>| EndpointSight {
-            instance: entry.instance_id.clone(),
-            agent: entry.agent.clone(),
-            zone: entry.instance.zone.clone(),
-            serves: entry.serves(),
-            sight: {
-                let settings = self.of_agent(&entry.agent).settings;
-                self.endpoints.of(entry, now).sight(&settings, now)
-            },
-        };
-        let endpoints = catalog.entries_after(None).map(endpoint).collect();
-        let cache = self.cache.lock();
-        let readable = cache
-            .targets
-            .values()
-            .filter(|target| target.query.is_some());
-        let mut targets: Vec<_> = readable.map(|target| target.sight(now)).collect();
-        drop(cache);
-        targets.sort_by(|one, other| {
-            let name =
-                |sight: &TargetSight| (sight.namespace.clone(), sight.selector.skill.clone());
-            name(one).cmp(&name(other))
-        });
-        Sights { endpoints, targets }
     }
 
     /// How calls to an agent are treated, whatever the skill.
@@ -287,6 +264,7 @@ impl Balancer {
         let members = entries.iter().filter_map(member).collect();
         let epoch = self.endpoints.epoch().clone();
         let set = Set::new(members, &whole.weights, whole.settings, epoch);
+        let set = set.of_kind(Kind::new(named(skill.as_str())));
         target.reach.set = Arc::new(set);
         target.entries = entries;
         target.rules = rules;
@@ -357,7 +335,7 @@ pub(super) fn named(name: &str) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{looks::SHOWN_MAX, *};
     use crate::{
         registry::{
             client::{MirrorConfig, source::fake::Fake},
@@ -366,14 +344,16 @@ mod tests {
         },
         resilience::{Ask, Outcome, Phase, Pick},
         runtime::Nursery,
+        sidecar::{counted::OF_LATE, sights::Sights},
     };
 
-    fn put(instance: &str, agent: &str, skill: &str, boot_id: &str) -> Change {
-        let skills = vec![pb::Skill {
-            name: skill.into(),
+    fn put(instance: &str, agent: &str, skills: &str, boot_id: &str) -> Change {
+        let skill = |name: &str| pb::Skill {
+            name: name.into(),
             version: "1.2.3".into(),
             ..Default::default()
-        }];
+        };
+        let skills = skills.split(' ').map(skill).collect();
         let card = pb::AgentCard {
             skills,
             ..Default::default()
@@ -465,7 +445,11 @@ mod tests {
         }
 
         fn phases(&self) -> Vec<(String, Phase)> {
-            let sights = self.balancer.sights(Instant::now()).endpoints.into_iter();
+            let sights = self
+                .balancer
+                .sights(9, Instant::now())
+                .endpoints
+                .into_iter();
             sights
                 .map(|sight| (sight.instance.to_string(), sight.sight.phase))
                 .collect()
@@ -519,11 +503,11 @@ mod tests {
         let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
         bench.break_down("s");
         assert_eq!(bench.phases(), [("a".to_owned(), Phase::Open)]);
-        let sights = bench.balancer.sights(Instant::now());
+        let sights = bench.balancer.sights(9, Instant::now());
         let target = &sights.targets[0];
         assert_eq!((target.members.len(), target.ejected), (1, 1));
         assert_eq!(target.selector.skill, "s");
-        assert!(target.retries_left >= 30.0 && target.idle.is_zero());
+        assert!(target.retries_left >= 30.0 && target.idle == Some(Duration::ZERO));
         assert!(target.settings.breaker.enabled);
         let seen = &sights.endpoints[0];
         assert_eq!(
@@ -562,12 +546,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_serves_a_slow_skill_is_not_slow_for_a_quick_one() {
+        let both = |instance| put(instance, "default/x", "slow quick", "1");
+        let bench = Bench::new(vec![both("a"), both("b")]).await;
+        let call = async |skill: &str, takes: u64, only: &str| {
+            let of = |to: &Choice| to.candidate.instance.to_string();
+            let reach = bench.reach(skill);
+            let ask = Ask {
+                sticky: None,
+                allows: &|to: &Arc<Choice>| of(to).starts_with(only),
+            };
+            let Pick::Taken(to, mut permit) =
+                reach.set.pick(&ask, Instant::now(), &mut rand::rng())
+            else {
+                panic!("both are well");
+            };
+            tokio::time::advance(Duration::from_millis(takes)).await;
+            permit.first_message(Instant::now());
+            permit.finish(Outcome::Success, Instant::now(), 0.0);
+            of(to)
+        };
+        let mut had = 0;
+        for _ in 0..20 {
+            call("slow", 2000, "a").await;
+            for _ in 0..10 {
+                had += usize::from(call("quick", 10, "").await == "a");
+            }
+        }
+        assert!((50..150).contains(&had), "half of 200: {had}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_comes_later_starts_slowly_and_who_was_there_does_not() {
         let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
         tokio::time::advance(Duration::from_secs(60)).await;
         bench.apply(put("b", "default/x", "s", "1")).await;
         let shares = |bench: &Bench| -> Vec<f64> {
-            let sights = bench.balancer.sights(Instant::now()).endpoints;
+            let sights = bench.balancer.sights(9, Instant::now()).endpoints;
             sights.iter().map(|sight| sight.sight.share).collect()
         };
         assert_eq!(shares(&bench), [1.0, 0.1]);
@@ -591,11 +606,119 @@ mod tests {
                 bench.reach("s");
             }
         }
-        let targets = bench.balancer.sights(Instant::now()).targets;
-        assert_eq!(targets.len(), TARGETS_MAX);
+        let sights = bench.balancer.sights(9, Instant::now());
+        let targets = sights.targets;
+        assert_eq!(targets.len(), SHOWN_MAX);
+        assert_eq!(targets.len() + sights.targets_left_out, TARGETS_MAX);
         assert!(
             targets.iter().any(|target| target.selector.tags.is_empty()),
             "one in use stays"
         );
+        let idle: Vec<_> = targets.iter().map(|target| target.idle).collect();
+        assert!(idle.is_sorted(), "the latest first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_at_what_tasks_would_get_keeps_nothing_and_changes_nothing() {
+        let bench = Bench::new(vec![
+            put("a", "default/x", "s", "1"),
+            put("b", "default/x", "s", "1"),
+            put("c", "default/y", "other", "1"),
+        ])
+        .await;
+        let namespace = "default".parse().unwrap();
+        let explained = |skill: &str, most| {
+            let selector = pb::Selector {
+                skill: skill.into(),
+                ..Default::default()
+            };
+            bench
+                .balancer
+                .explained(&namespace, &selector, most, Instant::now())
+        };
+        let seen = explained("s", 1).unwrap();
+        let target = &seen.targets[0];
+        assert_eq!((seen.endpoints.len(), seen.endpoints_left_out), (1, 1));
+        assert_eq!((target.members.len(), target.members_left_out), (1, 1));
+        assert_eq!((target.idle, target.ejected), (None, 0));
+        assert!(explained("no skill!", 1).is_none());
+        let nobody = explained("nobody.has", 9).unwrap();
+        assert!(nobody.endpoints.is_empty() && nobody.targets[0].members.is_empty());
+        let all = bench.balancer.sights(9, Instant::now());
+        assert_eq!((all.targets.len(), all.endpoints.len()), (0, 3));
+
+        // One that is in use is shown as it stands, and not as if it were used.
+        bench.break_down("s");
+        let left = |sights: &Sights| -> Vec<_> {
+            let all = sights.endpoints.iter();
+            all.map(|one| one.sight.left).collect()
+        };
+        let before = left(&bench.balancer.sights(9, Instant::now()));
+        tokio::time::advance(Duration::from_millis(10)).await;
+        let seen = explained("s", 9).unwrap();
+        assert_eq!(seen.targets[0].idle, Some(Duration::from_millis(10)));
+        assert_eq!(seen.targets[0].ejected, 2);
+        let ids = seen.endpoints.iter().map(|one| one.instance.as_str());
+        assert_eq!(ids.collect::<Vec<_>>(), ["a", "b"]);
+        let after = left(&bench.balancer.sights(9, Instant::now()));
+        let passed = |left: &Option<Duration>| left.map(|left| left + Duration::from_millis(10));
+        assert_eq!(after.iter().map(passed).collect::<Vec<_>>(), before);
+        assert_eq!(bench.balancer.ejected_of_late(Instant::now()), 2);
+        tokio::time::advance(2 * OF_LATE).await;
+        assert_eq!(bench.balancer.ejected_of_late(Instant::now()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_breaker_that_closes_by_itself_is_told_of_once() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        let follow = || told::tests::lines(|| bench.balancer.follow(Instant::now()));
+        let counts = || bench.balancer.endpoints().epoch().counts();
+        bench.break_down("s");
+        assert_eq!(
+            counts().opened,
+            [("consecutive", 1), ("rate", 0), ("probe", 0)]
+        );
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let (reach, mut rung) = (bench.reach("s"), bench.balancer.endpoints().changes());
+        let ask = Ask {
+            sticky: None,
+            allows: &|_| true,
+        };
+        let picked = reach.set.pick(&ask, Instant::now(), &mut rand::rng());
+        let Pick::Taken(_, mut probe) = picked else {
+            panic!("{picked:?}")
+        };
+        assert!(probe.is_probe());
+        probe.taken();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        rung.mark_unchanged();
+        assert_eq!(follow(), 0, "nobody has looked");
+        let next = reach.set.pick(&ask, Instant::now(), &mut rand::rng());
+        assert!(matches!(next, Pick::Taken(..)), "{next:?}");
+        assert!(rung.has_changed().unwrap(), "for who follows");
+        assert_eq!((follow(), follow()), (1, 0));
+        drop((next, probe));
+
+        // Another process: it is told of as soon as the catalog says so.
+        bench.break_down("s");
+        bench.apply(put("a", "default/x", "s", "2")).await;
+        assert_eq!((follow(), follow()), (1, 0));
+        bench.apply(put("a", "default/x", "s", "3")).await;
+        assert_eq!(follow(), 0, "it was not open");
+        let closed = [("probe", 0), ("time", 1), ("calls", 0), ("restart", 1)];
+        assert_eq!(counts().closed, closed);
+        assert_eq!(counts().opened[0].1, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_in_trouble_are_shown_first() {
+        let all = ["a", "b", "c", "d"];
+        let changes = all.map(|one| put(one, &format!("default/{one}"), one, "1"));
+        let bench = Bench::new(changes.to_vec()).await;
+        bench.break_down("c");
+        let sights = bench.balancer.sights(2, Instant::now());
+        let ids = sights.endpoints.iter().map(|one| one.instance.as_str());
+        assert_eq!(ids.collect::<Vec<_>>(), ["c", "a"]);
+        assert_eq!(sights.endpoints_left_out, 2);
     }
 }
