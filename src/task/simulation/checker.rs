@@ -240,7 +240,7 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
             broken.push(format!("I1: {id} ran, and nobody knows it"));
             continue;
         };
-        let most = if is_idempotent(&one.task.skill) { 3 } else { 1 };
+        let most = if may_repeat(&one.task) { 3 } else { 1 };
         if runs.len() > most {
             broken.push(format!("I12: {id}, {}, ran {runs:?}", one.task.skill));
         }
@@ -315,6 +315,15 @@ fn check_log(records: &[Record], told: &Told) -> Vec<String> {
         }
     }
     broken
+}
+
+/// Whether the work may be done twice: as its submitter says, else as its skill does.
+fn may_repeat(task: &pb::Task) -> bool {
+    match task.options.as_ref().map(pb::TaskOptions::on_agent_loss) {
+        Some(pb::OnAgentLoss::Fail) => false,
+        Some(pb::OnAgentLoss::Restart) => true,
+        Some(pb::OnAgentLoss::Unspecified) | None => is_idempotent(&task.skill),
+    }
 }
 
 /// What an agent said in an event.

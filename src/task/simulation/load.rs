@@ -77,6 +77,8 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         timeout: timeout.try_into().ok(),
         detached: world.chance(0.2),
         fail_fast: world.chance(0.05),
+        priority: world.roll(0..11),
+        on_agent_loss: [0, 0, 0, 0, 1, 2][world.roll(0..6)],
         ..Default::default()
     };
     let selector = pb::Selector {
