@@ -5,9 +5,13 @@
 //! tested without the other, and without sockets.
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub mod archive;
+#[cfg(any(test, feature = "sabotage"))]
+mod controls;
 pub mod doors;
 pub mod executor;
 pub mod home;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::domain::{AgentName, Fault, Label, Reason, SkillName, SpiffeId, TaskId};
 use crate::pb;
+use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
 use super::doors::Parent;
@@ -146,7 +147,7 @@ impl NewTask {
             inherit(&mut task, parent, &own)?;
         }
         if task.correlation_id.is_empty() {
-            task.correlation_id = uuid::Uuid::now_v7().to_string();
+            task.correlation_id = chance::uuid().to_string();
         }
         let parent = ends_with_parent.then_some(token);
         Ok(Self {

@@ -8,7 +8,6 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
-use rand::RngCore as _;
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, watch},
@@ -31,7 +30,7 @@ use crate::identity::authorize::{Action, authorize};
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
-use crate::runtime::{Nursery, Stop};
+use crate::runtime::{Nursery, Stop, chance};
 use crate::task::doors::{Parent, Parents, Steps, Updates};
 use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
@@ -432,6 +431,6 @@ impl Drop for Entry {
 /// 256 random bits: who can guess it may spend a task's rights.
 fn new_token() -> String {
     let mut bits = [0; 32];
-    rand::rng().fill_bytes(&mut bits);
+    chance::fill(&mut bits);
     URL_SAFE_NO_PAD.encode(bits)
 }

@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::Status;
@@ -16,7 +16,7 @@ use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
 use crate::pb::handle_response::Update;
-use crate::runtime::{Backoff, Stop};
+use crate::runtime::{Backoff, Stop, chance, watch};
 use crate::task::doors::{Call, Connect, Steps, Updates};
 use crate::telemetry::Work;
 use crate::wire::status::{failure_of, reason_of, retry_after};
@@ -134,9 +134,10 @@ impl Carrier {
             if after > before {
                 backoff.reset();
             }
-            let wait = backoff.next(rand::random());
+            let wait = backoff.next(chance::fraction());
             let mut said = self.said.clone();
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = released(&mut said) => return,
             }
@@ -161,6 +162,7 @@ impl Carrier {
             .connect
             .execute(&self.to.instance, steps, call, self.work.context());
         let opened = tokio::select! {
+            biased;
             opened = timeout_at(silent_at, opening) => opened,
             // What was sent cannot be called back; the executor's own deadline ends it.
             () = released(&mut said) => return End::Over,

@@ -5,7 +5,7 @@
 //! to memory may be ahead of the disk by one turn.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::Arc,
     time::Duration,
@@ -13,13 +13,13 @@ use std::{
 
 use prost::Message;
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
 
 use crate::pb::journal::Record;
-use crate::runtime::{Nursery, Stop, clock};
+use crate::runtime::{Nursery, Stop, chance, clock, watch};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
@@ -89,10 +89,11 @@ pub(super) struct Running {
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     hold: Hold,
-    carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Sorted, as the watchers are: who hears of the shard's end first does not depend on chance.
+    carriers: BTreeMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
     pub(super) settling: Vec<Reply<()>>,
-    pub(super) watchers: HashMap<Uuid, Watchers>,
+    pub(super) watchers: BTreeMap<Uuid, Watchers>,
 }
 
 impl Shard {
@@ -106,9 +107,9 @@ impl Shard {
             pending: Vec::new(),
             stuck: false,
             hold: Hold::default(),
-            carriers: HashMap::new(),
+            carriers: BTreeMap::new(),
             settling: Vec::new(),
-            watchers: HashMap::new(),
+            watchers: BTreeMap::new(),
             shard: self,
         };
         if running.work(stop).await.is_err() {
@@ -213,7 +214,7 @@ impl Running {
         let world = World {
             at: moment(),
             route: self.shard.route.as_ref(),
-            chance: rand::random(),
+            chance: chance::fraction(),
         };
         let answer = act(&mut self.shard.tasks, world);
         self.gather();

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::domain::ids::DEFAULT_NAMESPACE;
 use crate::domain::{Fault, Label, Reason, TaskId};
 use crate::pb;
+use crate::runtime::chance;
 use crate::task::doors::Parent;
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
@@ -213,12 +214,12 @@ impl Home {
     fn place(&self, thread: usize, key: Option<&IdempotencyKey>, in_memory: bool) -> (usize, Uuid) {
         let shards = self.shared.durable;
         let shard = thread % shards;
-        let mut task = Uuid::now_v7();
+        let mut task = chance::uuid();
         match key {
             Some(key) => task = key.id(task),
             None => {
                 while shard_of(task, shards) != shard {
-                    task = Uuid::now_v7();
+                    task = chance::uuid();
                 }
             }
         }
