@@ -201,7 +201,7 @@ impl Node {
             own: SpiffeId::clone(&self.own),
             slots: world.roll(3..12),
             boot_id,
-            skills: SKILLS.map(String::from).to_vec(),
+            skills: SKILLS.map(String::from).into_iter().collect(),
         };
         let (nursery, io) = (Nursery::here(), Nursery::here());
         let executor = Executor::new(config, self.agent.clone(), vec![nursery.clone()]);
