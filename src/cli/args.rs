@@ -450,7 +450,8 @@ pub struct TaskArgs {
     /// Weight among your own tasks that wait, 1 to 10; 5 unless it is said
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=10))]
     pub priority: Option<u32>,
-    /// Makes it safe to say again: with the same key and input it is the same task
+    /// Makes it safe to say again: with the same key and input it is the same task, as long as the
+    /// sidecar that took it is there
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
 }

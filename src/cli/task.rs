@@ -75,7 +75,8 @@ pub(super) async fn run(
     }
 }
 
-/// The sidecar to hand the task to: of the agents that offer the skill, the least busy.
+/// The sidecar to hand the task to: of the agents that offer the skill, the least busy; for a key
+/// always the same one.
 async fn choose(mesh: &Mesh, args: &TaskArgs) -> Result<AgentClient<Channel>, Failed> {
     let selector = pb::Selector {
         skill: args.skill.clone(),
@@ -92,14 +93,27 @@ async fn choose(mesh: &Mesh, args: &TaskArgs) -> Result<AgentClient<Channel>, Fa
         .await?
         .into_inner()
         .instances;
-    let least = found.iter().min_by_key(|instance| {
-        let load = instance.load.unwrap_or_default();
-        u64::from(load.running) * 1000 / u64::from(load.slots.max(1))
-    });
-    match least {
+    let chosen = match &args.key {
+        Some(key) => same_for(key, &found),
+        None => found.iter().min_by_key(|instance| {
+            let load = instance.load.unwrap_or_default();
+            u64::from(load.running) * 1000 / u64::from(load.slots.max(1))
+        }),
+    };
+    match chosen {
         Some(instance) => mesh.agent(instance),
         None => Err(nobody(mesh, args).await),
     }
+}
+
+/// The one that a key goes to while it is there, whoever comes and goes beside it: keys are known
+/// where they were used. Rendezvous hashing (Thaler and Ravishankar, 1998).
+fn same_for<'a>(key: &str, found: &'a [pb::Instance]) -> Option<&'a pb::Instance> {
+    let weight = |instance: &&pb::Instance| {
+        let both = [key.as_bytes(), b"@", instance.id.as_bytes()].concat();
+        (crc32fast::hash(&both), instance.id.clone())
+    };
+    found.iter().max_by_key(weight)
 }
 
 async fn nobody(mesh: &Mesh, args: &TaskArgs) -> Failed {
@@ -381,6 +395,27 @@ fn pb_state(state: StateArg) -> pb::TaskState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_goes_to_one_instance_while_that_is_there() {
+        let instance = |id: u32| pb::Instance {
+            id: format!("i{id}"),
+            ..Default::default()
+        };
+        let all: Vec<_> = (0..9).map(instance).collect();
+        let mut to = BTreeSet::new();
+        for key in 0..50 {
+            let key = format!("key {key}");
+            let first = same_for(&key, &all).unwrap().id.clone();
+            let turned: Vec<_> = all.iter().rev().cloned().collect();
+            assert_eq!(same_for(&key, &turned).unwrap().id, first);
+            let fewer: Vec<_> = all.iter().filter(|one| one.id != "i3").cloned().collect();
+            assert!(first == "i3" || same_for(&key, &fewer).unwrap().id == first);
+            to.insert(first);
+        }
+        assert!(to.len() > 4, "{to:?}");
+        assert!(same_for("key", &[]).is_none());
+    }
 
     #[test]
     fn whoever_finds_nobody_is_told_why() {
