@@ -44,15 +44,16 @@ pub(super) async fn run(
     let request = pb::RunTaskRequest { spec: Some(spec) };
     let begun = insist(output, async || {
         let mut stream = at.run_task(request.clone()).await?.into_inner();
-        let first = tokio::select! {
-            first = stream.message() => first?,
-            _ = tokio::signal::ctrl_c() => return Ok(None),
-        };
-        Ok(Some((stream, first)))
+        let first = stream.message().await?;
+        Ok((stream, first))
     });
     let mut seen = Seen::default();
-    let Some((mut stream, mut next)) = begun.await? else {
-        return Ok(left_running(&seen, mesh, output));
+    let (mut stream, mut next) = tokio::select! {
+        begun = begun => begun?,
+        _ = tokio::signal::ctrl_c() => {
+            output.note("the task may have been taken: `task list` shows it");
+            return Ok(Exit::Interrupted);
+        }
     };
     let broken = loop {
         match next {
@@ -93,7 +94,8 @@ pub(super) async fn insist<T>(
             Err(lost) if lost.code() == Code::Unavailable => {
                 let said = format!("not taken yet, trying again: {}", lost.message());
                 output.progress(None, &said);
-                tokio::time::sleep(backoff.next(rand::random())).await;
+                // Half of each wait at least: together they outlast a restart.
+                tokio::time::sleep(backoff.next(0.5 + rand::random::<f64>() / 2.0)).await;
             }
             answered => return answered,
         }
