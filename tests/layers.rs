@@ -12,6 +12,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("config", 1),
     ("telemetry", 1),
     ("resilience", 1),
+    ("contract", 1),
     ("identity", 2),
     ("agent", 2),
     ("transport", 3),

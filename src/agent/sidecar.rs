@@ -67,9 +67,13 @@ impl Sidecar {
     /// # Errors
     /// The failure of the task with its gRPC code, or why it was not taken.
     pub async fn run(&self, mut spec: pb::TaskSpec) -> Result<TaskResult, Status> {
-        if spec.idempotency_key.is_empty() {
-            spec.idempotency_key = uuid::Uuid::new_v4().to_string();
+        let options = spec.options.as_ref();
+        // One in memory goes with the call that is lost, and would come back cancelled.
+        let fleeting = options.is_some_and(|o| o.durability() == pb::Durability::Ephemeral);
+        if spec.idempotency_key.is_empty() && !fleeting {
+            spec.idempotency_key = uuid::Uuid::now_v7().to_string();
         }
+        let tries_max = if fleeting { 1 } else { SUBMIT_TRIES };
         let request = pb::RunTaskRequest { spec: Some(spec) };
         let mut followed = Followed::default();
         let mut backoff = Backoff::RECONNECT;
@@ -84,7 +88,7 @@ impl Sidecar {
             };
             tries += 1;
             let taken = !followed.task_id.is_empty();
-            if taken || broke.code() != Code::Unavailable || tries == SUBMIT_TRIES {
+            if taken || broke.code() != Code::Unavailable || tries == tries_max {
                 break broke;
             }
             tokio::time::sleep(backoff.next(rand::random())).await;

@@ -126,13 +126,7 @@ async fn show_one(mesh: &Mesh, agent: &str, output: &Output) -> Result<Exit, Fai
         ));
         output.line(&format!("  {}", super::output::clean(&card.description)));
         for skill in &card.skills {
-            let again = if skill.idempotent {
-                ", may run twice"
-            } else {
-                ""
-            };
-            output.line(&format!("  {} {}{again}", skill.name, skill.version));
-            output.line(&format!("    {}", super::output::clean(&skill.description)));
+            show_skill(skill, output);
         }
     }
     let rows = all.instances.iter().map(|instance| {
@@ -149,6 +143,24 @@ async fn show_one(mesh: &Mesh, agent: &str, output: &Output) -> Result<Exit, Fai
         rows.collect(),
     );
     Ok(Exit::Done)
+}
+
+fn show_skill(skill: &pb::Skill, output: &Output) {
+    let again = if skill.idempotent {
+        ", may run twice"
+    } else {
+        ""
+    };
+    output.line(&format!("  {} {}{again}", skill.name, skill.version));
+    output.line(&format!("    {}", super::output::clean(&skill.description)));
+    for (word, schema) in [
+        ("takes", &skill.input_schema),
+        ("gives", &skill.output_schema),
+    ] {
+        if !schema.is_empty() {
+            output.line(&format!("    {word} {}", show::schema(schema)));
+        }
+    }
 }
 
 /// An operator has no namespace of its own: a bare name is one in `default`.

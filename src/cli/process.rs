@@ -15,7 +15,7 @@ use crate::{
         settings::{RegistrySettings, SidecarSettings, TelemetrySettings},
         shutdown,
     },
-    config,
+    config::{self, ConfigError},
     runtime::{Nursery, Stop},
 };
 
@@ -74,6 +74,10 @@ pub(super) async fn sidecar(
         Some(path) => config::load(path).map_err(Failed::usage)?,
         None => SidecarSettings::default(),
     };
+    if let (Some(path), Err((key, text))) = (&args.config, settings.card.check()) {
+        let path = path.clone();
+        return Err(Failed::usage(ConfigError::Value { path, key, text }));
+    }
     over!(settings, args: state, registry, enrollment, listen, local, admin, advertise, disk_reserve);
     settings.join_file = args.join_file.or(settings.join_file);
     settings.agent = args.agent.or(settings.agent);

@@ -94,6 +94,12 @@ pub fn failure(failure: &pb::Failure) -> String {
     format!("{} ({})", clean(&failure.message), clean(&failure.reason))
 }
 
+/// A schema in one line.
+pub fn schema(schema: &str) -> String {
+    let read = serde_json::from_str::<serde_json::Value>(schema);
+    clean(&read.map_or_else(|_| schema.to_owned(), |read| read.to_string()))
+}
+
 /// Parts as text: texts as they are, JSON indented, the rest described.
 pub fn parts(parts: &[pb::Part]) -> String {
     let texts: Vec<String> = parts.iter().map(part).collect();

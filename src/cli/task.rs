@@ -198,7 +198,7 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
         idempotency_key: args
             .key
             .clone()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+            .unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
         ..Default::default()
     })
 }

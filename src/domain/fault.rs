@@ -28,6 +28,12 @@ reasons! {
     InvalidField = "INVALID_FIELD",
     /// A payload is larger than its bound.
     PayloadTooLarge = "PAYLOAD_TOO_LARGE",
+    /// The input does not fit the skill's schema.
+    InputInvalid = "INPUT_INVALID",
+    /// The agent's result does not fit the skill's schema.
+    OutputInvalid = "OUTPUT_INVALID",
+    /// The schemas under this version of a skill were others before.
+    ContractChanged = "CONTRACT_CHANGED",
     /// The contract has it, this version does not serve it yet.
     Unimplemented = "UNIMPLEMENTED",
     /// The caller may not do this.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use prost::Message;
-use serde_json::Value;
 
+use crate::contract::Contract;
 use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Member;
@@ -28,10 +28,6 @@ pub const CARD_MAX: usize = 64 * 1024;
 pub const BARE_CARD_MAX: usize = 16 * 1024;
 /// Most skills of a card.
 pub const SKILLS_MAX: usize = 64;
-/// Largest schema, in bytes.
-pub const SCHEMA_MAX: usize = 16 * 1024;
-/// Deepest schema: 16 nested objects cost two levels each (`properties` and the name).
-pub const SCHEMA_DEPTH_MAX: usize = 32;
 /// Most labels of a card or an instance.
 pub const LABELS_MAX: usize = 64;
 /// Longest label, key and value together, in bytes.
@@ -203,42 +199,9 @@ fn check_skill(path: &str, skill: &pb::Skill) -> Result<(), Fault> {
     if skill.examples.len() > EXAMPLES_MAX {
         return Err(Fault::field(format!("{path}.examples"), "at most 8"));
     }
-    for (name, schema) in [
-        ("input_schema", &skill.input_schema),
-        ("output_schema", &skill.output_schema),
-    ] {
-        read_schema(schema).map_err(|wrong| Fault::field(format!("{path}.{name}"), wrong))?;
-    }
-    Ok(())
-}
-
-/// A schema as JSON; `None` for an empty one, which takes anything.
-pub(super) fn read_schema(schema: &str) -> Result<Option<Value>, String> {
-    if schema.is_empty() {
-        return Ok(None);
-    }
-    if schema.len() > SCHEMA_MAX {
-        return Err("a schema is at most 16 KiB".to_owned());
-    }
-    let read: Value =
-        serde_json::from_str(schema).map_err(|wrong| format!("not valid JSON: {wrong}"))?;
-    if !read.is_object() && !read.is_boolean() {
-        return Err("a JSON Schema is an object or a boolean".to_owned());
-    }
-    if depth(&read) > SCHEMA_DEPTH_MAX {
-        return Err("a schema is at most 32 levels deep".to_owned());
-    }
-    Ok(Some(read))
-}
-
-fn depth(value: &Value) -> usize {
-    // Recursion ends: serde_json reads at most 128 levels.
-    let below = match value {
-        Value::Array(items) => items.iter().map(depth).max(),
-        Value::Object(fields) => fields.values().map(depth).max(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => return 0,
-    };
-    1 + below.unwrap_or(0)
+    Contract::of(skill).map(drop).map_err(|(side, wrong)| {
+        Fault::field(format!("{path}.{}", side.field()), wrong.to_string())
+    })
 }
 
 fn check_labels(path: &str, labels: &HashMap<String, String>) -> Result<(), Fault> {
@@ -276,6 +239,7 @@ fn too_large(path: &str, text: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::SCHEMA_MAX;
 
     fn admit(request: pb::RegisterRequest) -> Result<Entry, Fault> {
         let id = "spiffe://a/ns/default/agent/billing".parse().unwrap();

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod live;
 pub mod page;
 mod places;
+mod promises;
 pub mod query;
 pub mod reads;
 pub mod rules;

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tower::{ServiceExt, util::BoxCloneService};
 
-use super::{carry::target, pools::Pools};
+use super::{carry::target, pools::Pools, promises::Promises};
 use crate::{
-    domain::InstanceId,
+    contract::Contract,
+    domain::{InstanceId, Label},
     pb,
     registry::client::{Described, Mirror},
-    task::service::{HomeService, Surroundings},
+    task::{
+        Promise,
+        service::{HomeService, Surroundings},
+    },
 };
 
 /// The sidecar around the task API.
@@ -20,8 +24,10 @@ pub(super) struct Around {
     pub(super) has_agent: bool,
     pub(super) mirror: Mirror,
     pub(super) pools: Pools,
+    pub(super) promises: Arc<Promises>,
 }
 
+#[tonic::async_trait]
 impl Surroundings for Around {
     fn card(&self) -> Option<Arc<pb::AgentCard>> {
         self.has_agent
@@ -47,6 +53,14 @@ impl Surroundings for Around {
             .endpoints
             .first()
             .cloned()
+    }
+
+    fn promises(&self, namespace: &Label, selector: &pb::Selector) -> Vec<Promise> {
+        self.promises.of(namespace, selector)
+    }
+
+    async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>> {
+        self.promises.contract(promise).await
     }
 
     fn reach(&self, home: &InstanceId) -> Option<HomeService> {

@@ -53,6 +53,14 @@ pub enum SidecarError {
         /// What is wrong and what would be right.
         text: String,
     },
+    /// The agent's card cannot be.
+    #[error("{path}: {text}")]
+    Card {
+        /// Path in the card.
+        path: String,
+        /// What is wrong with it.
+        text: String,
+    },
     /// A directory or thread is not to be had.
     #[error("{what}: {source}")]
     System {

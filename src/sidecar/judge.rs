@@ -318,6 +318,7 @@ mod tests {
             (Reason::QueueFull, Overload(Some(WAIT))),
             (Reason::PermissionDenied, Success),
             (Reason::InvalidField, Success),
+            (Reason::InputInvalid, Success),
             (Reason::NotOwnAgent, Success),
             (Reason::AttemptStale, Success),
         ] {

@@ -17,6 +17,7 @@ mod join;
 mod judge;
 mod metrics;
 mod pools;
+mod promises;
 mod register;
 mod route;
 mod run;

@@ -5,11 +5,15 @@ use std::{sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::{sync::watch, time::Instant};
 
-use super::balancer::{Balancer, Choice, Reach, named};
+use super::{
+    balancer::{Balancer, Choice, Reach, named},
+    promises::Promises,
+};
 use crate::{
+    contract::Contract,
     resilience::{self, Ask, BalanceSettings, Set},
     runtime::{Nursery, Stop},
-    task::{Call, Pick, Route, Want},
+    task::{Call, Pick, Promise, Route, Want},
 };
 
 /// When a second try that has no budget asks again: the floor of the budget lets three go in a second.
@@ -23,16 +27,25 @@ const ROOM_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct CatalogRoute {
     balancer: Arc<Balancer>,
+    promises: Arc<Promises>,
     changed: watch::Sender<u64>,
 }
 
 impl CatalogRoute {
     /// Routes by a balancer, which it keeps in line with the catalog until `nursery` closes.
-    pub(super) fn start(balancer: Arc<Balancer>, nursery: &Nursery) -> Self {
+    pub(super) fn start(
+        balancer: Arc<Balancer>,
+        promises: Arc<Promises>,
+        nursery: &Nursery,
+    ) -> Self {
         let changed = watch::Sender::new(0);
         let (kept, tell) = (balancer.clone(), changed.clone());
         nursery.start("balancer", |stop| keep(kept, tell, stop));
-        Self { balancer, changed }
+        Self {
+            balancer,
+            promises,
+            changed,
+        }
     }
 }
 
@@ -44,6 +57,10 @@ impl Route for CatalogRoute {
         });
         self.balancer.picks().count(&pick);
         pick
+    }
+
+    fn promised(&self, promise: &Promise) -> Option<Arc<Contract>> {
+        self.promises.at_hand(promise)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

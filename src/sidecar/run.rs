@@ -15,6 +15,7 @@ use super::{
     join::Joiner,
     metrics,
     pools::Pools,
+    promises::Promises,
     register::Place,
     route::CatalogRoute,
     standing::{Boards, Progress},
@@ -34,7 +35,7 @@ use crate::{
     task::{
         Connect, Parents, Route,
         archive::{Archive, ArchiveConfig},
-        executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, SLOTS},
+        executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, Offers, SLOTS},
         home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
         service::AgentService,
@@ -154,13 +155,7 @@ impl Parts {
         self.keep_renewed(joiner, control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
-        let copy = Some(self.config.state.join("catalog"));
-        let mirror_config = MirrorConfig {
-            copy,
-            namespaces: Vec::new(),
-        };
-        let mirror = Mirror::start(&self.nursery, source.clone(), mirror_config);
-        self.progress.mirrors(mirror.clone());
+        let mirror = self.mirror(&source);
         // Neither tasks that wait in the journal nor callers who waited for this start should be told
         // that nobody is there.
         mirror.loaded().await;
@@ -169,16 +164,18 @@ impl Parts {
             Pools::plaintext(threads, &to_agent),
             self.config.agent.clone(),
         ));
-        let executor = self.executor(threads, link.clone());
+        let executor = self.executor(threads, link.clone())?;
         let pools = Pools::members(&self.credentials, threads, age, &to_members);
         let all = vec![to_members, to_registry, to_agent];
         self.progress.metrics().add(all);
-        let home = self.home(threads, &mirror, &pools, &executor)?;
+        let (balancer, promises) = self.known(&mirror, &source);
+        let home = self.home(threads, (balancer, promises.clone()), &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
             has_agent: self.config.agent.is_some(),
             mirror: mirror.clone(),
             pools,
+            promises,
         });
         // The own agent may look for peers until the last of its work is done.
         let leave = home.drains();
@@ -289,8 +286,16 @@ impl Parts {
         }
     }
 
-    fn executor(&self, threads: &DataThreads, link: Arc<dyn HandlerLink>) -> Executor {
+    fn executor(
+        &self,
+        threads: &DataThreads,
+        link: Arc<dyn HandlerLink>,
+    ) -> Result<Executor, SidecarError> {
         let card = &self.config.card;
+        let skills = Offers::of(card).map_err(|fault| SidecarError::Card {
+            path: fault.field.unwrap_or_default(),
+            text: fault.text,
+        })?;
         let slots = if card.max_concurrent_tasks == 0 {
             SLOTS
         } else {
@@ -300,19 +305,39 @@ impl Parts {
             own: self.id.clone(),
             slots,
             boot_id: self.boot_id.clone(),
-            skills: card.skills.iter().map(|skill| skill.name.clone()).collect(),
+            skills,
         };
         let nurseries = threads
             .handles()
             .map(|handle| Nursery::on(handle.clone()))
             .collect();
-        Executor::new(config, link, nurseries)
+        Ok(Executor::new(config, link, nurseries))
+    }
+
+    fn mirror(&self, source: &Arc<dyn Source>) -> Mirror {
+        let config = MirrorConfig {
+            copy: Some(self.config.state.join("catalog")),
+            namespaces: Vec::new(),
+        };
+        let mirror = Mirror::start(&self.nursery, source.clone(), config);
+        self.progress.mirrors(mirror.clone());
+        mirror
+    }
+
+    /// What is known of others: who they are, and what they promise.
+    fn known(&self, mirror: &Mirror, source: &Arc<dyn Source>) -> (Arc<Balancer>, Arc<Promises>) {
+        let (endpoints, zone) = (Endpoints::default(), self.config.zone.clone());
+        let balancer = Arc::new(Balancer::new(mirror.clone(), endpoints, zone));
+        self.progress.balances(balancer.clone());
+        let own = &self.config.card;
+        let promises = Promises::start(own, source.clone(), balancer.clone(), &self.nursery);
+        (balancer, promises)
     }
 
     fn home(
         &self,
         threads: &DataThreads,
-        mirror: &Mirror,
+        (balancer, promises): (Arc<Balancer>, Arc<Promises>),
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
@@ -334,10 +359,7 @@ impl Parts {
             }
         };
         self.progress.journals(journal.clone());
-        let (endpoints, zone) = (Endpoints::default(), self.config.zone.clone());
-        let balancer = Arc::new(Balancer::new(mirror.clone(), endpoints, zone));
-        self.progress.balances(balancer.clone());
-        let route = CatalogRoute::start(balancer.clone(), &self.nursery);
+        let route = CatalogRoute::start(balancer.clone(), promises, &self.nursery);
         let route: Arc<dyn Route> = Arc::new(route);
         let connect: Arc<dyn Connect> = Arc::new(Carrier {
             own: self.id.clone(),

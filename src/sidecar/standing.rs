@@ -288,6 +288,7 @@ impl Inspect for Progress {
                     missing.push("the registry has not heard yet that it serves".to_owned());
                 }
             }
+            Some(Standing::Refused(why)) => missing.push(format!("is not registered: {why}")),
             // Once in the catalog, a registry that is away changes nothing for a while.
             Some(Standing::Away(_)) | None if facts.was_here => {}
             Some(Standing::Away(why)) => {

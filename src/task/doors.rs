@@ -12,6 +12,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::Status;
 
+use crate::contract;
 use crate::domain::{AgentName, InstanceId, Label, SpiffeId};
 use crate::pb;
 use crate::resilience::{Injected, Permit};
@@ -63,6 +64,17 @@ impl Contract {
     }
 }
 
+/// The schemas that an agent has promised for a skill: which they are, and whom to ask for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// `namespace/name` of the agent.
+    pub agent: String,
+    /// SHA-256 over both schemas; never empty.
+    pub schemas: Vec<u8>,
+    /// Media types that the skill takes; empty: any.
+    pub input_modes: Vec<String>,
+}
+
 /// An instance that fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -108,6 +120,12 @@ pub enum Pick {
 pub trait Route: Send + Sync + 'static {
     /// Chooses one of the live instances that fit; the own agent is among them.
     fn pick(&self, want: &Want<'_>, now: Instant) -> Pick;
+
+    /// The schemas of a promise, where they are at hand; where not, they may be the next time.
+    fn promised(&self, promise: &Promise) -> Option<Arc<contract::Contract>> {
+        let _ = promise;
+        None
+    }
 
     /// Moves on whenever an answer of [`Route::pick`] may have become different.
     fn changes(&self) -> watch::Receiver<u64>;

@@ -5,9 +5,13 @@
 //! tested without the other, and without sockets.
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub mod archive;
+#[cfg(any(test, feature = "sabotage"))]
+mod controls;
 pub mod doors;
 pub mod executor;
 pub mod home;
@@ -17,5 +21,5 @@ pub mod service;
 pub mod spec;
 
 pub use doors::{
-    Call, Candidate, Connect, Contract, Parent, Parents, Pick, Route, Steps, Updates, Want,
+    Call, Candidate, Connect, Contract, Parent, Parents, Pick, Promise, Route, Steps, Updates, Want,
 };

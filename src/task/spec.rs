@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::domain::{AgentName, Fault, Label, Reason, SkillName, SpiffeId, TaskId};
 use crate::pb;
+use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
 use super::doors::Parent;
@@ -88,6 +89,8 @@ pub struct NewTask {
     pub parent: Option<String>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
+    /// Why it is refused, unless it was taken before.
+    pub unfit: Option<Box<Fault>>,
     /// By which the same submission is known again.
     pub key: Option<IdempotencyKey>,
     /// Its deadline on the steady clock, from the same look at both clocks as the one in its options:
@@ -144,7 +147,7 @@ impl NewTask {
             inherit(&mut task, parent, &own)?;
         }
         if task.correlation_id.is_empty() {
-            task.correlation_id = uuid::Uuid::now_v7().to_string();
+            task.correlation_id = chance::uuid().to_string();
         }
         let parent = ends_with_parent.then_some(token);
         Ok(Self {
@@ -152,6 +155,7 @@ impl NewTask {
             spec,
             parent,
             trace: None,
+            unfit: None,
             key,
             due,
         })

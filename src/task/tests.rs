@@ -157,7 +157,8 @@ impl Bench {
             boot_id: "b".into(),
             skills: ["work.do", "work.wait", "work.die"]
                 .map(String::from)
-                .to_vec(),
+                .into_iter()
+                .collect(),
         };
         let handled = AtomicUsize::new(0);
         let deaf = Arc::new(AtomicBool::new(false));

@@ -2,10 +2,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use prost_types::{Struct, Value, value::Kind};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::domain::{Fault, Reason};
+use crate::pb;
 
 /// `ErrorInfo.domain` of every status that we make.
 pub const ERROR_DOMAIN: &str = "attache";
@@ -15,6 +17,7 @@ pub fn code(reason: Reason) -> Code {
     match reason {
         Reason::InvalidField
         | Reason::PayloadTooLarge
+        | Reason::InputInvalid
         | Reason::SequenceAhead
         | Reason::ParentTokenInvalid
         | Reason::PageTokenInvalid
@@ -37,6 +40,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::TaskNotCancelable
         | Reason::HomeElsewhere
         | Reason::NotOwnAgent
+        | Reason::ContractChanged
         | Reason::AttemptStale => Code::FailedPrecondition,
         Reason::SequenceGone => Code::OutOfRange,
         Reason::HomeUnavailable
@@ -55,7 +59,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::SlotsFull
         | Reason::RulesFull
         | Reason::RateLimited => Code::ResourceExhausted,
-        Reason::AgentError => Code::Unknown,
+        Reason::AgentError | Reason::OutputInvalid => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,
     }
 }
@@ -87,6 +91,27 @@ pub fn reason_of(status: &Status) -> Option<String> {
 /// How long a status asks to wait before another try.
 pub fn retry_after(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay
+}
+
+/// How a task fails that was refused because of its input: with all that the status says of it.
+pub fn failure_of(status: &Status) -> Option<pb::Failure> {
+    let info = status.get_details_error_info()?;
+    if info.domain != ERROR_DOMAIN || info.reason != Reason::InputInvalid.label() {
+        return None;
+    }
+    let fact = |text| Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    let facts = info.metadata.into_iter();
+    Some(pb::Failure {
+        reason: info.reason,
+        message: status.message().to_owned(),
+        code: status.code().into(),
+        retryable: false,
+        details: Some(Struct {
+            fields: facts.map(|(name, text)| (name, fact(text))).collect(),
+        }),
+    })
 }
 
 impl From<Fault> for Status {

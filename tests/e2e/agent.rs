@@ -25,6 +25,7 @@ use attache::{
         part::Content,
     },
     telemetry::TraceContext,
+    wire::json,
 };
 use tokio::{
     net::UnixListener,
@@ -166,6 +167,29 @@ async fn run(
             send(chunk(&text[..middle], false)).await?;
             send(chunk(&text[middle..], true)).await?;
             send(result("made")).await
+        }
+        // Adds the numbers of its input up; where 13 is among them, it counts on its fingers.
+        "test.sum" => {
+            let input: serde_json::Value = serde_json::from_str(text).unwrap();
+            let numbers = input["numbers"].as_array().unwrap();
+            let unlucky = numbers.iter().any(|number| number == 13);
+            let sum: f64 = numbers.iter().filter_map(serde_json::Value::as_f64).sum();
+            let sum = if unlucky {
+                "many".into()
+            } else {
+                serde_json::Value::from(sum)
+            };
+            let part = pb::Part {
+                content: Some(Content::Data(json::to_value(
+                    serde_json::json!({ "sum": sum }),
+                ))),
+                ..Default::default()
+            };
+            send(Some(Update::Result(pb::TaskResult {
+                parts: vec![part],
+                ..Default::default()
+            })))
+            .await
         }
         "test.crash" => {
             send(progress(1)).await?;
@@ -318,7 +342,8 @@ fn text_of(request: &HandleRequest) -> String {
     let parts = request.inputs.iter().flat_map(|message| &message.parts);
     parts
         .filter_map(|part| match &part.content {
-            Some(Content::Text(text)) => Some(text.as_str()),
+            Some(Content::Text(text)) => Some(text.clone()),
+            Some(Content::Data(value)) => Some(json::from_value(value).to_string()),
             _ => None,
         })
         .collect()

@@ -16,6 +16,7 @@
 mod archive;
 mod bad_input;
 mod cancel;
+mod contracts;
 mod crash;
 mod disk;
 mod drain;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pb;
+use crate::{contract::Contract, pb};
 
 /// A skill in a configuration file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -63,6 +63,19 @@ pub struct CardSettings {
 }
 
 impl CardSettings {
+    /// Compiles the schemas of all skills.
+    ///
+    /// # Errors
+    /// The key that is wrong, as in `card.skills[0].input_schema`, and how.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        for (place, skill) in self.skills.iter().enumerate() {
+            skill
+                .check()
+                .map_err(|(key, text)| (format!("card.skills[{place}].{key}"), text))?;
+        }
+        Ok(())
+    }
+
     /// The card as it is published; name and namespace come from the certificate.
     pub fn card(&self) -> pb::AgentCard {
         pb::AgentCard {
@@ -77,6 +90,17 @@ impl CardSettings {
 }
 
 impl SkillSettings {
+    /// Compiles its schemas.
+    ///
+    /// # Errors
+    /// Which key is wrong, and how: with the JSON pointer to the place in the schema.
+    pub(in crate::app) fn check(&self) -> Result<(), (&'static str, String)> {
+        let compiled = Contract::of(&self.skill());
+        compiled
+            .map(drop)
+            .map_err(|(side, wrong)| (side.field(), wrong.to_string()))
+    }
+
     fn skill(&self) -> pb::Skill {
         pb::Skill {
             name: self.name.clone(),

@@ -254,16 +254,9 @@ fn check_agent(agent: AgentToml, values: &BTreeMap<String, String>) -> Result<Me
             .name
             .parse::<SkillName>()
             .map_err(|e| ("skills", format!("{e}")))?;
-        for schema in [&skill.input_schema, &skill.output_schema] {
-            if !schema.is_empty() {
-                serde_json::from_str::<serde_json::Value>(schema).map_err(|e| {
-                    (
-                        "skills",
-                        format!("{}: a schema is no JSON: {e}", skill.name),
-                    )
-                })?;
-            }
-        }
+        skill
+            .check()
+            .map_err(|(key, text)| ("skills", format!("{}: {key}: {text}", skill.name)))?;
     }
     if !(1..=INSTANCES_MAX).contains(&agent.instances) {
         return Err(("instances", format!("from 1 to {INSTANCES_MAX}")));

@@ -53,6 +53,9 @@ pub struct Report {
 pub enum Standing {
     /// Not yet, or no more; with the last refusal, if any.
     Away(Option<String>),
+    /// Not as it describes itself: what the registry says is wrong with that. The same is refused
+    /// again.
+    Refused(String),
     /// It is in the catalog, with this health.
     Here(pb::Health),
 }
@@ -186,7 +189,11 @@ impl Keeper {
                 tracing::warn!(%status, "not registered; trying again");
                 if self.lease.is_none() {
                     let refusal = status.message().to_owned();
-                    self.standing.send_replace(Standing::Away(Some(refusal)));
+                    self.standing.send_replace(if is_about_the_card(&status) {
+                        Standing::Refused(refusal)
+                    } else {
+                        Standing::Away(Some(refusal))
+                    });
                 }
                 // Who restarted while the registry was away still has an older entry there, which
                 // is taken out soon after the registry is back.
@@ -249,6 +256,14 @@ impl Keeper {
         self.told = self.report.borrow().health;
         self.due = Instant::now() + self.backoff.next(rand::random()).min(most);
     }
+}
+
+/// Whether trying again helps only when the description has changed.
+fn is_about_the_card(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument | Code::FailedPrecondition
+    )
 }
 
 fn is_lease_unknown(status: &Status) -> bool {
@@ -362,7 +377,7 @@ mod tests {
         let (fake, nursery, registration, describe, _tell) = start();
         describe.send_replace(described("Not a skill"));
         let mut standing = registration.standing();
-        let refused = |s: &Standing| matches!(s, Standing::Away(Some(_)));
+        let refused = |s: &Standing| matches!(s, Standing::Refused(_));
         standing.wait_for(refused).await.unwrap();
         describe.send_replace(described("s"));
         here(&registration).await;

@@ -15,11 +15,13 @@ use super::MemoryStore;
 use super::RedbStore;
 use super::Store;
 use super::StoreError;
+use crate::domain::InstanceId;
 use crate::identity::LedgerError;
 use crate::identity::ledger::Redemption;
 use crate::identity::ledger::TokenEntry;
 use crate::pb;
 use crate::registry::fixture::entry;
+use crate::registry::fixture::entry_of;
 use crate::registry::fixture::member;
 use crate::registry::fixture::rule;
 use crate::registry::lease::LeaseId;
@@ -263,6 +265,40 @@ async fn of_many_who_expect_the_same_revision_exactly_one_changes_the_rule() {
         let answers = join_all(tries).await;
         assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
         assert_eq!(store.live().rules().revision(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_schemas_under_the_same_version_are_refused_also_when_nobody_is_there() {
+    on_each(|store, now| async move {
+        let card = |version: &str, schema: &str| pb::AgentCard {
+            skills: vec![pb::Skill {
+                name: "s".into(),
+                version: version.into(),
+                input_schema: schema.into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let grant = async |id: &str, agent: &str, card: pb::AgentCard| {
+            let entry = entry_of(id, agent, card, pb::Instance::default());
+            store.grant(entry, now).await
+        };
+        let (one, other) = (r#"{"type":"object"}"#, r#"{"type":"array"}"#);
+        let first = grant("a", "default/x", card("1.0.0", one)).await.unwrap();
+        let a: InstanceId = "a".parse().unwrap();
+        store.end(&first.lease, &a).await.unwrap();
+        for id in ["a", "b"] {
+            let refused = grant(id, "default/x", card("1.0.0", other)).await;
+            let Err(StoreError::Promise(broken)) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!((&*broken.skill, &*broken.version), ("s", "1.0.0"));
+        }
+        assert!(store.live().read(|all| all.is_empty()));
+        grant("b", "default/x", card("1.1.0", other)).await.unwrap();
+        grant("c", "default/y", card("1.0.0", other)).await.unwrap();
     })
     .await;
 }

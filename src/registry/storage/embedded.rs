@@ -26,6 +26,7 @@ use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::promises::Broken;
 use crate::registry::rules::Placed;
 use crate::registry::rules::Rule;
 use crate::registry::rules::RuleName;
@@ -81,6 +82,7 @@ impl RedbStore {
             other @ (StoreError::LeaseUnknown
             | StoreError::Full
             | StoreError::Rule(_)
+            | StoreError::Promise(_)
             | StoreError::Closed) => other,
         })
     }
@@ -132,12 +134,16 @@ impl Store for RedbStore {
         let lease = LeaseId::from_random(rand::random());
         let (entry, shelf) = (Arc::new(entry), Arc::clone(&self.shelf));
         let (kept, id) = (Arc::clone(&entry), lease.clone());
-        self.writer
-            .write(
-                move |tx| put_row(tx, &id, &kept),
-                move |()| shelf.grant(lease, entry, now),
-            )
-            .await
+        let granted = self.writer.write(
+            move |tx| {
+                if let Err(broken) = super::promised::take(tx, &kept)? {
+                    return Ok(Err(broken));
+                }
+                put_row(tx, &id, &kept).map(Ok)
+            },
+            move |kept: Result<(), Broken>| kept.map(|()| shelf.grant(lease, entry, now)),
+        );
+        Ok(granted.await??)
     }
 
     async fn renew(
@@ -229,6 +235,7 @@ fn prepare(database: &Database) -> Result<[u8; 32], StoreError> {
     tx.open_table(ENTRIES)?;
     super::tokens::prepare(&tx)?;
     super::rules::prepare(&tx)?;
+    super::promised::prepare(&tx)?;
     let key = {
         let mut meta = tx.open_table(META)?;
         let format = meta.get("format")?.map(|value| value.value().to_vec());

@@ -1,7 +1,8 @@
 //! A store without a disk: for tests, and for a mesh that may forget.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Beat;
@@ -9,6 +10,7 @@ use super::Granted;
 use super::Store;
 use super::StoreError;
 use super::shelf::Shelf;
+use crate::domain::AgentName;
 use crate::domain::InstanceId;
 use crate::domain::SpiffeId;
 use crate::identity::Ledger;
@@ -25,6 +27,7 @@ use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::promises::Promises;
 use crate::registry::rules::Placed;
 use crate::registry::rules::Rule;
 use crate::registry::rules::RuleName;
@@ -38,6 +41,7 @@ pub struct MemoryStore {
     shelf: Shelf,
     page_key: Arc<PageKey>,
     ledger: MemoryLedger,
+    promises: Mutex<HashMap<AgentName, Promises>>,
 }
 
 impl MemoryStore {
@@ -47,6 +51,7 @@ impl MemoryStore {
             shelf: Shelf::new(Terms::DEFAULT, now),
             page_key: Arc::new(PageKey::new(&rand::random())),
             ledger: MemoryLedger::default(),
+            promises: Mutex::default(),
         }
     }
 }
@@ -69,6 +74,9 @@ impl Store for MemoryStore {
         if !self.shelf.has_room(&entry.instance_id) {
             return Err(StoreError::Full);
         }
+        let mut promises = self.promises.lock();
+        let promised = promises.entry(entry.agent.clone()).or_default();
+        promised.take(&entry.card)?;
         let lease = LeaseId::from_random(rand::random());
         Ok(self.shelf.grant(lease, Arc::new(entry), now))
     }

@@ -5,6 +5,7 @@
 
 mod embedded;
 mod memory;
+mod promised;
 mod rules;
 mod shelf;
 mod tokens;
@@ -30,6 +31,7 @@ use crate::registry::lease::Terms;
 use crate::registry::lease::Unknown;
 use crate::registry::live::Live;
 use crate::registry::page::PageKey;
+use crate::registry::promises::Broken;
 use crate::registry::rules::Placed;
 use crate::registry::rules::Refused;
 use crate::registry::rules::Rule;
@@ -54,6 +56,9 @@ pub enum StoreError {
     /// The traffic rules stay as they are.
     #[error(transparent)]
     Rule(#[from] Refused),
+    /// A skill's schemas are others than under the same version before.
+    #[error(transparent)]
+    Promise(#[from] Broken),
     /// The store could not be written or read.
     #[error("the registry's store failed: {0}")]
     Failed(String),
@@ -71,6 +76,7 @@ impl From<Unknown> for StoreError {
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         let reason = match &error {
+            StoreError::Promise(broken) => return broken.clone().into(),
             StoreError::LeaseUnknown => Reason::LeaseUnknown,
             StoreError::Full => Reason::QueueFull,
             StoreError::Rule(Refused::Changed(_)) => Reason::RuleChanged,
@@ -120,10 +126,11 @@ pub trait Store: Ledger + fmt::Debug {
     /// How many leases are held, and since when the most silent holder was not heard.
     fn leases(&self) -> (usize, Option<Instant>);
 
-    /// Puts an entry in, over an older one of the same instance, whose lease ends.
+    /// Puts an entry in, over an older one of the same instance, whose lease ends. What its card
+    /// promises is remembered, also when the entry is gone.
     ///
     /// # Errors
-    /// When the catalog is full or the store fails; nothing is changed then.
+    /// When the catalog is full, the card breaks what its agent has promised before, or the store fails; nothing is changed then.
     async fn grant(&self, entry: Entry, now: Instant) -> Result<Granted, StoreError>;
 
     /// Keeps a lease. Another health makes a revision, another load does not.

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     pb,
     registry::client::Described,
-    task::executor::{Executor, HandlerLink},
+    task::executor::{Executor, HandlerLink, Offers},
 };
 
 /// How long an agent may take to describe itself.
@@ -44,8 +44,19 @@ impl Describer {
             }
         };
         let card = merged(given.unwrap_or_default(), &self.configured);
-        self.executor
-            .set_skills(card.skills.iter().map(|skill| skill.name.clone()));
+        if self.described.borrow().card == card {
+            return Ok(());
+        }
+        let offers = Offers::of(&card).map_err(|fault| {
+            let path = fault.field.unwrap_or_default();
+            let text = format!(
+                "the agent describes a skill that cannot be: {path}: {}",
+                fault.text
+            );
+            tracing::warn!("{text}");
+            text
+        })?;
+        self.executor.set_skills(offers);
         self.described.send_if_modified(|present| {
             if present.card == card {
                 return false;

@@ -19,7 +19,9 @@ use crate::{
     pb,
     runtime::Nursery,
     sidecar::Probing,
-    task::executor::{Executor, ExecutorConfig, HandleStream, HandlerError, HandlerLink, HomePeer},
+    task::executor::{
+        Executor, ExecutorConfig, HandleStream, HandlerError, HandlerLink, HomePeer, Offers,
+    },
     telemetry::{Telemetry, TraceContext},
 };
 
@@ -81,7 +83,7 @@ impl Bench {
             own: "spiffe://a/ns/default/agent/x".parse().unwrap(),
             slots: 1,
             boot_id: String::new(),
-            skills: Vec::new(),
+            skills: Offers::default(),
         };
         let bench = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -326,7 +328,9 @@ async fn an_agent_that_calls_get_no_word_out_of_is_looked_at_at_once() {
     let health = Health::new(&[]);
     let bench = Bench::watching(Probing::Check, |bench| bench.serve(&["/Check"], &health));
     bench.is(pb::Health::Serving).await;
-    bench.executor.set_skills(["demo.echo".to_owned()]);
+    bench
+        .executor
+        .set_skills(Offers::from_iter(["demo.echo".to_owned()]));
     // It says that it does not serve when it is asked: out after three looks.
     health.stop();
     let began = Instant::now();

@@ -14,6 +14,8 @@ use uuid::Uuid;
 use super::refusal::AGENT_RETRY;
 use super::session::Command;
 use crate::domain::{Reason, TaskId};
+#[cfg(any(test, feature = "sabotage"))]
+use crate::task::controls::{self, Control};
 
 /// Tasks whose newest attempt is remembered, so that a late Start of it is refused. A Start is on
 /// its way for seconds; this is minutes at a thousand tasks a second.
@@ -123,7 +125,7 @@ impl Book {
         if self
             .newest
             .get(&self.key(task))
-            .is_some_and(|newest| attempt <= *newest)
+            .is_some_and(|newest| is_stale(*newest, attempt))
         {
             return refused(Reason::AttemptStale, None);
         }
@@ -157,6 +159,8 @@ impl Book {
         let never_begun = !self.attempts.contains_key(task)
             && !self.unsettled.contains(&self.key(task))
             && self.unsettled.len() < UNSETTLED_MAX;
+        #[cfg(test)]
+        let never_begun = never_begun || controls::removed(Control::NeverBegun);
         Found::Unknown { never_begun }
     }
 
@@ -243,6 +247,20 @@ impl Book {
             self.newest.remove(&oldest);
         }
     }
+}
+
+/// The control that no attempt begins after a newer one, or after its home was told that it is not
+/// here.
+fn is_stale(newest: u32, attempt: u32) -> bool {
+    #[cfg(any(test, feature = "sabotage"))]
+    if controls::removed(Control::Fence) {
+        return false;
+    }
+    #[cfg(test)]
+    if controls::removed(Control::ExecutorFence) {
+        return false;
+    }
+    attempt <= newest
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //!
 //! Pure. What it refuses never reaches the agent.
 
-use std::{collections::HashSet, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::domain::{Fault, InstanceId, Reason, SpiffeId, TaskId};
 use crate::pb;
+
+use super::offers::{Offer, Offers};
 
 /// Longest life of a task, so that no timer overflows.
 const REMAINING_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -29,14 +31,11 @@ pub(super) struct Work {
     pub(super) remaining: Duration,
     pub(super) chain: Vec<pb::ChainLink>,
     pub(super) caller: SpiffeId,
+    pub(super) offer: Arc<Offer>,
 }
 
 /// Reads a Start from `home`; `skills` is what the agent offers.
-pub(super) fn start(
-    home: &HomePeer,
-    start: pb::Start,
-    skills: &HashSet<String>,
-) -> Result<Work, Fault> {
+pub(super) fn start(home: &HomePeer, start: pb::Start, skills: &Offers) -> Result<Work, Fault> {
     let request = start
         .handle
         .ok_or_else(|| Fault::field("start.handle", "the request to the handler is missing"))?;
@@ -53,13 +52,13 @@ pub(super) fn start(
         .parse()
         .map_err(|wrong| Fault::field("start.handle.task.caller", format!("{wrong}")))?;
     let caller = of_the_mesh(home, caller)?;
-    if !skills.contains(&task.skill) {
+    let Some(offer) = skills.get(&task.skill) else {
         // Not for good: the catalog may be ahead of an agent that starts, or behind one that changed.
         return Err(Fault::new(
             Reason::NotOwnAgent,
             format!("the agent here does not offer the skill {:?}", task.skill),
         ));
-    }
+    };
     let remaining = start
         .remaining
         .and_then(|remaining| Duration::try_from(remaining).ok())
@@ -72,6 +71,7 @@ pub(super) fn start(
         remaining,
         chain: start.chain,
         caller,
+        offer: Arc::clone(offer),
     })
 }
 
@@ -139,7 +139,7 @@ mod tests {
             id: "spiffe://a/ns/default/agent/h".parse().unwrap(),
             instance: "i1".parse().unwrap(),
         };
-        let skills = HashSet::from(["demo.echo".to_owned()]);
+        let skills = Offers::from_iter(["demo.echo".to_owned()]);
         let work = start(&home, good(), &skills).unwrap();
         assert_eq!(work.remaining, REMAINING_MAX);
 
@@ -183,7 +183,7 @@ mod tests {
             spoil(&mut spoilt);
             assert_eq!(start(&home, spoilt, &skills).unwrap_err().reason, reason);
         }
-        let others = HashSet::from(["demo.other".to_owned()]);
+        let others = Offers::from_iter(["demo.other".to_owned()]);
         assert_eq!(
             start(&home, good(), &others).unwrap_err().reason,
             Reason::NotOwnAgent

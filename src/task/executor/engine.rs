@@ -1,7 +1,6 @@
 //! The executor: takes streams of homes, starts attempts, finds them again, and drains.
 
 use std::{
-    collections::HashSet,
     fmt,
     sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
     time::Duration,
@@ -9,7 +8,6 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
-use rand::RngCore as _;
 use tokio::{
     runtime::Handle,
     sync::{broadcast, mpsc, watch},
@@ -20,8 +18,9 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
+use super::offers::Offers;
 use super::run::{Ended, Guard, Run};
-use super::session::{Command, Session};
+use super::session::{Command, Session, attach, give_up};
 use super::spans::Spans;
 use super::suspicion::Witness;
 use super::tokens::Tokens;
@@ -31,7 +30,7 @@ use crate::identity::authorize::{Action, authorize};
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
-use crate::runtime::{Nursery, Stop};
+use crate::runtime::{Nursery, Stop, chance};
 use crate::task::doors::{Parent, Parents, Steps, Updates};
 use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
@@ -58,7 +57,7 @@ pub struct ExecutorConfig {
     /// This incarnation of the process: changes with every start.
     pub boot_id: String,
     /// The skills that the agent offers; a Start for any other never reaches it.
-    pub skills: Vec<String>,
+    pub skills: Offers,
 }
 
 /// Runs attempts on one agent. Clones share everything.
@@ -71,7 +70,7 @@ struct Shared {
     own: SpiffeId,
     boot_id: String,
     slots: u32,
-    skills: Mutex<Arc<HashSet<String>>>,
+    skills: Mutex<Offers>,
     link: Arc<dyn HandlerLink>,
     nurseries: Vec<Nursery>,
     turn: AtomicUsize,
@@ -100,7 +99,7 @@ impl Executor {
                 own: config.own,
                 boot_id: config.boot_id,
                 slots,
-                skills: Mutex::new(Arc::new(config.skills.into_iter().collect())),
+                skills: Mutex::new(config.skills),
                 link,
                 nurseries,
                 turn: AtomicUsize::new(0),
@@ -114,8 +113,8 @@ impl Executor {
     }
 
     /// The agent offers other skills now.
-    pub fn set_skills(&self, skills: impl IntoIterator<Item = String>) {
-        *self.shared.skills.lock() = Arc::new(skills.into_iter().collect());
+    pub fn set_skills(&self, skills: Offers) {
+        *self.shared.skills.lock() = skills;
     }
 
     /// Whether the agent is fit for new work: while it is not, nothing is started, also for homes
@@ -229,11 +228,12 @@ impl Executor {
     /// Both the home and the caller that it states have to be allowed. The statement is unproved
     /// until delegation is signed; the proof will be checked here.
     fn check(&self, home: &HomePeer, start: pb::Start) -> Result<Box<Work>, Fault> {
-        let skills = Arc::clone(&self.shared.skills.lock());
+        let skills = self.shared.skills.lock().clone();
         let namespace = self.shared.own.member.namespace();
         authorize(&home.id, Action::Execute, namespace)?;
         let work = door::start(home, start, &skills)?;
         authorize(&work.caller, Action::Execute, namespace)?;
+        work.offer.admit(&work.request)?;
         Ok(Box::new(work))
     }
 
@@ -266,6 +266,7 @@ impl Executor {
             attempt,
             settled: false,
         };
+        let offer = Arc::clone(&work.offer);
         let (slot, request, deadline) = self.take_slot(*work, spans.below());
         if let Some(older) = older
             && older.send(Command::Fence).await.is_err()
@@ -275,6 +276,7 @@ impl Executor {
         let run = Run {
             link: Arc::clone(&self.shared.link),
             request,
+            offer,
             deadline,
             boot_id: self.shared.boot_id.clone(),
             inbox,
@@ -429,25 +431,6 @@ impl Drop for Entry {
 /// 256 random bits: who can guess it may spend a task's rights.
 fn new_token() -> String {
     let mut bits = [0; 32];
-    rand::rng().fill_bytes(&mut bits);
+    chance::fill(&mut bits);
     URL_SAFE_NO_PAD.encode(bits)
-}
-
-async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
-    if let Err(mpsc::error::SendError(Command::Attach(session))) =
-        owner.send(Command::Attach(Box::new(session))).await
-    {
-        // It ended between the look-up and now, so its home has everything, or it was cut.
-        session.end(Fault::new(
-            Reason::AttemptStale,
-            "the attempt has just ended here",
-        ));
-    }
-}
-
-/// The only answer on this stream.
-fn give_up(session: Session, answer: pb::ExecuteResponse) {
-    if session.out.try_send(Box::new(Ok(answer))).is_err() {
-        tracing::debug!("the home left before it was answered");
-    }
 }

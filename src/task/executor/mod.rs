@@ -9,6 +9,7 @@ mod course;
 mod door;
 mod engine;
 pub mod handler;
+mod offers;
 mod refusal;
 mod run;
 pub mod service;
@@ -30,6 +31,7 @@ pub use course::CANCEL_GRACE;
 pub use door::HomePeer;
 pub use engine::{Executor, ExecutorConfig, SLOTS};
 pub use handler::{GrpcHandler, HandleStream, HandlerError, HandlerLink};
+pub use offers::Offers;
 pub use run::ORPHAN_KEEP;
 pub use service::ExecutorService;
 

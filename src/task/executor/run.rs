@@ -21,6 +21,7 @@ use super::attempt::{Attempt, Phase};
 use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
 use super::handler::HandlerLink;
+use super::offers::Offer;
 use super::refusal::refusal;
 use super::session::{Command, Session};
 use super::spans::Spans;
@@ -62,6 +63,8 @@ pub(super) enum Ended {
 pub(super) struct Run {
     pub(super) link: Arc<dyn HandlerLink>,
     pub(super) request: Box<pb::HandleRequest>,
+    /// What its skill promises.
+    pub(super) offer: Arc<Offer>,
     pub(super) deadline: Instant,
     pub(super) boot_id: String,
     pub(super) inbox: mpsc::Receiver<Command>,
@@ -101,6 +104,7 @@ impl Run {
             attempt: Attempt::new(),
             course: Course::new(self.deadline),
             handler,
+            offer: self.offer,
             link: self.link,
             asking: None,
             session: None,
@@ -136,6 +140,7 @@ struct Owner {
     attempt: Attempt,
     course: Course,
     handler: Handler,
+    offer: Arc<Offer>,
     link: Arc<dyn HandlerLink>,
     asking: Option<Asking>,
     session: Option<Session>,
@@ -305,6 +310,7 @@ impl Owner {
                 return self.refuse(&said, wait);
             }
         }
+        let said = self.offer.judge(said);
         let verdict = self.course.hear(said, Instant::now());
         self.follow(verdict);
     }

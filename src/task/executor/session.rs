@@ -8,6 +8,7 @@ use super::course::Said;
 use super::spans::Spans;
 use super::{Answer, refused};
 use crate::domain::{Fault, Reason};
+use crate::pb;
 use crate::task::doors::Steps;
 
 /// To an attempt's owner.
@@ -56,5 +57,25 @@ impl Session {
         if self.out.try_send(Box::new(Ok(refusal))).is_err() {
             tracing::debug!(task, "the home left before it was refused");
         }
+    }
+}
+
+/// Hands a stream to the owner of its attempt.
+pub(super) async fn attach(owner: &mpsc::Sender<Command>, session: Session) {
+    if let Err(mpsc::error::SendError(Command::Attach(session))) =
+        owner.send(Command::Attach(Box::new(session))).await
+    {
+        // It ended between the look-up and now, so its home has everything, or it was cut.
+        session.end(Fault::new(
+            Reason::AttemptStale,
+            "the attempt has just ended here",
+        ));
+    }
+}
+
+/// The only answer on this stream.
+pub(super) fn give_up(session: Session, answer: pb::ExecuteResponse) {
+    if session.out.try_send(Box::new(Ok(answer))).is_err() {
+        tracing::debug!("the home left before it was answered");
     }
 }

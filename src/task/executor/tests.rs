@@ -104,6 +104,10 @@ struct Home {
 
 impl Bench {
     fn new(slots: u32, on_cancel: OnCancel) -> Self {
+        Self::offering(Offers::from_iter([SKILL.into()]), slots, on_cancel)
+    }
+
+    fn offering(skills: Offers, slots: u32, on_cancel: OnCancel) -> Self {
         let agent = Arc::new(Agent {
             words: Mutex::new(None),
             reachable: Mutex::new(true),
@@ -116,7 +120,7 @@ impl Bench {
             own: "spiffe://a/ns/default/agent/worker".parse().unwrap(),
             slots,
             boot_id: "boot".into(),
-            skills: vec![SKILL.into()],
+            skills,
         };
         let link = Arc::<Agent>::clone(&agent);
         let executor = Executor::new(config, link, vec![Nursery::here()]);
@@ -701,7 +705,7 @@ async fn wired(handler: impl crate::agent::Handler) -> Wired {
         own: "spiffe://a/ns/default/agent/worker".parse().unwrap(),
         slots: 4,
         boot_id: "boot".into(),
-        skills: vec![SKILL.into()],
+        skills: Offers::from_iter([SKILL.into()]),
     };
     let link = GrpcHandler::new(channel);
     assert_eq!(link.describe().await.unwrap(), None);
@@ -782,4 +786,95 @@ async fn an_agent_that_dies_or_panics_in_the_middle_is_told_apart() {
     assert_eq!(home.next().await, "1: half");
     drop(wired.process);
     assert_eq!(home.next().await, "2: AGENT_LOST");
+}
+
+/// Doubles a number, by its card.
+fn doubling() -> Offers {
+    let number = r#"{"type":"number"}"#.to_owned();
+    let card = pb::AgentCard {
+        skills: vec![pb::Skill {
+            name: SKILL.into(),
+            input_schema: number.clone(),
+            output_schema: number,
+            output_modes: vec!["application/json".into()],
+            ..pb::Skill::default()
+        }],
+        ..pb::AgentCard::default()
+    };
+    Offers::of(&card).unwrap()
+}
+
+fn json(text: &str) -> pb::Part {
+    pb::Part {
+        content: Some(pb::part::Content::Text(text.into())),
+        media_type: "application/json".into(),
+        ..pb::Part::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_that_does_not_fit_never_reaches_the_agent() {
+    let bench = Bench::offering(doubling(), 1, OnCancel::Ends);
+    let given = |text: &str| {
+        let mut start = start(1, 1);
+        start.handle.as_mut().unwrap().inputs = vec![pb::Message {
+            parts: vec![json(text)],
+            ..pb::Message::default()
+        }];
+        Ask::Start(start)
+    };
+    let mut home = bench.open(given("{}")).await;
+    let refused = home.updates.next().await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let failure = crate::wire::status::failure_of(&refused).unwrap();
+    assert_eq!(failure.reason, "INPUT_INVALID");
+    let details = failure.details.unwrap().fields;
+    assert!(
+        ["pointer", "rule", "expected"]
+            .iter()
+            .all(|fact| details.contains_key(*fact))
+    );
+    assert!(bench.agent.handled.lock().is_empty());
+    assert_eq!(bench.executor.load().running, 0);
+    assert_eq!(bench.open(given("2")).await.next().await, "accepted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_does_not_fit_never_leaves() {
+    for (parts, told) in [
+        (vec![json("4")], "1: result"),
+        (vec![json("null")], "1: OUTPUT_INVALID"),
+        (vec![], "1: OUTPUT_INVALID"),
+    ] {
+        let bench = Bench::offering(doubling(), 1, OnCancel::Ends);
+        let mut home = bench.started(1, 1).await;
+        let result = pb::TaskResult {
+            parts,
+            ..pb::TaskResult::default()
+        };
+        bench.say(said(Update::Result(result))).await;
+        bench.hang_up();
+        assert_eq!(home.next().await, told);
+        bench.freed().await;
+    }
+}
+
+#[test]
+fn a_card_with_a_schema_that_cannot_be_is_refused_by_its_path() {
+    let card = pb::AgentCard {
+        skills: vec![
+            pb::Skill::default(),
+            pb::Skill {
+                output_schema: r#"{"items":{"$ref":"https://example.com/a"}}"#.into(),
+                ..pb::Skill::default()
+            },
+        ],
+        ..pb::AgentCard::default()
+    };
+    let refused = Offers::of(&card).unwrap_err();
+    assert_eq!(
+        refused.field.as_deref(),
+        Some("card.skills[1].output_schema")
+    );
+    assert!(refused.text.starts_with("at /items/$ref: "), "{refused}");
 }

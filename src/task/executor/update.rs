@@ -126,7 +126,7 @@ pub(super) fn failure_of(error: &HandlerError) -> pb::HandleResponse {
     }
 }
 
-fn failed(failure: pb::Failure) -> pb::HandleResponse {
+pub(super) fn failed(failure: pb::Failure) -> pb::HandleResponse {
     pb::HandleResponse {
         update: Some(Update::Failure(failure)),
     }

@@ -10,11 +10,13 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
+#[cfg(any(test, feature = "sabotage"))]
+use crate::task::controls::{self, Control};
 use crate::task::spec::Moment;
 
-use super::entry::Entry;
 use super::kept::{UNCONFIRMED, ended};
-use super::machine::{ATTEMPTS_MAX, CANCEL_GRACE, Carrying, Effect, Tasks, World};
+use super::machine::{CANCEL_GRACE, Carrying, Effect, Tasks, World};
+use super::unfit::unfit;
 use super::update::{Taken, is_loss, is_unavailable};
 
 /// What a carrier reports about the attempt it carries.
@@ -28,6 +30,8 @@ pub(super) enum Heard {
     Refused {
         reason: String,
         wait: Option<Duration>,
+        /// How the task ends where it is refused for good, and the executor said more of it.
+        failure: Option<Box<pb::Failure>>,
     },
     /// It could not be reached, or is somebody else: nothing was sent.
     NotSent,
@@ -53,7 +57,7 @@ impl Tasks {
                 .kept
                 .running
                 .as_ref()
-                .is_some_and(|running| running.attempt == attempt)
+                .is_some_and(|running| in_force(running.attempt, attempt))
         });
         let Some(entry) = current else {
             // Fenced: the attempt ended here, whatever comes from it.
@@ -78,7 +82,11 @@ impl Tasks {
         match heard {
             Heard::Alive | Heard::Broken(_) => {}
             Heard::Accepted => self.accepted(task, world.at),
-            Heard::Refused { reason, wait } => self.refused(task, &reason, wait, world),
+            Heard::Refused {
+                failure: Some(failure),
+                ..
+            } => self.end_with(task, *failure, world.at),
+            Heard::Refused { reason, wait, .. } => self.refused(task, &reason, wait, world),
             Heard::NotSent => self.missed(task, world),
             Heard::Silent(_) if entry.gets_another() => {
                 self.run_again(task, (Reason::AgentLost, true), world);
@@ -88,82 +96,6 @@ impl Tasks {
             Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
         self.settle(task);
-    }
-
-    /// The executor does not know the attempt. That its Start never came is proved only by the run
-    /// of the process that was there when the attempt was given out, and still is: an earlier or
-    /// later one may have begun it.
-    fn unknown(&mut self, task: Uuid, never_begun_in: Option<String>, world: World<'_>) {
-        let entry = self.tasks.get(&task);
-        let running = entry.and_then(|entry| entry.kept.running.as_ref());
-        let proved = running
-            .zip(never_begun_in)
-            .is_some_and(|(running, run)| !run.is_empty() && run == running.boot_id);
-        if !proved {
-            return self.lost(task, world);
-        }
-        if let Some(instance) = self.not_started(task) {
-            self.gates.ended(&instance, world.at.now);
-            self.taken_back(task, &instance, world.at);
-            self.look_again(world.at.now);
-        }
-        self.again(task, world);
-    }
-
-    /// The attempt is lost: again where that is allowed, else the end.
-    pub(super) fn lost(&mut self, task: Uuid, world: World<'_>) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        let Some(running) = entry.kept.running.clone() else {
-            return;
-        };
-        entry.lost_at = None;
-        if entry.kept.task.cancel_requested {
-            return self.end_canceled(task, UNCONFIRMED, world.at);
-        }
-        if !entry.kept.may_run_again() {
-            let text = format!(
-                "{} was lost while it worked; submit again if the work may be done twice",
-                running.instance
-            );
-            return self.end_failed(task, Reason::AgentLost, &text, world.at);
-        }
-        if entry.kept.started >= ATTEMPTS_MAX {
-            let text = format!("{ATTEMPTS_MAX} executors were lost while they worked");
-            return self.end_failed(task, Reason::RetriesExhausted, &text, world.at);
-        }
-        self.run_again(task, (Reason::AgentLost, false), world);
-    }
-
-    /// A started attempt got nowhere, and the task gets another one: a second try like any other,
-    /// with its pause. One that is lost is not taken out of the budget: whoever is gone is not asked
-    /// again, so nobody is asked more than before; and who is left has slots, and a breaker.
-    fn run_again(&mut self, task: Uuid, (why, charged): (Reason, bool), world: World<'_>) {
-        let Some(instance) = self.take_back(task, why, world.at) else {
-            return;
-        };
-        self.failed_once(task, instance, world);
-        let entry = self.tasks.get_mut(&task);
-        if let Some(again) = entry.and_then(|entry| entry.again.as_mut()) {
-            again.charged = charged;
-        }
-        self.again(task, world);
-    }
-
-    /// The task waits again; where its attempt was.
-    fn take_back(&mut self, task: Uuid, why: Reason, at: Moment) -> Option<InstanceId> {
-        let kept = &self.tasks.get(&task)?.kept;
-        let instance = kept.running.as_ref()?.instance.clone();
-        let change = pb::StateChanged {
-            from: kept.task.state,
-            reason: why.label().into(),
-            executor_instance: instance.to_string(),
-        };
-        self.let_go(task, None, at.now);
-        let state = pb::TaskState::Submitted;
-        self.emit(task, Kind::StateChanged(change), state, 0, at);
-        Some(instance)
     }
 
     /// Goes on with an attempt after this home was away.
@@ -338,6 +270,9 @@ impl Tasks {
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };
+        if let Some(broken) = unfit(&entry.kept, said.as_ref(), world.route) {
+            return self.end_unfit(task, &broken, world.at);
+        }
         match Taken::from_update(&entry.kept, said) {
             Taken::Event(Kind::StateChanged(mut change), state) if cut => {
                 change.reason = UNCONFIRMED.into();
@@ -411,11 +346,11 @@ impl Tasks {
     }
 }
 
-impl Entry {
-    /// Whether it may be started once more.
-    fn gets_another(&self) -> bool {
-        let kept = &self.kept;
-        let wanted = !kept.task.cancel_requested;
-        wanted && kept.may_run_again() && kept.started < ATTEMPTS_MAX
+/// The control that an attempt that is over changes nothing.
+fn in_force(running: u32, attempt: u32) -> bool {
+    #[cfg(any(test, feature = "sabotage"))]
+    if controls::removed(Control::Fence) {
+        return true;
     }
+    running == attempt
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::{InstanceId, SpiffeId};
+use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::Archive;
 use crate::telemetry::TraceContext;
@@ -57,4 +57,21 @@ pub struct Submission {
     pub caller: SpiffeId,
     /// What the caller traces it below, if it does.
     pub trace: Option<TraceContext>,
+}
+
+/// The same, held against what the skill takes.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// As it was asked for.
+    pub asked: Submission,
+    /// Why its input is not what the skill takes: it is refused, unless the same submission, by its
+    /// key, was taken before.
+    pub unfit: Option<Box<Fault>>,
+}
+
+/// What the skill takes is not known here.
+impl From<Submission> for Held {
+    fn from(asked: Submission) -> Self {
+        Self { asked, unfit: None }
+    }
 }

@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::Status;
@@ -16,10 +16,10 @@ use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
 use crate::pb::handle_response::Update;
-use crate::runtime::{Backoff, Stop};
+use crate::runtime::{Backoff, Stop, chance, watch};
 use crate::task::doors::{Call, Connect, Steps, Updates};
 use crate::telemetry::Work;
-use crate::wire::status::{reason_of, retry_after};
+use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
 use super::machine::Carrying;
@@ -134,9 +134,10 @@ impl Carrier {
             if after > before {
                 backoff.reset();
             }
-            let wait = backoff.next(rand::random());
+            let wait = backoff.next(chance::fraction());
             let mut said = self.said.clone();
             tokio::select! {
+                biased;
                 () = sleep(wait) => {}
                 () = released(&mut said) => return,
             }
@@ -161,6 +162,7 @@ impl Carrier {
             .connect
             .execute(&self.to.instance, steps, call, self.work.context());
         let opened = tokio::select! {
+            biased;
             opened = timeout_at(silent_at, opening) => opened,
             // What was sent cannot be called back; the executor's own deadline ends it.
             () = released(&mut said) => return End::Over,
@@ -223,6 +225,7 @@ impl Carrier {
                 Heard::Refused {
                     wait: refused.retry_after.and_then(|wait| wait.try_into().ok()),
                     reason: refused.reason,
+                    failure: None,
                 }
             }
             Some(Answer::Update(update)) if update.number == 0 => Heard::Update(update),
@@ -270,8 +273,12 @@ impl Carrier {
         }
         if fresh && is(REFUSED) {
             self.work.fail(&reason);
-            let wait = retry_after(status);
-            self.tell(Heard::Refused { reason, wait }).await;
+            let refused = Heard::Refused {
+                wait: retry_after(status),
+                failure: failure_of(status).map(Box::new),
+                reason,
+            };
+            self.tell(refused).await;
             return End::Over;
         }
         tracing::debug!(task = self.to.task_id, attempt = self.to.attempt, %status, "stream broke");
@@ -370,6 +377,7 @@ const REFUSED: &[Reason] = &[
     Reason::Unauthenticated,
     Reason::InvalidField,
     Reason::PayloadTooLarge,
+    Reason::InputInvalid,
     Reason::ProtocolViolation,
     Reason::NotOwnAgent,
     Reason::Unimplemented,

@@ -13,11 +13,10 @@ use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
-use crate::task::spec::{Moment, PRIORITY};
+use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
 
 use super::snapshot::{contract_of, executor_of};
-use super::turns::Flow;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
@@ -185,17 +184,6 @@ impl Kept {
     /// Whether nothing can happen to it any more.
     pub(super) fn ended(&self) -> bool {
         ended(self.state())
-    }
-
-    /// Among whom it waits for its turn.
-    pub(super) fn flow(&self) -> Flow {
-        let options = self.task.options.as_ref();
-        let priority = options.map_or(0, |options| options.priority);
-        Flow {
-            origin: self.task.origin.as_str().into(),
-            // One of an earlier version may say nothing.
-            priority: if priority == 0 { PRIORITY } else { priority },
-        }
     }
 
     /// Number of the oldest event that is still kept; one beyond the last where there is none.

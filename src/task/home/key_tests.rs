@@ -8,7 +8,7 @@ use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::execute_request::Step;
 
-use super::config::{Keeping, Submission};
+use super::config::{Held, Keeping, Submission};
 use super::drive_tests::{Bench, event, result, snapshot, until};
 use super::submit::Submitted;
 use super::tests::{own, spec};
@@ -155,4 +155,23 @@ async fn keys_hold_while_their_tasks_move() {
     tokio::time::timeout(Duration::from_secs(60), bench.stop())
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_no_longer_fits_is_refused_unless_it_was_taken_before() {
+    let bench = Bench::memory(&[]);
+    let held = |key: &str| Held {
+        asked: asked(key, "one"),
+        unfit: Some(Box::new(Fault::new(
+            Reason::InputInvalid,
+            "of another time",
+        ))),
+    };
+    let first = bench.keyed("k", "one").await.unwrap();
+    let again = bench.home.submit(held("k"), 0).await.unwrap();
+    assert!(again.replayed);
+    assert_eq!(again.task.id, first.task.id);
+    let new = bench.home.submit(held("l"), 0).await.unwrap_err();
+    assert_eq!(new.reason, Reason::InputInvalid);
+    bench.stop().await;
 }

@@ -11,7 +11,9 @@ use std::{
 use uuid::Uuid;
 
 use crate::pb;
+use crate::task::spec::PRIORITY;
 
+use super::kept::Kept;
 use super::turns::{Flow, Passed, Turn, Turns};
 
 /// Names what a task wants; equal for tasks that fit the same instances.
@@ -120,5 +122,18 @@ impl Lanes {
             .map(|(lane, _)| lane.clone())
             .take(most)
             .collect()
+    }
+}
+
+impl Kept {
+    /// Among whom it waits for its turn.
+    pub(super) fn flow(&self) -> Flow {
+        let options = self.task.options.as_ref();
+        let priority = options.map_or(0, |options| options.priority);
+        Flow {
+            origin: self.task.origin.as_str().into(),
+            // One of an earlier version may say nothing.
+            priority: if priority == 0 { PRIORITY } else { priority },
+        }
     }
 }

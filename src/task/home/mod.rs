@@ -2,7 +2,7 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `give`, `attempt`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
+//! - `machine`, `admission`, `give`, `attempt`, `loss`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
 //! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `children`: tasks that end with the attempt that made them; pure.
@@ -10,9 +10,10 @@
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
-//! - `submit`: how a task gets in. `shard`, `request`, `serve`: carries out what `machine` decided, after the sync.
+//! - `submit`: how a task gets in. `shard`, `sweep`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
+mod admission;
 mod archiving;
 mod attempt;
 mod children;
@@ -31,6 +32,7 @@ mod hold;
 mod kept;
 mod keys;
 mod lanes;
+mod loss;
 mod machine;
 mod moving;
 mod questions;
@@ -44,7 +46,9 @@ mod serve;
 mod shard;
 mod snapshot;
 mod submit;
+mod sweep;
 mod turns;
+mod unfit;
 mod update;
 mod view;
 mod watch;
@@ -60,7 +64,7 @@ mod key_tests;
 #[cfg(test)]
 mod tests;
 
-pub use config::{HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
+pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;

@@ -19,6 +19,7 @@ const PERMANENT: &[Reason] = &[
     Reason::Unauthenticated,
     Reason::InvalidField,
     Reason::PayloadTooLarge,
+    Reason::InputInvalid,
     Reason::ProtocolViolation,
     Reason::DeadlineExceeded,
 ];

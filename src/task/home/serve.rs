@@ -5,6 +5,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::Fault;
+#[cfg(any(test, feature = "sabotage"))]
+use crate::task::controls::{self, Control};
 use crate::task::spec::NewTask;
 
 use super::keys::Known;
@@ -86,8 +88,8 @@ impl Running {
         show: impl FnOnce(&mut Self, Uuid) -> Result<T, Fault>,
     ) -> Result<Answered<T>, Fault> {
         let known = match &new.key {
-            Some(key) => self.shard.tasks.known(key, looked, moment())?,
-            None => Known::Unknown,
+            Some(key) if counts() => self.shard.tasks.known(key, looked, moment())?,
+            Some(_) | None => Known::Unknown,
         };
         match known {
             Known::Here(task) => return show(self, task).map(Answered::Again),
@@ -188,4 +190,13 @@ impl Running {
         }
         Ok(watching)
     }
+}
+
+/// The control that a key makes one task.
+fn counts() -> bool {
+    #[cfg(any(test, feature = "sabotage"))]
+    if controls::removed(Control::Idempotency) {
+        return false;
+    }
+    true
 }

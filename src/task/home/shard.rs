@@ -5,7 +5,7 @@
 //! to memory may be ahead of the disk by one turn.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::Arc,
     time::Duration,
@@ -13,20 +13,19 @@ use std::{
 
 use prost::Message;
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
 
 use crate::pb::journal::Record;
-use crate::runtime::{Nursery, Stop, clock};
+use crate::runtime::{Nursery, Stop, chance, clock, watch};
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
-use super::attempt::Heard;
 use super::dispatch::{Carrier, First, Said};
 use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
@@ -83,21 +82,22 @@ pub(super) struct Shard {
 /// A shard at work.
 pub(super) struct Running {
     pub(super) shard: Shard,
-    synced: watch::Receiver<Synced>,
+    pub(super) synced: watch::Receiver<Synced>,
     /// Appended, and waits for this record to be synced.
-    gated: VecDeque<(Lsn, Gated)>,
+    pub(super) gated: VecDeque<(Lsn, Gated)>,
     /// Not appended yet, or nothing to append for it.
     pub(super) pending: Vec<Gated>,
-    last: Lsn,
+    pub(super) last: Lsn,
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     hold: Hold,
     /// When a change elsewhere last had it look at what waits.
     looked: Option<Instant>,
-    carriers: HashMap<Uuid, (u32, watch::Sender<Said>)>,
+    /// Sorted, as the watchers are: who hears of the shard's end first does not depend on chance.
+    pub(super) carriers: BTreeMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
     pub(super) settling: Vec<Reply<()>>,
-    pub(super) watchers: HashMap<Uuid, Watchers>,
+    pub(super) watchers: BTreeMap<Uuid, Watchers>,
 }
 
 impl Shard {
@@ -112,9 +112,9 @@ impl Shard {
             stuck: false,
             hold: Hold::default(),
             looked: None,
-            carriers: HashMap::new(),
+            carriers: BTreeMap::new(),
             settling: Vec::new(),
-            watchers: HashMap::new(),
+            watchers: BTreeMap::new(),
             shard: self,
         };
         if running.work(stop).await.is_err() {
@@ -233,7 +233,7 @@ impl Running {
         let world = World {
             at: moment(),
             route: self.shard.route.as_ref(),
-            chance: rand::random(),
+            chance: chance::fraction(),
         };
         let answer = act(&mut self.shard.tasks, world);
         self.gather();
@@ -247,7 +247,7 @@ impl Running {
     }
 
     /// Hands the records to the journal; what they allow waits for their sync.
-    fn append(&mut self) -> Result<(), JournalError> {
+    pub(super) fn append(&mut self) -> Result<(), JournalError> {
         self.stuck = false;
         while !self.shard.tasks.records.is_empty() {
             let group = group(&self.shard.tasks.records);
@@ -386,55 +386,6 @@ impl Running {
             && *current == attempt
         {
             said.send_modify(change);
-        }
-    }
-
-    fn sweep(&mut self) -> Result<(), JournalError> {
-        self.mourn();
-        let parents = self.shard.parents.clone();
-        self.world(|tasks, world| {
-            tasks.cancel_orphans(|token| parents.lives(token), world.at);
-            tasks.tick(world);
-        });
-        self.watchers
-            .retain(|_, watchers| !watchers.marks.is_closed());
-        self.archive(true);
-        if self.shard.place == 0 {
-            self.retire();
-        }
-        // What the sweep itself recorded must not be the reason to let go of nothing.
-        self.append()?;
-        // Read before the tasks are: what is appended later has a higher number.
-        let synced = self.synced.borrow().lsn;
-        let needed = self.shard.tasks.first_needed();
-        if self.shard.tasks.records.is_empty()
-            && let Some(released) = self.shard.released.clone()
-        {
-            let segments = self.shard.journal.segments();
-            self.shard.tasks.compact(&segments, Instant::now());
-            let first = needed.unwrap_or(synced + 1);
-            // Not before what makes the old records needless is on disk itself: the journal may wait
-            // for room to write it.
-            let journal = self.shard.journal.clone();
-            let place = self.shard.place;
-            let release = Box::new(move || journal.release(released.up_to(place, first)));
-            self.gated.push_back((self.last, Gated::Answer(release)));
-        }
-        Ok(())
-    }
-}
-
-impl Running {
-    /// Carriers that are gone though nobody let them go: their last word found no room.
-    fn mourn(&mut self) {
-        let gone = |(task, (attempt, said)): (&Uuid, &(u32, watch::Sender<Said>))| {
-            said.is_closed().then_some((*task, *attempt))
-        };
-        let gone: Vec<_> = self.carriers.iter().filter_map(gone).collect();
-        for (task, attempt) in gone {
-            // One that is over has said so, and that word comes before or after this one alike.
-            let broken = Heard::Broken(Instant::now());
-            self.world(|tasks, world| tasks.heard(task, attempt, broken, world));
         }
     }
 }

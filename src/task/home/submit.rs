@@ -11,12 +11,13 @@ use uuid::Uuid;
 use crate::domain::ids::DEFAULT_NAMESPACE;
 use crate::domain::{Fault, Label, Reason, TaskId};
 use crate::pb;
+use crate::runtime::chance;
 use crate::task::doors::Parent;
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
 
-use super::config::Submission;
+use super::config::{Held, Submission};
 use super::ephemeral::{self, Tie, Tied};
 use super::finished;
 use super::handle::Home;
@@ -53,14 +54,14 @@ impl Home {
     /// Takes a task in. It is on disk when this answers. `thread`: where the caller runs.
     ///
     /// # Errors
-    /// What is wrong with the spec, PARENT_TOKEN_INVALID, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
+    /// What is wrong with the spec, INPUT_INVALID, PARENT_TOKEN_INVALID, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
     /// DISK_FULL, DRAINING, STORAGE_FAILED.
     pub async fn submit(
         &self,
-        asked: Submission,
+        asked: impl Into<Held>,
         thread: usize,
     ) -> Result<Submitted<pb::Task>, Fault> {
-        let checked = self.check(asked, thread, "SubmitTask")?;
+        let checked = self.check(asked.into(), thread, "SubmitTask")?;
         let ask = |new, looked, answer| Request::Submit {
             new,
             looked,
@@ -79,11 +80,12 @@ impl Home {
     /// As [`Home::submit`].
     pub async fn run(
         &self,
-        asked: Submission,
+        asked: impl Into<Held>,
         thread: usize,
     ) -> Result<Submitted<TaskUpdates>, Fault> {
-        let caller = asked.caller.clone();
-        let checked = self.check(asked, thread, "RunTask")?;
+        let held = asked.into();
+        let caller = held.asked.caller.clone();
+        let checked = self.check(held, thread, "RunTask")?;
         let ask = |new, looked, answer| Request::Run {
             new,
             looked,
@@ -161,7 +163,8 @@ impl Home {
     }
 
     /// Checks a submission, and chooses an id: of the shard on `thread`, or of its key.
-    fn check(&self, asked: Submission, thread: usize, method: &str) -> Result<Checked, Fault> {
+    fn check(&self, held: Held, thread: usize, method: &str) -> Result<Checked, Fault> {
+        let Held { asked, unfit } = held;
         let config = &self.shared.config;
         let parent = self.parent_of(&asked);
         let known = parent.as_ref().ok().and_then(Option::as_ref);
@@ -198,6 +201,7 @@ impl Home {
         let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
+        new.unfit = unfit;
         Ok(Checked {
             shard,
             task,
@@ -210,12 +214,12 @@ impl Home {
     fn place(&self, thread: usize, key: Option<&IdempotencyKey>, in_memory: bool) -> (usize, Uuid) {
         let shards = self.shared.durable;
         let shard = thread % shards;
-        let mut task = Uuid::now_v7();
+        let mut task = chance::uuid();
         match key {
             Some(key) => task = key.id(task),
             None => {
                 while shard_of(task, shards) != shard {
-                    task = Uuid::now_v7();
+                    task = chance::uuid();
                 }
             }
         }

@@ -9,11 +9,12 @@ use proptest::prelude::*;
 use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
+use crate::contract;
 use crate::domain::{Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{Record, record::Kind as Recorded};
-use crate::task::doors::{Call, Candidate, Contract, Pick, Route, Want};
+use crate::task::doors::{Call, Candidate, Contract, Pick, Promise, Route, Want};
 use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
 
@@ -34,6 +35,8 @@ pub(super) struct FakeRoute {
     pub(super) all: Mutex<Vec<Candidate>>,
     /// What is answered instead of one of them.
     pub(super) instead: Mutex<Option<Instead>>,
+    /// What all of them promise, where it is at hand.
+    pub(super) promised: Option<Arc<contract::Contract>>,
     /// How long a rule lets executors take for their first word.
     pub(super) patience: Mutex<Option<Duration>>,
     pub(super) changed: watch::Sender<u64>,
@@ -103,6 +106,14 @@ impl Route for FakeRoute {
             }
             None => Pick::Busy(None),
         }
+    }
+
+    fn promised(&self, promise: &Promise) -> Option<Arc<contract::Contract>> {
+        assert_eq!(
+            (&*promise.agent, &*promise.schemas),
+            ("default/worker", &[1_u8][..])
+        );
+        self.promised.clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -377,6 +388,7 @@ async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may
             Heard::Refused {
                 reason: "SLOTS_FULL".into(),
                 wait: None,
+                failure: None,
             },
         );
         assert_eq!(bench.started().last().unwrap(), &("i3".to_owned(), 3));
@@ -385,6 +397,72 @@ async fn what_was_not_started_goes_elsewhere_and_what_was_lost_only_where_it_may
         assert_eq!(bench.state(task), end);
         if end == pb::TaskState::Failed {
             assert_eq!(bench.failure(task), "AGENT_LOST");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_executor_that_refuses_the_input_says_why_and_nobody_else_is_asked() {
+    let mut bench = Bench::new(&["i1", "i2"], true);
+    let task = bench.submit();
+    let failure = pb::Failure {
+        reason: "INPUT_INVALID".into(),
+        message: "at /a".into(),
+        ..pb::Failure::default()
+    };
+    bench.hear(
+        task,
+        Heard::Refused {
+            reason: "INPUT_INVALID".into(),
+            wait: None,
+            failure: Some(Box::new(failure.clone())),
+        },
+    );
+    assert_eq!(bench.state(task), pb::TaskState::Failed);
+    assert_eq!(bench.task(task).failure, Some(failure));
+    assert_eq!(bench.started().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_breaks_the_promise_ends_the_task_and_is_not_shown() {
+    let skill = pb::Skill {
+        output_schema: r#"{"required":["sum"]}"#.into(),
+        ..pb::Skill::default()
+    };
+    let promised = Arc::new(contract::Contract::of(&skill).unwrap());
+    let result = |json: &str| {
+        let part = pb::Part {
+            content: Some(pb::part::Content::Text(json.into())),
+            media_type: "application/json".into(),
+            ..pb::Part::default()
+        };
+        Update::Result(pb::TaskResult {
+            parts: vec![part],
+            ..pb::TaskResult::default()
+        })
+    };
+    for (at_hand, json, end) in [
+        (true, r#"{"sum":1}"#, pb::TaskState::Completed),
+        (true, "{}", pb::TaskState::Failed),
+        (false, "{}", pb::TaskState::Completed),
+    ] {
+        let mut bench = Bench::new(&["i1"], true);
+        bench.route.promised = at_hand.then(|| promised.clone());
+        let task = bench.submit();
+        bench.hear(task, Heard::Accepted);
+        bench.update(task, 1, result(json));
+        assert_eq!(bench.state(task), end, "{json}");
+        if end == pb::TaskState::Failed {
+            let ended = bench.task(task);
+            assert!(ended.result.is_none());
+            let failure = ended.failure.unwrap();
+            assert_eq!(failure.reason, "OUTPUT_INVALID");
+            assert!(failure.message.contains("required"), "{}", failure.message);
+            assert!(failure.details.unwrap().fields.contains_key("expected"));
+            // Its executor is told to stop, and nobody else is asked.
+            let stops = |effect: &Effect| matches!(effect, Effect::Release { abort: Some(_), .. });
+            assert!(bench.effects.iter().any(stops));
+            assert_eq!(bench.started().len(), 1);
         }
     }
 }
@@ -501,6 +579,7 @@ fn refused(reason: Reason) -> Heard {
     Heard::Refused {
         reason: reason.label().into(),
         wait: None,
+        failure: None,
     }
 }
 
@@ -1105,6 +1184,7 @@ fn word(what: u8, now: Instant) -> Heard {
         3 => Heard::Refused {
             reason: "SLOTS_FULL".into(),
             wait: None,
+            failure: None,
         },
         4 => Heard::NotSent,
         5 => UNKNOWN,

@@ -119,6 +119,16 @@ impl FaultyDisk {
         self.state.lock().syncs
     }
 
+    /// Nothing does anything any more, until it starts again.
+    pub(in crate::task) fn kill(&self) {
+        self.state.lock().dead = true;
+    }
+
+    /// Whether it was killed, or a planned crash has come.
+    pub(in crate::task) fn is_dead(&self) -> bool {
+        self.state.lock().dead
+    }
+
     /// The process ends; what the system has stays.
     pub(in crate::task) fn restart(&self) {
         let mut state = self.state.lock();

@@ -289,7 +289,7 @@ impl<'a> Frames<'a> {
 /// The control that a record is as it was written.
 fn record_checks(body: &[u8], crc: u32) -> bool {
     #[cfg(test)]
-    if super::controls::removed(super::controls::Control::Record) {
+    if crate::task::controls::removed(crate::task::controls::Control::Record) {
         return true;
     }
     crc32fast::hash(body) == crc
@@ -298,7 +298,7 @@ fn record_checks(body: &[u8], crc: u32) -> bool {
 /// The control that a record stands where it was written.
 fn number_checks(found: Lsn, expected: Lsn) -> bool {
     #[cfg(test)]
-    if super::controls::removed(super::controls::Control::Number) {
+    if crate::task::controls::removed(crate::task::controls::Control::Number) {
         return true;
     }
     found == expected

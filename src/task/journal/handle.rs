@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::pb::journal::Record;
+use crate::runtime::watch;
 use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;

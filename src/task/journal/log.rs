@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::pb::journal::Record;
+use crate::runtime::chance;
 
 use super::Lsn;
 use super::disk::{Disk, DiskFile};
@@ -252,7 +253,7 @@ impl Active {
             bytes: capacity,
         } = spare;
         let header = SegmentHeader {
-            id: rand::random(),
+            id: chance::number(),
             first,
         };
         let name = name_of(first);
@@ -297,8 +298,8 @@ impl Active {
 
     /// The control that nothing is acknowledged before it is on disk.
     fn sync(&self) -> Result<(), JournalError> {
-        #[cfg(test)]
-        if super::controls::removed(super::controls::Control::Sync) {
+        #[cfg(any(test, feature = "sabotage"))]
+        if crate::task::controls::removed(crate::task::controls::Control::Sync) {
             return Ok(());
         }
         self.file

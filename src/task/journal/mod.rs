@@ -43,8 +43,6 @@ mod survey;
 mod writer;
 
 #[cfg(test)]
-mod controls;
-#[cfg(test)]
 pub(in crate::task) mod faulty;
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use prost::Message;
-use tokio::sync::watch;
 
 use crate::pb::journal::Record;
+use crate::runtime::watch;
 use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
@@ -74,6 +74,9 @@ pub(super) struct Queue {
     limit: usize,
     pub(super) state: Mutex<State>,
     pub(super) wake: Condvar,
+    /// The same for a writer that is driven by a task.
+    #[cfg(test)]
+    pub(super) driven: tokio::sync::Notify,
     /// See [`JournalStats::low_space`].
     pub(super) low_space: AtomicBool,
     pub(super) synced: watch::Sender<Synced>,
@@ -143,6 +146,8 @@ impl Queue {
             limit,
             state: Mutex::new(state),
             wake: Condvar::new(),
+            #[cfg(test)]
+            driven: tokio::sync::Notify::new(),
             low_space: AtomicBool::new(false),
             synced,
             timing: Timing {
@@ -188,7 +193,7 @@ impl Queue {
         match self.kind {
             Kind::Disk => {
                 drop(state);
-                self.wake.notify_one();
+                self.wake();
             }
             Kind::Memory => {
                 state.pending.clear();
@@ -203,6 +208,13 @@ impl Queue {
             }
         }
         Ok(last)
+    }
+
+    /// There is something to do for the writer.
+    fn wake(&self) {
+        self.wake.notify_one();
+        #[cfg(test)]
+        self.driven.notify_one();
     }
 
     /// Bytes of the records' frames.
@@ -231,7 +243,7 @@ impl Queue {
         let mut state = self.state.lock();
         if state.release < first_needed {
             state.release = first_needed;
-            self.wake.notify_one();
+            self.wake();
         }
     }
 
@@ -242,7 +254,7 @@ impl Queue {
             state.phase = Phase::Closed;
         }
         drop(state);
-        self.wake.notify_one();
+        self.wake();
     }
 
     pub(super) fn stats(&self) -> JournalStats {

@@ -227,6 +227,18 @@ impl Writer {
         }
     }
 
+    /// For whoever drives it by a task: until there is something to do again.
+    #[cfg(test)]
+    pub(in crate::task) fn due(&self, until: Option<Instant>) -> impl Future<Output = ()> + use<> {
+        let queue = Arc::clone(&self.queue);
+        async move {
+            match until {
+                Some(until) => drop(tokio::time::timeout_at(until, queue.driven.notified()).await),
+                None => queue.driven.notified().await,
+            }
+        }
+    }
+
     fn wait(&self, until: Option<Instant>) {
         let mut state = self.queue.state.lock();
         let held = self.records > 0;

@@ -7,10 +7,12 @@ use tokio_stream::Stream;
 use tonic::{Response, Status};
 use tower::util::BoxCloneService;
 
-use crate::domain::{Fault, InstanceId, Reason};
+use crate::contract::Contract;
+use crate::domain::{Fault, InstanceId, Label, Reason};
 use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
+use crate::task::doors::Promise;
 use crate::task::home::sent_away;
 use crate::wire::status::reason_of;
 
@@ -19,6 +21,7 @@ pub type HomeService =
     BoxCloneService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, Status>;
 
 /// What the service asks of the sidecar around it.
+#[tonic::async_trait]
 pub trait Surroundings: Send + Sync + 'static {
     /// The own agent's card; none: this sidecar has no agent.
     fn card(&self) -> Option<Arc<pb::AgentCard>>;
@@ -28,6 +31,12 @@ pub trait Surroundings: Send + Sync + 'static {
 
     /// Where that home's mutual TLS listener is, if it is known.
     fn endpoint(&self, home: &InstanceId) -> Option<String>;
+
+    /// What those promise who could run this now; empty where one of them promises nothing.
+    fn promises(&self, namespace: &Label, selector: &pb::Selector) -> Vec<Promise>;
+
+    /// The schemas of a promise, if they are to be had soon.
+    async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>>;
 
     /// A connection to that home, pinned to its instance, if it is known.
     fn reach(&self, home: &InstanceId) -> Option<HomeService>;

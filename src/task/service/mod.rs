@@ -19,6 +19,7 @@ use crate::telemetry::{TraceContext, call::CallNotes};
 
 use super::home::{Home, ListQuery, PAGE, Submission, Submitted};
 
+mod fit;
 mod forward;
 mod page;
 #[cfg(test)]
@@ -112,6 +113,9 @@ impl AgentService {
         let named = named.transpose();
         let named =
             named.map_err(|wrong| Fault::field("spec.selector.agent", wrong.to_string()))?;
+        if let Some(named) = &named {
+            selector.agent = named.to_string();
+        }
         if !who.local {
             selector.agent = self
                 .own_agent_for(named.as_ref(), &selector.skill)?
@@ -187,6 +191,7 @@ impl Agent for AgentService {
         let trace = TraceContext::of_request(&request);
         let spec = noted(&notes, request.into_inner().spec);
         let asked = self.submission(&who, spec, trace)?;
+        let asked = self.held(asked).await;
         let Submitted { task, replayed } = self.home.submit(asked, self.thread).await?;
         notes.about(&task);
         Ok(Response::new(pb::SubmitTaskResponse {
@@ -204,6 +209,7 @@ impl Agent for AgentService {
         let trace = TraceContext::of_request(&request);
         let spec = noted(&notes, request.into_inner().spec);
         let asked = self.submission(&who, spec, trace)?;
+        let asked = self.held(asked).await;
         let Submitted { task, mut replayed } = self.home.run(asked, self.thread).await?;
         let answers = task.map(move |update| {
             let update = update?;

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use tonic::{Code, Request};
+use tonic_types::StatusExt;
 
-use crate::domain::{InstanceId, SpiffeId};
+use crate::contract::Contract;
+use crate::domain::{InstanceId, Label, SpiffeId};
 use crate::identity::{Caller, Connection, Peer};
 use crate::pb;
 use crate::pb::agent_server::Agent;
 use crate::runtime::{Nursery, clock};
-use crate::task::doors::{Call, Connect, Parent, Parents, Pick, Route, Steps, Updates, Want};
+use crate::task::doors::{
+    Call, Connect, Parent, Parents, Pick, Promise, Route, Steps, Updates, Want,
+};
 use crate::task::home::{Home, HomeConfig, Replay};
 use crate::task::journal::Journal;
 use crate::telemetry::TraceContext;
@@ -18,6 +22,9 @@ use crate::wire::status::reason_of;
 use super::{AgentService, HomeService, Surroundings};
 
 struct Nothing;
+
+/// A sidecar that sees agents with these input schemas; an empty one is not at hand.
+struct Promising(Vec<&'static str>);
 
 impl Route for Nothing {
     fn pick(&self, _: &Want<'_>, _: tokio::time::Instant) -> Pick {
@@ -55,7 +62,8 @@ impl Parents for Nothing {
     }
 }
 
-impl Surroundings for Nothing {
+#[tonic::async_trait]
+impl Surroundings for Promising {
     fn card(&self) -> Option<Arc<pb::AgentCard>> {
         let skills = vec![pb::Skill {
             name: "work.do".into(),
@@ -72,12 +80,32 @@ impl Surroundings for Nothing {
     fn endpoint(&self, _: &InstanceId) -> Option<String> {
         Some("10.0.0.1:7643".into())
     }
+    fn promises(&self, _: &Label, _: &pb::Selector) -> Vec<Promise> {
+        let promise = |place: usize| Promise {
+            agent: "default/worker".into(),
+            schemas: vec![u8::try_from(place).unwrap()],
+            input_modes: Vec::new(),
+        };
+        (0..self.0.len()).map(promise).collect()
+    }
+    async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>> {
+        let schema = self.0[usize::from(promise.schemas[0])];
+        let skill = pb::Skill {
+            input_schema: schema.into(),
+            ..Default::default()
+        };
+        (!schema.is_empty()).then(|| Arc::new(Contract::of(&skill).unwrap()))
+    }
     fn reach(&self, _: &InstanceId) -> Option<HomeService> {
         None
     }
 }
 
 fn service() -> AgentService {
+    service_seeing(Vec::new())
+}
+
+fn service_seeing(schemas: Vec<&'static str>) -> AgentService {
     let config = HomeConfig {
         instance: "home".parse().unwrap(),
         own: "spiffe://attache.local/ns/default/agent/worker"
@@ -97,7 +125,7 @@ fn service() -> AgentService {
         Arc::new(Nothing),
         vec![Nursery::here()],
     );
-    AgentService::new(home.unwrap(), Arc::new(Nothing), 0)
+    AgentService::new(home.unwrap(), Arc::new(Promising(schemas)), 0)
 }
 
 fn by<T>(caller: Caller, message: T) -> Request<T> {
@@ -277,4 +305,57 @@ async fn pages_follow_each_other_and_tokens_are_bound() {
     list.skill = "x".into();
     let status = service.list_tasks(by(peer(), list)).await.unwrap_err();
     assert_eq!(reason_of(&status).as_deref(), Some("PAGE_TOKEN_INVALID"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_that_nobody_takes_is_refused_before_it_is_accepted() {
+    let (number, list) = (r#"{"type":"number"}"#, r#"{"type":"array","maxItems":1}"#);
+    for (schemas, taken) in [
+        (vec![], true),
+        (vec![number], false),
+        (vec![list], true),
+        (vec![number, list], true),
+        (vec![number, ""], true),
+        (vec![number, number], false),
+    ] {
+        let service = service_seeing(schemas.clone());
+        let mut asked = submit("work.do", "");
+        let spec = asked.spec.as_mut().unwrap();
+        spec.input = vec![pb::Part {
+            content: Some(pb::part::Content::Text("[1]".into())),
+            media_type: "application/json".into(),
+            ..Default::default()
+        }];
+        let run = pb::RunTaskRequest {
+            spec: asked.spec.clone(),
+        };
+        let ran = service.run_task(by(Caller::Local, run)).await.map(drop);
+        let submitted = service.submit_task(by(Caller::Local, asked)).await;
+        for answer in [ran, submitted.map(drop)] {
+            assert_eq!(answer.is_ok(), taken, "{schemas:?}");
+            let Err(status) = answer else { continue };
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert_eq!(reason_of(&status).as_deref(), Some("INPUT_INVALID"));
+            let facts = status.get_details_error_info().unwrap().metadata;
+            assert_eq!((&*facts["pointer"], &*facts["rule"]), ("", "type"));
+            assert_eq!(facts["expected"], number);
+            let fields = status.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(fields[0].field, "spec.input[0].text");
+        }
+        let asked = pb::ListTasksRequest::default();
+        let kept = service.list_tasks(by(Caller::Local, asked)).await.unwrap();
+        assert_eq!(kept.into_inner().tasks.len(), if taken { 2 } else { 0 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_breaks_a_bound_of_all_tasks_is_told_as_that() {
+    let service = service_seeing(vec!["false"]);
+    let mut asked = submit("work.do", "");
+    asked.spec.as_mut().unwrap().input = vec![pb::Part::default()];
+    let refused = service.submit_task(by(Caller::Local, asked)).await;
+    assert_eq!(
+        reason_of(&refused.unwrap_err()).as_deref(),
+        Some("INVALID_FIELD")
+    );
 }

@@ -1,0 +1,122 @@
+//! Whether a submission makes a task: it may come again, come too late, or find no room. Pure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::{Fault, Reason};
+use crate::pb::journal::record::Kind as Recorded;
+use crate::task::key::IdempotencyKey;
+use crate::task::spec::{Moment, NewTask};
+
+use super::kept::Kept;
+use super::keys::Known;
+use super::machine::{Tasks, World};
+use super::snapshot::submitted;
+
+/// How far the clocks of those who make keys may be ahead of ours.
+const SKEW: Duration = Duration::from_secs(60);
+/// What a submitter is told to wait when there is no room.
+const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How many times the memory of finished tasks may be taken while an archive is about to take them:
+/// one task alone may be larger than a shard's share.
+const UNMOVED: usize = 4;
+/// What a submitter is told to wait while the disk is full.
+const LOW_SPACE_RETRY: Duration = Duration::from_secs(30);
+
+impl Tasks {
+    /// Takes a checked task in, and gives it out at once where somebody has room. One with a key
+    /// must not be [there](Tasks::known) already.
+    pub(super) fn submit(&mut self, new: NewTask, world: World<'_>) -> Result<Uuid, Fault> {
+        if new.due <= world.at.now {
+            return Err(expired());
+        }
+        if !self.archived {
+            // Nobody else makes room before the next tick.
+            self.forget_old(world.at);
+        }
+        self.room()?;
+        if let Some(unfit) = new.unfit {
+            return Err(*unfit);
+        }
+        let id = new.task.id.clone();
+        let submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
+        let kept = Kept::submitted(&submitted, &id)
+            .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
+        let task = kept.id.uuid;
+        if self.tasks.contains_key(&task) {
+            // Two keys with the same 62 bits, in the same millisecond.
+            let text = "the id of the new task is taken: submit it again";
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
+        }
+        self.log(id, Recorded::Submitted(submitted), 0);
+        self.enter(kept, new.due);
+        if let Some(token) = new.parent {
+            self.children.add(task, token);
+        }
+        self.place(task, world);
+        self.settle(task);
+        Ok(task)
+    }
+
+    /// What is known of the key, for somebody who looked into the archive at `looked`. A key that is
+    /// younger than all that memory has let go of need not be looked for.
+    ///
+    /// # Errors
+    /// IDEMPOTENCY_KEY_REUSED.
+    pub(super) fn known(
+        &self,
+        key: &IdempotencyKey,
+        looked: Option<Instant>,
+        at: Moment,
+    ) -> Result<Known, Fault> {
+        let born = key.born.and_then(|born| {
+            let age = at.wall.duration_since(born).unwrap_or_default();
+            at.now.checked_sub(age + SKEW)
+        });
+        let looked = looked.max(born.filter(|born| *born > self.base));
+        let found = self.keys.find(key.place(), looked);
+        let Known::Here(task) = found else {
+            return Ok(found);
+        };
+        let entry = self.tasks.get(&task);
+        let known = entry.and_then(|entry| entry.kept.key);
+        let same = known.map(|known| key.same(&known)).transpose()?;
+        Ok(if same.unwrap_or_default() {
+            found
+        } else {
+            Known::Unknown
+        })
+    }
+
+    /// Whether there is room for a new task.
+    fn room(&self) -> Result<(), Fault> {
+        if self.draining {
+            let text = "this sidecar is about to stop: submit to it again in a moment";
+            return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
+        }
+        if self.low_space {
+            let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
+            return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
+        }
+        let live = self.tasks.len() - self.ended.len();
+        if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {
+            let text = format!("{live} tasks are under way on this thread: try again later");
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
+        }
+        if self.ended_bytes > self.limits.ended_bytes.saturating_mul(UNMOVED) {
+            let text = "more tasks have ended than can be kept yet: try again later";
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
+        }
+        Ok(())
+    }
+}
+
+/// The answer to a submission that comes too late.
+fn expired() -> Fault {
+    Fault::new(
+        Reason::DeadlineExceeded,
+        "the deadline has passed already; if the clocks differ, send a timeout instead",
+    )
+}

@@ -1,0 +1,67 @@
+//! Results that do not fit what their agent has promised: they end the task, and are not shown.
+//!
+//! The executor has looked at them before; a home believes nobody.
+
+use uuid::Uuid;
+
+use crate::contract::{Side, Violation};
+use crate::pb;
+use crate::pb::handle_response::Update;
+use crate::pb::task_event::Kind;
+use crate::task::doors::{Promise, Route};
+use crate::task::spec::Moment;
+use crate::wire::status;
+
+use super::kept::Kept;
+use super::machine::Tasks;
+
+/// How a result breaks the schema that was in force when the task was given out, as far as this home
+/// has that at hand.
+pub(super) fn unfit(
+    kept: &Kept,
+    said: Option<&Update>,
+    route: &dyn Route,
+) -> Option<Box<Violation>> {
+    let Some(Update::Result(result)) = said else {
+        return None;
+    };
+    let schemas = &kept.contract.as_ref()?.schemas;
+    if schemas.is_empty() {
+        return None;
+    }
+    let executor = kept.task.executor.as_ref();
+    let promise = Promise {
+        agent: executor
+            .map(|executor| executor.agent.clone())
+            .unwrap_or_default(),
+        schemas: schemas.clone(),
+        input_modes: Vec::new(),
+    };
+    let contract = route.promised(&promise)?;
+    contract.check(Side::Output, &result.parts, &[]).err()
+}
+
+impl Tasks {
+    /// Ends a task whose agent broke its promise.
+    pub(super) fn end_unfit(&mut self, task: Uuid, broken: &Violation, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let skill = &entry.kept.task.skill;
+        let reason = broken.reason();
+        let failure = pb::Failure {
+            reason: reason.label().into(),
+            message: broken.sentence(skill),
+            code: status::code(reason).into(),
+            retryable: false,
+            details: Some(broken.details(skill)),
+        };
+        self.end_with(task, failure, at);
+    }
+
+    /// Ends a task by this failure, whatever its executor still does.
+    pub(super) fn end_with(&mut self, task: Uuid, failure: pb::Failure, at: Moment) {
+        self.let_go(task, Some(&failure.reason), at.now);
+        self.emit(task, Kind::Failure(failure), pb::TaskState::Failed, 0, at);
+    }
+}

@@ -1,0 +1,348 @@
+//! Replays what happened, what is on disk and what was shown against the invariants.
+//!
+//! - I1 accepted tasks are never lost, and all of them end;
+//! - I2 one end for each task, and it stays;
+//! - I3 events are numbered 1 to n without a gap or a double, on streams that go on too;
+//! - I4 one key, one task;
+//! - I5 an attempt that is not in force changes nothing, and begins nowhere after a newer one;
+//! - I11 what has ended leaves nothing behind that runs, and no handler outlasts its deadline;
+//! - I12 work that may not run twice runs once at most, other work three times;
+//! - I13 nothing is acknowledged or shown that a crash takes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio_stream::StreamExt as _;
+
+use crate::domain::TaskId;
+use crate::pb;
+use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::part::Content;
+use crate::pb::task_event::Kind;
+use crate::pb::task_update::Update as Shown;
+use crate::task::home::ListQuery;
+use crate::task::journal::faulty::FaultyDisk;
+use crate::task::journal::{Journal, JournalConfig};
+
+use super::World;
+use super::agent::{is_idempotent, read};
+use super::history::{History, Request};
+
+/// Tasks of a page.
+const PAGE: usize = 100;
+
+/// A task as its home tells it in the end.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Final {
+    task: pb::Task,
+    events: Vec<pb::TaskEvent>,
+}
+
+/// All tasks of all homes.
+pub(super) type Told = BTreeMap<String, Final>;
+
+/// Whether nothing follows this state.
+pub(super) fn ended(state: pb::TaskState) -> bool {
+    matches!(
+        state,
+        pb::TaskState::Completed
+            | pb::TaskState::Failed
+            | pb::TaskState::Canceled
+            | pb::TaskState::Rejected
+    )
+}
+
+/// Asks every home for every task, from its first event on.
+pub(super) async fn ask(world: &Arc<World>) -> Told {
+    let mut told = Told::new();
+    for node in &world.nodes {
+        let life = node.up().await;
+        let mut before = None;
+        loop {
+            let query = ListQuery {
+                viewer: node.own.clone(),
+                filter: pb::ListTasksRequest::default(),
+                before,
+                limit: PAGE,
+            };
+            let page = life.home.list(query).await;
+            let page = page.expect("a home in calm answers");
+            for task in page.tasks {
+                let id: TaskId = task.id.parse().unwrap();
+                let updates = life.home.watch(&id, &node.own, 0, false).await;
+                let updates = updates.expect("a task that is listed can be watched");
+                let events: Vec<_> = updates
+                    .filter_map(|update| {
+                        let update = update.ok()?.update?;
+                        let Shown::Event(event) = update else {
+                            return None;
+                        };
+                        Some(event)
+                    })
+                    .collect()
+                    .await;
+                told.insert(task.id.clone(), Final { task, events });
+            }
+            before = page.next;
+            if before.is_none() {
+                break;
+            }
+        }
+    }
+    told
+}
+
+/// What a crash of everything has changed, though all was on disk.
+pub(super) fn compare(history: &mut History, before: &Told, after: &Told) {
+    for (id, was) in before {
+        match after.get(id) {
+            None => history.breach(format!("I1: {id} is gone after a crash")),
+            Some(is) if is != was => {
+                let how = format!("I2 I13: {id} was {was:?} and is {is:?} after a crash");
+                history.breach(how);
+            }
+            Some(_) => {}
+        }
+    }
+    for id in after.keys().filter(|id| !before.contains_key(*id)) {
+        history.breach(format!("I2: {id} is there after a crash only"));
+    }
+}
+
+/// Checks all that is known at the end.
+pub(super) fn check(world: &World, told: &Told) {
+    let mut history = world.history.lock();
+    let mut broken = Vec::new();
+    for (id, one) in told {
+        broken.extend(check_task(&history, id, one));
+    }
+    for (id, shown) in &history.shown {
+        let known = told.get(id).map_or(0, |one| one.task.last_seq);
+        if let Some(beyond) = shown.keys().find(|seq| **seq > known) {
+            broken.push(format!(
+                "I13: event {beyond} of {id} was shown, {known} are left"
+            ));
+        }
+    }
+    for request in &history.requests {
+        broken.extend(check_request(request, told));
+    }
+    broken.extend(check_runs(&history, told));
+    for how in broken {
+        history.breach(how);
+    }
+    drop(history);
+    for node in &world.nodes {
+        let records = records(node.disk.copy(), world.size.segment_bytes);
+        let broken = records.map_or_else(|how| vec![how], |records| check_log(&records, told));
+        for how in broken {
+            world
+                .history
+                .lock()
+                .breach(format!("{how}, in the log of {}", node.index));
+        }
+    }
+}
+
+fn check_task(history: &History, id: &str, one: &Final) -> Vec<String> {
+    let mut broken = Vec::new();
+    let Final { task, events } = one;
+    let numbered = events.iter().zip(1..).all(|(event, seq)| event.seq == seq);
+    if !numbered || task.last_seq != events.len() as u64 {
+        broken.push(format!("I3: the events of {id} have gaps"));
+    }
+    let ends = events.iter().filter(|event| ended(event.state())).count();
+    let last = events.last();
+    if ends != 1 || last.is_none_or(|last| last.state != task.state || !ended(last.state())) {
+        broken.push(format!(
+            "I2: {id} has {ends} ends, and is {:?}",
+            task.state()
+        ));
+    }
+    let mut asked = None;
+    let mut words: BTreeMap<usize, usize> = BTreeMap::new();
+    for (event, next) in events
+        .iter()
+        .zip(events.iter().skip(1).map(Some).chain([None]))
+    {
+        if next.is_some_and(|next| next.attempt < event.attempt) {
+            broken.push(format!("I5: the attempts of {id} go back at {}", event.seq));
+        }
+        if matches!(event.kind, Some(Kind::CancelRequested(_))) {
+            asked = Some(event.attempt);
+        }
+        let Some((run, word)) = event.kind.as_ref().and_then(words_of).and_then(read) else {
+            continue;
+        };
+        let maker = &history.runs[run];
+        if maker.task != id || maker.attempt != event.attempt {
+            broken.push(format!(
+                "I5: event {} of {id} is of attempt {}, run {run} made it, which was attempt {} of {}",
+                event.seq, event.attempt, maker.attempt, maker.task
+            ));
+        }
+        let before = words.insert(run, word).unwrap_or_default();
+        if word != before + 1 {
+            broken.push(format!(
+                "I3: event {} of {id} is word {word} of run {run}, after {before}",
+                event.seq
+            ));
+        }
+    }
+    if asked.is_some_and(|asked| last.is_some_and(|last| last.attempt > asked)) {
+        broken.push(format!("{id} was given out after it was cancelled"));
+    }
+    let cancelled = asked.is_some() || task.state() == pb::TaskState::Canceled;
+    if history.canceled.contains(id) && !cancelled {
+        broken.push(format!("I13: the cancellation of {id} is gone"));
+    }
+    broken
+}
+
+fn check_request(request: &Request, told: &Told) -> Vec<String> {
+    let mut broken = Vec::new();
+    let Request {
+        context,
+        ids,
+        fresh,
+        unknown,
+        node,
+    } = request;
+    for id in ids.iter().filter(|id| !told.contains_key(*id)) {
+        broken.push(format!("I1: {id} was acknowledged by {node}, and is gone"));
+    }
+    let made = told.values().filter(|one| one.task.context_id == *context);
+    let made: Vec<_> = made.map(|one| &one.task.id).collect();
+    if ids.len() > 1 || made.len() > 1 || *fresh > 1 {
+        broken.push(format!(
+            "I4: {context} is {ids:?} and {made:?}, {fresh} fresh"
+        ));
+    }
+    if ids.is_empty() && *unknown == 0 && !made.is_empty() {
+        broken.push(format!("I4: {context} was refused, and is {made:?}"));
+    }
+    broken
+}
+
+fn check_runs(history: &History, told: &Told) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut runs: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (number, run) in history.runs.iter().enumerate() {
+        if !run.over {
+            broken.push(format!("I11: run {number} of {} never ended", run.task));
+        }
+        if !run.void {
+            runs.entry(&run.task).or_default().push(number);
+        }
+    }
+    for (id, runs) in runs {
+        let Some(one) = told.get(id) else {
+            broken.push(format!("I1: {id} ran, and nobody knows it"));
+            continue;
+        };
+        let most = if may_repeat(&one.task) { 3 } else { 1 };
+        if runs.len() > most {
+            broken.push(format!("I12: {id}, {}, ran {runs:?}", one.task.skill));
+        }
+        let mut newest: BTreeMap<usize, u32> = BTreeMap::new();
+        let mut attempts = BTreeSet::new();
+        for run in runs {
+            let (attempt, node) = (history.runs[run].attempt, history.runs[run].node);
+            if !attempts.insert(attempt) {
+                broken.push(format!("I12: attempt {attempt} of {id} ran twice"));
+            }
+            let before = newest.insert(node, attempt).unwrap_or_default();
+            if before >= attempt {
+                broken.push(format!(
+                    "I5: attempt {attempt} of {id} began at {node} after {before}"
+                ));
+            }
+        }
+    }
+    broken
+}
+
+/// What the disk says, record by record.
+fn records(disk: FaultyDisk, segment_bytes: u64) -> Result<Vec<Record>, String> {
+    let mut records = Vec::new();
+    let config = JournalConfig {
+        segment_bytes,
+        ..JournalConfig::default()
+    };
+    let opened = Journal::on_disk(Box::new(disk), config, |_, record| records.push(record));
+    opened.map_err(|refused| format!("I1: does not open: {refused}"))?;
+    Ok(records)
+}
+
+fn check_log(records: &[Record], told: &Told) -> Vec<String> {
+    #[derive(Default)]
+    struct Track {
+        seq: Option<u64>,
+        attempt: u32,
+        over: bool,
+    }
+    let mut broken = Vec::new();
+    let mut tracks: BTreeMap<&str, Track> = BTreeMap::new();
+    for record in records {
+        let id = record.task_id.as_str();
+        let track = tracks.entry(id).or_default();
+        match &record.kind {
+            Some(Recorded::Event(event)) => {
+                if track.over {
+                    broken.push(format!("I2: {id} goes on after its end at {}", event.seq));
+                }
+                if track.seq.is_some_and(|seq| event.seq != seq + 1) {
+                    broken.push(format!("I3: {id} has {} after {:?}", event.seq, track.seq));
+                }
+                track.seq = Some(event.seq);
+                track.over = ended(event.state());
+                let place = usize::try_from(event.seq).unwrap() - 1;
+                let known = told.get(id).and_then(|one| one.events.get(place));
+                if known != Some(event) {
+                    broken.push(format!("I2: event {} of {id} is told otherwise", event.seq));
+                }
+            }
+            Some(Recorded::Dispatched(sent)) => {
+                if track.over || sent.attempt <= track.attempt {
+                    broken.push(format!(
+                        "I5: attempt {} of {id} was given out after {}",
+                        sent.attempt, track.attempt
+                    ));
+                }
+                track.attempt = sent.attempt;
+            }
+            _ => {}
+        }
+    }
+    broken
+}
+
+/// Whether the work may be done twice: as its submitter says, else as its skill does.
+fn may_repeat(task: &pb::Task) -> bool {
+    match task.options.as_ref().map(pb::TaskOptions::on_agent_loss) {
+        Some(pb::OnAgentLoss::Fail) => false,
+        Some(pb::OnAgentLoss::Restart) => true,
+        Some(pb::OnAgentLoss::Unspecified) | None => is_idempotent(&task.skill),
+    }
+}
+
+/// What an agent said in an event.
+fn words_of(kind: &Kind) -> Option<&str> {
+    if let Kind::Progress(progress) = kind {
+        return Some(&progress.message);
+    }
+    if let Kind::Failure(failure) = kind {
+        return Some(&failure.message);
+    }
+    let part = if let Kind::Message(message) = kind {
+        message.parts.first()
+    } else if let Kind::Result(result) = kind {
+        result.parts.first()
+    } else {
+        None
+    };
+    let Some(Content::Text(text)) = part?.content.as_ref() else {
+        return None;
+    };
+    Some(text)
+}

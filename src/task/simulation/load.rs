@@ -1,0 +1,354 @@
+//! Who wants work done: submits with and without a key, again where the outcome is not known,
+//! watches to the end over streams that it drops, and cancels.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt as _;
+
+use crate::domain::{Fault, Reason, TaskId};
+use crate::pb;
+use crate::pb::task_update::Update as Shown;
+use crate::task::home::{Submission, Submitted};
+
+use super::World;
+use super::agent::SKILLS;
+use super::checker::ended;
+use super::history::{History, Request};
+
+/// How many tries a submission gets; its process may be down for long.
+const TRIES: u32 = 40;
+
+/// What somebody wants.
+#[derive(Clone)]
+struct Wish {
+    /// Its place in the history.
+    number: usize,
+    node: usize,
+    spec: pb::TaskSpec,
+}
+
+/// How a try to submit ended.
+enum Outcome {
+    Taken(Box<Submitted<pb::Task>>),
+    /// It is not there, and will not be.
+    Refused(Reason),
+    /// It may be there.
+    Unknown,
+}
+
+/// All submissions of a run, spread over its window.
+pub(super) async fn all(world: Arc<World>) {
+    let window = u64::try_from(world.size.window.as_millis()).unwrap();
+    for _ in 0..world.size.tasks {
+        let node = world.roll(0..world.nodes.len());
+        let skill = SKILLS[[0, 0, 1, 1, 1, 2][world.roll(0..6)]];
+        let keyed = world.chance(0.6);
+        let wish = wish(&world, node, skill, keyed);
+        world.clients.adopt(
+            "wish",
+            carry(Arc::clone(&world), wish, world.within(0, window)),
+        );
+    }
+}
+
+/// A handler's child, submitted while it works.
+pub(super) fn child(world: &Arc<World>, node: usize, request: &pb::HandleRequest) {
+    let mut wish = wish(world, node, SKILLS[world.roll(0..2)], false);
+    wish.spec.parent_token.clone_from(&request.parent_token);
+    world
+        .clients
+        .adopt("child", carry(Arc::clone(world), wish, world.within(0, 50)));
+}
+
+fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
+    let mut history = world.history.lock();
+    let number = history.requests.len();
+    let context = format!("wish-{number}");
+    history.requests.push(Request {
+        node,
+        context: context.clone(),
+        ..Default::default()
+    });
+    drop(history);
+    let timeout = world.within(20_000, 240_000);
+    let options = pb::TaskOptions {
+        timeout: timeout.try_into().ok(),
+        detached: world.chance(0.2),
+        fail_fast: world.chance(0.05),
+        priority: world.roll(0..11),
+        on_agent_loss: [0, 0, 0, 0, 1, 2][world.roll(0..6)],
+        ..Default::default()
+    };
+    let selector = pb::Selector {
+        skill: skill.into(),
+        ..Default::default()
+    };
+    let spec = pb::TaskSpec {
+        selector: Some(selector),
+        options: Some(options),
+        idempotency_key: if keyed {
+            context.clone()
+        } else {
+            String::new()
+        },
+        context_id: context,
+        ..Default::default()
+    };
+    Wish { number, node, spec }
+}
+
+async fn carry(world: Arc<World>, wish: Wish, after: std::time::Duration) {
+    sleep(after).await;
+    let keyed = !wish.spec.idempotency_key.is_empty();
+    if keyed && world.chance(0.2) {
+        // Somebody impatient asks twice at once.
+        let twin = twin(Arc::clone(&world), wish.clone());
+        world.clients.adopt("twin", twin);
+    }
+    let Some(id) = submit(&world, &wish).await else {
+        return;
+    };
+    if world.chance(0.15) {
+        let cancel = cancel(Arc::clone(&world), wish.node, id.clone());
+        world.clients.adopt("cancel", cancel);
+    }
+    if keyed && world.chance(0.3) {
+        reuse(&world, &wish).await;
+    }
+    watch(&world, wish.node, &id).await;
+}
+
+async fn twin(world: Arc<World>, wish: Wish) {
+    sleep(world.within(0, 200)).await;
+    submit(&world, &wish).await;
+}
+
+/// Submits until the outcome is known, where that may be asked; gives the id.
+async fn submit(world: &Arc<World>, wish: &Wish) -> Option<String> {
+    for _ in 0..TRIES {
+        let outcome = ask(world, wish).await;
+        if let ControlFlow::Break(id) = learn(&mut world.history.lock(), wish, outcome) {
+            return id;
+        }
+        sleep(world.within(1, 3000)).await;
+    }
+    None
+}
+
+/// Notes how a try ended, and says whether there is to be another one.
+fn learn(history: &mut History, wish: &Wish, outcome: Outcome) -> ControlFlow<Option<String>> {
+    let keyed = !wish.spec.idempotency_key.is_empty();
+    let is_child = !wish.spec.parent_token.is_empty();
+    let request = &mut history.requests[wish.number];
+    let again = match outcome {
+        Outcome::Taken(taken) => {
+            let Submitted { task, replayed } = *taken;
+            request.fresh += u32::from(!replayed);
+            request.ids.insert(task.id.clone());
+            history.note(format_args!(
+                "wish {} is {}, replayed {replayed}",
+                wish.number, task.id
+            ));
+            return ControlFlow::Break(Some(task.id));
+        }
+        Outcome::Refused(reason) => {
+            history.note(format_args!("wish {} refused: {reason:?}", wish.number));
+            !is_child && comes_back(reason)
+        }
+        Outcome::Unknown => {
+            request.unknown += 1;
+            history.note(format_args!("wish {}: nobody knows", wish.number));
+            keyed
+        }
+    };
+    if again {
+        ControlFlow::Continue(())
+    } else {
+        ControlFlow::Break(None)
+    }
+}
+
+async fn ask(world: &World, wish: &Wish) -> Outcome {
+    let node = &world.nodes[wish.node];
+    let life = node.up().await;
+    let asked = Submission {
+        spec: wish.spec.clone(),
+        caller: node.own.as_ref().clone(),
+        trace: None,
+    };
+    let thread = world.roll(0..2);
+    let answer = tokio::select! {
+        biased;
+        () = life.dead.cancelled() => return Outcome::Unknown,
+        answer = life.home.submit(asked, thread) => answer,
+    };
+    match answer {
+        // The answer gets lost on its way.
+        Ok(_) if world.chance(0.1) => Outcome::Unknown,
+        Ok(taken) => Outcome::Taken(Box::new(taken)),
+        Err(fault) if fault.reason == Reason::StorageFailed => Outcome::Unknown,
+        Err(fault) => Outcome::Refused(fault.reason),
+    }
+}
+
+/// Whether a refused submission is made again.
+fn comes_back(reason: Reason) -> bool {
+    [Reason::DiskFull, Reason::QueueFull, Reason::Draining].contains(&reason)
+}
+
+/// Its key for something else.
+async fn reuse(world: &Arc<World>, wish: &Wish) {
+    let mut other = wish.clone();
+    other.spec.correlation_id = "something else".into();
+    let refused = [
+        Reason::IdempotencyKeyReused,
+        Reason::StorageFailed,
+        Reason::Draining,
+        Reason::DiskFull,
+        Reason::QueueFull,
+    ];
+    let how = match ask(world, &other).await {
+        Outcome::Taken(taken) => format!("I4: {} was taken with a used key", taken.task.id),
+        Outcome::Refused(reason) if !refused.contains(&reason) => {
+            format!("I4: a used key was refused as {reason:?}")
+        }
+        Outcome::Refused(_) | Outcome::Unknown => return,
+    };
+    world.history.lock().breach(how);
+}
+
+async fn cancel(world: Arc<World>, node: usize, id: String) {
+    let node = &world.nodes[node];
+    sleep(world.within(0, 30_000)).await;
+    let task: TaskId = id.parse().unwrap();
+    for _ in 0..TRIES {
+        let life = node.up().await;
+        let answer = tokio::select! {
+            biased;
+            () = life.dead.cancelled() => continue,
+            answer = life.home.cancel(&task, &node.own, "enough".into()) => answer,
+        };
+        let known = match answer {
+            Ok(_) => {
+                let mut history = world.history.lock();
+                history.note(format_args!("{id} is cancelled"));
+                history.canceled.insert(id.clone());
+                true
+            }
+            Err(fault) if fault.reason == Reason::TaskNotFound => {
+                let how = format!("I1: {id} is not there to be cancelled");
+                world.history.lock().breach(how);
+                true
+            }
+            Err(fault) => fault.reason == Reason::TaskNotCancelable,
+        };
+        if known {
+            return;
+        }
+        sleep(world.within(1, 2000)).await;
+    }
+}
+
+/// Watches a task to its end, over as many streams as it takes.
+pub(super) async fn watch(world: &Arc<World>, node: usize, id: &str) {
+    let task: TaskId = id.parse().unwrap();
+    let mut cursor = 0;
+    loop {
+        let life = world.nodes[node].up().await;
+        let viewer = &world.nodes[node].own;
+        let watched = tokio::select! {
+            biased;
+            () = life.dead.cancelled() => continue,
+            watched = life.home.watch(&task, viewer, cursor, true) => watched,
+        };
+        let leaves = Instant::now() + world.within(0, 60_000);
+        let over = match watched {
+            Ok(updates) => {
+                let reading = read(world, id, &mut cursor, updates);
+                tokio::select! {
+                    biased;
+                    () = life.dead.cancelled() => false,
+                    () = tokio::time::sleep_until(leaves) => false,
+                    over = reading => over,
+                }
+            }
+            Err(fault) => {
+                lost(world, id, &fault);
+                false
+            }
+        };
+        if over {
+            return;
+        }
+        sleep(world.within(1, 1000)).await;
+    }
+}
+
+/// Reads a stream; whether the task's end was seen.
+async fn read(
+    world: &World,
+    id: &str,
+    cursor: &mut u64,
+    mut updates: crate::task::home::TaskUpdates,
+) -> bool {
+    let mut at_end = false;
+    while let Some(update) = updates.next().await {
+        let update = match update {
+            Ok(update) => update.update,
+            Err(fault) => {
+                lost(world, id, &fault);
+                return false;
+            }
+        };
+        let mut history = world.history.lock();
+        match update {
+            Some(Shown::Event(event)) => {
+                if event.seq != *cursor + 1 {
+                    let how = format!("I3: {id} shows {} after {cursor}", event.seq);
+                    history.breach(how);
+                }
+                if at_end {
+                    history.breach(format!("I2: {id} goes on after its end"));
+                }
+                *cursor = event.seq;
+                at_end = ended(event.state());
+                history.show("watcher", &event);
+            }
+            Some(Shown::Keepalive(alive)) if alive.last_seq != *cursor => {
+                let how = format!("I3: {id} claims {} at {cursor}", alive.last_seq);
+                history.breach(how);
+            }
+            _ => {}
+        }
+    }
+    let task: TaskId = id.parse().unwrap();
+    at_end || finished(world, &task, *cursor).await
+}
+
+/// A stream that begins behind the last event ends at once.
+async fn finished(world: &World, task: &TaskId, cursor: u64) -> bool {
+    let shown = world.history.lock();
+    let events = shown.shown.get(&task.to_string());
+    let last = events.and_then(|events| events.get(&cursor));
+    let over = last.is_some_and(|event| ended(event.state()));
+    drop(shown);
+    if !over {
+        let how = format!("I3: the stream of {task} ends at {cursor}, before its end");
+        world.history.lock().breach(how);
+    }
+    true
+}
+
+fn lost(world: &World, id: &str, fault: &Fault) {
+    let gone = [
+        Reason::TaskNotFound,
+        Reason::SequenceAhead,
+        Reason::SequenceGone,
+    ];
+    if gone.contains(&fault.reason) {
+        let how = format!("I1 I3: {id} cannot be watched: {fault}");
+        world.history.lock().breach(how);
+    }
+}
