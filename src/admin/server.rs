@@ -174,6 +174,13 @@ async fn answer(request: Request<Incoming>, inspect: &dyn Inspect) -> Response<F
         let text = json!({"error": "ask for localhost or a loopback address"});
         return written(StatusCode::FORBIDDEN, &text);
     }
+    // Whether the process lives is no secret, and takes no work; all else says more than a page need
+    // know, be it only by the time that the answer takes.
+    let for_all = ["/livez", "/readyz"].contains(&request.uri().path());
+    if !for_all && is_of_a_web_page(&request) {
+        let text = json!({"error": "not for web pages"});
+        return written(StatusCode::FORBIDDEN, &text);
+    }
     let read = [Method::GET, Method::HEAD].contains(request.method());
     if read && request.uri().path() == "/metrics" {
         return metrics(&request, inspect);
@@ -182,10 +189,6 @@ async fn answer(request: Request<Incoming>, inspect: &dyn Inspect) -> Response<F
         return set_log(request, inspect.telemetry()).await;
     }
     let uri = request.uri();
-    // It says much, and takes some work.
-    if uri.path() == "/breakers" && is_of_a_web_page(&request) {
-        return not_for_web_pages();
-    }
     page(request.method(), (uri.path(), uri.query()), inspect)
 }
 
@@ -196,12 +199,8 @@ fn metrics(request: &Request<Incoming>, inspect: &dyn Inspect) -> Response<Full<
     respond(StatusCode::OK, kind, inspect.metrics(format))
 }
 
-/// The one thing that can be changed here. A browser asks before it sends a PUT for another site's
-/// page, and gets no leave; should one not ask, it still names the page's origin.
+/// The one thing that can be changed here.
 async fn set_log(request: Request<Incoming>, telemetry: &Telemetry) -> Response<Full<Bytes>> {
-    if is_of_a_web_page(&request) {
-        return not_for_web_pages();
-    }
     let refused = |text: String| written(StatusCode::BAD_REQUEST, &json!({"error": text}));
     let body = Limited::new(request.into_body(), FILTER_MAX + 2);
     let Ok(Ok(body)) = timeout(HEAD, body.collect()).await else {
@@ -224,13 +223,6 @@ fn is_of_a_web_page(request: &Request<Incoming>) -> bool {
     let headers = request.headers();
     let site = headers.get("sec-fetch-site");
     headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != "none")
-}
-
-fn not_for_web_pages() -> Response<Full<Bytes>> {
-    written(
-        StatusCode::FORBIDDEN,
-        &json!({"error": "not from a web page"}),
-    )
 }
 
 /// A web page can point a name of its own at 127.0.0.1 and read us (DNS rebinding), but it cannot
@@ -449,7 +441,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_called_is_not_shown_to_web_pages() {
+    async fn web_pages_are_told_nothing_but_that_it_lives() {
         let nursery = Nursery::here();
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::start(any, Arc::new(process(&[])), &nursery);
@@ -471,11 +463,13 @@ mod tests {
             ("origin: https://evil.example\r\n", "403"),
             ("origin: null\r\n", "403"),
         ] {
-            for path in ["/breakers", "/breakers?skill=a.b"] {
+            for path in ["/", "/breakers", "/breakers?skill=a.b", "/log", "/metrics"] {
                 assert_eq!(read("GET", path, more).await, status, "{path} {more}");
                 assert_eq!(read("HEAD", path, more).await, status, "{path} {more}");
             }
-            assert_eq!(read("GET", "/livez", more).await, "200", "{more}");
+            for path in ["/livez", "/readyz"] {
+                assert_eq!(read("GET", path, more).await, "200", "{path} {more}");
+            }
         }
         let asked = ask(at, "GET /breakers?skill=a.b").await.1;
         assert_eq!(asked, json!({"asked": "skill=a.b"}));

@@ -22,7 +22,7 @@ impl Cost {
 
     /// Whether this one is the better choice.
     pub(super) fn beats(self, other: Self) -> bool {
-        let (own, others) = self.speed.pair(other.speed).unwrap_or((UNKNOWN, UNKNOWN));
+        let (own, others) = self.speed.pair(other.speed, UNKNOWN);
         (own + self.penalty) * self.factor < (others + other.penalty) * other.factor
     }
 }

@@ -26,29 +26,61 @@ impl Kind {
     }
 }
 
-/// How fast an instance is, as one kind of call sees it; in seconds.
+/// How fast an instance is, as one kind of call sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Speed {
-    /// For its kind; `None`: no such call was ever answered.
-    own: Option<f64>,
-    /// For all kinds together, where nothing is known of its own.
-    all: Option<f64>,
+    /// For its kind.
+    own: Reading,
+    /// For all kinds together, where none of its own was ever answered.
+    all: Reading,
+}
+
+/// In seconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    /// `None`: no such call was ever answered.
+    measured: Option<f64>,
+    /// How long those that wait for an answer have done so, on average: it takes no less, also where
+    /// none was ever answered.
+    waited: f64,
+}
+
+impl Reading {
+    fn known(self) -> Option<f64> {
+        self.measured.map(|measured| measured.max(self.waited))
+    }
 }
 
 impl Speed {
     /// What is known.
     pub(super) fn known(self) -> Option<f64> {
-        self.own.or(self.all)
+        self.own.known().or_else(|| self.all.known())
     }
 
-    /// Two as they compare: by their own kind, and only where neither is known for it by all they do.
-    /// One that is not known is as fast as the other: it would else be flooded, or never be tried.
-    pub(super) fn pair(self, other: Self) -> Option<(f64, f64)> {
-        let (one, other) = match (self.own, other.own) {
-            (None, None) => (self.all, other.all),
-            own => own,
+    /// Two as they compare, in seconds: by their own kind, and only where neither is known for it by
+    /// all they do. One that is not known is as fast as the other: it would else be flooded, or never
+    /// be tried; but nobody is faster than those that wait there find it. `unknown`: where neither
+    /// was ever measured.
+    pub(super) fn pair(self, other: Self, unknown: f64) -> (f64, f64) {
+        let by_own = self.own.measured.is_some() || other.own.measured.is_some();
+        let (one, other) = if by_own {
+            (self.own, other.own)
+        } else {
+            (self.whole(), other.whole())
         };
-        Some((one.or(other)?, other.or(one)?))
+        let speed = |of: Reading, beside: Reading| {
+            let measured = of.measured.or(beside.measured);
+            measured.unwrap_or(unknown).max(of.waited)
+        };
+        (speed(one, other), speed(other, one))
+    }
+
+    /// By all it does: the calls of its kind may wait for longer than the average.
+    fn whole(self) -> Reading {
+        Reading {
+            waited: self.all.waited.max(self.own.waited),
+            ..self.all
+        }
     }
 }
 
@@ -151,9 +183,9 @@ impl Paces {
         (decay, now): (Duration, Instant),
     ) -> Speed {
         let own = kind.and_then(|kind| self.kinds.iter().find(|own| own.kind == kind));
-        let own = own.and_then(|own| own.pace.read(at, decay, now));
-        let all = match own {
-            Some(_) => None,
+        let own = own.map_or_else(Reading::default, |own| own.pace.read(at, decay, now));
+        let all = match own.measured {
+            Some(_) => Reading::default(),
             None => self.all.read(at, decay, now),
         };
         Speed { own, all }
@@ -196,15 +228,16 @@ impl Pace {
         }
     }
 
-    /// In seconds; `None`: nothing was ever measured.
-    fn read(&self, at: f64, decay: Duration, now: Instant) -> Option<f64> {
-        let measured = self.latency.read(decay, now)?;
-        if self.waiting == 0 {
-            return Some(measured);
-        }
+    fn read(&self, at: f64, decay: Duration, now: Instant) -> Reading {
         // Whoever waits for an answer now tells more than those that had one.
-        let waited = at - self.since / f64::from(self.waiting);
-        Some(measured.max(waited))
+        let waited = match self.waiting {
+            0 => 0.0,
+            waiting => at - self.since / f64::from(waiting),
+        };
+        Reading {
+            measured: self.latency.read(decay, now),
+            waited: waited.max(0.0),
+        }
     }
 }
 
@@ -215,6 +248,7 @@ mod tests {
     const DECAY: Duration = Duration::from_secs(10);
     const QUICK: Option<Kind> = Some(Kind::new(1));
     const SLOW: Option<Kind> = Some(Kind::new(2));
+    const UNKNOWN: f64 = 0.03;
 
     struct Bench {
         paces: Paces,
@@ -278,34 +312,55 @@ mod tests {
 
     #[test]
     fn two_are_compared_by_what_is_alike() {
-        let speed = |own, all| Speed { own, all };
+        let reading = |measured| Reading {
+            measured,
+            waited: 0.0,
+        };
+        let speed = |own, all| Speed {
+            own: reading(own),
+            all: reading(all),
+        };
         for (one, other, pair) in [
-            (speed(None, None), speed(None, None), None),
-            (
-                speed(Some(1.0), None),
-                speed(Some(2.0), None),
-                Some((1.0, 2.0)),
-            ),
+            (speed(None, None), speed(None, None), (UNKNOWN, UNKNOWN)),
+            (speed(Some(1.0), None), speed(Some(2.0), None), (1.0, 2.0)),
             // Another kind's figure says nothing beside one of this kind.
-            (
-                speed(Some(1.0), None),
-                speed(None, Some(9.0)),
-                Some((1.0, 1.0)),
-            ),
-            (
-                speed(None, Some(9.0)),
-                speed(Some(1.0), None),
-                Some((1.0, 1.0)),
-            ),
-            (
-                speed(None, Some(9.0)),
-                speed(None, Some(8.0)),
-                Some((9.0, 8.0)),
-            ),
-            (speed(None, Some(9.0)), speed(None, None), Some((9.0, 9.0))),
+            (speed(Some(1.0), None), speed(None, Some(9.0)), (1.0, 1.0)),
+            (speed(None, Some(9.0)), speed(Some(1.0), None), (1.0, 1.0)),
+            (speed(None, Some(9.0)), speed(None, Some(8.0)), (9.0, 8.0)),
+            (speed(None, Some(9.0)), speed(None, None), (9.0, 9.0)),
         ] {
-            assert_eq!(one.pair(other), pair, "{one:?} {other:?}");
+            assert_eq!(one.pair(other, UNKNOWN), pair, "{one:?} {other:?}");
         }
+    }
+
+    #[test]
+    fn calls_that_wait_count_where_none_was_ever_answered() {
+        let (mut hangs, mut answers) = (Bench::new([1, 2]), Bench::new([1, 2]));
+        let pair = |hangs: &Bench, answers: &Bench, kind, at| {
+            let (one, other) = (hangs.speed(kind, at), answers.speed(kind, at));
+            assert_eq!(other.pair(one, UNKNOWN).0, one.pair(other, UNKNOWN).1);
+            one.pair(other, UNKNOWN)
+        };
+        // Neither was ever measured.
+        assert!(hangs.paces.begin(SLOW, 0.0));
+        for kind in [SLOW, None] {
+            assert_eq!(pair(&hangs, &answers, kind, 5.0), (5.0, UNKNOWN));
+        }
+        assert_eq!(pair(&hangs, &answers, QUICK, 5.0), (5.0, UNKNOWN));
+        // One has answered another kind, and the other may be as fast.
+        hangs.call(QUICK, 5.0, 5.01);
+        let (one, other) = pair(&hangs, &answers, SLOW, 5.01);
+        assert!(one == 5.01 && other < 0.011, "{one} {other}");
+        // The other one has answered this kind, and is as fast as it was.
+        answers.call(SLOW, 5.0, 7.0);
+        assert_eq!(pair(&hangs, &answers, SLOW, 7.0), (7.0, 2.0));
+        assert!(hangs.paces.begin(QUICK, 7.0));
+        assert_eq!(pair(&hangs, &answers, SLOW, 9.0).0, 9.0);
+        // For a kind that it answers it is no slower by that.
+        hangs.paces.stop(QUICK, 7.0);
+        answers.call(QUICK, 7.0, 7.01);
+        let (one, other) = pair(&hangs, &answers, QUICK, 7.01);
+        assert!(one <= 0.01 && other <= 0.011, "{one} {other}");
     }
 
     #[test]

@@ -18,8 +18,9 @@ use crate::{
 
 /// When a second try that has no budget asks again: the floor of the budget lets three go in a second.
 const BUDGET_AGAIN: Duration = Duration::from_millis(333);
-/// When to look again at instances whose bound of calls is reached: a call that ends may be another
-/// thread's, and rings no bell.
+/// When to look again at instances whose bound of calls is reached. A call that ends rings if
+/// somebody found no room before, and others may be quicker to take it: whoever waits looks by himself
+/// too.
 const ROOM_AGAIN: Duration = Duration::from_millis(20);
 
 /// Routes by the mirror of the catalog.

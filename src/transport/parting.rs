@@ -33,8 +33,8 @@ use crate::transport::serve::CONNECTION_WINDOW;
 /// How long the answer to the PING is held back. What was written with it is here by then, unless the
 /// network lost it: then the last GOAWAY excludes it, and clients of gRPC send it again by themselves.
 pub(super) const HELD: Duration = Duration::from_millis(100);
-/// How long a peer may take to close its side after ours. It reads a GOAWAY and has nothing else to
-/// do; on a machine that is busy it waits for its turn.
+/// How long closing may take: for us to say our last word, and for the peer to close its side then.
+/// It reads a GOAWAY and has nothing else to do; on a machine that is busy it waits for its turn.
 pub(super) const LISTENED: Duration = Duration::from_secs(3);
 /// Bytes that are read meanwhile: a peer that keeps to its windows has no more on the way.
 const LISTENED_BYTES: u64 = 2 * CONNECTION_WINDOW as u64;
@@ -68,10 +68,13 @@ enum Answer {
     HandedOn,
 }
 
-/// Our side is closed.
+/// Our side closes, or is closed.
 #[derive(Debug)]
 struct Listening {
+    /// For both: TLS closes only once its last word is written, and a peer that does not read keeps
+    /// it from that.
     until: Pin<Box<Sleep>>,
+    closed: bool,
     left: u64,
 }
 
@@ -239,18 +242,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Parting<I> {
     /// Closes our side, and is done when the peer has closed its own, or has had its time.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { io, listening, .. } = &mut *self;
-        let listening = match listening {
-            Some(listening) => listening,
-            None => {
-                ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
-                listening.insert(Listening {
-                    until: Box::pin(sleep(LISTENED)),
-                    left: LISTENED_BYTES,
-                })
-            }
-        };
+        let listening = listening.get_or_insert_with(|| Listening {
+            until: Box::pin(sleep(LISTENED)),
+            closed: false,
+            left: LISTENED_BYTES,
+        });
         let mut piece = [0; PIECE];
         while listening.left > 0 && listening.until.as_mut().poll(cx).is_pending() {
+            if !listening.closed {
+                ready!(Pin::new(&mut *io).poll_shutdown(cx))?;
+                listening.closed = true;
+            }
             let mut buf = ReadBuf::new(&mut piece);
             match ready!(Pin::new(&mut *io).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => {

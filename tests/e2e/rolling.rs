@@ -43,8 +43,12 @@ use crate::support::{
 const ROUNDS: usize = 3;
 /// Short, and enough for the work of a machine that is busy: nothing here takes longer than 100 ms.
 const DRAIN: &str = "9s";
-/// The last 5 s of a drain are for streams and connections, and none of it should be needed.
-const ENDED: Duration = Duration::from_secs(9);
+/// What is logged where the time of a drain is over before all peers have let go.
+const CUT: [&str; 3] = [
+    "connection cut",
+    "tasks did not stop within their grace",
+    "there is no time to tell every peer to go",
+];
 /// Callers of each kind at each of the two homes.
 const CALLERS: usize = 4;
 const SKILL: &str = "test.slow";
@@ -190,7 +194,6 @@ async fn every_process_is_restarted_in_turn_and_no_call_fails() {
             let status = mesh.ended(name).await;
             assert!(status.success(), "{name}: {status}\n{}", mesh.site.logs());
             let took = termed.elapsed();
-            assert!(took < ENDED, "{name}, round {round}: {took:?}");
             longest = longest.max(took);
             mesh.start(name);
             mesh.ready(name).await;
@@ -225,6 +228,12 @@ async fn every_process_is_restarted_in_turn_and_no_call_fails() {
         assert_eq!(told["failures"], Value::Null, "{told:#}");
         assert!(told["cursors"].as_u64() > Some(0), "{told:#}");
         assert!(told["submit"].as_u64() > Some(10), "{told:#}");
+    }
+    for name in all.iter().map(String::as_str).chain([REGISTRY]) {
+        let log = std::fs::read_to_string(mesh.log(name)).unwrap();
+        let mut lines = log.lines();
+        let cut = lines.find(|line| CUT.iter().any(|text| line.contains(text)));
+        assert_eq!(cut, None, "{name}");
     }
     println!("{table}");
 }

@@ -109,6 +109,11 @@ impl ByHand {
         fs::write(&path, settings.to_string()).unwrap();
     }
 
+    /// The log of a process, over all its starts.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.site.state().join(format!("logs/{name}.log"))
+    }
+
     /// The copy of the catalog that a sidecar keeps.
     pub fn catalog(&self, name: &str) -> PathBuf {
         let config = self.site.state().join(format!("config/{name}.toml"));
@@ -128,7 +133,7 @@ impl ByHand {
         }
         let mut command = change(self.command(name));
         command.stdin(Stdio::null());
-        let log = self.site.state().join(format!("logs/{name}.log"));
+        let log = self.log(name);
         let log = fs::File::options()
             .create(true)
             .append(true)

@@ -143,11 +143,6 @@ impl<T> Set<T> {
         if breaker.enabled { open.min(most) } else { 0 }
     }
 
-    /// The same as of the last look that a call took: without one of its own.
-    pub fn seen_ejected(&self) -> usize {
-        self.view.lock().ejected
-    }
-
     /// Whether calls flow to any of those, breakers alone asked.
     pub fn flows(&self, to: &dyn Fn(&T) -> bool, now: Instant) -> bool {
         let mut view = self.view.lock();

@@ -71,7 +71,7 @@ impl Balancer {
         let sight = |one: Looked| {
             let members = one.reach.set.members().iter().take(SHOWN_MAX);
             let members = members.map(|member| member.value.candidate.instance.clone());
-            let (members, ejected) = (members.collect(), one.reach.set.seen_ejected());
+            let (members, ejected) = (members.collect(), one.reach.set.would_eject(now));
             one.sight(members, ejected, now)
         };
         Sights {
@@ -123,7 +123,9 @@ impl Balancer {
         let cache = self.cache.lock();
         let late = cache.targets.values();
         let late = late.filter(|one| now.saturating_duration_since(one.used) <= OF_LATE);
-        late.map(|one| one.reach.set.seen_ejected()).sum()
+        let late: Vec<_> = late.map(|one| one.reach.set.clone()).collect();
+        drop(cache);
+        late.iter().map(|set| set.would_eject(now)).sum()
     }
 
     /// At most so many, those in trouble first, and how many more there are.

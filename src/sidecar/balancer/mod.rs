@@ -47,12 +47,14 @@ pub(super) struct Balancer {
     picks: Picks,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cache {
     /// Where the endpoints stand; `None`: nowhere.
     followed: Option<u64>,
     /// They have seen the whole of the registry's catalog.
     complete: bool,
+    /// Rings when the rules may be others than these.
+    changes: watch::Receiver<u64>,
     /// As they were when they were last looked at; `None`: never.
     rules: Option<Arc<Rules>>,
     /// By the hash of what is asked for.
@@ -99,6 +101,13 @@ impl Target {
 
 impl Balancer {
     pub(super) fn new(mirror: Mirror, endpoints: Endpoints, zone: String) -> Self {
+        let cache = Cache {
+            followed: None,
+            complete: false,
+            changes: mirror.changes(),
+            rules: None,
+            targets: HashMap::new(),
+        };
         Self {
             number: mirror.changes(),
             complete: mirror.fresh(),
@@ -106,7 +115,7 @@ impl Balancer {
             endpoints,
             zone,
             hasher: RandomState::new(),
-            cache: Mutex::default(),
+            cache: Mutex::new(cache),
             picks: Picks::default(),
         }
     }
@@ -127,9 +136,8 @@ impl Balancer {
     /// are asked for.
     pub(super) fn follow(&self, now: Instant) {
         let number = *self.number.borrow();
-        let rules = self.mirror.rules();
         let mut cache = self.cache.lock();
-        cache.rules = Some(rules);
+        self.rules(&mut cache);
         self.endpoints_follow(&mut cache, number, now);
         drop(cache);
         let (catalog, risen) = (self.mirror.catalog(), self.endpoints.take_risen());
@@ -152,10 +160,7 @@ impl Balancer {
         let key = self.key(namespace, selector);
         let mut cache = self.cache.lock();
         self.endpoints_follow(&mut cache, number, now);
-        let rules = cache
-            .rules
-            .get_or_insert_with(|| self.mirror.rules())
-            .clone();
+        let rules = self.rules(&mut cache);
         let same = cache.targets.get_mut(&key);
         let same = same.filter(|target| target.is_for(namespace, selector));
         if let Some(target) = same {
@@ -187,6 +192,17 @@ impl Balancer {
     /// How calls to an agent are treated, whatever the skill.
     fn of_agent(&self, agent: &AgentName) -> Treatment {
         settings_for(&self.mirror.rules(), &agent.namespace, None, Some(agent))
+    }
+
+    /// As they are now, also where nobody has followed yet. Asks the mirror only when they may have
+    /// changed: it may be busy with its catalog.
+    fn rules(&self, cache: &mut Cache) -> Arc<Rules> {
+        if cache.changes.has_changed().unwrap_or(false) {
+            cache.changes.mark_unchanged();
+            cache.rules = None;
+        }
+        let rules = cache.rules.get_or_insert_with(|| self.mirror.rules());
+        rules.clone()
     }
 
     fn endpoints_follow(&self, cache: &mut Cache, number: u64, now: Instant) {
@@ -339,7 +355,7 @@ mod tests {
     use crate::{
         registry::{
             client::{MirrorConfig, source::fake::Fake},
-            fixture::entry_of,
+            fixture::{entry_of, rule},
             live::Change,
         },
         resilience::{Ask, Outcome, Phase, Pick},
@@ -666,6 +682,35 @@ mod tests {
         assert_eq!(bench.balancer.ejected_of_late(Instant::now()), 2);
         tokio::time::advance(2 * OF_LATE).await;
         assert_eq!(bench.balancer.ejected_of_late(Instant::now()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_left_out_is_seen_before_any_task_asks() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        bench.reach("s");
+        let (now, catalog) = (Instant::now(), bench.balancer.mirror().catalog());
+        let entry = catalog.entry(&"a".parse().unwrap()).unwrap();
+        for _ in 0..5 {
+            let permit = bench.balancer.outside(entry, now);
+            permit.finish(Outcome::Failure, now, 0.0);
+        }
+        assert_eq!(bench.balancer.ejected_of_late(now), 1);
+        assert_eq!(bench.balancer.sights(9, now).targets[0].ejected, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_hold_as_soon_as_they_are_known() {
+        let bench = Bench::new(vec![put("a", "default/x", "s", "1")]).await;
+        let before = bench.reach("s");
+        let rule = rule("default", "slow");
+        bench.fake.live().set_rules(Rules::new([rule], 1));
+        bench
+            .until(|_| bench.balancer.mirror().rules().len() == 1)
+            .await;
+        // Nobody has followed.
+        let after = bench.reach("s");
+        assert!(!Arc::ptr_eq(&before.set, &after.set));
+        assert!(Arc::ptr_eq(&after.set, &bench.reach("s").set));
     }
 
     #[tokio::test(start_paused = true)]

@@ -212,7 +212,10 @@ impl Probe {
                 "the agent ends a health watch without a word",
             )),
             Ok(Err(status)) => Found::error(&status, &self.service),
-            Err(_) => Ok(late()),
+            Err(_) => {
+                self.stale = true;
+                Ok(late())
+            }
         }
     }
 

@@ -156,6 +156,21 @@ async fn a_connection_that_leads_nowhere_is_left_for_another_one() {
     }
 }
 
+/// As of an agent that is started again in the place of one that hangs.
+#[tokio::test]
+async fn a_connection_over_which_no_watch_is_ever_answered_is_left_for_another_one() {
+    for asked in [Probing::Auto, Probing::Watch] {
+        let mut bench = Bench::new(asked, "agent");
+        let hangs = UnixListener::bind(bench.path("agent")).unwrap();
+        assert_eq!(bench.looks().await.1, Look::Missed, "{asked:?}");
+        let process = bench.serve(Takes::Everything);
+        assert_eq!(bench.looks().await.1, Look::Serving, "{asked:?}");
+        process.abort().await;
+        bench.end().await;
+        drop(hangs);
+    }
+}
+
 #[tokio::test]
 async fn a_watch_that_is_all_an_agent_takes_at_once_is_left_for_checks() {
     for takes in [Takes::OneStream, Takes::OneCall] {

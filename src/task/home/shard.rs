@@ -47,6 +47,9 @@ const GROUP_BYTES: usize = 4 << 20;
 const SWEEP: Duration = Duration::from_secs(5);
 /// Pause before a journal that had no room is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(5);
+/// Between two looks at what waits because something elsewhere has changed: every room that gets free
+/// anywhere rings, at every shard, and the shard has other work.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// When nothing is due, look again after this long.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -88,6 +91,8 @@ pub(super) struct Running {
     /// The journal has no room: nothing is taken in until it has.
     stuck: bool,
     hold: Hold,
+    /// When a change elsewhere last had it look at what waits.
+    looked: Option<Instant>,
     /// Sorted, as the watchers are: who hears of the shard's end first does not depend on chance.
     pub(super) carriers: BTreeMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
@@ -106,6 +111,7 @@ impl Shard {
             pending: Vec::new(),
             stuck: false,
             hold: Hold::default(),
+            looked: None,
             carriers: BTreeMap::new(),
             settling: Vec::new(),
             watchers: BTreeMap::new(),
@@ -160,7 +166,7 @@ impl Running {
                     }
                 }
                 () = wake.as_mut() => if !self.stuck { self.world(Tasks::tick) },
-                Ok(()) = changes.changed(), if !self.stuck => self.world(Tasks::pump),
+                Ok(()) = changes.changed(), if !self.stuck => self.changed(Instant::now()),
                 parent = next_over(&mut over), if !self.stuck => self.disowned(parent),
                 _ = sweep.tick(), if !self.stuck => {
                     if self.shard.journal.failed() {
@@ -175,6 +181,20 @@ impl Running {
                     self.turn(&mut requests)?;
                 }
             }
+        }
+    }
+
+    /// Somebody else may fit, or have room, now: looks at what waits, or does so soon.
+    fn changed(&mut self, now: Instant) {
+        let soon = self.looked.map(|looked| looked + LOOK_AGAIN);
+        if let Some(soon) = soon.filter(|soon| *soon > now) {
+            let tasks = &mut self.shard.tasks;
+            // What is due before that stays so.
+            let due = tasks.pump_at.map_or(soon, |due| due.min(soon));
+            tasks.look_again(due);
+        } else {
+            self.looked = Some(now);
+            self.world(Tasks::pump);
         }
     }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, duplex},
     net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
@@ -233,6 +233,19 @@ async fn who_never_closes_is_left_in_time_and_who_floods_at_once() {
     let left = async move { Parting::over(near).shutdown().await.unwrap() };
     tokio::join!(left, flood);
     assert!(began.elapsed() < LISTENED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_even_read_our_last_word_is_left_in_time() {
+    let (near, far) = duplex(1);
+    let mut near = BufWriter::new(near);
+    near.write_all(b"the last word").await.unwrap();
+    let began = Instant::now();
+    let mut left = Parting::over(near);
+    let left = timeout(10 * LISTENED, left.shutdown()).await;
+    left.unwrap().unwrap();
+    assert_eq!(began.elapsed(), LISTENED);
+    drop(far);
 }
 
 /// What comes out of what goes in, piece by piece; what came out before the time to hold.
