@@ -242,14 +242,13 @@ fn credit_comes_back_in_pieces_as_updates_are_taken() {
     assert_eq!(sent as u64, CREDIT / COST_LEAST);
 }
 
-proptest! {
-    /// An agent that counts as it should is never told off and never stuck, whatever the order in
-    /// which its updates are taken and its credit is written; and what is on its way is bounded.
-    #[test]
-    fn who_counts_its_credit_is_never_told_off_and_never_stuck(
-        sizes in proptest::collection::vec(1_usize..200_000, 1..60),
-        turns in proptest::collection::vec(0_u8..3, 1..400),
-    ) {
+/// An agent that counts as it should is never told off and never stuck, whatever the order in
+/// which its updates are taken and its credit is written; and what is on its way is bounded.
+#[test]
+fn who_counts_its_credit_is_never_told_off_and_never_stuck() {
+    let sizes = proptest::collection::vec(1_usize..200_000, 1..60);
+    let turns = proptest::collection::vec(0_u8..3, 1..400);
+    proptest!(|(sizes in sizes, turns in turns)| {
         let mut session = Session::default();
         session.hear(hello(1)).unwrap();
         let work = session.give(given()).unwrap();
@@ -287,7 +286,7 @@ proptest! {
             if !sends(&mut session, &mut credit, &mut on_way) { return Ok(()) }
         }
         prop_assert!(false, "stuck");
-    }
+    });
 }
 
 /// An agent's end of a stream.
