@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::ids::DEFAULT_NAMESPACE;
-use crate::domain::{Fault, Label, Reason, TaskId};
+use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::chance;
 use crate::task::doors::Parent;
@@ -181,13 +181,7 @@ impl Home {
         // A handler that brings no context of its own means the one that it was called with.
         let inherited = || known?.trace.as_ref();
         let work = Work::submit(asked.trace.as_ref().or_else(inherited), method, &id);
-        let namespace = asked
-            .caller
-            .member
-            .namespace()
-            .or_else(|| config.own.member.namespace())
-            .cloned()
-            .unwrap_or_else(default_namespace);
+        let namespace = self.namespace_of(&asked.caller);
         let checked = parent.and_then(|parent| {
             let asked = Asked {
                 id,
@@ -210,6 +204,13 @@ impl Home {
             new,
             work,
         })
+    }
+
+    /// Where the bare names that a caller says are looked up.
+    pub(in crate::task) fn namespace_of(&self, caller: &SpiffeId) -> Label {
+        let own = || self.shared.config.own.member.namespace();
+        let namespace = caller.member.namespace().or_else(own).cloned();
+        namespace.unwrap_or_else(default_namespace)
     }
 
     /// A new id, and whose shard it is.
