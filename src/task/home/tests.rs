@@ -1,5 +1,8 @@
 //! The machine under tables and under any order of inputs.
 
+#[path = "dialogue_tests.rs"]
+mod dialogue;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -1075,7 +1078,7 @@ async fn bounds_hold() {
             }),
             "AGENT_ERROR",
         ),
-        (Update::Question(pb::Question::default()), "UNIMPLEMENTED"),
+        (Update::Question(pb::Question::default()), "AGENT_ERROR"),
         (Update::Rejection(pb::Failure::default()), "AGENT_ERROR"),
     ] {
         let task = bench.submit();

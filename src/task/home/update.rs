@@ -11,6 +11,8 @@ use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 use crate::task::spec::check_part;
 
+use super::artifacts::begins_anew;
+use super::dialogue::asked;
 use super::kept::{Kept, part_bytes};
 
 /// Most bytes of an event without a result, encoded.
@@ -58,7 +60,8 @@ impl Taken {
             Some(Update::Progress(progress)) => {
                 progress_fits(&progress).and_then(|()| event(Kind::Progress(progress)))
             }
-            Some(Update::Message(message)) => {
+            Some(Update::Message(mut message)) => {
+                message.by.clear();
                 message_fits(kept, &message).and_then(|()| event(Kind::Message(message)))
             }
             Some(Update::Artifact(chunk)) => {
@@ -95,7 +98,9 @@ impl Taken {
                 }),
                 pb::TaskState::Canceled,
             )),
-            Some(Update::Question(_)) => Ok(unserved("a question")),
+            Some(Update::Question(question)) => {
+                asked(kept, question).map(|(kind, state)| Self::Event(kind, state))
+            }
             Some(Update::Delegation(_)) => Ok(unserved("a delegation")),
         };
         taken.unwrap_or_else(|breach| {
@@ -224,7 +229,8 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
     }
     let before = kept
         .artifact(&chunk.artifact_id)
-        .filter(|kept| !kept.summary.superseded);
+        .filter(|kept| !kept.summary.superseded)
+        .filter(|before| !begins_anew(&before.summary, chunk, kept.task.attempt));
     match before {
         None if chunk.append => Err("the first chunk of an artifact cannot append".into()),
         None => fits("artifacts", kept.artifacts.len() + 1, ARTIFACTS_MAX),
