@@ -255,15 +255,7 @@ fn plan(
         steps.push_back((pause(), Next::Say(update)));
     }
     let end = match world.roll(0..20) {
-        _ if asks => Next::Say(Update::Question(pb::Question {
-            question_id: format!("of run {run}"),
-            message: Some(pb::Message {
-                parts: vec![text(&words(run, word + 1))],
-                ..Default::default()
-            }),
-            auth: run % 2 == 0,
-            ..Default::default()
-        })),
+        _ if asks => Next::Say(question(run, word + 1)),
         0 => Next::Say(Update::Failure(pb::Failure {
             message: words(run, word + 1),
             ..Default::default()
@@ -283,6 +275,18 @@ fn plan(
     };
     steps.push_back((pause(), end));
     steps
+}
+
+fn question(run: usize, word: usize) -> Update {
+    Update::Question(pb::Question {
+        question_id: format!("of run {run}"),
+        message: Some(pb::Message {
+            parts: vec![text(&words(run, word))],
+            ..Default::default()
+        }),
+        auth: run.is_multiple_of(2),
+        ..Default::default()
+    })
 }
 
 /// Notes that a run is over, however it ends.
