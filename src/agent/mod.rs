@@ -19,6 +19,7 @@
 
 mod channel;
 mod failure;
+mod question;
 mod server;
 mod sidecar;
 mod socket;
@@ -26,6 +27,7 @@ mod task;
 
 pub use channel::Channel;
 pub use failure::{Failure, failure};
+pub use question::{Answer, Question};
 pub use server::{Agent, Handler, serve};
 pub use sidecar::Sidecar;
 pub use task::{Task, text};
