@@ -20,6 +20,7 @@
 mod attached;
 mod channel;
 mod failure;
+mod question;
 mod server;
 mod sidecar;
 mod socket;
@@ -28,6 +29,7 @@ mod task;
 pub use attached::Attached;
 pub use channel::Channel;
 pub use failure::{Failure, failure};
+pub use question::{Answer, Question};
 pub use server::{Agent, Handler, serve, serve_attached};
 pub use sidecar::Sidecar;
 pub use task::{Task, text};

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, async_trait, service::Routes};
 use tower::ServiceExt as _;
 
 use super::socket::{Io, Listener, Socket};
+use super::task::Asking;
 use super::{AgentError, Attached, Failure, Sidecar, Task, TaskResult};
 use crate::pb;
 use crate::pb::handle_response::Update;
@@ -257,7 +258,9 @@ impl Service {
                 .as_ref()
                 .map(|sidecar| sidecar.traced(trace.clone())),
             trace,
+            asking: Asking::default(),
         };
+        let asked = task.asking.sent.clone();
         let key = (task.id().to_owned(), task.attempt());
         let canceled = Stop::new();
         self.running.lock().insert(key.clone(), canceled.clone());
@@ -269,6 +272,7 @@ impl Service {
             let last = tokio::select! {
                 biased;
                 () = out.closed() => return,
+                () = asked.cancelled() => return,
                 () = canceled.cancelled() => Update::Canceled(pb::Canceled::default()),
                 done = handler.handle(task) => match done {
                     Ok(result) => Update::Result(result),

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use super::breakers::BreakersArgs;
 pub use super::log::LogLevelArgs;
+pub use super::respond::RespondArgs;
 pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
@@ -505,6 +506,8 @@ pub enum TaskVerb {
         /// Id of the root, or of any task in it
         id: String,
     },
+    /// Answer what a task asks; it goes on with the answer
+    Respond(RespondArgs),
     /// Ask a task to stop
     Cancel {
         /// How to find it.
@@ -528,6 +531,8 @@ pub enum StateArg {
     Failed,
     Canceled,
     Rejected,
+    InputRequired,
+    AuthRequired,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -33,11 +33,15 @@ pub fn code(reason: Reason) -> Code {
         Reason::IdempotencyKeyReused => Code::AlreadyExists,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::TaskNotFound
+        | Reason::QuestionNotFound
         | Reason::ArtifactNotFound
         | Reason::AgentNotFound
         | Reason::RuleNotFound
         | Reason::LeaseUnknown => Code::NotFound,
         Reason::TaskNotCancelable
+        | Reason::TaskEnded
+        | Reason::TaskAsksNothing
+        | Reason::QuestionAnswered
         | Reason::HomeElsewhere
         | Reason::NotOwnAgent
         | Reason::ContractChanged

@@ -50,6 +50,8 @@ use tonic_health::pb::{
 
 #[path = "agent/attached.rs"]
 mod attached;
+#[path = "agent/consult.rs"]
+mod consult;
 #[path = "agent/ill.rs"]
 mod ill;
 #[path = "agent/plenty.rs"]
@@ -103,6 +105,9 @@ impl Handler for Agent {
         tokio::spawn(async move {
             if let Some(late) = ill.late {
                 sleep(late).await;
+            }
+            if task.skill.ends_with(".consult") {
+                return consult::consult(&request, &updates).await;
             }
             // An error means that nobody listens any more.
             if task.skill.starts_with("test.ask") {

@@ -38,6 +38,7 @@ mod namespaces;
 mod outage;
 mod partition;
 mod plenty;
+mod questions;
 mod rolling;
 mod rules;
 mod silence;

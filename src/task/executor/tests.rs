@@ -1,5 +1,8 @@
 //! The executor against scripted handlers and homes, on a paused clock.
 
+#[path = "asking_tests.rs"]
+mod asking;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -228,6 +231,7 @@ fn short(update: &pb::NumberedUpdate) -> String {
         Some(Update::Result(_)) => "result",
         Some(Update::Canceled(_)) => "canceled",
         Some(Update::Transient(_)) => "transient",
+        Some(Update::Question(question)) => &format!("asks {}", question.question_id),
         _ => panic!("{update:?}"),
     };
     let cut = if update.cut { ", cut" } else { "" };

@@ -16,7 +16,8 @@ use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
 
-use super::kept::{Kept, KeptArtifact, Parties, RecordError, Running, event_bytes};
+use super::artifacts::KeptArtifact;
+use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
 
 /// Events by their numbers.
 pub(super) type Numbered = BTreeMap<u64, Arc<pb::TaskEvent>>;
@@ -75,6 +76,7 @@ impl Kept {
             checkpoint: self.checkpoint.clone(),
             first_seq: self.first_seq(),
             messages: seqs(&self.messages),
+            dialogue: seqs(&self.dialogue),
             artifacts: self
                 .artifacts
                 .iter()
@@ -143,6 +145,7 @@ impl Kept {
                 .map(|seq| event(&seq))
                 .collect::<Result<VecDeque<_>, _>>()?,
             messages: all(&snapshot.messages)?,
+            dialogue: all(&snapshot.dialogue)?,
             artifacts,
             result: match snapshot.result {
                 0 => None,

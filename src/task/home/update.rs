@@ -12,6 +12,8 @@ use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 use crate::task::spec::check_part;
 
+use super::artifacts::begins_anew;
+use super::dialogue::asked;
 use super::kept::{Kept, part_bytes};
 
 /// Most bytes of an event without a result, encoded.
@@ -90,7 +92,8 @@ impl Taken {
                 progress_fits(&progress)?;
                 event(Kind::Progress(progress))
             }
-            Some(Update::Message(message)) => {
+            Some(Update::Message(mut message)) => {
+                message.by.clear();
                 message_fits(kept, &message)?;
                 event(Kind::Message(message))
             }
@@ -127,7 +130,10 @@ impl Taken {
                 Kind::StateChanged(ended_by_request(kept, canceled)),
                 pb::TaskState::Canceled,
             )),
-            Some(Update::Question(_)) => Ok(unserved("a question")),
+            Some(Update::Question(question)) => {
+                let (kind, state) = asked(kept, question)?;
+                Ok(Self::Event(kind, state))
+            }
             Some(Update::Delegation(_)) => Ok(unserved("a delegation")),
         }
     }
@@ -269,7 +275,8 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), Breach> {
     }
     let before = kept
         .artifact(&chunk.artifact_id)
-        .filter(|kept| !kept.summary.superseded);
+        .filter(|kept| !kept.summary.superseded)
+        .filter(|before| !begins_anew(&before.summary, chunk, kept.task.attempt));
     match before {
         None if chunk.append => Err("the first chunk of an artifact cannot append"
             .to_owned()

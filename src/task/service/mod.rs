@@ -17,7 +17,7 @@ use crate::pb::agent_server::Agent;
 use crate::pb::task_update::Update;
 use crate::telemetry::{TraceContext, call::CallNotes};
 
-use super::home::{Home, ListQuery, PAGE, Submission, Submitted};
+use super::home::{self, Home, ListQuery, PAGE, Submission, Submitted};
 
 mod fit;
 mod forward;
@@ -365,9 +365,26 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::RespondTaskRequest>,
     ) -> Result<Response<pb::RespondTaskResponse>, Status> {
-        self.reader(&request)?;
-        let text = "questions of agents are not served by this version";
-        Err(Fault::new(Reason::Unimplemented, text).into())
+        let notes = CallNotes::of(&request);
+        let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
+        let asked = request.into_inner();
+        let id = task_id(&notes, &asked.task_id)?;
+        if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let answered =
+                Box::pin(client.respond_task(TraceContext::on(trace.as_ref(), asked))).await;
+            return answered.map_err(|status| passed_on(status, &id.home));
+        }
+        let response = home::Response {
+            question_id: asked.question_id,
+            parts: asked.parts,
+        };
+        let (task, replayed) = self.home.respond(&id, &who.id, response).await?;
+        notes.about(&task);
+        Ok(Response::new(pb::RespondTaskResponse {
+            task: Some(task),
+            replayed,
+        }))
     }
 
     async fn get_card(
