@@ -123,11 +123,13 @@ impl Executor {
         self.shared.book.lock().set_healthy(healthy);
     }
 
-    /// The agent takes no more attempts at once than this, whatever its card says. As many as that
-    /// says until it is said otherwise.
-    pub fn set_places(&self, places: u32) {
-        self.shared.book.lock().set_places(places);
+    /// The agent takes no more than `places` attempts at once, whatever its card says, and is still
+    /// busy with `held` that were cut. Gives how many may run now.
+    pub fn set_places(&self, places: u32, held: u32) -> u32 {
         self.shared.changed.send_replace(());
+        let mut book = self.shared.book.lock();
+        book.set_places(places, held);
+        book.slots()
     }
 
     /// Moves on when calls in a row got no word out of the agent: time to look at it.
