@@ -36,6 +36,7 @@ mod metrics;
 mod namespaces;
 mod outage;
 mod partition;
+mod plenty;
 mod questions;
 mod rolling;
 mod rules;

@@ -24,7 +24,7 @@ pub const ANSWER_MAX: usize = 3 << 20;
 /// MiB, and input, answers and checkpoint may be 3 of them.
 const START_MAX: usize = 7 << 19;
 /// Tasks of a page where the caller names no number, and the most.
-pub const PAGE: (usize, usize) = (50, 500);
+pub const PAGE: (usize, usize) = (100, 1000);
 
 /// Which tasks a list is about, newest first.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ impl ListQuery {
             && same(&filter.correlation_id, &task.correlation_id)
             && same(&filter.parent_task_id, &task.parent_task_id)
             && same(&filter.root_task_id, &task.root_task_id)
-            && bound(filter.created_after).is_none_or(|after| created > Some(after))
+            && bound(filter.created_after).is_none_or(|after| created >= Some(after))
             && bound(filter.created_before).is_none_or(|before| created < Some(before))
     }
 }
