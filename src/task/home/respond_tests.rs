@@ -12,7 +12,7 @@ use super::dialogue::Response;
 use super::drive_tests::{Bench, result, until};
 use super::tests::{own, spec, text};
 
-fn question(id: &str) -> Update {
+pub(super) fn question(id: &str) -> Update {
     Update::Question(pb::Question {
         question_id: id.into(),
         message: Some(pb::Message {
@@ -37,6 +37,25 @@ impl Bench {
         self.home
             .respond(id, &Arc::new(who.clone()), response)
             .await
+    }
+
+    /// The answer is known, now that the task has ended.
+    async fn knows(&self, id: &TaskId, agent: &SpiffeId) {
+        let me = own();
+        let (task, replayed) = self.answers(id, &me, ("q1", "this")).await.unwrap();
+        assert!(replayed);
+        assert_eq!(task.state(), pb::TaskState::Completed);
+        for (who, answer, reason) in [
+            (&me, ("q1", "that"), Reason::QuestionAnswered),
+            (&me, ("q2", "this"), Reason::TaskEnded),
+            (agent, ("q1", "this"), Reason::PermissionDenied),
+        ] {
+            let refused = self.answers(id, who, answer).await.unwrap_err();
+            assert_eq!(refused.reason, reason);
+        }
+        let (full, _) = self.home.get(id, &Arc::new(own()), true).await.unwrap();
+        assert_eq!(full.messages.len(), 3);
+        assert_eq!(full.messages[2].by, own().to_string());
     }
 }
 
@@ -100,20 +119,7 @@ async fn an_answer_outlives_its_home_and_is_known_in_the_archive() {
             bench = Bench::archived(dir.path(), &[]);
             until("it is moved", || bench.in_memory() == 0).await;
         }
-        let (task, replayed) = bench.answers(&id, &me, ("q1", "this")).await.unwrap();
-        assert!(replayed);
-        assert_eq!(task.state(), pb::TaskState::Completed);
-        for (who, answer, reason) in [
-            (&me, ("q1", "that"), Reason::QuestionAnswered),
-            (&me, ("q2", "this"), Reason::TaskEnded),
-            (&agent, ("q1", "this"), Reason::PermissionDenied),
-        ] {
-            let refused = bench.answers(&id, who, answer).await.unwrap_err();
-            assert_eq!(refused.reason, reason, "moved: {moved}");
-        }
-        let (full, _) = bench.home.get(&id, &Arc::new(own()), true).await.unwrap();
-        assert_eq!(full.messages.len(), 3, "moved: {moved}");
-        assert_eq!(full.messages[2].by, own().to_string());
+        bench.knows(&id, &agent).await;
     }
     bench.stop().await;
 }
