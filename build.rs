@@ -9,8 +9,8 @@ const CONTRACT: &[&str] = &[
     "attache/v1/registry.proto",
     "attache/v1/identity.proto",
     "attache/v1/task.proto",
-    "attache/v1/agent.proto",
     "attache/v1/handler.proto",
+    "attache/v1/agent.proto",
     "attache/v1/executor.proto",
 ];
 
@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed(".attache.v1.ExecuteRequest.step.start")
         .boxed(".attache.v1.TaskUpdate.update.task")
         .boxed(".attache.v1.Task.question")
+        .boxed(".attache.v1.AttachResponse.say.work")
         .codec_path("crate::pb::codec::Protobuf")
         .compile_fds(contract.file_descriptor_set())?;
 

@@ -96,6 +96,8 @@ reasons! {
     Draining = "DRAINING",
     /// An update of an attempt that is no longer the current one.
     AttemptStale = "ATTEMPT_STALE",
+    /// The sidecar has no agent, or one that listens: none can attach.
+    NotAttachable = "NOT_ATTACHABLE",
     /// The peer spoke against the protocol.
     ProtocolViolation = "PROTOCOL_VIOLATION",
     /// No such agent in the catalog.

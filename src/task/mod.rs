@@ -12,6 +12,7 @@ mod simulation;
 mod tests;
 
 pub mod archive;
+pub mod attach;
 #[cfg(any(test, feature = "sabotage"))]
 mod controls;
 pub mod doors;

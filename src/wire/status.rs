@@ -45,6 +45,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::HomeElsewhere
         | Reason::NotOwnAgent
         | Reason::ContractChanged
+        | Reason::NotAttachable
         | Reason::AttemptStale => Code::FailedPrecondition,
         Reason::SequenceGone => Code::OutOfRange,
         Reason::HomeUnavailable

@@ -14,6 +14,7 @@
 )]
 
 mod archive;
+mod attached;
 mod bad_input;
 mod cancel;
 mod contracts;

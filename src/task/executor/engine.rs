@@ -123,6 +123,13 @@ impl Executor {
         self.shared.book.lock().set_healthy(healthy);
     }
 
+    /// The agent takes no more attempts at once than this, whatever its card says. As many as that
+    /// says until it is said otherwise.
+    pub fn set_places(&self, places: u32) {
+        self.shared.book.lock().set_places(places);
+        self.shared.changed.send_replace(());
+    }
+
     /// Moves on when calls in a row got no word out of the agent: time to look at it.
     pub fn suspicions(&self) -> watch::Receiver<u64> {
         self.shared.witness.suspicions()
@@ -146,7 +153,7 @@ impl Executor {
         let mut book = self.shared.book.lock();
         pb::Load {
             running: book.running(),
-            slots: self.shared.slots,
+            slots: book.slots(),
             execution_mean: book
                 .execution_mean(Instant::now())
                 .and_then(|mean| mean.try_into().ok()),
@@ -347,14 +354,10 @@ impl Executor {
 
 impl metrics::Source for Executor {
     fn write(&self, sheet: &mut Sheet<'_>) {
-        let (running, known) = {
-            let book = self.shared.book.lock();
-            (book.running(), book.known())
-        };
-        let slots = f64::from(self.shared.slots);
-        sheet.gauge(&family::EXECUTOR_SLOTS, [([], slots)]);
-        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(running))]);
-        sheet.gauge(&family::EXECUTOR_KNOWN, [([], known as f64)]);
+        let book = self.shared.book.lock();
+        sheet.gauge(&family::EXECUTOR_SLOTS, [([], f64::from(book.slots()))]);
+        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(book.running()))]);
+        sheet.gauge(&family::EXECUTOR_KNOWN, [([], book.known() as f64)]);
     }
 }
 

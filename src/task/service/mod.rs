@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::StreamExt;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::domain::{AgentName, Fault, Label, Member, Reason, SpiffeId, TaskId};
 use crate::identity::{Action, Caller, Connection, authorize};
@@ -181,6 +181,7 @@ impl Agent for AgentService {
     type RunTaskStream = Streamed<pb::RunTaskResponse>;
     type WatchTaskStream = Streamed<pb::WatchTaskResponse>;
     type ReadArtifactStream = Streamed<pb::ReadArtifactResponse>;
+    type AttachStream = Streamed<pb::AttachResponse>;
 
     async fn submit_task(
         &self,
@@ -395,6 +396,23 @@ impl Agent for AgentService {
         let card = self.around.card().map(|card| card.as_ref().clone());
         let instance = Some(self.around.instance());
         Ok(Response::new(pb::GetCardResponse { card, instance }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        if !self.principal(&request)?.local {
+            let text = "an agent attaches to its own sidecar's local listener only";
+            return Err(Fault::new(Reason::PermissionDenied, text).into());
+        }
+        let desk = self.around.desk().ok_or_else(|| {
+            let text = "this sidecar has no agent, or one that listens: set `agent` to \"attach\" \
+                        in its configuration";
+            Fault::new(Reason::NotAttachable, text)
+        })?;
+        let answers = desk.serve(request.into_inner(), self.home.drains())?;
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
