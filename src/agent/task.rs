@@ -162,29 +162,37 @@ impl Task {
         if let Some(answer) = self.answer(&question.question_id) {
             return answer;
         }
-        if !self.asking.begun.swap(true, Ordering::Relaxed) {
-            self.send(Update::Question(question)).await;
-            self.asking.sent.cancel();
-        }
+        self.send(Update::Question(question)).await;
         std::future::pending().await
     }
 
     /// Any update that is not a last one. Waits while the home is behind.
     pub async fn say(&self, update: Update) {
-        if self.asking.begun.load(Ordering::Relaxed) {
-            // Nothing follows a question.
-            std::future::pending::<()>().await;
-        }
         self.send(update).await;
     }
 
+    /// Says it once there is room. Nothing follows a question, and one that is dropped before it was
+    /// sent was not asked.
     async fn send(&self, update: Update) {
-        let update = pb::HandleResponse {
-            update: Some(update),
-        };
         // Without a listener the attempt is over, and this future is dropped at its next wait.
-        if self.out.send(Ok(update)).await.is_err() {
-            std::future::pending::<()>().await;
+        let Ok(room) = self.out.reserve().await else {
+            return std::future::pending().await;
+        };
+        let asks = matches!(update, Update::Question(_));
+        // No wait from here on.
+        let asked = if asks {
+            self.asking.begun.swap(true, Ordering::Relaxed)
+        } else {
+            self.asking.begun.load(Ordering::Relaxed)
+        };
+        if asked {
+            return std::future::pending().await;
+        }
+        room.send(Ok(pb::HandleResponse {
+            update: Some(update),
+        }));
+        if asks {
+            self.asking.sent.cancel();
         }
     }
 

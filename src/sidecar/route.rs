@@ -108,7 +108,7 @@ impl Asked<'_> {
             return Pick::OverBudget(now + BUDGET_AGAIN);
         }
         if let Some(before) = want.prefer {
-            let same = |choice: &Arc<Choice>| fits(choice) && choice.candidate.instance == *before;
+            let same = |choice: &Arc<Choice>| fresh(choice) && choice.candidate.instance == *before;
             let picked = self.pick_of(&same, random);
             if matches!(picked, Pick::Go(..)) {
                 return picked;

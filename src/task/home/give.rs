@@ -397,16 +397,12 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
     };
     let mut exclude = kept.tried.clone();
     exclude.extend(entry.again.as_ref().map(|again| again.instance.clone()));
-    let before = kept
-        .is_answered()
-        .then(|| kept.task.executor_instance.parse().ok());
-    let before: Option<InstanceId> = before.flatten();
     let mut want = Want {
         namespace: &namespace,
         selector: kept.spec.selector.as_ref().unwrap_or(&EMPTY),
         caller: &kept.parties.caller,
         context: &kept.task.context_id,
-        prefer: before.as_ref(),
+        prefer: kept.asked_at.as_ref(),
         exclude: &exclude,
         contract: kept.contract.as_ref(),
         again: entry.again.as_ref().is_some_and(|again| again.charged),

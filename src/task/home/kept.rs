@@ -99,6 +99,8 @@ pub(super) struct Kept {
     pub(super) messages: Vec<Arc<pb::TaskEvent>>,
     /// Those of `messages` that are questions and answers, each question before its answer.
     pub(super) dialogue: Vec<Arc<pb::TaskEvent>>,
+    /// Where the last question was asked, until an agent has taken the next attempt.
+    pub(super) asked_at: Option<InstanceId>,
     pub(super) artifacts: Vec<KeptArtifact>,
     pub(super) result: Option<Arc<pb::TaskEvent>>,
     /// Bytes of artifacts and messages so far.
@@ -138,6 +140,7 @@ impl Kept {
             events: VecDeque::new(),
             messages: Vec::new(),
             dialogue: Vec::new(),
+            asked_at: None,
             artifacts: Vec::new(),
             result: None,
             content: 0,
@@ -239,7 +242,8 @@ impl Kept {
     /// Whether its caller would rather know now that nobody can take it.
     pub(super) fn fails_fast(&self) -> bool {
         let options = self.task.options.as_ref();
-        options.is_some_and(|options| options.fail_fast)
+        // Once it was answered somebody cares for it, and its agent may be away for a moment.
+        options.is_some_and(|options| options.fail_fast) && self.dialogue.is_empty()
     }
 
     fn dispatched(&mut self, sent: &pb::journal::Dispatched) -> Result<(), RecordError> {
@@ -326,6 +330,7 @@ impl Kept {
         let at = event.at.and_then(|at| SystemTime::try_from(at).ok());
         if to == pb::TaskState::Working {
             self.working_since = at;
+            self.asked_at = None;
         } else if let (Some(since), Some(at)) = (self.working_since.take(), at) {
             let worked = at.duration_since(since).unwrap_or_default().as_millis();
             self.task.execution_ms += i64::try_from(worked).unwrap_or(i64::MAX);
@@ -336,11 +341,12 @@ impl Kept {
         if lost && let Some(running) = self.running.take() {
             self.tried.push(running.instance);
             for artifact in &mut self.artifacts {
-                artifact.summary.superseded = true;
+                // What earlier attempts made, which asked, stays.
+                artifact.summary.superseded |= artifact.last_attempt() == running.attempt;
             }
         }
         if asks(to) {
-            self.running = None;
+            self.asked_at = self.running.take().map(|running| running.instance);
         }
         if ended(to) {
             self.running = None;

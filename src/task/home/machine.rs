@@ -7,6 +7,7 @@
 //!   submit --> SUBMITTED (waits) --dispatch--> SUBMITTED (sent) --accepted--> WORKING --+
 //!                  ^                               |                             |      |
 //!                  +---- not started, or lost and idempotent ----<---------------+      |
+//!                  +---- answer <---- INPUT_REQUIRED, AUTH_REQUIRED <---- question --+  |
 //!                  +--> CANCELED, FAILED <---------+-- deadline, cancel, loss, update --+--> any end
 //! ```
 

@@ -67,6 +67,8 @@ mod key_tests;
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]
+mod respond_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};

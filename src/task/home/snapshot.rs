@@ -77,6 +77,10 @@ impl Kept {
             first_seq: self.first_seq(),
             messages: seqs(&self.messages),
             dialogue: seqs(&self.dialogue),
+            asked_at: self
+                .asked_at
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
             artifacts: self
                 .artifacts
                 .iter()
@@ -146,6 +150,7 @@ impl Kept {
                 .collect::<Result<VecDeque<_>, _>>()?,
             messages: all(&snapshot.messages)?,
             dialogue: all(&snapshot.dialogue)?,
+            asked_at: snapshot.asked_at.parse().ok(),
             artifacts,
             result: match snapshot.result {
                 0 => None,

@@ -1225,7 +1225,21 @@ fn said(what: u8) -> Update {
     }
 }
 
-#[allow(clippy::too_many_lines, reason = "one arm for each act")]
+/// An update as the executor tells it; every question is another one.
+fn told(bench: &Bench, what: u8, number: u64) -> Heard {
+    let update = match what {
+        11.. => dialogue::asking(&format!("q{}", bench.log.len())),
+        _ => said(what),
+    };
+    Heard::Update(pb::NumberedUpdate {
+        number,
+        update: Some(pb::HandleResponse {
+            update: Some(update),
+        }),
+        cut: number.is_multiple_of(2),
+    })
+}
+
 fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
     let pick =
         |place: usize, known: &[Uuid]| (!known.is_empty()).then(|| known[place % known.len()]);
@@ -1265,19 +1279,8 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             let Some(task) = pick(*place, known) else {
                 return;
             };
-            let update = match what {
-                11.. => dialogue::asking(&format!("q{}", bench.log.len())),
-                _ => said(*what),
-            };
             let attempt = attempt_of(bench, task, 0);
-            let update = Some(pb::HandleResponse {
-                update: Some(update),
-            });
-            let heard = Heard::Update(pb::NumberedUpdate {
-                number: *number,
-                update,
-                cut: number % 2 == 0,
-            });
+            let heard = told(bench, *what, *number);
             bench.step(|tasks, world| tasks.heard(task, attempt, heard, world));
         }
         Act::Pass(seconds) => bench.pass(Duration::from_secs(*seconds)),

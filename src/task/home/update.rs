@@ -94,6 +94,7 @@ impl Taken {
             }
             Some(Update::Message(mut message)) => {
                 message.by.clear();
+                message.to.clear();
                 message_fits(kept, &message)?;
                 event(Kind::Message(message))
             }
@@ -276,7 +277,7 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), Breach> {
     let before = kept
         .artifact(&chunk.artifact_id)
         .filter(|kept| !kept.summary.superseded)
-        .filter(|before| !begins_anew(&before.summary, chunk, kept.task.attempt));
+        .filter(|before| !begins_anew(before, chunk, kept.task.attempt));
     match before {
         None if chunk.append => Err("the first chunk of an artifact cannot append"
             .to_owned()
@@ -318,13 +319,12 @@ fn result_fits(kept: &Kept, result: &pb::TaskResult) -> Result<(), String> {
         RESULT_MAX + ENVELOPE,
     )?;
     parts_fit(&result.parts)?;
-    match result
-        .artifact_ids
-        .iter()
-        .find(|id| kept.artifact(id).is_none())
-    {
+    match result.artifact_ids.iter().find(|id| {
+        kept.artifact(id)
+            .is_none_or(|known| known.summary.superseded)
+    }) {
         Some(unknown) => Err(format!(
-            "a result with artifact {unknown:?}, which was never sent"
+            "a result with artifact {unknown:?}, which was never sent, or by a lost attempt"
         )),
         None => Ok(()),
     }

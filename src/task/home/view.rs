@@ -144,6 +144,7 @@ pub(super) fn input(task: &pb::Task, spec: &pb::TaskSpec) -> pb::Message {
         role: pb::Role::User.into(),
         at: task.created_at,
         by: String::new(),
+        to: String::new(),
     }
 }
 
