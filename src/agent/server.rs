@@ -224,7 +224,9 @@ impl pb::handler_server::Handler for Service {
                 .as_ref()
                 .map(|sidecar| sidecar.traced(trace.clone())),
             trace,
+            handed: Arc::default(),
         };
+        let handed = task.handed.clone();
         let key = (task.id().to_owned(), task.attempt());
         let canceled = Stop::new();
         self.running.lock().insert(key.clone(), canceled.clone());
@@ -238,7 +240,10 @@ impl pb::handler_server::Handler for Service {
                 () = out.closed() => return,
                 () = canceled.cancelled() => Update::Canceled(pb::Canceled::default()),
                 done = handler.handle(task) => match done {
-                    Ok(result) => Update::Result(result),
+                    Ok(result) => match handed.get() {
+                        Some(to) => Update::Delegation(to.clone()),
+                        None => Update::Result(result),
+                    },
                     Err(failure) => Update::Failure(failure.0),
                 },
             };

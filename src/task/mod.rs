@@ -8,15 +8,19 @@
 mod simulation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree_tests;
 
 pub mod archive;
 #[cfg(any(test, feature = "sabotage"))]
 mod controls;
+pub mod descendants;
 pub mod doors;
 pub mod executor;
 pub mod home;
 pub mod journal;
 pub mod key;
+pub mod lineage;
 pub mod service;
 pub mod spec;
 

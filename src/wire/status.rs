@@ -28,6 +28,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::IdentityMismatch
         | Reason::OperatorsOnly
         | Reason::TokenRefused
+        | Reason::OutOfScope
         | Reason::RejoinRefused
         | Reason::GenerationStale => Code::PermissionDenied,
         Reason::IdempotencyKeyReused => Code::AlreadyExists,
@@ -40,6 +41,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::TaskNotCancelable
         | Reason::HomeElsewhere
         | Reason::NotOwnAgent
+        | Reason::DelegationLoop
         | Reason::ContractChanged
         | Reason::AttemptStale => Code::FailedPrecondition,
         Reason::SequenceGone => Code::OutOfRange,
@@ -58,6 +60,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::DiskFull
         | Reason::SlotsFull
         | Reason::RulesFull
+        | Reason::DescendantsExhausted
         | Reason::RateLimited => Code::ResourceExhausted,
         Reason::AgentError | Reason::OutputInvalid => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,

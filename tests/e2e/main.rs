@@ -18,6 +18,7 @@ mod bad_input;
 mod cancel;
 mod contracts;
 mod crash;
+mod delegation;
 mod disk;
 mod drain;
 mod failover;

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -233,6 +236,7 @@ impl Executor {
         authorize(&home.id, Action::Execute, namespace)?;
         let work = door::start(home, start, &skills)?;
         authorize(&work.caller, Action::Execute, namespace)?;
+        door::came(&work, &self.shared.own)?;
         work.offer.admit(&work.request)?;
         Ok(Box::new(work))
     }
@@ -312,12 +316,14 @@ impl Executor {
             chain: work.chain,
             trace,
         };
-        self.shared.tokens.lend(token.clone(), parent);
+        let tokens = &self.shared.tokens;
+        tokens.lend(token.clone(), parent, work.descendants);
         self.shared.changed.send_replace(());
         let slot = Slot {
             shared: Arc::clone(&self.shared),
             token,
             began,
+            used: AtomicU32::new(0),
         };
         (slot, request, deadline)
     }
@@ -363,6 +369,14 @@ impl Parents for Executor {
         self.shared.tokens.parent(token)
     }
 
+    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
+        self.shared.tokens.take(token, depth)
+    }
+
+    fn give_back(&self, token: &str, count: u32) {
+        self.shared.tokens.give_back(token, count);
+    }
+
     fn lives(&self, token: &str) -> bool {
         self.shared.tokens.lives(token)
     }
@@ -393,11 +407,20 @@ struct Slot {
     shared: Arc<Shared>,
     token: String,
     began: Instant,
+    /// Of what may be made below the attempt, when its token ended.
+    used: AtomicU32,
 }
 
 impl Guard for Slot {
-    fn disown(&self) {
-        self.shared.tokens.end(&self.token);
+    fn disown(&self) -> u32 {
+        if let Some(used) = self.shared.tokens.end(&self.token) {
+            self.used.store(used, Ordering::Relaxed);
+        }
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn has_children(&self) -> bool {
+        self.shared.tokens.used(&self.token) > 0
     }
 }
 
@@ -405,7 +428,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
-        self.shared.tokens.end(&self.token);
+        self.disown();
         self.shared.book.lock().free_slot(took, now);
         self.shared.changed.send_replace(());
     }

@@ -7,6 +7,7 @@
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `children`: tasks that end with the attempt that made them; pure.
 //! - `ephemeral`: tasks in memory only, in shards of their own.
+//! - `handover`: tasks that their agents hand over for good; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
@@ -28,6 +29,7 @@ mod finished;
 mod gate;
 mod give;
 mod handle;
+mod handover;
 mod hold;
 mod kept;
 mod keys;
@@ -53,6 +55,8 @@ mod update;
 mod view;
 mod watch;
 
+#[cfg(test)]
+mod delegation_tests;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub(super) enum Taken {
     Checkpoint(Vec<u8>),
     /// Show it to whoever watches now.
     Transient(pb::Part),
+    /// Somebody else is to do it, if they may.
+    HandOver(pb::Delegation),
     /// A bound is broken: the attempt ends here.
     Breach(String),
 }
@@ -96,7 +98,7 @@ impl Taken {
                 pb::TaskState::Canceled,
             )),
             Some(Update::Question(_)) => Ok(unserved("a question")),
-            Some(Update::Delegation(_)) => Ok(unserved("a delegation")),
+            Some(Update::Delegation(delegation)) => Ok(Self::HandOver(delegation)),
         };
         taken.unwrap_or_else(|breach| {
             Self::Breach(format!("the agent broke the handler contract: {breach}"))
@@ -115,6 +117,11 @@ pub(super) fn is_unavailable(said: Option<&Update>) -> bool {
 pub(super) fn is_loss(said: Option<&Update>) -> bool {
     let reason = Reason::AgentLost.label();
     matches!(said, Some(Update::Failure(failure)) if failure.reason == reason)
+}
+
+/// Whether nothing follows the update in its attempt.
+pub(super) fn is_last(update: &Update) -> bool {
+    !goes_on(update) && !matches!(update, Update::Transient(_))
 }
 
 /// Whether more may follow the update, and it goes to disk.
@@ -164,7 +171,11 @@ fn told(mut told: pb::Failure) -> pb::Failure {
     told
 }
 
-fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
+/// Whether something is as large as it may be.
+///
+/// # Errors
+/// A sentence about it.
+pub(super) fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
     if size <= most {
         Ok(())
     } else {
@@ -172,7 +183,11 @@ fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
     }
 }
 
-fn parts_fit(parts: &[pb::Part]) -> Result<(), String> {
+/// Whether the parts are such as a task may carry.
+///
+/// # Errors
+/// A sentence about the first that is not.
+pub(super) fn parts_fit(parts: &[pb::Part]) -> Result<(), String> {
     for (place, part) in parts.iter().enumerate() {
         check_part(part, &format!("parts[{place}]")).map_err(|wrong| wrong.text)?;
     }

@@ -72,17 +72,20 @@ impl Kept {
     /// What the executor of the running attempt is sent; `remaining` is set when it goes out.
     pub(super) fn start(&self, home: &InstanceId) -> pb::Start {
         let chain = self.task.chain.clone();
+        let mut task = self.basic();
+        task.skill = self.skill().to_owned();
         pb::Start {
             handle: Some(pb::HandleRequest {
-                task: Some(self.basic()),
+                task: Some(task),
                 attempt: self.task.attempt,
-                inputs: vec![self.input()],
+                inputs: vec![self.input_now()],
                 checkpoint: self.checkpoint.clone(),
                 parent_token: String::new(),
                 context: self.spec.context.clone(),
             }),
             home: home.to_string(),
             chain,
+            descendants_left: self.running.as_ref().map_or(0, |one| one.descendants),
             ..pb::Start::default()
         }
     }

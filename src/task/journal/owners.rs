@@ -128,7 +128,11 @@ impl Owners {
             }
             Some(Kind::Snapshot(snapshot)) => lost = task.snapshot(snapshot),
             Some(
-                Kind::Checkpoint(_) | Kind::NotStarted(_) | Kind::Copied(_) | Kind::Forgotten(_),
+                Kind::Checkpoint(_)
+                | Kind::NotStarted(_)
+                | Kind::Returned(_)
+                | Kind::Copied(_)
+                | Kind::Forgotten(_),
             )
             | None => {}
         }
