@@ -221,6 +221,12 @@ impl Kept {
         to.agent = agent.as_ref().map_or_else(String::new, ToString::to_string);
         let chain = extended(self.task.chain.clone(), self.own_link(), PATH).map_err(refused)?;
         lineage::check(&chain, agent.as_ref(), &to.skill).map_err(refused)?;
+        if said.input.is_empty()
+            && let Some(before) = self.delegation()
+        {
+            // What it got was not the task's own any more.
+            said.input.clone_from(&before.input);
+        }
         self.takes(&said, route)?;
         Ok(said)
     }
