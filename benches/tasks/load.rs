@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use attache::{
     agent::Channel,
-    pb::{self, agent_client::AgentClient, task_update::Update},
+    pb::{self, agent_client::AgentClient, handler_client::HandlerClient, task_update::Update},
     runtime::Nursery,
 };
 use futures_util::{StreamExt, future::try_join_all};
@@ -15,8 +15,20 @@ use crate::{Outcome, SKILL};
 /// Callers that share a connection at most; a sidecar takes 100 calls at once on one.
 const SHARING: usize = 64;
 
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// `RunTask`, on disk before it begins.
+    Durable,
+    /// `RunTask`, in memory only.
+    Ephemeral,
+    /// `Handle` of plain tonic, see `plain`.
+    Plain,
+}
+
 /// How many callers ask for what.
 pub(crate) struct Load {
+    pub(crate) call: Call,
     pub(crate) callers: usize,
     pub(crate) input: String,
 }
@@ -40,13 +52,11 @@ impl Load {
             .collect::<Result<_, _>>()?;
         // Dialled one after the other, so that each thread of the sidecar gets its share.
         for channel in &channels {
-            self.one(AgentClient::new(channel.clone())).await?;
+            self.one(channel.clone()).await?;
         }
         let began = Instant::now();
-        let callers = (0..self.callers).map(|caller| {
-            let client = AgentClient::new(channels[caller % connections].clone());
-            self.caller(client, began + time)
-        });
+        let callers = (0..self.callers)
+            .map(|caller| self.caller(channels[caller % connections].clone(), began + time));
         let took: Vec<Vec<Duration>> = try_join_all(callers).await?;
         let elapsed = began.elapsed();
         drop(channels);
@@ -54,42 +64,80 @@ impl Load {
         Ok(Measured::new(took.concat(), elapsed))
     }
 
-    async fn caller(&self, client: AgentClient<Channel>, until: Instant) -> Outcome<Vec<Duration>> {
+    async fn caller(&self, channel: Channel, until: Instant) -> Outcome<Vec<Duration>> {
         let mut took = Vec::new();
         while Instant::now() < until {
             let start = Instant::now();
-            self.one(client.clone()).await?;
+            self.one(channel.clone()).await?;
             took.push(start.elapsed());
         }
         Ok(took)
     }
 
-    /// One task, from the call to its result.
-    async fn one(&self, mut client: AgentClient<Channel>) -> Outcome<()> {
+    async fn one(&self, channel: Channel) -> Outcome<()> {
         let part = pb::Part {
             content: Some(pb::part::Content::Text(self.input.clone())),
             ..Default::default()
         };
-        let spec = pb::TaskSpec {
-            selector: Some(pb::Selector {
-                skill: SKILL.into(),
-                ..Default::default()
-            }),
-            input: vec![part],
+        match self.call {
+            Call::Durable => task(channel, part, pb::Durability::Durable).await,
+            Call::Ephemeral => task(channel, part, pb::Durability::Ephemeral).await,
+            Call::Plain => plain(channel, part).await,
+        }
+    }
+}
+
+/// One call of plain tonic, to its answer.
+async fn plain(channel: Channel, part: pb::Part) -> Outcome<()> {
+    let input = pb::Message {
+        parts: vec![part],
+        ..Default::default()
+    };
+    let request = pb::HandleRequest {
+        inputs: vec![input],
+        ..Default::default()
+    };
+    let mut client = HandlerClient::new(channel);
+    let mut answers = client.handle(request).await?.into_inner();
+    let mut count = 0;
+    while let Some(answer) = answers.next().await {
+        answer?;
+        count += 1;
+    }
+    if count == 1 {
+        Ok(())
+    } else {
+        Err(format!("{count} answers").into())
+    }
+}
+
+/// One task, from the call to its result.
+async fn task(channel: Channel, part: pb::Part, durability: pb::Durability) -> Outcome<()> {
+    let options = pb::TaskOptions {
+        durability: durability.into(),
+        ..Default::default()
+    };
+    let spec = pb::TaskSpec {
+        selector: Some(pb::Selector {
+            skill: SKILL.into(),
             ..Default::default()
-        };
-        let request = pb::RunTaskRequest { spec: Some(spec) };
-        let mut updates = client.run_task(request).await?.into_inner();
-        let mut state = pb::TaskState::Submitted;
-        while let Some(update) = updates.next().await {
-            if let Some(Update::Event(event)) = update?.update.and_then(|update| update.update) {
-                state = event.state();
-            }
+        }),
+        input: vec![part],
+        options: Some(options),
+        ..Default::default()
+    };
+    let request = pb::RunTaskRequest { spec: Some(spec) };
+    let mut client = AgentClient::new(channel);
+    let mut updates = client.run_task(request).await?.into_inner();
+    let mut state = pb::TaskState::Submitted;
+    while let Some(update) = updates.next().await {
+        if let Some(Update::Event(event)) = update?.update.and_then(|update| update.update) {
+            state = event.state();
         }
-        match state {
-            pb::TaskState::Completed => Ok(()),
-            other => Err(format!("a task ended as {other:?}").into()),
-        }
+    }
+    match state {
+        pb::TaskState::Completed => Ok(()),
+        other => Err(format!("a task ended as {other:?}").into()),
     }
 }
 

@@ -19,6 +19,8 @@ const TICKS: f64 = 100.0;
 
 /// A process.
 pub(crate) struct Process {
+    /// Its id.
+    pub(crate) pid: u32,
     /// Its first argument; empty where it has none.
     pub(crate) verb: String,
     /// Its arguments after that.
@@ -52,6 +54,7 @@ pub(crate) fn process(child: &str) -> Option<Process> {
     let ticks = fields.split_whitespace().skip(11).take(2);
     let spent: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
     Some(Process {
+        pid: stat.split(' ').next()?.parse().ok()?,
         verb,
         rest,
         resident: kibibytes / 1024.0,

@@ -16,21 +16,29 @@
 )]
 
 mod disk;
+mod fleeting;
 mod load;
 mod machine;
 mod mesh;
+mod plain;
 mod recovery;
 mod registry;
 mod report;
+mod watching;
 
-use std::{env, error::Error, path::PathBuf, time::Duration};
+use std::{
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use attache::agent::{self, Task};
 use clap::Parser;
 use tokio::runtime::Builder;
 
 use crate::{
-    load::Load,
+    load::{Call, Load},
     mesh::Mesh,
     report::{Case, Report, Run},
 };
@@ -64,12 +72,22 @@ struct Options {
     /// Measure registries with so many agents each, instead of tasks
     #[arg(long, value_delimiter = ',')]
     agents: Vec<usize>,
+    /// Measure tasks in memory beside plain tonic over the same hops, instead
+    #[arg(long)]
+    ephemeral: bool,
+    /// Measure how many events reach so many watchers of one task, such as 1000, and how soon work goes
+    /// on whose executor was killed, instead
+    #[arg(long, value_name = "COUNT")]
+    watchers: Option<usize>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() -> Outcome<()> {
+    if plain::serves()? {
+        return Ok(());
+    }
     if env::var_os("ATTACHE_LISTEN").is_some() {
         return echo();
     }
@@ -84,6 +102,12 @@ fn main() -> Outcome<()> {
     }
     if !options.agents.is_empty() {
         return runtime.block_on(registries(&options));
+    }
+    if options.ephemeral {
+        return runtime.block_on(fleeting::measure(&options));
+    }
+    if let Some(watchers) = options.watchers {
+        return runtime.block_on(watched(&options, watchers));
     }
     let report = runtime.block_on(measure(&options))?;
     println!("\n{report}");
@@ -115,18 +139,51 @@ async fn registries(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// The agent: its answer is its input.
+async fn watched(options: &Options, watchers: usize) -> Outcome<()> {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let mesh = Mesh::start(&options.attache, scratch.path(), "disk", 2).await?;
+    let (mut rates, mut losses) = (Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        rates.push(watching::measure(&mesh, scratch.path(), watchers).await?);
+        losses.push(watching::lost(&mesh, scratch.path()).await?);
+    }
+    rates.sort_by(f64::total_cmp);
+    losses.sort_unstable();
+    println!(
+        "\n{:.0} events/s to {watchers} watchers; {:.0?} from the SIGKILL of an executor to the next \
+         attempt (most: {:.0?})\n{}",
+        rates[rates.len() / 2],
+        losses[losses.len() / 2],
+        losses[losses.len() - 1],
+        report::signature("-- --watchers 1000")
+    );
+    Ok(())
+}
+
+/// The agent: its answer is its input. `count COUNT FILE`: it says that many things before, once the
+/// file is there.
 fn echo() -> Outcome<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let said = |task: Task| async move { Ok(agent::text(task.text())) };
+    let said = |task: Task| async move {
+        let text = task.text();
+        if let ["count", count, gate] = text.split(' ').collect::<Vec<_>>()[..] {
+            while !Path::new(gate).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for _ in 0..count.parse()? {
+                task.message("again").await;
+            }
+        }
+        Ok(agent::text(text))
+    };
     Ok(runtime.block_on(agent::serve(None, said))?)
 }
 
 async fn measure(options: &Options) -> Outcome<Report> {
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let mut report = Report::default();
-    let durable = Mesh::start(&options.attache, scratch.path(), "disk").await?;
-    let fleeting = Mesh::start(&options.attache, scratch.path(), "memory").await?;
+    let durable = Mesh::start(&options.attache, scratch.path(), "disk", 1).await?;
+    let fleeting = Mesh::start(&options.attache, scratch.path(), "memory", 1).await?;
     report.idle = durable.resident();
     let each = Duration::from_secs_f64(options.seconds);
     for round in 1..=options.rounds {
@@ -136,6 +193,7 @@ async fn measure(options: &Options) -> Outcome<Report> {
         for &callers in &options.callers {
             for (name, mesh) in [("disk", &durable), ("memory", &fleeting)] {
                 let load = Load {
+                    call: Call::Durable,
                     callers,
                     input: "x".repeat(INPUT),
                 };

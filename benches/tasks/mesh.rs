@@ -19,6 +19,8 @@ pub(crate) struct Mesh {
     pid: u32,
     local: String,
     admin: String,
+    /// Instances of the executor, in the order of their names.
+    executors: Vec<String>,
 }
 
 /// What the home's log has done.
@@ -50,14 +52,20 @@ pub(crate) struct Resident {
 
 impl Mesh {
     /// Starts one in a directory below `scratch`; `journal` is `disk` or `memory`.
-    pub(crate) async fn start(attache: &Path, scratch: &Path, journal: &str) -> Outcome<Self> {
-        let dir = scratch.join(journal);
+    pub(crate) async fn start(
+        attache: &Path,
+        scratch: &Path,
+        journal: &str,
+        executors: usize,
+    ) -> Outcome<Self> {
+        let dir = scratch.join(format!("{journal}-{executors}"));
         fs::create_dir(&dir)?;
         let program = std::env::current_exe()?;
         let mesh = format!(
             "trust_domain = \"bench.local\"\n\
              [[agents]]\nname = \"home\"\ncommand = [{program:?}]\n\
              [[agents]]\nname = \"executor\"\ncommand = [{program:?}]\nmax_concurrent_tasks = 1024\n\
+             instances = {executors}\n\
              [[agents.skills]]\nname = \"{SKILL}\"\nidempotent = true\n"
         );
         fs::write(dir.join("mesh.toml"), mesh)?;
@@ -67,16 +75,18 @@ impl Mesh {
         }
         let endpoints: Value =
             serde_json::from_slice(&fs::read(dir.join(".attache/endpoints.json"))?)?;
-        let home = endpoints["instances"]
-            .as_array()
-            .and_then(|all| all.iter().find(|one| one["agent"] == "default/home"))
-            .ok_or("no home among the endpoints")?;
+        let all = endpoints["instances"].as_array().ok_or("no instances")?;
+        let of = |agent: &'static str| all.iter().filter(move |one| one["agent"] == agent);
+        let home = of("default/home").next().ok_or("no home")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Self {
             attache: attache.to_owned(),
             pid: endpoints["pid"].as_u64().unwrap_or(0).try_into()?,
             local: text(&home["local"]),
             admin: text(&home["admin"]),
+            executors: of("default/executor")
+                .map(|one| text(&one["instance"]))
+                .collect(),
             dir,
         })
     }
@@ -84,6 +94,26 @@ impl Mesh {
     /// The home's local listener.
     pub(crate) fn local(&self) -> &str {
         &self.local
+    }
+
+    /// Kills the sidecar of an executor.
+    pub(crate) fn kill_sidecar(&self, instance: &str) -> Outcome<()> {
+        let place = self.executors.iter().position(|one| one == instance);
+        let place = place.ok_or_else(|| format!("{instance} is none of {:?}", self.executors))?;
+        let name = format!("executor-{}", place + 1);
+        let all = machine::children(self.pid);
+        let found = all
+            .iter()
+            .find(|one| one.verb == "sidecar" && one.rest.contains(&name));
+        let pid = found.ok_or_else(|| format!("{name} does not run"))?.pid;
+        let ended = Command::new("kill")
+            .args(["-KILL", &pid.to_string()])
+            .status()?;
+        if ended.success() {
+            Ok(())
+        } else {
+            Err(format!("{name} cannot be killed").into())
+        }
     }
 
     /// What the home's log has done so far.

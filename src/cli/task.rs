@@ -316,9 +316,9 @@ fn print_task(task: &pb::Task, output: &Output) {
 }
 
 /// The first `limit` tasks: a page may hold fewer than asked for.
-pub(super) async fn pages(
+async fn pages(
     home: &mut AgentClient<Channel>,
-    request: &mut pb::ListTasksRequest,
+    mut request: pb::ListTasksRequest,
     limit: usize,
 ) -> Result<Vec<pb::Task>, tonic::Status> {
     let mut tasks = Vec::new();
@@ -333,6 +333,28 @@ pub(super) async fn pages(
     Ok(tasks)
 }
 
+/// Tasks of all homes that can be reached, at most `limit` of each; whoever reads is told of others.
+pub(super) async fn everywhere(
+    mesh: &Mesh,
+    request: &pb::ListTasksRequest,
+    limit: usize,
+    output: &Output,
+) -> Result<Vec<pb::Task>, Failed> {
+    let mut tasks = Vec::new();
+    for found in mesh.everybody().await? {
+        let mut home = mesh.agent(&found.instance)?;
+        match pages(&mut home, request.clone(), limit).await {
+            Ok(found) => tasks.extend(found),
+            Err(status) if reason_of(&status).as_deref() == Some("PEER_UNREACHABLE") => {
+                let id = &found.instance.id;
+                output.note(&format!("{id}: not reached, its tasks are not shown"));
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
+    Ok(tasks)
+}
+
 async fn list(
     mesh: &Mesh,
     skill: String,
@@ -340,26 +362,13 @@ async fn list(
     limit: usize,
     output: &Output,
 ) -> Result<Exit, Failed> {
-    let mut tasks: Vec<pb::Task> = Vec::new();
-    for found in mesh.everybody().await? {
-        let mut home = mesh.agent(&found.instance)?;
-        let mut request = pb::ListTasksRequest {
-            page_size: i32::try_from(limit.min(1000)).unwrap_or(1000),
-            skill: skill.clone(),
-            states: states.iter().map(|state| pb_state(*state).into()).collect(),
-            ..Default::default()
-        };
-        match pages(&mut home, &mut request, limit).await {
-            Ok(found) => tasks.extend(found),
-            Err(status) if reason_of(&status).as_deref() == Some("PEER_UNREACHABLE") => {
-                output.note(&format!(
-                    "{}: not reached, its tasks are not shown",
-                    found.instance.id
-                ));
-            }
-            Err(status) => return Err(status.into()),
-        }
-    }
+    let request = pb::ListTasksRequest {
+        page_size: i32::try_from(limit.min(1000)).unwrap_or(1000),
+        skill,
+        states: states.iter().map(|state| pb_state(*state).into()).collect(),
+        ..Default::default()
+    };
+    let mut tasks = everywhere(mesh, &request, limit, output).await?;
     let created = |task: &pb::Task| task.created_at.map(|at| (at.seconds, at.nanos));
     tasks.sort_by_key(|task| std::cmp::Reverse(created(task)));
     tasks.truncate(limit);

@@ -12,11 +12,11 @@ use crate::{
         mesh::Mesh,
         output::{Output, clean},
         show,
-        task::pages,
+        task::everywhere,
     },
     pb,
     runtime::Nursery,
-    wire::{json, status::reason_of},
+    wire::json,
 };
 
 /// Most tasks of one home that are shown: a root has no more descendants.
@@ -40,24 +40,12 @@ pub(super) async fn run(
     let got = mesh.home_of(id).await?.get_task(request).await?;
     let task = got.into_inner().task.unwrap_or_default();
     let mut all = vec![task.clone()];
-    for found in mesh.everybody().await? {
-        let mut home = mesh.agent(&found.instance)?;
-        let mut request = pb::ListTasksRequest {
-            page_size: 1000,
-            root_task_id: task.root_task_id.clone(),
-            ..Default::default()
-        };
-        match pages(&mut home, &mut request, TASKS_MAX).await {
-            Ok(found) => all.extend(found),
-            Err(status) if reason_of(&status).as_deref() == Some("PEER_UNREACHABLE") => {
-                output.note(&format!(
-                    "{}: not reached, its tasks are not shown",
-                    found.instance.id
-                ));
-            }
-            Err(status) => return Err(status.into()),
-        }
-    }
+    let request = pb::ListTasksRequest {
+        page_size: 1000,
+        root_task_id: task.root_task_id,
+        ..Default::default()
+    };
+    all.extend(everywhere(&mesh, &request, TASKS_MAX, output).await?);
     let tree = Tree::of(all, id);
     if output.is_json() {
         let tasks = tree.walk().into_iter();

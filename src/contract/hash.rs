@@ -17,7 +17,7 @@ pub fn hash_of(input_schema: &str, output_schema: &str) -> Result<Vec<u8>, Schem
         let read = read(schema)?;
         hash.text(&read.map(|value| canonical_json(&value)).unwrap_or_default());
     }
-    Ok(hash.finish())
+    Ok(hash.finish().to_vec())
 }
 
 /// Whether this is the hash of no schemas at all: the hash of nothing is a hash as well.
@@ -56,9 +56,10 @@ impl Canonical {
         self.bytes(text.as_bytes());
     }
 
-    /// The digest, 32 B.
-    pub fn finish(self) -> Vec<u8> {
-        self.0.finish().as_ref().to_vec()
+    /// The digest.
+    pub fn finish(self) -> [u8; 32] {
+        let hash = self.0.finish();
+        hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 }
 

@@ -74,6 +74,8 @@ reasons! {
     AgentLost = "AGENT_LOST",
     /// The agent failed, or broke the handler contract.
     AgentError = "AGENT_ERROR",
+    /// The agent says more than a task may hold.
+    ContentTooLarge = "CONTENT_TOO_LARGE",
     /// The agent's process cannot be reached by its sidecar; nothing was started.
     AgentUnavailable = "AGENT_UNAVAILABLE",
     /// The task's deadline has passed.

@@ -67,5 +67,5 @@ fn digest(card: &pb::AgentCard) -> Vec<u8> {
         }
         hash.number(usize::from(skill.idempotent));
     }
-    hash.finish()
+    hash.finish().to_vec()
 }

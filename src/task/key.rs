@@ -1,17 +1,19 @@
 //! Idempotency keys: which submissions are one and the same, and where their task is found again.
 //!
-//! Pure. A key counts within its home, for one caller and one skill; a child that ends with the
-//! attempt that made it, within that attempt; and for tasks in memory only apart. The low half of the task's id is made of the key, so
-//! that whoever owns the id's shard owns the key too, with whatever number of shards.
+//! Pure. A key counts within its home, for one caller and one skill; that of a child that ends with
+//! the attempt that made it, within that attempt; and those of tasks in memory only apart. The low
+//! half of the task's id is made of the key, so that whoever owns the id's shard owns the key too,
+//! with whatever number of shards.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use prost::Message;
 use uuid::Uuid;
 
+use crate::contract::Canonical;
 use crate::domain::{Fault, Reason, SpiffeId};
 use crate::pb;
+use crate::pb::journal::Submitted;
 
 use super::doors::Parent;
 
@@ -30,12 +32,12 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// The key of a submission as it came; `None`: it has none.
+    /// The key of a submission as it came; `None`: it has none. The spec is left as it was.
     ///
     /// # Errors
     /// INVALID_FIELD for a key that breaks its bounds.
     pub fn of(
-        spec: &pb::TaskSpec,
+        spec: &mut pb::TaskSpec,
         caller: &SpiffeId,
         parent: Option<&Parent>,
     ) -> Result<Option<Self>, Fault> {
@@ -59,31 +61,29 @@ impl IdempotencyKey {
         // They are kept apart, and for different times.
         let durability = spec.options.as_ref().map(|options| options.durability());
         let fleeting = durability == Some(pb::Durability::Ephemeral);
-        let scope = hash(&[
-            &[u8::from(fleeting)],
-            caller.to_string().as_bytes(),
-            skill.unwrap_or_default().as_bytes(),
-            attempt.as_deref().unwrap_or_default(),
-            key.as_bytes(),
-        ]);
-        let payload = payload(spec);
+        let mut scope = Canonical::new("attache.key.scope.v1");
+        scope.number(usize::from(fleeting));
+        scope.text(&caller.to_string());
+        scope.text(skill.unwrap_or_default());
+        scope.bytes(attempt.as_deref().unwrap_or_default());
+        scope.text(key);
         let born = Uuid::try_parse(key).ok().and_then(|id| id.get_timestamp());
         let born = born.and_then(|at| {
             let (seconds, nanos) = at.to_unix();
             UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
         });
         Ok(Some(Self {
-            scope,
-            payload,
+            scope: scope.finish(),
+            payload: payload(spec),
             born,
         }))
     }
 
     /// The key as it was written down; `None`: there was none.
-    pub fn written(scope: &[u8], payload: &[u8]) -> Option<Self> {
+    pub fn written(record: &Submitted) -> Option<Self> {
         Some(Self {
-            scope: scope.try_into().ok()?,
-            payload: payload.try_into().ok()?,
+            scope: record.key_scope[..].try_into().ok()?,
+            payload: record.key_payload[..].try_into().ok()?,
             born: None,
         })
     }
@@ -127,34 +127,27 @@ pub fn place_of(task: Uuid) -> u64 {
 }
 
 /// What is asked for. The token is not part of it: each attempt of a parent has its own.
-fn payload(spec: &pb::TaskSpec) -> [u8; 32] {
-    let mut spec = spec.clone();
-    spec.idempotency_key.clear();
-    spec.parent_token.clear();
-    let labels = spec
-        .selector
-        .as_mut()
-        .map(|s| std::mem::take(&mut s.labels));
-    let mut labels: Vec<_> = labels.into_iter().flatten().collect();
+fn payload(spec: &mut pb::TaskSpec) -> [u8; 32] {
+    // Set aside rather than copied with all the input.
+    let key = std::mem::take(&mut spec.idempotency_key);
+    let token = std::mem::take(&mut spec.parent_token);
+    let labels = spec.selector.as_mut();
+    let labels = labels.map(|selector| std::mem::take(&mut selector.labels));
+    let mut hash = Canonical::new("attache.key.payload.v1");
+    hash.bytes(&spec.encode_to_vec());
     // A map is encoded in any order.
-    labels.sort_unstable();
-    let encoded = spec.encode_to_vec();
-    let mut parts = vec![&encoded[..]];
-    for (name, value) in &labels {
-        parts.extend([name.as_bytes(), value.as_bytes()]);
+    let mut sorted: Vec<_> = labels.iter().flatten().collect();
+    sorted.sort_unstable();
+    for (name, value) in sorted {
+        hash.text(name);
+        hash.text(value);
     }
-    hash(&parts)
-}
-
-/// Of all parts, so that none can be read as the end of another.
-fn hash(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
+    if let (Some(selector), Some(labels)) = (&mut spec.selector, labels) {
+        selector.labels = labels;
     }
-    let hash = context.finish();
-    hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    spec.parent_token = token;
+    spec.idempotency_key = key;
+    hash.finish()
 }
 
 #[cfg(test)]
@@ -184,9 +177,11 @@ mod tests {
     }
 
     fn key(caller_name: &str, change: impl FnOnce(&mut pb::TaskSpec)) -> IdempotencyKey {
-        IdempotencyKey::of(&spec(change), &caller(caller_name), None)
-            .unwrap()
-            .unwrap()
+        let mut spec = spec(change);
+        let asked = spec.clone();
+        let key = IdempotencyKey::of(&mut spec, &caller(caller_name), None);
+        assert_eq!(spec, asked, "it is left as it was");
+        key.unwrap().unwrap()
     }
 
     #[test]
@@ -224,12 +219,6 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_scope_do_not_run_into_each_other() {
-        assert_ne!(hash(&[b"ab", b"c"]), hash(&[b"a", b"bc"]));
-        assert_ne!(hash(&[b"a"]), hash(&[b"a", b""]));
-    }
-
-    #[test]
     fn an_id_tells_its_key_and_stays_a_uuid_of_version_7() {
         let key = key("one", |_| {});
         let fresh = Uuid::now_v7();
@@ -243,14 +232,17 @@ mod tests {
     #[test]
     fn keys_are_bounded() {
         let refused = |text: String| {
-            let spec = spec(|s| s.idempotency_key = text);
-            let fault = IdempotencyKey::of(&spec, &caller("one"), None).unwrap_err();
+            let mut spec = spec(|s| s.idempotency_key = text);
+            let fault = IdempotencyKey::of(&mut spec, &caller("one"), None).unwrap_err();
             assert_eq!(fault.field.as_deref(), Some("spec.idempotency_key"));
         };
         refused("x".repeat(KEY_MAX + 1));
         refused("a\nb".into());
         assert!(key("one", |s| s.idempotency_key = "x".repeat(KEY_MAX)).place() > 0);
-        let none = spec(|s| s.idempotency_key.clear());
-        assert_eq!(IdempotencyKey::of(&none, &caller("one"), None), Ok(None));
+        let mut none = spec(|s| s.idempotency_key.clear());
+        assert_eq!(
+            IdempotencyKey::of(&mut none, &caller("one"), None),
+            Ok(None)
+        );
     }
 }

@@ -5,6 +5,8 @@
 //! tested without the other, and without sockets.
 
 #[cfg(test)]
+mod seeds;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

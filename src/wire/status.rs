@@ -58,6 +58,7 @@ pub fn code(reason: Reason) -> Code {
         Reason::RetriesExhausted | Reason::RuleChanged => Code::Aborted,
         Reason::QueueFull
         | Reason::DiskFull
+        | Reason::ContentTooLarge
         | Reason::SlotsFull
         | Reason::RulesFull
         | Reason::DescendantsExhausted

@@ -50,6 +50,8 @@ use tonic_health::pb::{
 
 #[path = "agent/ill.rs"]
 mod ill;
+#[path = "agent/plenty.rs"]
+mod plenty;
 #[path = "agent/tree.rs"]
 mod tree;
 
@@ -107,6 +109,8 @@ impl Handler for Agent {
                 return;
             }
             match task.skill.as_str() {
+                "test.flood" => plenty::flood(&task.id, &text, &updates).await,
+                "test.tell" => plenty::tell(&text, &updates).await,
                 "test.leaf" => tree::leaf(&task.id, &text, &updates).await,
                 fan if fan.starts_with("test.fan") => {
                     tree::fan(&task.id, &text, &request.parent_token, &updates).await;

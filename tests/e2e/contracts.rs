@@ -56,12 +56,7 @@ fn sum_of(parts: &[pb::Part]) -> Value {
 async fn a_call_that_breaks_its_schema_is_refused_with_what_repairs_it() {
     let site = Site::new(&mesh());
     let mut up = site.up(&[]).await;
-    let home = up
-        .endpoints
-        .instances
-        .iter()
-        .find(|one| one.agent.ends_with("home"));
-    let mut home = client::local(&home.unwrap().local);
+    let mut home = client::local(&up.instance("default/home", 0).local);
 
     let wrong = spec(json!({ "numbers": [1, "2", 3] }));
     let refused = eventually("the home has the schema", || {
@@ -121,12 +116,7 @@ async fn a_call_that_breaks_its_schema_is_refused_with_what_repairs_it() {
 async fn a_result_that_breaks_its_schema_fails_the_task() {
     let site = Site::new(&mesh());
     let mut up = site.up(&[]).await;
-    let home = up
-        .endpoints
-        .instances
-        .iter()
-        .find(|one| one.agent.ends_with("home"));
-    let mut home = client::local(&home.unwrap().local);
+    let mut home = client::local(&up.instance("default/home", 0).local);
     let seen = client::run(&mut home, spec(json!({"numbers": [13]})))
         .await
         .unwrap();

@@ -11,7 +11,6 @@ use attache::pb::{self, TaskState};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
-use tonic::Code;
 
 use crate::support::{
     client::{self, Local, Seen, is_end},
@@ -49,13 +48,7 @@ async fn watch_through(mut home: Local, id: String) -> (Seen, u32) {
         };
         if let Some(status) = broken {
             // The home is away: nothing else may go wrong.
-            let away = [
-                Code::Unavailable,
-                Code::Unknown,
-                Code::Cancelled,
-                Code::Internal,
-            ];
-            assert!(away.contains(&status.code()), "{status:?}");
+            assert!(client::is_away(&status), "{status:?}");
             breaks += 1;
             sleep(Duration::from_millis(50)).await;
         }

@@ -44,13 +44,7 @@ async fn insist(home: &mut Local, key: &str) -> (String, usize) {
         match submit(home, key, key).await {
             Ok((id, _)) => return (id, lost),
             Err(status) => {
-                let away = [
-                    Code::Unavailable,
-                    Code::Unknown,
-                    Code::Cancelled,
-                    Code::Internal,
-                ];
-                assert!(away.contains(&status.code()), "{status:?}");
+                assert!(client::is_away(&status), "{status:?}");
                 lost += 1;
                 sleep(Duration::from_millis(20)).await;
             }

@@ -37,6 +37,7 @@ mod metrics;
 mod namespaces;
 mod outage;
 mod partition;
+mod plenty;
 mod rolling;
 mod rules;
 mod silence;

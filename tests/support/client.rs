@@ -11,7 +11,7 @@ use attache::{
     runtime::Nursery,
     transport::{Pool, Target},
 };
-use tonic::{Status, Streaming, body::Body, transport::Endpoint};
+use tonic::{Code, Status, Streaming, body::Body, transport::Endpoint};
 use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
 
 use super::wait::within;
@@ -243,4 +243,15 @@ pub async fn full(client: &mut Local, id: &str) -> Result<pb::Task, Status> {
     };
     let answer = within("a task is read", client.get_task(request)).await?;
     Ok(answer.into_inner().task.unwrap())
+}
+
+/// Whether this is how a call ends whose server went away.
+pub fn is_away(status: &Status) -> bool {
+    let away = [
+        Code::Unavailable,
+        Code::Unknown,
+        Code::Cancelled,
+        Code::Internal,
+    ];
+    away.contains(&status.code())
 }

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{
@@ -394,13 +394,7 @@ fn cursor(status: &Status) -> Option<u64> {
 
 /// Whether the connection itself failed: nobody has said a word.
 fn is_break(status: &Status) -> bool {
-    let away = [
-        Code::Unavailable,
-        Code::Unknown,
-        Code::Cancelled,
-        Code::Internal,
-    ];
-    reason_of(status).is_none() && away.contains(&status.code())
+    reason_of(status).is_none() && client::is_away(status)
 }
 
 /// Whether there was no connection, so that nothing can have been taken. A sidecar that cannot reach

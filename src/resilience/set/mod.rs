@@ -128,7 +128,8 @@ impl<T> Set<T> {
     }
 
     /// How many are left out by their breakers now.
-    pub fn ejected(&self, now: Instant) -> usize {
+    #[cfg(test)]
+    fn ejected(&self, now: Instant) -> usize {
         let mut view = self.view.lock();
         self.refresh(&mut view, now);
         view.ejected

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::error::{ArchiveError, failed};
 use super::row::{Encoded, Row};
 use crate::runtime::files::open_private;
+use crate::task::key::place_of;
 
 /// Version of the tables; another one is refused by name.
 const FORMAT: u64 = 1;
@@ -176,7 +177,7 @@ impl<'tx> Tables<'tx> {
         self.bytes += value.0;
         self.tasks.insert(row.task, row.value.as_slice())?;
         if row.keyed {
-            let place = place_of(row.task);
+            let place = place_of(Uuid::from_u128(row.task));
             let newest = self.keys.get(place)?.map(|known| known.value());
             self.keys
                 .insert(place, newest.unwrap_or_default().max(row.task))?;
@@ -203,7 +204,7 @@ impl<'tx> Tables<'tx> {
         }
         self.ended.remove(key)?;
         self.tasks.remove(task)?;
-        let place = place_of(task);
+        let place = place_of(Uuid::from_u128(task));
         let keyed = self.keys.get(place)?.map(|known| known.value());
         if keyed == Some(task) {
             self.keys.remove(place)?;
@@ -230,11 +231,6 @@ impl<'tx> Tables<'tx> {
             bytes: self.bytes,
         })
     }
-}
-
-/// The low half of a task's UUID: what its key made of it, where it has one.
-fn place_of(task: u128) -> u64 {
-    Uuid::from_u128(task).as_u64_pair().1
 }
 
 fn begin(database: &Database) -> Result<WriteTransaction, ArchiveError> {

@@ -312,8 +312,8 @@ impl Tasks {
                 return self.end_failed(task, Reason::ProtocolViolation, text, world.at);
             }
             // Tells the executor to stop: the handler may still work.
-            Taken::Breach(text) => {
-                return self.end_failed(task, Reason::AgentError, &text, world.at);
+            Taken::Breach(breach) => {
+                return self.end_failed(task, breach.reason(), &breach.to_string(), world.at);
             }
         }
         self.effects.push(Effect::Ack {

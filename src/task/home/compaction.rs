@@ -152,13 +152,10 @@ impl Tasks {
                 let mut entry = Entry::new(kept, first, self.base);
                 entry.shown = entry.kept.task.last_seq;
                 self.stash.tasks.remove(&task);
-                if entry.kept.key.is_some() {
-                    self.keys.enter(task);
-                }
                 if entry.kept.ended() {
                     self.ended.push_back(task);
                 }
-                self.tasks.insert(task, Box::new(entry));
+                self.insert(entry);
             }
             // Its copies were in segments that are gone: then a later one is in the log, or the
             // task was forgotten.

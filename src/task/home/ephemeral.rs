@@ -57,78 +57,66 @@ pub(super) fn is_marked(task: Uuid) -> bool {
     task.get_version_num() == 8
 }
 
-/// A call that takes its task along when it goes away before the task's end.
-pub(super) struct Tied {
-    updates: Option<TaskUpdates>,
-    tie: Option<Tie>,
-}
-
-/// How the task is cancelled.
+/// Cancels its task when it is dropped, unless it is undone before.
 pub(super) struct Tie {
     pub(super) task: Uuid,
     pub(super) viewer: Arc<SpiffeId>,
     pub(super) shard: mpsc::Sender<Request>,
     pub(super) nursery: Nursery,
+    pub(super) holds: bool,
 }
 
-impl Tied {
-    /// A call that has no answer yet.
-    pub(super) fn before(tie: Tie) -> Self {
-        Self {
-            updates: None,
-            tie: Some(tie),
+impl Tie {
+    /// The task has ended, or is somebody else's.
+    pub(super) fn undo(mut self) {
+        self.holds = false;
+    }
+}
+
+impl Drop for Tie {
+    fn drop(&mut self) {
+        if !self.holds {
+            return;
+        }
+        // Nobody waits for the answer.
+        let (answer, _) = oneshot::channel();
+        let cancel = Request::Cancel {
+            task: self.task,
+            viewer: Arc::clone(&self.viewer),
+            reason: CALLER_GONE.into(),
+            answer,
+        };
+        match self.shard.try_send(cancel) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+            Err(mpsc::error::TrySendError::Full(cancel)) => {
+                let shard = self.shard.clone();
+                self.nursery.adopt("cancel", async move {
+                    // A shard that has ended has no tasks either.
+                    drop(shard.send(cancel).await);
+                });
+            }
         }
     }
+}
 
-    /// There is no task of its own.
-    pub(super) fn free(mut self) -> Option<Self> {
-        self.tie = None;
-        None
-    }
-
-    /// Its answer, to be read to the end.
-    pub(super) fn reading(mut self, updates: TaskUpdates) -> Self {
-        self.updates = Some(updates);
-        self
-    }
+/// What a call reads of its task, which goes when it goes.
+pub(super) struct Tied {
+    pub(super) updates: TaskUpdates,
+    pub(super) tie: Option<Tie>,
 }
 
 impl Stream for Tied {
     type Item = Result<pb::TaskUpdate, Fault>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(updates) = &mut self.updates else {
-            return Poll::Ready(None);
-        };
-        let next = updates.as_mut().poll_next(cx);
+        let next = self.updates.as_mut().poll_next(cx);
         // Over by itself, or told to come back by a watch.
-        if let Poll::Ready(None | Some(Err(_))) = next {
-            self.tie = None;
+        if let Poll::Ready(None | Some(Err(_))) = next
+            && let Some(tie) = self.tie.take()
+        {
+            tie.undo();
         }
         next
-    }
-}
-
-impl Drop for Tied {
-    fn drop(&mut self) {
-        let Some(end) = self.tie.take() else { return };
-        // Nobody waits for the answer.
-        let (answer, _) = oneshot::channel();
-        let cancel = Request::Cancel {
-            task: end.task,
-            viewer: end.viewer,
-            reason: CALLER_GONE.into(),
-            answer,
-        };
-        match end.shard.try_send(cancel) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-            Err(mpsc::error::TrySendError::Full(cancel)) => {
-                end.nursery.adopt("cancel", async move {
-                    // A shard that has ended has no tasks either.
-                    drop(end.shard.send(cancel).await);
-                });
-            }
-        }
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn of_key(view: &View, key: &IdempotencyKey) -> Result<Option<pb::Tas
         return Ok(None);
     };
     let submitted = filed.snapshot.submitted.as_ref();
-    let known = submitted.and_then(|s| IdempotencyKey::written(&s.key_scope, &s.key_payload));
+    let known = submitted.and_then(IdempotencyKey::written);
     let same = known.map(|known| key.same(&known)).transpose()?;
     Ok(same.unwrap_or_default().then(|| basic(&filed.snapshot)))
 }

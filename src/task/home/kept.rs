@@ -147,7 +147,7 @@ impl Kept {
             task,
             spec,
             trace: TraceContext::parse(&record.traceparent, &record.tracestate),
-            key: IdempotencyKey::written(&record.key_scope, &record.key_payload),
+            key: IdempotencyKey::written(record),
             parties,
             running: None,
             tried: Vec::new(),

@@ -307,14 +307,20 @@ impl Tasks {
         }
     }
 
+    /// Takes a new task in.
     pub(super) fn enter(&mut self, kept: Kept, deadline: Instant) {
-        let task = kept.id.uuid;
-        if kept.key.is_some() {
-            self.keys.enter(task);
-        }
         let mut entry = Entry::new(kept, 0, deadline);
         entry.counted = entry.kept.bytes;
         self.live_bytes += entry.counted;
+        self.insert(entry);
+    }
+
+    /// From here on the task is found, by its id and by its key.
+    pub(super) fn insert(&mut self, entry: Entry) {
+        let task = entry.kept.id.uuid;
+        if entry.kept.key.is_some() {
+            self.keys.enter(task);
+        }
         self.tasks.insert(task, Box::new(entry));
     }
 

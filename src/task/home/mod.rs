@@ -66,6 +66,8 @@ mod ephemeral_tests;
 #[cfg(test)]
 mod key_tests;
 #[cfg(test)]
+mod list_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};

@@ -27,11 +27,7 @@ impl Tasks {
         match &record.kind {
             Some(Recorded::Submitted(submitted)) => {
                 let kept = Kept::submitted(submitted, &record.task_id)?;
-                if kept.key.is_some() {
-                    self.keys.enter(task);
-                }
-                let entry = Entry::new(kept, lsn, self.base);
-                self.tasks.insert(task, Box::new(entry));
+                self.insert(Entry::new(kept, lsn, self.base));
             }
             Some(Recorded::Forgotten(_)) => {
                 self.stash.forget(task);

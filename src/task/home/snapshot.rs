@@ -119,7 +119,7 @@ impl Kept {
     pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
         let submitted = snapshot.submitted.unwrap_or_default();
         let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
-        let key = IdempotencyKey::written(&submitted.key_scope, &submitted.key_payload);
+        let key = IdempotencyKey::written(&submitted);
         let task = submitted.task.unwrap_or_default();
         let wrong = || RecordError::Name(task.id.clone());
         let event = |seq: &u64| {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::ids::DEFAULT_NAMESPACE;
-use crate::domain::{Fault, Label, Reason, TaskId};
+use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::chance;
 use crate::task::doors::Parent;
@@ -91,25 +91,27 @@ impl Home {
             looked,
             answer,
         };
-        let tie = (checked.shard >= self.shared.durable).then(|| Tie {
+        // From here on: whoever drops this call before it is answered leaves nothing behind either.
+        let mut tie = (checked.shard >= self.shared.durable).then(|| Tie {
             task: checked.task,
             viewer: Arc::new(caller),
             shard: self.shared.inboxes[checked.shard].clone(),
             nursery: self.shared.nurseries[checked.shard % self.shared.nurseries.len()].clone(),
+            holds: true,
         });
-        // From here on: whoever drops this call before it is answered leaves nothing behind either.
-        let mut guard = tie.map(Tied::before);
         let running = self.take(checked.shard, checked.new, ask, over).await;
-        if !matches!(&running, Ok(running) if !running.replayed) {
-            guard = guard.and_then(Tied::free);
+        let made = matches!(&running, Ok(running) if !running.replayed);
+        if let Some(tie) = tie.take_if(|_| !made) {
+            tie.undo();
         }
         let running = running.inspect_err(|fault| checked.work.fail(fault.reason.label()))?;
         let id: Result<TaskId, _> = running.task.task.id.parse();
         let task = id.expect("a task of ours has an id").uuid;
         let watcher = self.watcher(checked.shard, task, running.task, (0, true));
-        let updates = match guard {
-            Some(tied) => Box::pin(tied.reading(watcher.stream())),
-            None => watcher.stream(),
+        let updates = watcher.stream();
+        let updates = match tie {
+            Some(_) => Box::pin(Tied { updates, tie }),
+            None => updates,
         };
         Ok(Submitted {
             task: updates,
@@ -164,11 +166,11 @@ impl Home {
 
     /// Checks a submission, and chooses an id: of the shard on `thread`, or of its key.
     fn check(&self, held: Held, thread: usize, method: &str) -> Result<Checked, Fault> {
-        let Held { asked, unfit } = held;
+        let Held { mut asked, unfit } = held;
         let config = &self.shared.config;
         let parent = self.parent_of(&asked);
         let known = parent.as_ref().ok().and_then(Option::as_ref);
-        let key = IdempotencyKey::of(&asked.spec, &asked.caller, known)?;
+        let key = IdempotencyKey::of(&mut asked.spec, &asked.caller, known)?;
         let options = asked.spec.options.as_ref();
         let in_memory = options.is_some_and(|o| o.durability() == pb::Durability::Ephemeral);
         let (shard, task) = self.place(thread, key.as_ref(), in_memory);
@@ -179,13 +181,7 @@ impl Home {
         // A handler that brings no context of its own means the one that it was called with.
         let inherited = || known?.trace.as_ref();
         let work = Work::submit(asked.trace.as_ref().or_else(inherited), method, &id);
-        let namespace = asked
-            .caller
-            .member
-            .namespace()
-            .or_else(|| config.own.member.namespace())
-            .cloned()
-            .unwrap_or_else(default_namespace);
+        let namespace = self.namespace_of(&asked.caller);
         let checked = parent.and_then(|parent| {
             let asked = Asked {
                 id,
@@ -208,6 +204,13 @@ impl Home {
             new,
             work,
         })
+    }
+
+    /// Where the bare names that a caller says are looked up.
+    pub(in crate::task) fn namespace_of(&self, caller: &SpiffeId) -> Label {
+        let own = || self.shared.config.own.member.namespace();
+        let namespace = caller.member.namespace().or_else(own).cloned();
+        namespace.unwrap_or_else(default_namespace)
     }
 
     /// A new id, and whose shard it is.

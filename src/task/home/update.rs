@@ -1,6 +1,7 @@
 //! What a handler said, checked against its bounds and turned into what the home does about it.
 //!
-//! Pure. A handler that breaks a bound has broken its contract: its attempt ends as AGENT_ERROR.
+//! Pure. A handler that breaks a bound of one update has broken its contract, and its attempt ends
+//! as AGENT_ERROR; one that says too much in all ends as CONTENT_TOO_LARGE.
 
 use prost::Message;
 
@@ -45,36 +46,77 @@ pub(super) enum Taken {
     /// Somebody else is to do it, if they may.
     HandOver(pb::Delegation),
     /// A bound is broken: the attempt ends here.
-    Breach(String),
+    Breach(Breach),
+}
+
+/// How a handler broke a bound.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Breach {
+    #[error("the agent broke the handler contract: {0}")]
+    Contract(String),
+    #[error("the agent says more than a task may hold: {0}")]
+    TooLarge(String),
+}
+
+impl Breach {
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::Contract(_) => Reason::AgentError,
+            Self::TooLarge(_) => Reason::ContentTooLarge,
+        }
+    }
+}
+
+impl From<String> for Breach {
+    fn from(text: String) -> Self {
+        Self::Contract(text)
+    }
 }
 
 impl Taken {
     /// What the update of the task's running attempt means; a breach is a failure of the agent.
     pub(super) fn from_update(kept: &Kept, update: Option<Update>) -> Self {
+        Self::fitting(kept, update).unwrap_or_else(Self::Breach)
+    }
+
+    fn fitting(kept: &Kept, update: Option<Update>) -> Result<Self, Breach> {
         let event = |kind| Ok(Self::Event(kind, pb::TaskState::Working));
-        let taken = match update {
-            Some(update) if goes_on(&update) && kept.said > SAID_MAX => Err(format!(
-                "its task's updates have more than {SAID_MAX} bytes in all"
-            )),
-            None => Err("an update without content".to_owned()),
+        if let Some(update) = &update
+            && goes_on(update)
+        {
+            holds("updates", kept.said, SAID_MAX)?;
+        }
+        match update {
+            None => Err("an update without content".to_owned().into()),
             Some(Update::Progress(progress)) => {
-                progress_fits(&progress).and_then(|()| event(Kind::Progress(progress)))
+                progress_fits(&progress)?;
+                event(Kind::Progress(progress))
             }
             Some(Update::Message(message)) => {
-                message_fits(kept, &message).and_then(|()| event(Kind::Message(message)))
+                message_fits(kept, &message)?;
+                event(Kind::Message(message))
             }
             Some(Update::Artifact(chunk)) => {
-                chunk_fits(kept, &chunk).and_then(|()| event(Kind::Artifact(chunk)))
+                chunk_fits(kept, &chunk)?;
+                event(Kind::Artifact(chunk))
             }
-            Some(Update::Usage(usage)) => fits("usage", usage.encoded_len(), EVENT_MAX)
-                .and_then(|()| event(Kind::Usage(usage))),
-            Some(Update::Checkpoint(saved)) => fits("a checkpoint", saved.data.len(), RESULT_MAX)
-                .map(|()| Self::Checkpoint(saved.data)),
-            Some(Update::Transient(part)) => fits("a transient", part.encoded_len(), EVENT_MAX)
-                .and_then(|()| parts_fit(std::slice::from_ref(&part)))
-                .map(|()| Self::Transient(part)),
-            Some(Update::Result(result)) => result_fits(kept, &result)
-                .map(|()| Self::Event(Kind::Result(result), pb::TaskState::Completed)),
+            Some(Update::Usage(usage)) => {
+                fits("usage", usage.encoded_len(), EVENT_MAX)?;
+                event(Kind::Usage(usage))
+            }
+            Some(Update::Checkpoint(saved)) => {
+                fits("a checkpoint", saved.data.len(), RESULT_MAX)?;
+                Ok(Self::Checkpoint(saved.data))
+            }
+            Some(Update::Transient(part)) => {
+                fits("a transient", part.encoded_len(), EVENT_MAX)?;
+                parts_fit(std::slice::from_ref(&part))?;
+                Ok(Self::Transient(part))
+            }
+            Some(Update::Result(result)) => {
+                result_fits(kept, &result)?;
+                Ok(Self::Event(Kind::Result(result), pb::TaskState::Completed))
+            }
             Some(Update::Failure(failure)) => Ok(Self::Event(
                 Kind::Failure(told(failure)),
                 pb::TaskState::Failed,
@@ -84,25 +126,12 @@ impl Taken {
                 pb::TaskState::Rejected,
             )),
             Some(Update::Canceled(canceled)) => Ok(Self::Event(
-                Kind::StateChanged(pb::StateChanged {
-                    from: kept.task.state,
-                    reason: if canceled.message.len() <= EVENT_MAX / 2
-                        && !canceled.message.is_empty()
-                    {
-                        canceled.message
-                    } else {
-                        "CANCELED".into()
-                    },
-                    executor_instance: String::new(),
-                }),
+                Kind::StateChanged(ended_by_request(kept, canceled)),
                 pb::TaskState::Canceled,
             )),
             Some(Update::Question(_)) => Ok(unserved("a question")),
             Some(Update::Delegation(delegation)) => Ok(Self::HandOver(delegation)),
-        };
-        taken.unwrap_or_else(|breach| {
-            Self::Breach(format!("the agent broke the handler contract: {breach}"))
-        })
+        }
     }
 }
 
@@ -147,6 +176,17 @@ pub(super) fn failure(reason: Reason, text: &str, retryable: bool) -> pb::Failur
     }
 }
 
+/// The end that a handler confirms, in its own words where they are short.
+fn ended_by_request(kept: &Kept, canceled: pb::Canceled) -> pb::StateChanged {
+    let said = Some(canceled.message).filter(|said| !said.is_empty());
+    let said = said.filter(|said| said.len() <= EVENT_MAX / 2);
+    pb::StateChanged {
+        from: kept.task.state,
+        reason: said.unwrap_or_else(|| "CANCELED".into()),
+        executor_instance: String::new(),
+    }
+}
+
 fn unserved(what: &str) -> Taken {
     let text = format!("the agent answered with {what}, which this version does not serve");
     let failure = failure(Reason::Unimplemented, &text, false);
@@ -183,6 +223,11 @@ pub(super) fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
     }
 }
 
+/// The same for all that a task holds.
+fn holds(what: &str, size: usize, most: usize) -> Result<(), Breach> {
+    fits(what, size, most).map_err(Breach::TooLarge)
+}
+
 /// Whether the parts are such as a task may carry.
 ///
 /// # Errors
@@ -204,16 +249,16 @@ fn progress_fits(progress: &pb::Progress) -> Result<(), String> {
     }
 }
 
-fn message_fits(kept: &Kept, message: &pb::Message) -> Result<(), String> {
+fn message_fits(kept: &Kept, message: &pb::Message) -> Result<(), Breach> {
     let size = message.encoded_len();
     fits("a message", size, EVENT_MAX)?;
     parts_fit(&message.parts)?;
-    fits("artifacts and messages", kept.content + size, CONTENT_MAX)
+    holds("artifacts and messages", kept.content + size, CONTENT_MAX)
 }
 
-fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
+fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), Breach> {
     let Some(part) = &chunk.part else {
-        return Err("an artifact chunk without a part".into());
+        return Err("an artifact chunk without a part".to_owned().into());
     };
     let size = part_bytes(Some(part));
     fits("an artifact chunk", size, CHUNK_MAX)?;
@@ -222,7 +267,7 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
         chunk.encoded_len(),
         EVENT_MAX,
     )?;
-    fits("artifacts and messages", kept.content + size, CONTENT_MAX)?;
+    holds("artifacts and messages", kept.content + size, CONTENT_MAX)?;
     fits(
         "an artifact's name",
         chunk.artifact_id.len().max(chunk.name.len()),
@@ -235,19 +280,22 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), String> {
         DESCRIPTION_MAX,
     )?;
     if chunk.artifact_id.is_empty() {
-        return Err("an artifact chunk without an artifact id".into());
+        return Err("an artifact chunk without an artifact id".to_owned().into());
     }
     let before = kept
         .artifact(&chunk.artifact_id)
         .filter(|kept| !kept.summary.superseded);
     match before {
-        None if chunk.append => Err("the first chunk of an artifact cannot append".into()),
-        None => fits("artifacts", kept.artifacts.len() + 1, ARTIFACTS_MAX),
-        Some(before) if before.summary.complete => Err(format!(
-            "a chunk after the last one of {:?}",
-            chunk.artifact_id
-        )),
-        Some(before) if chunk.append => joins(before.chunks.last().and_then(|e| part_of(e)), part),
+        None if chunk.append => Err("the first chunk of an artifact cannot append"
+            .to_owned()
+            .into()),
+        None => holds("artifacts", kept.artifacts.len() + 1, ARTIFACTS_MAX),
+        Some(before) if before.summary.complete => {
+            Err(format!("a chunk after the last one of {:?}", chunk.artifact_id).into())
+        }
+        Some(before) if chunk.append => {
+            Ok(joins(before.chunks.last().and_then(|e| part_of(e)), part)?)
+        }
         Some(_) => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ use super::update::part_of;
 /// Most bytes of an answer: the rest of the 4 MiB is for its envelope.
 pub const ANSWER_MAX: usize = 3 << 20;
 /// Tasks of a page where the caller names no number, and the most.
-pub const PAGE: (usize, usize) = (50, 500);
+pub const PAGE: (usize, usize) = (100, 1000);
 
 /// Which tasks a list is about, newest first.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl ListQuery {
             && same(&filter.correlation_id, &task.correlation_id)
             && same(&filter.parent_task_id, &task.parent_task_id)
             && same(&filter.root_task_id, &task.root_task_id)
-            && bound(filter.created_after).is_none_or(|after| created > Some(after))
+            && bound(filter.created_after).is_none_or(|after| created >= Some(after))
             && bound(filter.created_before).is_none_or(|before| created < Some(before))
     }
 }

@@ -28,7 +28,7 @@ mod tests;
 pub use forward::{HomeService, Surroundings};
 
 use forward::{Streamed, away, followed, forwarded, passed_on};
-use page::{page_mark, page_token, read_token};
+use page::{named_agent, page_mark, page_token, read_token};
 
 /// The task API of one listener on one data thread.
 #[derive(Clone)]
@@ -252,7 +252,7 @@ impl Agent for AgentService {
         request: Request<pb::ListTasksRequest>,
     ) -> Result<Response<pb::ListTasksResponse>, Status> {
         let who = self.reader(&request)?;
-        let filter = request.into_inner();
+        let mut filter = request.into_inner();
         let limit = match usize::try_from(filter.page_size) {
             Ok(0) => PAGE.0,
             Ok(size) => size.min(PAGE.1),
@@ -263,6 +263,9 @@ impl Agent for AgentService {
             "" => None,
             token => Some(read_token(token, mark)?),
         };
+        if !filter.agent.is_empty() {
+            filter.agent = named_agent(&filter.agent, &self.home.namespace_of(&who.id))?;
+        }
         let query = ListQuery {
             viewer: who.id,
             filter,

@@ -4,8 +4,16 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 use uuid::Uuid;
 
-use crate::domain::{Fault, Reason, SpiffeId};
+use crate::domain::{AgentName, Fault, Label, Reason, SpiffeId};
 use crate::pb;
+
+/// The agent that a filter of `namespace` names, in full.
+pub(super) fn named_agent(name: &str, namespace: &Label) -> Result<String, Fault> {
+    let agent = AgentName::parse_in(name, namespace);
+    agent
+        .map(|agent| agent.to_string())
+        .map_err(|wrong| Fault::field("agent", wrong.to_string()))
+}
 
 /// Binds a page token to who asks and what for. Not a secret: what is shown is decided anew.
 pub(super) fn page_mark(viewer: &SpiffeId, filter: &pb::ListTasksRequest) -> u32 {

@@ -296,6 +296,20 @@ async fn pages_follow_each_other_and_tokens_are_bound() {
         list.page_token = page.next_page_token;
     }
     assert_eq!(sizes, [2, 2, 1]);
+    // A bare name is one of the caller's namespace.
+    for (agent, found) in [
+        ("worker", 5),
+        ("default/worker", 5),
+        ("peer", 0),
+        ("other/worker", 0),
+    ] {
+        let named = pb::ListTasksRequest {
+            agent: agent.into(),
+            ..Default::default()
+        };
+        let page = service.list_tasks(by(peer(), named)).await.unwrap();
+        assert_eq!(page.into_inner().tasks.len(), found, "{agent}");
+    }
     let other = member("operator/ops");
     let status = service
         .list_tasks(by(other, list.clone()))

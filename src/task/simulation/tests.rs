@@ -1,14 +1,14 @@
 //! Many seeds, the same seed twice, and what is noticed when a control is gone.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::task::controls::{Control, without};
+use crate::task::seeds::{first_broken, setting};
 
-use super::{Ran, Size, run};
+use super::{Size, run};
 
 /// Seeds in `tests/run`.
 const SEEDS: u64 = 100;
@@ -26,14 +26,6 @@ fn size() -> Size {
         faults: true,
         segment_bytes: 8 << 10,
     }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
-    )
 }
 
 #[test]
@@ -70,43 +62,24 @@ fn every_invariant_holds_whatever_happens() {
         }
     };
     let trace = std::env::var_os("ATTACHE_SIMULATION_TRACE").is_some();
-    let next = AtomicU64::new(first);
-    let broken = Mutex::new(Vec::new());
     let sum = Mutex::new((0, BTreeMap::<&'static str, u64>::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while broken.lock().is_empty() {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        return;
-                    }
-                    let Ran {
-                        tasks,
-                        faults,
-                        broken: how,
-                        ..
-                    } = run(seed, size(), trace);
-                    let mut sum = sum.lock();
-                    sum.0 += tasks;
-                    for (kind, count) in faults {
-                        *sum.1.entry(kind).or_default() += count;
-                    }
-                    broken.lock().extend(how.map(|how| (seed, how)));
-                }
-            });
+    let broken = first_broken(first..end, |seed| {
+        let ran = run(seed, size(), trace);
+        let mut sum = sum.lock();
+        sum.0 += ran.tasks;
+        for (kind, count) in ran.faults {
+            *sum.1.entry(kind).or_default() += count;
         }
+        ran.broken.map_or(Ok(()), Err)
     });
     let (tasks, faults) = sum.into_inner();
-    let broken = broken.into_inner();
-    if broken.is_empty() && setting("ATTACHE_SIMULATION_SEEDS").is_some() {
+    if broken.is_none() && setting("ATTACHE_SIMULATION_SEEDS").is_some() {
         #[allow(clippy::print_stdout, reason = "tests/soak/simulation shows it")]
         {
             println!("simulated {} seeds, {tasks} tasks, {faults:?}", end - first);
         }
     }
-    if let Some((seed, (how, before))) = broken.first() {
+    if let Some((seed, (how, before))) = broken {
         let tasks = size().tasks;
         panic!(
             "{before}\n\n{how}\n\nagain:  ATTACHE_SIMULATION_SEED={seed} \

@@ -104,6 +104,10 @@ async fn does_a_task(mesh: &ByHand, worker: &str) {
 #[tokio::test]
 async fn without_a_fault_nobody_notices_the_proxy() {
     let (mesh, proxy) = behind_a_proxy(LOST_SOON).await;
+    // A hundred tasks may be over before the home has heard of both.
+    for name in WORKERS {
+        does_a_task(&mesh, name).await;
+    }
     let load = Load::start(mesh.local("home-1"), 8);
     load.goes_on(100).await;
     let outcome = load.stop().await;

@@ -23,6 +23,7 @@ use crate::task::controls::{Control, without};
 use crate::task::journal::faulty::{Fault, FaultyDisk};
 use crate::task::journal::frame::{SEGMENT_HEADER, frame_len};
 use crate::task::journal::{Journal, JournalError, Lsn, Step, Writer};
+use crate::task::seeds::{first_broken, setting};
 
 use super::{open, record, segments, settle, synced};
 
@@ -377,44 +378,13 @@ impl Meanwhile {
     }
 }
 
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number")),
-    )
-}
-
-/// The first seed below `end`, from `first` on, whose case breaks a promise, and how.
-fn first_broken(first: u64, end: u64) -> Option<(u64, String)> {
-    (first..end).find_map(|seed| case(seed).err().map(|broken| (seed, broken)))
-}
-
 #[test]
 fn the_promises_hold_whatever_the_disk_does() {
     let (first, end) = match setting("ATTACHE_JOURNAL_SEED") {
         Some(seed) => (seed, seed + 1),
         None => (0, setting("ATTACHE_JOURNAL_CASES").unwrap_or(CASES)),
     };
-    let (next, broken) = (AtomicU64::new(first), Mutex::new(Vec::new()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while broken.lock().is_empty() {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        return;
-                    }
-                    if let Err(how) = case(seed) {
-                        broken.lock().push((seed, how));
-                    }
-                }
-            });
-        }
-    });
-    let broken = broken.into_inner();
-    if let Some((seed, how)) = broken.first() {
+    if let Some((seed, how)) = first_broken(first..end, case) {
         panic!(
             "{how}\n\nagain:  ATTACHE_JOURNAL_SEED={seed} cargo test --lib \
              the_promises_hold_whatever_the_disk_does\n"
@@ -433,7 +403,9 @@ fn without_its_controls_the_log_breaks_its_promises() {
         (Control::Record, replayed),
         (Control::Number, replayed),
     ] {
-        let found = without(control, || first_broken(0, CASES));
+        let found = without(control, || {
+            (0..CASES).find_map(|seed| case(seed).err().map(|broken| (seed, broken)))
+        });
         let (seed, how) = found.unwrap_or_else(|| panic!("nobody misses the {control:?} check"));
         let fits = expected.iter().any(|expected| how.contains(expected));
         assert!(fits, "{control:?}, seed {seed}: {how}");
