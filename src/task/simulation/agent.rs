@@ -259,6 +259,14 @@ fn plan(
         })),
         2 => Next::Fail(HandlerError::Status(Status::internal("it fell over"))),
         3 => Next::Fail(HandlerError::Lost("it fell over".into())),
+        4 => Next::Say(Update::Delegation(pb::Delegation {
+            to: Some(pb::AgentSkill {
+                // Whoever has not had it yet.
+                agent: String::new(),
+                skill: SKILLS[world.roll(0..2)].into(),
+            }),
+            input: Vec::new(),
+        })),
         _ => Next::Say(Update::Result(pb::TaskResult {
             parts: vec![text(&words(run, word + 1))],
             ..Default::default()
