@@ -1,6 +1,7 @@
 //! A home and an executor of one sidecar together, in process: as the own agent is reached.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,8 +11,11 @@ use std::{
 
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
-use tokio_stream::iter;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tokio_stream::{Stream, iter};
 use tonic::Status;
 
 use crate::domain::{InstanceId, SpiffeId, TaskId};
@@ -31,7 +35,41 @@ use super::journal::{Journal, JournalConfig};
 /// What the agent was called with.
 type Traced = Arc<Mutex<Vec<Option<TraceContext>>>>;
 
-/// An agent that answers at once, or, asked to wait, never; asked to die, it is lost once.
+/// How home and executor are apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apart {
+    Together,
+    /// Nothing arrives, and nobody is told; what was open breaks at the end of it.
+    Silent,
+    /// Every stream breaks, and no new one comes about.
+    Refused,
+}
+
+/// A stream between the two: what `broken` makes is its last word where it breaks.
+fn between<T: Send + 'static>(
+    stream: impl Stream<Item = T> + Send + Unpin + 'static,
+    apart: watch::Receiver<Apart>,
+    broken: impl Fn() -> Option<T> + Send + 'static,
+) -> Pin<Box<dyn Stream<Item = T> + Send>> {
+    let open = Some((stream, apart, broken));
+    Box::pin(futures_util::stream::unfold(open, |open| async {
+        let (mut stream, mut apart, broken) = open?;
+        tokio::select! {
+            biased;
+            how = async { apart.wait_for(|apart| *apart != Apart::Together).await.map(|how| *how) } => {
+                if how.ok()? == Apart::Silent {
+                    let healed = apart.wait_for(|apart| *apart == Apart::Together).await;
+                    drop(healed.ok()?);
+                }
+                Some((broken()?, None))
+            }
+            item = stream.next() => Some((item?, Some((stream, apart, broken)))),
+        }
+    }))
+}
+
+/// An agent that answers at once, or, asked to wait, never; asked to be long, in a minute, with a word
+/// each second; asked to die, it is lost once.
 struct Agent {
     tokens: watch::Sender<Vec<String>>,
     traces: Traced,
@@ -60,6 +98,17 @@ impl HandlerLink for Agent {
         if task.skill == "work.wait" || task.skill == "work.rest" || task.skill.starts_with("bomb.")
         {
             return Ok(Box::pin(futures_util::stream::pending()));
+        }
+        if task.skill == "work.long" {
+            let words = futures_util::stream::iter(0..=60).then(|second| async move {
+                sleep(Duration::from_secs(u64::from(second > 0))).await;
+                let update = Some(match second {
+                    60 => Update::Result(pb::TaskResult::default()),
+                    _ => Update::Progress(pb::Progress::default()),
+                });
+                Ok(pb::HandleResponse { update })
+            });
+            return Ok(Box::pin(words));
         }
         let updates = [
             Update::Progress(pb::Progress::default()),
@@ -90,6 +139,7 @@ struct Here {
     own: SpiffeId,
     idempotent: bool,
     changes: watch::Sender<u64>,
+    apart: watch::Receiver<Apart>,
 }
 
 fn instance() -> InstanceId {
@@ -133,7 +183,15 @@ impl Connect for Here {
             id: self.own.clone(),
             instance: instance(),
         };
-        Ok(self.executor.execute(peer, steps, trace.cloned()))
+        let apart = self.apart.clone();
+        if *apart.borrow() != Apart::Together {
+            sleep(Duration::from_secs(1)).await;
+            return Err(Status::unavailable("no way there"));
+        }
+        let steps = between(steps, apart.clone(), || None);
+        let updates = self.executor.execute(peer, steps, trace.cloned());
+        let broken = || Some(Err(Status::unavailable("the connection broke")));
+        Ok(between(updates, apart, broken))
     }
 }
 
@@ -143,6 +201,7 @@ pub(super) struct Bench {
     pub(super) tokens: watch::Receiver<Vec<String>>,
     traces: Traced,
     deaf: Arc<AtomicBool>,
+    apart: watch::Sender<Apart>,
 }
 
 impl Bench {
@@ -160,7 +219,7 @@ impl Bench {
             own: own.clone(),
             slots,
             boot_id: "b".into(),
-            skills: ["work.do", "work.wait", "work.rest", "work.die"]
+            skills: ["work.do", "work.wait", "work.rest", "work.long", "work.die"]
                 .map(String::from)
                 .into_iter()
                 .chain((0..10).map(|depth| format!("bomb.{depth}")))
@@ -177,7 +236,9 @@ impl Bench {
         });
         let executor = Executor::new(config, agent, vec![Nursery::here()]);
         let changes = watch::Sender::new(0);
+        let apart = watch::Sender::new(Apart::Together);
         let here = Arc::new(Here {
+            apart: apart.subscribe(),
             executor: executor.clone(),
             own: own.clone(),
             idempotent,
@@ -205,6 +266,7 @@ impl Bench {
             tokens: heard,
             traces,
             deaf,
+            apart,
         }
     }
 
@@ -259,6 +321,30 @@ async fn many_tasks_pass_through_few_slots() {
     for id in ids {
         let task = bench.end(&id).await;
         assert_eq!((task.state(), task.last_seq), (pb::TaskState::Completed, 3));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_minute_apart_in_the_middle_of_a_minutes_work_runs_nothing_twice() {
+    for how in [Apart::Silent, Apart::Refused] {
+        let bench = Bench::new(1);
+        let submitted = bench.home.submit(bench.asked("work.long", ""), 0).await;
+        let (id, began) = (submitted.unwrap().task.id, Instant::now());
+        let parts = async {
+            sleep(Duration::from_secs(15)).await;
+            bench.apart.send_replace(how);
+            sleep(Duration::from_secs(30)).await;
+            bench.apart.send_replace(Apart::Together);
+        };
+        let (task, ()) = tokio::join!(bench.end(&id), parts);
+        // Begun, a word each second, and the result: the watcher saw each once, in order.
+        assert_eq!(
+            (task.state(), task.attempt, task.last_seq),
+            (pb::TaskState::Completed, 1, 62),
+            "{how:?}"
+        );
+        assert_eq!(bench.tokens.borrow().len(), 1, "{how:?}: it ran once");
+        assert!(began.elapsed() < Duration::from_secs(62), "{how:?}");
     }
 }
 

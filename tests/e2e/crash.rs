@@ -314,6 +314,73 @@ async fn a_home_that_is_killed_again_and_again_loses_nothing() {
     }
 }
 
+#[tokio::test]
+#[allow(
+    clippy::print_stdout,
+    reason = "the seed repeats it; shown where it fails"
+)]
+async fn whoever_is_killed_again_and_again_every_task_ends_once_and_no_stream_has_a_gap() {
+    let kills = said("ATTACHE_KILLS", KILLS as u64);
+    let seed = said("ATTACHE_SEED", rand::random());
+    println!("ATTACHE_KILLS={kills} ATTACHE_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut mesh = ByHand::made(&home_and_workers()).await;
+    // What is lost with its sidecar is given up before the load ends.
+    mesh.set("home-1", "agent_lost_after", "3s");
+    mesh.start_all().await;
+    let shape = |skill, may_fail_by| Shape {
+        skill,
+        work: Duration::from_millis(300),
+        pause: Duration::from_millis(20),
+        bound: 3600,
+        may_fail_by,
+    };
+    let homes = || (0..3).map(|_| mesh.local("home-1")).collect();
+    // Some may not run twice, some may.
+    let once = Load::shaped(homes(), 40, shape("test.slow", &["AGENT_LOST"]));
+    let lost = &["AGENT_LOST", "RETRIES_EXHAUSTED"];
+    let again = Load::shaped(homes(), 40, shape("test.echo.slow", lost));
+    let victims = [
+        "home-1",
+        "worker-1",
+        "worker-2",
+        "worker-1-agent",
+        "worker-2-agent",
+    ];
+    for _ in 0..kills {
+        let victim = victims[random.random_range(0..victims.len())];
+        let before = once.count().acknowledged + again.count().acknowledged;
+        if !random.random_ratio(1, 5) {
+            eventually("new tasks come", || async {
+                let now = once.count().acknowledged + again.count().acknowledged;
+                (now > before)
+                    .then_some(())
+                    .ok_or_else(|| format!("{before}\n{}", mesh.site.logs()))
+            })
+            .await;
+        }
+        sleep(Duration::from_millis(random.random_range(0..400))).await;
+        mesh.kill(victim).await;
+        mesh.start(victim);
+    }
+    mesh.start_all().await;
+    let (once, again) = tokio::join!(once.stop(), again.stop());
+    println!("{:?}\n{:?}", once.count, again.count);
+    for outcome in [once, again] {
+        outcome.clean();
+        assert!(outcome.count.completed > 0, "{:?}", outcome.count);
+    }
+    let (mut ran, mut attempts) = (HashSet::new(), HashSet::new());
+    for (skill, id, attempt) in mesh.site.runs() {
+        let first = ran.insert(id.clone());
+        assert!(first || skill != "test.slow", "{id} ran again, {attempt}");
+        assert!(
+            attempts.insert((id.clone(), attempt)),
+            "{id} ran attempt {attempt} twice"
+        );
+    }
+}
+
 /// The registry of these tests holds leases for 6 s, with 2 s of grace.
 const LEASE: (&str, Duration) = ("6s", Duration::from_secs(8));
 /// For the sweeper, for a burst of changes to settle, and for a machine that is busy.

@@ -13,6 +13,7 @@ use crate::support::{
     skip::skip,
     wait::eventually,
 };
+use attache::pb::TaskState;
 
 /// Host of the registry and the executor.
 const FAR: u8 = 1;
@@ -24,6 +25,8 @@ const BRIEFLY: u64 = 4;
 const HANDED_OVER: usize = 10;
 /// After a fault, new work is done within this time.
 const RECOVERS: Duration = Duration::from_secs(60);
+/// Faults that the work outlives: an executor is believed for 45 s.
+const BELIEVED: Duration = Duration::from_secs(30);
 
 /// What the network does.
 struct Phase {
@@ -120,6 +123,24 @@ impl Split {
         self.again.count().completed + self.once.count().completed
     }
 
+    /// A task that may not run twice, and is at work for twice as long as the fault lasts.
+    async fn long(&mut self) -> String {
+        let text = format!("{} long", 2 * self.fault.as_millis());
+        let spec = client::bounded("test.slow", &text, 300);
+        let id = client::submit(&mut self.home, spec).await.unwrap().id;
+        eventually("it is at work", || {
+            let (mut home, id) = (self.home.clone(), id.clone());
+            async move {
+                let task = client::full(&mut home, &id).await;
+                let task = task.map_err(|status| status.to_string())?;
+                let begun = task.state() == TaskState::Working;
+                begun.then_some(()).ok_or_else(|| format!("{task:?}"))
+            }
+        })
+        .await;
+        id
+    }
+
     fn lose(&self, far: u8, near: u8) {
         self.hosts.net.lose(FAR, far).unwrap();
         self.hosts.net.lose(NEAR, near).unwrap();
@@ -127,6 +148,7 @@ impl Split {
 
     async fn through(&mut self, phase: &Phase) -> Row {
         self.goes_on().await;
+        let long = self.long().await;
         self.lose(phase.far, phase.near);
         let ends = Instant::now() + self.fault;
         let mut taken = Vec::new();
@@ -163,6 +185,11 @@ impl Split {
             assert_eq!(seen.result().as_ref(), Some(text), "{:?}", seen.failure());
         }
         let all = healed.elapsed();
+        // Whoever is away for longer is given up.
+        if self.fault <= BELIEVED {
+            let seen = client::watch_whole(&mut self.home, &long).await;
+            assert_eq!(seen.state(), TaskState::Completed, "{:?}", seen.failure());
+        }
         self.goes_on().await;
         Row {
             name: phase.name,

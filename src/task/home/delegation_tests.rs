@@ -277,13 +277,14 @@ async fn it_outlives_the_segments_and_the_events_that_it_began_in() {
 
 #[tokio::test(start_paused = true)]
 async fn the_result_has_to_fit_what_the_first_agent_promised() {
-    let (mut bench, task) = working(&["worker", "other"]);
+    let (mut bench, task) = working(&["worker"]);
     let text_only = crate::contract::Contract::of(&pb::Skill {
         output_schema: r#"{"type":"object"}"#.into(),
         ..Default::default()
     });
     // The route holds that it is asked for the promise of the first.
     bench.route.promised = Some(std::sync::Arc::new(text_only.unwrap()));
+    there(&bench, &["other"]);
     bench.update(task, 2, over("other", "other.do", ""));
     bench.hear(task, Heard::Accepted);
     let number = prost_types::value::Kind::NumberValue(1.0);

@@ -1373,7 +1373,7 @@ async fn an_agent_that_never_stops_fills_neither_memory_nor_disk() {
     let kept = bench.tasks.tasks[&task].kept.bytes;
     assert!(kept <= EVENTS_BYTES + (1 << 20), "{kept} bytes in memory");
     bench.update(task, number + 1, Update::Progress(large));
-    assert_eq!(bench.failure(task), "AGENT_ERROR");
+    assert_eq!(bench.failure(task), "CONTENT_TOO_LARGE");
 }
 
 #[tokio::test(start_paused = true)]
