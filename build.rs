@@ -9,8 +9,8 @@ const CONTRACT: &[&str] = &[
     "attache/v1/registry.proto",
     "attache/v1/identity.proto",
     "attache/v1/task.proto",
-    "attache/v1/agent.proto",
     "attache/v1/handler.proto",
+    "attache/v1/agent.proto",
     "attache/v1/executor.proto",
 ];
 
@@ -33,6 +33,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Large and rare among small ones: what carries them would be as large with every message.
         .boxed(".attache.v1.ExecuteRequest.step.start")
         .boxed(".attache.v1.TaskUpdate.update.task")
+        .boxed(".attache.v1.Task.question")
+        .boxed(".attache.v1.AttachResponse.say.work")
         .codec_path("crate::pb::codec::Protobuf")
         .compile_fds(contract.file_descriptor_set())?;
 

@@ -17,16 +17,20 @@
 //! }
 //! ```
 
+mod attached;
 mod channel;
 mod failure;
+mod question;
 mod server;
 mod sidecar;
 mod socket;
 mod task;
 
+pub use attached::Attached;
 pub use channel::Channel;
 pub use failure::{Failure, failure};
-pub use server::{Agent, Handler, serve};
+pub use question::{Answer, Question};
+pub use server::{Agent, Handler, serve, serve_attached};
 pub use sidecar::Sidecar;
 pub use task::{Task, text};
 /// What implementations of [`Handler`] for a type of their own need.
@@ -46,6 +50,9 @@ pub enum AgentError {
     /// Neither a Unix socket nor an address of this machine.
     #[error("{0:?} is not unix:/path or a loopback host:port: an agent asks nobody who they are")]
     Address(String),
+    /// The sidecar does not take it, and will not.
+    #[error("the sidecar refuses the agent: {0}")]
+    Refused(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {cause}")]
     Bind {

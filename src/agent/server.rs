@@ -15,19 +15,22 @@ use tonic::{Request, Response, Status, async_trait, service::Routes};
 use tower::ServiceExt as _;
 
 use super::socket::{Io, Listener, Socket};
-use super::{AgentError, Failure, Sidecar, Task, TaskResult};
+use super::task::Asking;
+use super::{AgentError, Attached, Failure, Sidecar, Task, TaskResult};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::handler_server::HandlerServer;
 use crate::runtime::{Nursery, Stop};
 use crate::telemetry::TraceContext;
 
+/// What stands in `$ATTACHE_LISTEN` of an agent that attaches.
+const ATTACH: &str = "attach";
 /// Largest message either way, as the contract has it.
 const MESSAGE_MAX: usize = 4 << 20;
 /// Updates on their way to the sidecar; behind them the handler waits.
 const OUT_QUEUE: usize = 16;
 /// How long attempts that run may take to end once the agent is told to stop.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 /// After a failed accept, such as for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -54,15 +57,44 @@ where
 }
 
 /// Serves `handler` on `$ATTACHE_LISTEN` until SIGTERM or Ctrl-C; what runs then has 30 s to end.
-/// `$ATTACHE_SIDECAR`, where set, is the way to other agents. `card`: what the agent says of
-/// itself; `None` leaves it to the sidecar's configuration.
+/// `$ATTACHE_SIDECAR`, where set, is the way to other agents. Where `$ATTACHE_LISTEN` is `attach`,
+/// it does not listen: see [`serve_attached`]. `card`: what the agent says of itself; `None` leaves
+/// it to the sidecar's configuration.
 ///
 /// # Errors
-/// When it cannot listen.
+/// When it cannot listen, or as [`serve_attached`].
 pub async fn serve(card: Option<pb::AgentCard>, handler: impl Handler) -> Result<(), AgentError> {
     let listen = env::var("ATTACHE_LISTEN").map_err(|_| AgentError::Unset("ATTACHE_LISTEN"))?;
+    if listen == ATTACH {
+        return serve_attached(card, handler).await;
+    }
     let sidecar = env::var("ATTACHE_SIDECAR").ok();
     let agent = Agent::bind(&listen, sidecar.as_deref(), card, handler).await?;
+    until_told(|stop| agent.run(stop)).await
+}
+
+/// Serves `handler` without a port: over a stream that it opens to the sidecar at
+/// `$ATTACHE_SIDECAR`, and opens again whenever that breaks, until SIGTERM or Ctrl-C; what runs then
+/// has 30 s to end. The sidecar's configuration has to say `agent = "attach"`.
+///
+/// # Errors
+/// When the sidecar refuses it for good, or the address is wrong.
+pub async fn serve_attached(
+    card: Option<pb::AgentCard>,
+    handler: impl Handler,
+) -> Result<(), AgentError> {
+    let sidecar = env::var("ATTACHE_SIDECAR").map_err(|_| AgentError::Unset("ATTACHE_SIDECAR"))?;
+    let agent = Attached::new(&sidecar, card, handler)?;
+    let mut ended = Ok(());
+    until_told(async |stop| ended = agent.run(stop).await).await?;
+    ended
+}
+
+/// Runs until SIGTERM or Ctrl-C, or until it ends by itself.
+async fn until_told<F>(run: impl FnOnce(Stop) -> F) -> Result<(), AgentError>
+where
+    F: Future<Output = ()>,
+{
     let cannot = |cause| AgentError::Bind {
         address: "signals".into(),
         cause,
@@ -70,14 +102,14 @@ pub async fn serve(card: Option<pb::AgentCard>, handler: impl Handler) -> Result
     let mut terminated = signal(SignalKind::terminate()).map_err(cannot)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(cannot)?;
     let stop = Stop::new();
-    let told = async {
-        tokio::select! {
-            _ = terminated.recv() => {}
-            _ = interrupted.recv() => {}
-        }
-        stop.cancel();
-    };
-    tokio::join!(agent.run(stop.clone()), told);
+    let mut run = std::pin::pin!(run(stop.clone()));
+    tokio::select! {
+        () = &mut run => return Ok(()),
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    stop.cancel();
+    run.await;
     Ok(())
 }
 
@@ -114,15 +146,10 @@ impl Agent {
         let sidecar = sidecar
             .map(|address| Sidecar::new(address, outward.clone()))
             .transpose()?;
-        let service = HandlerServer::new(Service {
-            handler: Arc::new(handler),
-            card,
-            sidecar,
-            nursery: nursery.clone(),
-            running: Arc::default(),
-        })
-        .max_decoding_message_size(MESSAGE_MAX)
-        .max_encoding_message_size(MESSAGE_MAX);
+        let service = Service::new(handler, card, sidecar, nursery.clone());
+        let service = HandlerServer::new(service)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
         Ok(Self {
             listener,
             address,
@@ -185,12 +212,92 @@ impl Agent {
 
 type Attempts = Arc<Mutex<HashMap<(String, u32), Stop>>>;
 
-struct Service {
+/// What runs attempts, however they come.
+pub(super) struct Service {
     handler: Arc<dyn Handler>,
     card: Option<pb::AgentCard>,
     sidecar: Option<Sidecar>,
     nursery: Nursery,
     running: Attempts,
+}
+
+impl Service {
+    /// Runs attempts of `handler` in `nursery`.
+    pub(super) fn new(
+        handler: impl Handler,
+        card: Option<pb::AgentCard>,
+        sidecar: Option<Sidecar>,
+        nursery: Nursery,
+    ) -> Self {
+        Self {
+            handler: Arc::new(handler),
+            card,
+            sidecar,
+            nursery,
+            running: Arc::default(),
+        }
+    }
+
+    /// What the agent says of itself.
+    pub(super) fn card(&self) -> Option<pb::AgentCard> {
+        self.card.clone()
+    }
+
+    /// Begins an attempt; dropping what it says ends it.
+    pub(super) fn begin(
+        &self,
+        request: pb::HandleRequest,
+        trace: Option<TraceContext>,
+    ) -> mpsc::Receiver<Result<pb::HandleResponse, Status>> {
+        let (out, updates) = mpsc::channel(OUT_QUEUE);
+        let task = Task {
+            request,
+            out: out.clone(),
+            sidecar: self
+                .sidecar
+                .as_ref()
+                .map(|sidecar| sidecar.traced(trace.clone())),
+            trace,
+            asking: Asking::default(),
+            handed: Arc::default(),
+        };
+        let handed = task.handed.clone();
+        let asked = task.asking.sent.clone();
+        let key = (task.id().to_owned(), task.attempt());
+        let canceled = Stop::new();
+        self.running.lock().insert(key.clone(), canceled.clone());
+        let running = Arc::clone(&self.running);
+        let listed = Listed { running, key };
+        let handler = Arc::clone(&self.handler);
+        self.nursery.adopt("handler", async move {
+            let _listed = listed;
+            let last = tokio::select! {
+                biased;
+                () = out.closed() => return,
+                () = asked.cancelled() => return,
+                () = canceled.cancelled() => Update::Canceled(pb::Canceled::default()),
+                done = handler.handle(task) => match done {
+                    Ok(result) => match handed.get() {
+                        Some(to) => Update::Delegation(to.clone()),
+                        None => Update::Result(result),
+                    },
+                    Err(failure) => Update::Failure(failure.0),
+                },
+            };
+            let last = pb::HandleResponse { update: Some(last) };
+            if out.send(Ok(last)).await.is_err() {
+                tracing::debug!("the sidecar left before the last update");
+            }
+        });
+        updates
+    }
+
+    /// Asks an attempt to stop; whether it runs.
+    pub(super) fn stop(&self, task: &str, attempt: u32) -> bool {
+        let key = (task.to_owned(), attempt);
+        let running = self.running.lock().get(&key).cloned();
+        running.inspect(|canceled| canceled.cancel()).is_some()
+    }
 }
 
 /// Takes an attempt off the list of those that can be cancelled.
@@ -214,44 +321,7 @@ impl pb::handler_server::Handler for Service {
         request: Request<pb::HandleRequest>,
     ) -> Result<Response<Self::HandleStream>, Status> {
         let trace = TraceContext::of_request(&request);
-        let request = request.into_inner();
-        let (out, updates) = mpsc::channel(OUT_QUEUE);
-        let task = Task {
-            request,
-            out: out.clone(),
-            sidecar: self
-                .sidecar
-                .as_ref()
-                .map(|sidecar| sidecar.traced(trace.clone())),
-            trace,
-            handed: Arc::default(),
-        };
-        let handed = task.handed.clone();
-        let key = (task.id().to_owned(), task.attempt());
-        let canceled = Stop::new();
-        self.running.lock().insert(key.clone(), canceled.clone());
-        let running = Arc::clone(&self.running);
-        let listed = Listed { running, key };
-        let handler = Arc::clone(&self.handler);
-        self.nursery.adopt("handler", async move {
-            let _listed = listed;
-            let last = tokio::select! {
-                biased;
-                () = out.closed() => return,
-                () = canceled.cancelled() => Update::Canceled(pb::Canceled::default()),
-                done = handler.handle(task) => match done {
-                    Ok(result) => match handed.get() {
-                        Some(to) => Update::Delegation(to.clone()),
-                        None => Update::Result(result),
-                    },
-                    Err(failure) => Update::Failure(failure.0),
-                },
-            };
-            let last = pb::HandleResponse { update: Some(last) };
-            if out.send(Ok(last)).await.is_err() {
-                tracing::debug!("the sidecar left before the last update");
-            }
-        });
+        let updates = self.begin(request.into_inner(), trace);
         Ok(Response::new(ReceiverStream::new(updates)))
     }
 
@@ -259,7 +329,7 @@ impl pb::handler_server::Handler for Service {
         &self,
         _: Request<pb::DescribeRequest>,
     ) -> Result<Response<pb::DescribeResponse>, Status> {
-        let card = self.card.clone();
+        let card = self.card();
         match card {
             Some(_) => Ok(Response::new(pb::DescribeResponse { card })),
             None => Err(Status::unimplemented(
@@ -273,11 +343,8 @@ impl pb::handler_server::Handler for Service {
         request: Request<pb::CancelRequest>,
     ) -> Result<Response<pb::CancelResponse>, Status> {
         let request = request.into_inner();
-        let key = (request.task_id, request.attempt);
-        let canceled = self.running.lock().get(&key).cloned();
-        match canceled {
-            Some(canceled) => canceled.cancel(),
-            None => return Err(Status::not_found("no such attempt runs here")),
+        if !self.stop(&request.task_id, request.attempt) {
+            return Err(Status::not_found("no such attempt runs here"));
         }
         Ok(Response::new(pb::CancelResponse {}))
     }

@@ -1,14 +1,18 @@
 //! The task that a handler works on: what it was given, and what it says on the way.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Failure, TaskResult, sidecar::Sidecar};
+use super::{Answer, Failure, Question, TaskResult, sidecar::Sidecar};
 use crate::pb;
 use crate::pb::handle_response::Update;
+use crate::runtime::Stop;
 use crate::telemetry::TraceContext;
 
 /// One attempt of a task. Dropped with the handler's future when the task is cancelled.
@@ -18,8 +22,17 @@ pub struct Task {
     pub(super) out: mpsc::Sender<Result<pb::HandleResponse, Status>>,
     pub(super) sidecar: Option<Sidecar>,
     pub(super) trace: Option<TraceContext>,
+    pub(super) asking: Asking,
     /// To whom it is handed over, once it is.
     pub(super) handed: Arc<OnceLock<pb::Delegation>>,
+}
+
+/// Whether the attempt asks, and so is about to end.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    begun: AtomicBool,
+    /// The question is on its way.
+    pub(super) sent: Stop,
 }
 
 /// A result of one text.
@@ -59,14 +72,15 @@ impl Task {
         self.request.attempt
     }
 
-    /// Everything that came: the first input and each answer.
+    /// Everything that came: the input, then each question of earlier attempts and its answer.
     pub fn inputs(&self) -> &[pb::Message] {
         &self.request.inputs
     }
 
-    /// The texts of all inputs, one per line.
+    /// The texts of the input, one per line; answers to questions are not among them.
     pub fn text(&self) -> String {
-        let parts = self.request.inputs.iter().flat_map(|input| &input.parts);
+        let parts = self.request.inputs.first().into_iter();
+        let parts = parts.flat_map(|input| &input.parts);
         let texts = parts.filter_map(|part| match &part.content {
             Some(pb::part::Content::Text(text)) => Some(text.as_str()),
             _ => None,
@@ -129,8 +143,47 @@ impl Task {
         self.say(Update::Transient(text_part(text))).await;
     }
 
+    /// What this question was answered with, if an earlier attempt asked it.
+    pub fn answer(&self, id: &str) -> Option<Answer<'_>> {
+        let talk = self.request.inputs.iter().skip(1);
+        let mut answers = talk.filter(|said| said.role() == pb::Role::User);
+        answers.find(|said| said.message_id == id).map(Answer)
+    }
+
+    /// Gives the answer to a question, if there is one. Else it asks, and never returns: the attempt
+    /// ends here, its slot is free, and the task waits for the answer, for as long as its deadline
+    /// lets it. With the answer the handler begins anew, and comes by here once more. What is before
+    /// it is done again, so leave a [`checkpoint`](Task::checkpoint) of what should not be.
+    ///
+    /// ```no_run
+    /// # use attache::agent::{self, Failure, Question, Task, TaskResult};
+    /// async fn order(task: Task) -> Result<TaskResult, Failure> {
+    ///     let size = task.ask(Question::new("size", "Which size?")).await.text();
+    ///     Ok(agent::text(format!("ordered in {size}")))
+    /// }
+    /// ```
+    pub async fn ask(&self, question: impl Into<Question>) -> Answer<'_> {
+        let Question(question) = question.into();
+        if let Some(answer) = self.answer(&question.question_id) {
+            return answer;
+        }
+        if !self.asking.begun.swap(true, Ordering::Relaxed) {
+            self.send(Update::Question(question)).await;
+            self.asking.sent.cancel();
+        }
+        std::future::pending().await
+    }
+
     /// Any update that is not a last one. Waits while the home is behind.
     pub async fn say(&self, update: Update) {
+        if self.asking.begun.load(Ordering::Relaxed) {
+            // Nothing follows a question.
+            std::future::pending::<()>().await;
+        }
+        self.send(update).await;
+    }
+
+    async fn send(&self, update: Update) {
         let update = pb::HandleResponse {
             update: Some(update),
         };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     runtime::{DataThreads, Stop},
-    sidecar::{self, Invitation, Listening, SidecarConfig},
+    sidecar::{self, AgentAt, Invitation, Listening, SidecarConfig},
     telemetry::Telemetry,
 };
 
@@ -68,7 +68,7 @@ pub async fn run(
         agent_lost_after: AGENT_LOST_AFTER.within(settings.agent_lost_after)?,
         retention: RETENTION.within(settings.retention)?,
         finished_in_memory: settings.finished_in_memory,
-        agent: settings.agent.clone(),
+        agent: settings.agent.as_deref().map(AgentAt::read),
         agent_health: settings.agent_health,
         agent_health_service: settings.agent_health_service.clone(),
         journal: settings.journal,

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use super::breakers::BreakersArgs;
 pub use super::log::LogLevelArgs;
+pub use super::respond::RespondArgs;
 pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
 use crate::sidecar::Journaling;
@@ -509,6 +510,8 @@ pub enum TaskVerb {
         /// Id of the root, or of any task in it
         id: String,
     },
+    /// Answer what a task asks; it goes on with the answer
+    Respond(RespondArgs),
     /// Ask a task to stop
     Cancel {
         /// How to find it.
@@ -532,6 +535,8 @@ pub enum StateArg {
     Failed,
     Canceled,
     Rejected,
+    InputRequired,
+    AuthRequired,
 }
 
 /// An agent, with its namespace or without, and a skill of it.

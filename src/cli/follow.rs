@@ -7,6 +7,7 @@ use crate::{
         args::MeshArgs,
         exit::{self, Exit, Failed},
         output::Output,
+        respond,
         show::{self, Shown},
     },
     pb::{self, agent_client::AgentClient, task_event::Kind, task_update::Update},
@@ -29,6 +30,8 @@ struct Seen {
     task: pb::Task,
     last_seq: u64,
     result: Option<pb::TaskResult>,
+    /// How to find the mesh, for whoever is told what to do.
+    mesh: MeshArgs,
 }
 
 /// Submits a task and follows it to its end.
@@ -47,7 +50,10 @@ pub(super) async fn run(
         let first = stream.message().await?;
         Ok((stream, first))
     });
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        mesh: mesh.clone(),
+        ..Seen::default()
+    };
     let (mut stream, mut next) = tokio::select! {
         begun = begun => begun?,
         _ = tokio::signal::ctrl_c() => {
@@ -124,6 +130,7 @@ pub(super) async fn watch(
             task,
             last_seq: after,
             result: None,
+            mesh: mesh.clone(),
         },
         mesh,
         output,
@@ -253,6 +260,11 @@ impl Seen {
             Shown::Progress(share, text) => output.progress(share, &text),
             Shown::Line(text) => output.note(&format!("  {text}")),
             Shown::Nothing => {}
+        }
+        if let Some(Kind::Question(question)) = &event.kind
+            && !output.is_json()
+        {
+            output.note(&respond::how(&self.task.id, question, &self.mesh));
         }
     }
 

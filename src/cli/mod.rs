@@ -5,6 +5,7 @@ pub mod args;
 mod asked;
 mod breakers;
 mod ca;
+mod content;
 #[cfg(test)]
 mod documents;
 pub mod exit;
@@ -14,6 +15,7 @@ mod log;
 mod mesh;
 pub mod output;
 mod process;
+mod respond;
 mod rules;
 pub mod show;
 mod task;

@@ -61,7 +61,8 @@ pub fn event(event: &pb::TaskEvent) -> Shown {
             let text: Vec<&str> = text.into_iter().filter(|text| !text.is_empty()).collect();
             Shown::Progress(progress.fraction, text.join(": "))
         }
-        Some(Kind::Message(message) | Kind::Answer(message)) => Shown::Line(parts(&message.parts)),
+        Some(Kind::Message(message)) => Shown::Line(parts(&message.parts)),
+        Some(Kind::Answer(answer)) => Shown::Line(format!("answered: {}", parts(&answer.parts))),
         Some(Kind::Artifact(chunk)) if chunk.last_chunk => {
             let name = if chunk.name.is_empty() {
                 &chunk.artifact_id
@@ -74,18 +75,31 @@ pub fn event(event: &pb::TaskEvent) -> Shown {
         Some(Kind::CancelRequested(asked)) => {
             Shown::Line(format!("cancel asked by {}", clean(&asked.by)))
         }
-        Some(Kind::Question(question)) => {
-            let asked = question
-                .message
-                .as_ref()
-                .map_or(String::new(), |m| parts(&m.parts));
-            Shown::Line(format!("asks: {asked}"))
-        }
+        Some(Kind::Question(question)) => Shown::Line(format!("asks: {}", asked(question))),
         Some(Kind::Delegation(delegation)) => {
             let to = delegation.to.as_ref().map_or("", |to| to.agent.as_str());
             Shown::Line(format!("handed over to {}", clean(to)))
         }
         Some(Kind::Artifact(_) | Kind::Usage(_) | Kind::Result(_)) | None => Shown::Nothing,
+    }
+}
+
+/// What is asked.
+pub fn asked(question: &pb::Question) -> String {
+    let message = question.message.as_ref();
+    message.map_or(String::new(), |message| parts(&message.parts))
+}
+
+/// What is asked, as far as it fits into a cell of a table.
+pub fn asked_briefly(question: &pb::Question) -> String {
+    const MOST: usize = 40;
+    let asked = asked(question);
+    let line = asked.lines().next().unwrap_or_default();
+    let cut: String = line.chars().take(MOST).collect();
+    if cut.len() < asked.len() {
+        format!("{cut}…")
+    } else {
+        cut
     }
 }
 
@@ -183,6 +197,24 @@ mod tests {
             of(Kind::Failure(failure)),
             Shown::Line("no [0m (AGENT_ERROR)".into())
         );
+    }
+
+    #[test]
+    fn a_question_fits_into_a_cell() {
+        let question = |text: &str| pb::Question {
+            message: Some(pb::Message {
+                parts: vec![pb::Part {
+                    content: Some(Content::Text(text.into())),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(asked_briefly(&question("how many?")), "how many?");
+        assert_eq!(asked_briefly(&question("how many?\nof them")), "how many?…");
+        let long = asked_briefly(&question(&"é".repeat(100)));
+        assert_eq!(long.chars().count(), 41);
     }
 
     #[test]

@@ -1,25 +1,23 @@
-//! `attache task`: submit, follow, read and cancel tasks.
+//! `attache task`: submit, follow, read, answer and cancel tasks.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
 use crate::{
     cli::{
         agents::qualified,
         args::{MeshArgs, StateArg, TaskArgs, TaskVerb},
+        content::content,
         exit::{Exit, Failed},
         follow,
         mesh::Mesh,
         output::Output,
-        show, tree,
+        respond, show, tree,
     },
-    pb::{self, agent_client::AgentClient, part::Content},
+    pb::{self, agent_client::AgentClient},
     runtime::Nursery,
     transport::Channel,
     wire::{json, status::reason_of},
 };
-
-/// Largest input that is read from files: what a task may carry, in bytes.
-const INPUT_MAX: u64 = 1 << 20;
 
 /// Carries out one verb.
 ///
@@ -57,6 +55,7 @@ pub(super) async fn run(
             follow::watch(home, &id, after, &mesh, output).await
         }
         TaskVerb::Tree { mesh, id } => tree::run(mesh, &id, output, nursery).await,
+        TaskVerb::Respond(args) => respond::run(&args, output, nursery).await,
         TaskVerb::Cancel { mesh, id, reason } => {
             let mut home = Mesh::find(&mesh, nursery)?.home_of(&id).await?;
             let request = pb::CancelTaskRequest {
@@ -172,24 +171,7 @@ async fn submit(mesh: &Mesh, args: &TaskArgs, output: &Output) -> Result<Exit, F
 }
 
 fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
-    let mut input = Vec::new();
-    if let Some(text) = &args.text {
-        input.push(text_part(text.clone()));
-    }
-    if let Some(data) = &args.data {
-        let value: serde_json::Value = serde_json::from_str(data)
-            .map_err(|error| Failed::usage(format!("--data is no JSON: {error}")))?;
-        let content = Some(Content::Data(json::to_value(value)));
-        let media_type = "application/json".to_owned();
-        input.push(pb::Part {
-            content,
-            media_type,
-            ..Default::default()
-        });
-    }
-    for path in &args.file {
-        input.push(file_part(path)?);
-    }
+    let input = content(args.text.as_ref(), args.data.as_ref(), &args.file)?;
     let timeout = args.timeout.map(|span| {
         prost_types::Duration::try_from(span.0)
             .map_err(|error| Failed::usage(format!("--timeout: {error}")))
@@ -225,43 +207,6 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
     })
 }
 
-fn text_part(text: String) -> pb::Part {
-    let content = Some(Content::Text(text));
-    pb::Part {
-        content,
-        media_type: "text/plain".to_owned(),
-        ..Default::default()
-    }
-}
-
-fn file_part(path: &Path) -> Result<pb::Part, Failed> {
-    let wrong = |text: String| Failed::usage(format!("--file {}: {text}", path.display()));
-    let size = fs::metadata(path)
-        .map_err(|error| wrong(error.to_string()))?
-        .len();
-    if size > INPUT_MAX {
-        return Err(wrong(format!(
-            "{size} bytes; a task takes {INPUT_MAX}: pass where it is"
-        )));
-    }
-    let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let part = match String::from_utf8(bytes) {
-        Ok(text) => text_part(text),
-        Err(raw) => pb::Part {
-            content: Some(Content::Raw(raw.into_bytes().into())),
-            media_type: "application/octet-stream".to_owned(),
-            ..Default::default()
-        },
-    };
-    let filename = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    Ok(pb::Part {
-        filename: filename.unwrap_or_default(),
-        ..part
-    })
-}
-
 async fn get(args: MeshArgs, id: &str, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
     let mut home = Mesh::find(&args, nursery)?.home_of(id).await?;
     let view = pb::TaskView::Full.into();
@@ -270,14 +215,20 @@ async fn get(args: MeshArgs, id: &str, output: &Output, nursery: &Nursery) -> Re
         view,
     };
     let answer = home.get_task(request).await?.into_inner();
-    print_task(&answer.task.unwrap_or_default(), output);
+    let task = answer.task.unwrap_or_default();
+    print_task(&task, output);
+    if let Some(question) = &task.question
+        && !output.is_json()
+    {
+        output.note(&respond::how(&task.id, question, &args));
+    }
     if answer.truncated {
         output.note("parts were left out: they do not fit in one answer");
     }
     Ok(Exit::Done)
 }
 
-fn print_task(task: &pb::Task, output: &Output) {
+pub(super) fn print_task(task: &pb::Task, output: &Output) {
     if output.is_json() {
         output.json(&json::message("Task", task));
         return;
@@ -309,6 +260,9 @@ fn print_task(task: &pb::Task, output: &Output) {
     }
     for (key, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         output.line(&format!("{key:<12} {}", super::output::clean(&value)));
+    }
+    if let Some(question) = &task.question {
+        output.line(&format!("\n{}", respond::question(question)));
     }
     if let Some(result) = &task.result {
         output.line(&format!("\n{}", show::result(result)));
@@ -407,6 +361,8 @@ fn pb_state(state: StateArg) -> pb::TaskState {
         StateArg::Failed => pb::TaskState::Failed,
         StateArg::Canceled => pb::TaskState::Canceled,
         StateArg::Rejected => pb::TaskState::Rejected,
+        StateArg::InputRequired => pb::TaskState::InputRequired,
+        StateArg::AuthRequired => pb::TaskState::AuthRequired,
     }
 }
 

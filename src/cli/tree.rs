@@ -112,8 +112,10 @@ impl Tree {
     fn rows(&self) -> Vec<Vec<String>> {
         let top = self.tasks.get(&self.top).and_then(begun);
         let row = |(lead, task): (String, &pb::Task)| {
-            let state = match &task.failure {
-                Some(failure) => format!("{}: {}", show::state(task.state()), failure.reason),
+            let why = task.failure.as_ref().map(|failure| failure.reason.clone());
+            let why = why.or_else(|| task.question.as_deref().map(show::asked_briefly));
+            let state = match why {
+                Some(why) => format!("{}: {why}", show::state(task.state())),
                 None => show::state(task.state()).to_owned(),
             };
             let agent = task.executor.as_ref().map_or(&task.agent, |by| &by.agent);

@@ -16,6 +16,8 @@ pub enum Side {
     Input,
     /// What it answers with.
     Output,
+    /// What its agent's question is answered with.
+    Answer,
 }
 
 impl Side {
@@ -23,14 +25,16 @@ impl Side {
         match self {
             Self::Input => "input",
             Self::Output => "result",
+            Self::Answer => "answer",
         }
     }
 
-    /// The field of the card.
+    /// The field that has the schema, of a card or a question.
     pub fn field(self) -> &'static str {
         match self {
             Self::Input => "input_schema",
             Self::Output => "output_schema",
+            Self::Answer => "answer_schema",
         }
     }
 }
@@ -40,6 +44,7 @@ impl Side {
 pub struct Contract {
     input: Option<Schema>,
     output: Option<Schema>,
+    answer: Option<Schema>,
 }
 
 impl Contract {
@@ -52,12 +57,24 @@ impl Contract {
         Ok(Self {
             input: compile(Side::Input, &skill.input_schema)?,
             output: compile(Side::Output, &skill.output_schema)?,
+            answer: None,
+        })
+    }
+
+    /// Compiles the schema of a question's answer.
+    ///
+    /// # Errors
+    /// See [`Schema::compile`].
+    pub fn of_question(question: &pb::Question) -> Result<Self, SchemaError> {
+        Ok(Self {
+            answer: Schema::compile(&question.answer_schema)?,
+            ..Self::default()
         })
     }
 
     /// Whether there is nothing to check.
     pub fn is_empty(&self) -> bool {
-        self.input.is_none() && self.output.is_none()
+        self.input.is_none() && self.output.is_none() && self.answer.is_none()
     }
 
     /// Whether parts fit: each of them that is JSON fits the schema, and where `modes` has nothing but
@@ -74,6 +91,7 @@ impl Contract {
         let schema = match side {
             Side::Input => &self.input,
             Side::Output => &self.output,
+            Side::Answer => &self.answer,
         };
         let Some(schema) = schema else {
             return Ok(());

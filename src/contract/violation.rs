@@ -111,15 +111,22 @@ impl Violation {
     /// INPUT_INVALID or OUTPUT_INVALID.
     pub fn reason(&self) -> Reason {
         match self.side {
-            Side::Input => Reason::InputInvalid,
+            Side::Input | Side::Answer => Reason::InputInvalid,
             Side::Output => Reason::OutputInvalid,
         }
     }
 
-    /// What happened and what to do, for people and models.
-    pub fn sentence(&self, skill: &str) -> String {
+    /// What happened and what to do, for people and models. `whose`: the skill, or the question's id.
+    pub fn sentence(&self, whose: &str) -> String {
         let Self { side, first, .. } = self;
-        let mut text = format!("the {} does not fit the schema of {skill}: ", side.label());
+        let kind = match side {
+            Side::Input | Side::Output => "",
+            Side::Answer => "question ",
+        };
+        let mut text = format!(
+            "the {} does not fit the schema of {kind}{whose}: ",
+            side.label()
+        );
         let place = match first.pointer.as_str() {
             "" => String::new(),
             pointer => format!("at {pointer}, "),
@@ -138,24 +145,27 @@ impl Violation {
         }
         text.push_str(match side {
             Side::Input => "; correct the input and submit it again",
+            Side::Answer => "; correct the answer and send it again",
             Side::Output => "; the agent has to send a result that fits, or publish another version of the skill",
         });
         text
     }
 
-    /// As a refusal, with its facts for programs: `skill`, `pointer`, `rule`, `expected`, `more`.
-    pub fn fault(&self, skill: &str) -> Fault {
+    /// As a refusal, with its facts for programs: `skill` or `question_id`, `pointer`, `rule`,
+    /// `expected`, `more`.
+    pub fn fault(&self, whose: &str) -> Fault {
         let path = match self.side {
             Side::Input => "spec.input",
             Side::Output => "result.parts",
+            Side::Answer => "parts",
         };
         let field = match self.part {
             Some((place, content)) => format!("{path}[{place}].{content}"),
             None => path.to_owned(),
         };
-        let mut fault = Fault::new(self.reason(), self.sentence(skill));
+        let mut fault = Fault::new(self.reason(), self.sentence(whose));
         fault.field = Some(field);
-        for (name, value) in self.facts(skill) {
+        for (name, value) in self.facts(whose) {
             fault = fault.with(name, value);
         }
         fault
@@ -174,9 +184,13 @@ impl Violation {
         }
     }
 
-    fn facts(&self, skill: &str) -> Vec<(&'static str, String)> {
+    fn facts(&self, whose: &str) -> Vec<(&'static str, String)> {
+        let named = match self.side {
+            Side::Input | Side::Output => "skill",
+            Side::Answer => "question_id",
+        };
         let mut facts = vec![
-            ("skill", skill.to_owned()),
+            (named, whose.to_owned()),
             ("pointer", self.first.pointer.clone()),
             ("rule", self.first.rule.clone()),
             ("expected", self.first.expected.clone()),

@@ -48,6 +48,14 @@ reasons! {
     TaskNotFound = "TASK_NOT_FOUND",
     /// The task has ended already.
     TaskNotCancelable = "TASK_NOT_CANCELABLE",
+    /// The task has ended, and takes no answer any more.
+    TaskEnded = "TASK_ENDED",
+    /// The task waits for no answer.
+    TaskAsksNothing = "TASK_ASKS_NOTHING",
+    /// The task has not asked this.
+    QuestionNotFound = "QUESTION_NOT_FOUND",
+    /// The question was answered otherwise.
+    QuestionAnswered = "QUESTION_ANSWERED",
     /// No such artifact of this task.
     ArtifactNotFound = "ARTIFACT_NOT_FOUND",
     /// Another sidecar owns the task.
@@ -94,6 +102,8 @@ reasons! {
     Draining = "DRAINING",
     /// An update of an attempt that is no longer the current one.
     AttemptStale = "ATTEMPT_STALE",
+    /// The sidecar has no agent, or one that listens: none can attach.
+    NotAttachable = "NOT_ATTACHABLE",
     /// The peer spoke against the protocol.
     ProtocolViolation = "PROTOCOL_VIOLATION",
     /// No such agent in the catalog.

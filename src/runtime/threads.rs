@@ -8,6 +8,8 @@ use std::{io, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use super::Nursery;
+
 /// One runtime per thread; stopped and joined when dropped.
 #[derive(Debug)]
 pub struct DataThreads {
@@ -43,6 +45,13 @@ impl DataThreads {
     /// The runtimes, one per thread, in a stable order.
     pub fn handles(&self) -> impl Iterator<Item = &Handle> {
         self.threads.iter().map(|(handle, _)| handle)
+    }
+
+    /// One empty nursery on each thread, in that order.
+    pub fn nurseries(&self) -> Vec<Nursery> {
+        self.handles()
+            .map(|handle| Nursery::on(handle.clone()))
+            .collect()
     }
 
     /// How many there are, at least one.

@@ -13,6 +13,7 @@ use crate::{
     registry::client::{Described, Mirror},
     task::{
         Promise,
+        attach::Desk,
         service::{HomeService, Surroundings},
     },
 };
@@ -25,6 +26,8 @@ pub(super) struct Around {
     pub(super) mirror: Mirror,
     pub(super) pools: Pools,
     pub(super) promises: Arc<Promises>,
+    /// Where the own agent attaches, if it does.
+    pub(super) desk: Option<Desk>,
 }
 
 #[tonic::async_trait]
@@ -61,6 +64,10 @@ impl Surroundings for Around {
 
     async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>> {
         self.promises.contract(promise).await
+    }
+
+    fn desk(&self) -> Option<&Desk> {
+        self.desk.as_ref()
     }
 
     fn reach(&self, home: &InstanceId) -> Option<HomeService> {

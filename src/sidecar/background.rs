@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::interval};
 
 use super::{
-    health::{Counts, Describer, Probe, Prober},
+    carry::Reached,
+    health::{Attended, Counts, Describer, Probe, Prober},
     join::{Joiner, Renewals},
     metrics,
     run::Parts,
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     identity::{Counted, keep_renewed},
     registry::client::Described,
-    task::executor::{Executor, HandlerLink},
+    task::executor::Executor,
     transport::Pool,
 };
 
@@ -32,31 +33,47 @@ impl Parts {
 
     pub(super) fn watch_agent(
         &self,
-        link: Arc<dyn HandlerLink>,
+        reached: Reached,
         described: watch::Sender<Arc<Described>>,
         executor: &Executor,
     ) {
-        let Some(address) = self.config.agent.clone() else {
+        if self.config.agent.is_none() {
             return;
+        }
+        let counts = Counts::default();
+        self.progress.metrics().add(counts.clone());
+        let describer = Describer {
+            link: reached.link(),
+            configured: self.config.card.clone(),
+            described,
+            executor: executor.clone(),
         };
+        let progress = self.progress.clone();
         let asked = (
             self.config.agent_health,
             self.config.agent_health_service.clone(),
         );
-        let counts = Counts::default();
-        self.progress.metrics().add(counts.clone());
-        let prober = Prober {
-            probe: Probe::new(address, asked, self.nursery.clone()),
-            describer: Describer {
-                link,
-                configured: self.config.card.clone(),
-                described,
-                executor: executor.clone(),
-            },
-            progress: self.progress.clone(),
-            counts,
-        };
-        self.nursery.start("prober", |stop| prober.run(stop));
+        match reached {
+            Reached::Nobody => {}
+            Reached::Dialed(_, address) => {
+                let prober = Prober {
+                    probe: Probe::new(address, asked, self.nursery.clone()),
+                    describer,
+                    progress,
+                    counts,
+                };
+                self.nursery.start("prober", |stop| prober.run(stop));
+            }
+            Reached::Attached(desk) => {
+                let attended = Attended {
+                    desk,
+                    describer,
+                    progress,
+                    counts,
+                };
+                self.nursery.start("attended", |stop| attended.run(stop));
+            }
+        }
     }
 
     pub(super) fn report_load(&self, executor: Executor) {

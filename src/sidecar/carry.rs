@@ -14,6 +14,7 @@ use tonic::{Code, Request, Status};
 
 use super::{
     balancer::Balancer,
+    config::AgentAt,
     judge::{FIRST_WORD, Judge},
     pools::Pools,
 };
@@ -23,13 +24,15 @@ use crate::{
     pb::{self, executor_client::ExecutorClient},
     registry::client::Entry,
     resilience::{Injected, Permit},
+    runtime::DataThreads,
     task::{
         Call, Connect, Steps, Updates,
+        attach::Desk,
         executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
     },
     telemetry::{
         TraceContext,
-        metrics::{calls::Method, peers::PeerCalls},
+        metrics::{calls::Method, peers::PeerCalls, pool::Dials},
     },
     transport::{Channel, Target},
 };
@@ -159,27 +162,75 @@ fn open_stream(
     })
 }
 
-/// The own agent, reached from whichever data thread runs the attempt.
-pub(super) struct AgentLink {
-    pools: Pools,
-    address: Option<String>,
+/// How this sidecar comes to its own agent.
+#[derive(Clone)]
+pub(super) enum Reached {
+    /// There is none.
+    Nobody,
+    /// It is called, at this address.
+    Dialed(AgentLink, String),
+    /// It comes by itself.
+    Attached(Desk),
 }
 
-impl AgentLink {
-    /// A link to the `Handler` at an address; `None`: there is no agent.
-    pub(super) fn new(pools: Pools, address: Option<String>) -> Self {
-        Self { pools, address }
+impl Reached {
+    /// The way to the agent of this instance.
+    pub(super) fn new(
+        agent: Option<&AgentAt>,
+        instance: &InstanceId,
+        threads: &DataThreads,
+        counts: &Arc<Dials>,
+    ) -> Self {
+        match agent {
+            None => Self::Nobody,
+            Some(AgentAt::Listens(address)) => {
+                let pools = Pools::plaintext(threads, counts);
+                Self::Dialed(AgentLink::new(pools, address.clone()), address.clone())
+            }
+            Some(AgentAt::Attaches) => {
+                Self::Attached(Desk::new(instance.clone(), threads.nurseries()))
+            }
+        }
     }
 
-    fn handler(&self) -> Result<GrpcHandler<Channel>, HandlerError> {
-        let address = self.address.clone();
-        let address =
-            address.ok_or_else(|| HandlerError::Unreachable("this sidecar has no agent".into()))?;
+    /// What the executor calls.
+    pub(super) fn link(&self) -> Arc<dyn HandlerLink> {
+        match self {
+            Self::Nobody => Arc::new(AgentLink(None)),
+            Self::Dialed(link, _) => Arc::new(link.clone()),
+            Self::Attached(desk) => Arc::new(desk.clone()),
+        }
+    }
+
+    /// Where it attaches, if it does.
+    pub(super) fn desk(&self) -> Option<Desk> {
+        match self {
+            Self::Attached(desk) => Some(desk.clone()),
+            Self::Nobody | Self::Dialed(..) => None,
+        }
+    }
+}
+
+/// The own agent, reached from whichever data thread runs the attempt; `None`: there is none.
+#[derive(Clone)]
+pub(super) struct AgentLink(Option<(Pools, Target)>);
+
+impl AgentLink {
+    /// A link to the `Handler` at an address.
+    pub(super) fn new(pools: Pools, address: String) -> Self {
         let target = Target {
             endpoints: vec![address],
             expect: None,
         };
-        Ok(GrpcHandler::new(self.pools.channel(target)))
+        Self(Some((pools, target)))
+    }
+
+    fn handler(&self) -> Result<GrpcHandler<Channel>, HandlerError> {
+        let Some((pools, target)) = &self.0 else {
+            let text = "this sidecar has no agent";
+            return Err(HandlerError::Unreachable(text.into()));
+        };
+        Ok(GrpcHandler::new(pools.channel(target.clone())))
     }
 }
 

@@ -45,8 +45,8 @@ pub struct SidecarConfig {
     pub retention: Duration,
     /// Most finished tasks that stay in memory.
     pub finished_in_memory: usize,
-    /// Address of the agent's `Handler`; `None`: this member only calls.
-    pub agent: Option<String>,
+    /// How the agent is reached; `None`: this member only calls.
+    pub agent: Option<AgentAt>,
     /// How the agent's health is asked for.
     pub agent_health: Probing,
     /// The service whose health it is asked for; empty: that of its whole server.
@@ -61,6 +61,28 @@ pub struct SidecarConfig {
     pub card: pb::AgentCard,
     /// How it is seen.
     pub telemetry: Telemetry,
+}
+
+/// How a sidecar comes to its agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentAt {
+    /// It serves `Handler` at this address.
+    Listens(String),
+    /// It opens streams to the local listener, by `Agent.Attach`.
+    Attaches,
+}
+
+impl AgentAt {
+    /// What stands in a configuration, and in an agent's `ATTACHE_LISTEN`, for [`Self::Attaches`].
+    pub const ATTACH: &str = "attach";
+
+    /// As a configuration has it: an address, or [`Self::ATTACH`].
+    pub fn read(text: &str) -> Self {
+        match text {
+            Self::ATTACH => Self::Attaches,
+            address => Self::Listens(address.to_owned()),
+        }
+    }
 }
 
 /// How an agent is asked whether it is well.

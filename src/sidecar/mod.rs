@@ -27,6 +27,6 @@ mod standing;
 mod told;
 mod treatment;
 
-pub use config::{Invitation, Journaling, Listening, Probing, SidecarConfig};
+pub use config::{AgentAt, Invitation, Journaling, Listening, Probing, SidecarConfig};
 pub use error::SidecarError;
 pub use run::run;

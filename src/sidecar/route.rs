@@ -113,6 +113,13 @@ impl Asked<'_> {
         if want.again && self.left() < 1.0 {
             return Pick::OverBudget(now + BUDGET_AGAIN);
         }
+        if let Some(before) = want.prefer {
+            let same = |choice: &Arc<Choice>| fits(choice) && choice.candidate.instance == *before;
+            let picked = self.pick_of(&same, random);
+            if matches!(picked, Pick::Go(..)) {
+                return picked;
+            }
+        }
         if want.exclude.is_empty() {
             return self.pick_of(&fits, random);
         }
@@ -285,6 +292,7 @@ mod tests {
                 selector: &selector,
                 caller: &caller,
                 context: question.context,
+                prefer: question.prefer.as_ref(),
                 exclude: &question.exclude,
                 contract: question.contract.as_ref(),
                 again: question.again,
@@ -379,6 +387,7 @@ mod tests {
     #[derive(Default)]
     struct Question {
         context: &'static str,
+        prefer: Option<InstanceId>,
         exclude: Vec<InstanceId>,
         contract: Option<Contract>,
         again: bool,
@@ -557,5 +566,27 @@ mod tests {
             .map(|_| went(&bench.ask(&talk)).to_owned())
             .collect();
         assert_eq!(homes.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asked_gets_the_answer_while_it_can_take_it() {
+        let mut bench = Bench::new(&[("a", ""), ("b", ""), ("c", "")]);
+        let answered = Question {
+            prefer: "b".parse().ok(),
+            ..Question::default()
+        };
+        for _ in 0..20 {
+            assert_eq!(went(&bench.ask(&answered)), "b");
+        }
+        bench.closed.insert("b");
+        assert_ne!(went(&bench.ask(&answered)), "b", "it has no room");
+        bench.closed.clear();
+        bench.fail("b", 5);
+        assert_ne!(went(&bench.ask(&answered)), "b", "it is broken");
+        let gone = Question {
+            prefer: "z".parse().ok(),
+            ..Question::default()
+        };
+        went(&bench.ask(&gone));
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{
     around::Around,
     balancer::Balancer,
-    carry::{AgentLink, Carrier},
+    carry::{Carrier, Reached},
     config::{Journaling, Listening, SidecarConfig},
     drain::Running,
     endpoints::Endpoints,
@@ -160,11 +160,9 @@ impl Parts {
         // that nobody is there.
         mirror.loaded().await;
 
-        let link: Arc<dyn HandlerLink> = Arc::new(AgentLink::new(
-            Pools::plaintext(threads, &to_agent),
-            self.config.agent.clone(),
-        ));
-        let executor = self.executor(threads, link.clone())?;
+        let (agent, instance) = (self.config.agent.as_ref(), &self.instance);
+        let reached = Reached::new(agent, instance, threads, &to_agent);
+        let executor = self.executor(threads, reached.link())?;
         let pools = Pools::members(&self.credentials, threads, age, &to_members);
         let all = vec![to_members, to_registry, to_agent];
         self.progress.metrics().add(all);
@@ -176,6 +174,7 @@ impl Parts {
             mirror: mirror.clone(),
             pools,
             promises,
+            desk: reached.desk(),
         });
         // The own agent may look for peers until the last of its work is done.
         let leave = home.drains();
@@ -189,7 +188,7 @@ impl Parts {
             reads,
         };
         let running = self.serve(threads, desk, mtls, local);
-        self.watch_agent(link, described.clone(), &executor);
+        self.watch_agent(reached, described.clone(), &executor);
         self.report_load(executor.clone());
         let place = Place {
             nursery: self.nursery.clone(),
@@ -307,11 +306,7 @@ impl Parts {
             boot_id: self.boot_id.clone(),
             skills,
         };
-        let nurseries = threads
-            .handles()
-            .map(|handle| Nursery::on(handle.clone()))
-            .collect();
-        Ok(Executor::new(config, link, nurseries))
+        Ok(Executor::new(config, link, threads.nurseries()))
     }
 
     fn mirror(&self, source: &Arc<dyn Source>) -> Mirror {

@@ -28,6 +28,8 @@ pub struct Want<'a> {
     pub caller: &'a SpiffeId,
     /// Tasks of one context go to one instance while that can be; empty: it has none.
     pub context: &'a str,
+    /// Where its last attempt asked what is answered now: best there again.
+    pub prefer: Option<&'a InstanceId>,
     /// Where the task was lost or could not be started: nowhere of these while calls flow to any
     /// other that fits.
     pub exclude: &'a [InstanceId],

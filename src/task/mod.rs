@@ -14,6 +14,7 @@ mod tests;
 mod tree_tests;
 
 pub mod archive;
+pub mod attach;
 #[cfg(any(test, feature = "sabotage"))]
 mod controls;
 pub mod descendants;

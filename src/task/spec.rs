@@ -406,7 +406,7 @@ fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fa
     Ok(())
 }
 
-fn too_large(path: &str, size: usize, most: usize) -> Fault {
+pub(super) fn too_large(path: &str, size: usize, most: usize) -> Fault {
     Fault {
         field: Some(path.to_owned()),
         ..Fault::new(

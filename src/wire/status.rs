@@ -34,15 +34,20 @@ pub fn code(reason: Reason) -> Code {
         Reason::IdempotencyKeyReused => Code::AlreadyExists,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::TaskNotFound
+        | Reason::QuestionNotFound
         | Reason::ArtifactNotFound
         | Reason::AgentNotFound
         | Reason::RuleNotFound
         | Reason::LeaseUnknown => Code::NotFound,
         Reason::TaskNotCancelable
+        | Reason::TaskEnded
+        | Reason::TaskAsksNothing
+        | Reason::QuestionAnswered
         | Reason::HomeElsewhere
         | Reason::NotOwnAgent
         | Reason::DelegationLoop
         | Reason::ContractChanged
+        | Reason::NotAttachable
         | Reason::AttemptStale => Code::FailedPrecondition,
         Reason::SequenceGone => Code::OutOfRange,
         Reason::HomeUnavailable

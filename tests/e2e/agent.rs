@@ -1,6 +1,6 @@
 //! The agent of the end-to-end tests: well-behaved and broken skills in one small program.
 //!
-//! `test-agent` serves `Handler`; `test-agent garbage` answers each task with bytes that are no
+//! `test-agent` serves `Handler`, or attaches where ATTACHE_LISTEN says so; `test-agent garbage` answers each task with bytes that are no
 //! message. `health=watch` or `health=check` has it serve so much of `grpc.health.v1`, SERVING unless
 //! the file of `sick=FILE` is there; while that of `full=FILE` is, it begins no task and says so; the
 //! file of `ill=FILE` says how its tasks go wrong, see `ill`.
@@ -48,6 +48,10 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
+#[path = "agent/attached.rs"]
+mod attached;
+#[path = "agent/consult.rs"]
+mod consult;
 #[path = "agent/ill.rs"]
 mod ill;
 #[path = "agent/plenty.rs"]
@@ -101,6 +105,9 @@ impl Handler for Agent {
         tokio::spawn(async move {
             if let Some(late) = ill.late {
                 sleep(late).await;
+            }
+            if task.skill.ends_with(".consult") {
+                return consult::consult(&request, &updates).await;
             }
             // An error means that nobody listens any more.
             if task.skill.starts_with("test.ask") {
@@ -439,6 +446,9 @@ async fn garbage() -> http::Response<axum::body::Body> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let address = env::var("ATTACHE_LISTEN").expect("ATTACHE_LISTEN: the sidecar's side sets it");
+    if address == "attach" {
+        return attached::serve().await;
+    }
     let path = address
         .strip_prefix("unix:")
         .expect("a Unix socket")

@@ -14,6 +14,7 @@
 )]
 
 mod archive;
+mod attached;
 mod bad_input;
 mod cancel;
 mod contracts;
@@ -38,6 +39,7 @@ mod namespaces;
 mod outage;
 mod partition;
 mod plenty;
+mod questions;
 mod rolling;
 mod rules;
 mod silence;

@@ -155,6 +155,7 @@ impl ByHand {
                 .env(key, value)
                 .env("TEST_RUNS", self.site.path("runs"))
                 .env("ATTACHE_LISTEN", settings["agent"].as_str().unwrap())
+                .env("ATTACHE_SIDECAR", settings["local"].as_str().unwrap())
                 .kill_on_drop(true);
             return command;
         }

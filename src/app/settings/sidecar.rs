@@ -54,7 +54,8 @@ pub struct SidecarSettings {
     pub retention: Span,
     /// Most finished tasks that stay in memory; the others are in the archive.
     pub finished_in_memory: usize,
-    /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`; unset: no agent, only calls.
+    /// Address of the agent's `Handler`, as in its `ATTACHE_LISTEN`, or `attach`: it opens streams
+    /// to `local` instead. Unset: no agent, only calls.
     pub agent: Option<String>,
     /// How the agent is asked whether it is well.
     pub agent_health: Probing,

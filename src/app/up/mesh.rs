@@ -59,6 +59,8 @@ pub struct MeshAgent {
     pub ports: Vec<u16>,
     /// How its health is asked for, and of which service; as in a sidecar's own file.
     pub health: (Probing, String),
+    /// It opens streams to its sidecar instead of listening.
+    pub attach: bool,
 }
 
 /// How an agent's process is made.
@@ -146,6 +148,8 @@ struct AgentToml {
     agent_health: Probing,
     #[serde(default)]
     agent_health_service: String,
+    #[serde(default)]
+    attach: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -290,6 +294,7 @@ fn check_agent(agent: AgentToml, values: &BTreeMap<String, String>) -> Result<Me
         instances: agent.instances,
         ports: agent.ports,
         health: (agent.agent_health, agent.agent_health_service),
+        attach: agent.attach,
     })
 }
 

@@ -6,6 +6,7 @@ use super::{
     state::{Ports, RegistryEndpoints, State},
 };
 use crate::domain::Member;
+use crate::sidecar::AgentAt;
 
 /// Name of the registry under `up`.
 pub(super) const REGISTRY: &str = "main";
@@ -18,6 +19,7 @@ pub(super) struct Instance<'a> {
     pub(super) mtls: u16,
     pub(super) admin: u16,
     pub(super) local: String,
+    /// Where its agent listens, or [`AgentAt::ATTACH`].
     pub(super) handler: String,
 }
 
@@ -63,7 +65,11 @@ pub(super) fn instances<'a>(
             };
             let (mtls, admin) = (port("mtls", fixed)?, port("admin", 0)?);
             let local = state.socket(&label);
-            let handler = state.socket(&format!("{label}-agent"));
+            let handler = if agent.attach {
+                AgentAt::ATTACH.to_owned()
+            } else {
+                state.socket(&format!("{label}-agent"))
+            };
             all.push(Instance {
                 agent,
                 label,

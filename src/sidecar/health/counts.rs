@@ -22,6 +22,12 @@ impl Counts {
         self.healthy.store(healthy, Ordering::Relaxed);
     }
 
+    /// A stream of an agent that attaches has come, gone or changed.
+    pub(super) fn attended(&self, look: Look, healthy: bool) {
+        self.looks.count(["attach", look.label()]);
+        self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
     /// In which ways there were looks so far.
     #[cfg(test)]
     pub(super) fn kinds(&self) -> Vec<&'static str> {

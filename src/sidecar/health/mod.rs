@@ -4,6 +4,7 @@
 //! `verdict` decides, `choice` says how to ask, `probe` asks; here the one is carried to the other,
 //! and the outcome to the executor, the registry and `/readyz`.
 
+mod attended;
 mod choice;
 mod counts;
 mod describe;
@@ -30,6 +31,7 @@ use look::Found;
 use probe::Heard;
 use verdict::{DOUBT, Look, Verdict};
 
+pub(super) use attended::Attended;
 pub(super) use counts::Counts;
 pub(super) use describe::Describer;
 pub(super) use probe::Probe;

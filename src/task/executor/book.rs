@@ -78,6 +78,8 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Book {
     slots: u32,
+    /// What the agent takes at once by its own word.
+    places: u32,
     running: u32,
     draining: bool,
     /// The agent is known to be unhealthy.
@@ -94,6 +96,7 @@ impl Book {
     pub(super) fn new(slots: u32) -> Self {
         Self {
             slots,
+            places: u32::MAX,
             running: 0,
             draining: false,
             unhealthy: false,
@@ -136,7 +139,7 @@ impl Book {
             return refused(Reason::AgentUnavailable, Some(AGENT_RETRY));
         }
         let ended = self.attempts.len().saturating_sub(self.running as usize);
-        if self.running >= self.slots || ended >= UNCONFIRMED_MAX {
+        if self.running >= self.slots() || ended >= UNCONFIRMED_MAX {
             return refused(Reason::SlotsFull, Some(SLOTS_RETRY));
         }
         self.running += 1;
@@ -200,6 +203,16 @@ impl Book {
     /// Whether the agent is fit for new work; it is until somebody knows better.
     pub(super) fn set_healthy(&mut self, healthy: bool) {
         self.unhealthy = !healthy;
+    }
+
+    /// The agent takes no more than this at once, whatever its card says.
+    pub(super) fn set_places(&mut self, places: u32) {
+        self.places = places;
+    }
+
+    /// Attempts that may run at once now.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots.min(self.places)
     }
 
     pub(super) fn drain(&mut self) {

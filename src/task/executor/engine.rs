@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -22,13 +22,14 @@ use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::offers::Offers;
-use super::run::{Ended, Guard, Run};
+use super::run::{Ended, Run};
 use super::session::{Command, Session, attach, give_up};
+use super::slot::{Entry, Slot};
 use super::spans::Spans;
 use super::suspicion::Witness;
 use super::tokens::Tokens;
 use super::{Answer, answer, refused};
-use crate::domain::{Fault, Reason, SpiffeId, TaskId};
+use crate::domain::{Fault, Reason, SpiffeId};
 use crate::identity::authorize::{Action, authorize};
 use crate::pb;
 use crate::pb::execute_request::Step;
@@ -69,7 +70,7 @@ pub struct Executor {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     own: SpiffeId,
     boot_id: String,
     slots: u32,
@@ -77,9 +78,9 @@ struct Shared {
     link: Arc<dyn HandlerLink>,
     nurseries: Vec<Nursery>,
     turn: AtomicUsize,
-    book: Mutex<Book>,
-    tokens: Tokens,
-    changed: watch::Sender<()>,
+    pub(super) book: Mutex<Book>,
+    pub(super) tokens: Tokens,
+    pub(super) changed: watch::Sender<()>,
     witness: Witness,
     stop: Stop,
 }
@@ -126,6 +127,13 @@ impl Executor {
         self.shared.book.lock().set_healthy(healthy);
     }
 
+    /// The agent takes no more attempts at once than this, whatever its card says. As many as that
+    /// says until it is said otherwise.
+    pub fn set_places(&self, places: u32) {
+        self.shared.book.lock().set_places(places);
+        self.shared.changed.send_replace(());
+    }
+
     /// Moves on when calls in a row got no word out of the agent: time to look at it.
     pub fn suspicions(&self) -> watch::Receiver<u64> {
         self.shared.witness.suspicions()
@@ -149,7 +157,7 @@ impl Executor {
         let mut book = self.shared.book.lock();
         pb::Load {
             running: book.running(),
-            slots: self.shared.slots,
+            slots: book.slots(),
             execution_mean: book
                 .execution_mean(Instant::now())
                 .and_then(|mean| mean.try_into().ok()),
@@ -319,12 +327,7 @@ impl Executor {
         let tokens = &self.shared.tokens;
         tokens.lend(token.clone(), parent, work.descendants);
         self.shared.changed.send_replace(());
-        let slot = Slot {
-            shared: Arc::clone(&self.shared),
-            token,
-            began,
-            used: AtomicU32::new(0),
-        };
+        let slot = Slot::new(Arc::clone(&self.shared), token, began);
         (slot, request, deadline)
     }
 
@@ -353,14 +356,10 @@ impl Executor {
 
 impl metrics::Source for Executor {
     fn write(&self, sheet: &mut Sheet<'_>) {
-        let (running, known) = {
-            let book = self.shared.book.lock();
-            (book.running(), book.known())
-        };
-        let slots = f64::from(self.shared.slots);
-        sheet.gauge(&family::EXECUTOR_SLOTS, [([], slots)]);
-        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(running))]);
-        sheet.gauge(&family::EXECUTOR_KNOWN, [([], known as f64)]);
+        let book = self.shared.book.lock();
+        sheet.gauge(&family::EXECUTOR_SLOTS, [([], f64::from(book.slots()))]);
+        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(book.running()))]);
+        sheet.gauge(&family::EXECUTOR_KNOWN, [([], book.known() as f64)]);
     }
 }
 
@@ -400,55 +399,6 @@ struct Asked {
     home: HomePeer,
     steps: Steps,
     trace: Option<TraceContext>,
-}
-
-/// A taken slot and a live parent token.
-struct Slot {
-    shared: Arc<Shared>,
-    token: String,
-    began: Instant,
-    /// Of what may be made below the attempt, when its token ended.
-    used: AtomicU32,
-}
-
-impl Guard for Slot {
-    fn disown(&self) -> u32 {
-        if let Some(used) = self.shared.tokens.end(&self.token) {
-            self.used.store(used, Ordering::Relaxed);
-        }
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn has_children(&self) -> bool {
-        self.shared.tokens.used(&self.token) > 0
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(self.began);
-        self.disown();
-        self.shared.book.lock().free_slot(took, now);
-        self.shared.changed.send_replace(());
-    }
-}
-
-/// An attempt that homes can find.
-struct Entry {
-    shared: Arc<Shared>,
-    task: TaskId,
-    attempt: u32,
-    settled: bool,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let mut book = self.shared.book.lock();
-        book.forget(&self.task, self.attempt, self.settled);
-        drop(book);
-        self.shared.changed.send_replace(());
-    }
 }
 
 /// 256 random bits: who can guess it may spend a task's rights.

@@ -346,10 +346,8 @@ impl Owner {
     fn follow(&mut self, verdict: Option<Verdict>) {
         match verdict {
             Some(Verdict::Transient(update)) => self.tell(Reply::Update(pb::NumberedUpdate {
-                number: 0,
                 update: Some(update),
-                cut: false,
-                descendants_used: 0,
+                ..pb::NumberedUpdate::default()
             })),
             Some(Verdict::Update(update)) => {
                 self.attempt.push(update, None);

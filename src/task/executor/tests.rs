@@ -1,5 +1,8 @@
 //! The executor against scripted handlers and homes, on a paused clock.
 
+#[path = "asking_tests.rs"]
+mod asking;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -228,6 +231,7 @@ fn short(update: &pb::NumberedUpdate) -> String {
         Some(Update::Result(_)) => "result",
         Some(Update::Canceled(_)) => "canceled",
         Some(Update::Transient(_)) => "transient",
+        Some(Update::Question(question)) => &format!("asks {}", question.question_id),
         _ => panic!("{update:?}"),
     };
     let cut = if update.cut { ", cut" } else { "" };
@@ -944,7 +948,7 @@ async fn work_that_came_a_wrong_way_is_turned_down_whatever_its_home_says() {
         };
         let mut home = bench.open(Ask::Start(Box::new(asked))).await;
         let refused = home.updates.next().await.unwrap().unwrap_err();
-        let found = crate::wire::status::reason_of(&refused);
+        let found = reason_of(&refused);
         assert_eq!(found.as_deref(), Some(reason));
         assert!(bench.agent.handled.lock().is_empty());
     }

@@ -14,6 +14,7 @@ use crate::pb::task_event::Kind;
 use crate::task::controls::{self, Control};
 use crate::task::spec::Moment;
 
+use super::dialogue::asks;
 use super::kept::{UNCONFIRMED, ended};
 use super::machine::{CANCEL_GRACE, Carrying, Effect, Tasks, World};
 use super::unfit::unfit;
@@ -261,6 +262,9 @@ impl Tasks {
             }
             return;
         }
+        if matches!(said, Some(Update::Question(_))) {
+            self.returned(task);
+        }
         self.take_update(task, (attempt, update.cut, number), said, world);
     }
 
@@ -291,7 +295,19 @@ impl Tasks {
         if let Some(broken) = unfit(&entry.kept, said.as_ref(), world.route) {
             return self.end_unfit(task, &broken, world.at);
         }
+        let canceled = entry.kept.task.cancel_requested;
         match Taken::from_update(&entry.kept, said) {
+            // It has stopped, and nobody would answer.
+            Taken::Event(Kind::Question(_), state) if canceled => {
+                let change = pb::StateChanged {
+                    from: entry.kept.task.state,
+                    reason: if cut { UNCONFIRMED } else { "CANCELED" }.into(),
+                    executor_instance: String::new(),
+                };
+                debug_assert!(asks(state));
+                let event = (Kind::StateChanged(change), pb::TaskState::Canceled);
+                self.take_event(task, (attempt, number), event, world.at);
+            }
             Taken::Event(Kind::StateChanged(mut change), state) if cut => {
                 change.reason = UNCONFIRMED.into();
                 let event = (Kind::StateChanged(change), state);
@@ -339,7 +355,8 @@ impl Tasks {
         (kind, state): (Kind, pb::TaskState),
         at: Moment,
     ) {
-        if ended(state) {
+        let over = ended(state) || asks(state);
+        if over {
             let instance = self
                 .tasks
                 .get(&task)
@@ -350,7 +367,7 @@ impl Tasks {
             self.look_again(at.now);
         }
         self.emit(task, kind, state, number, at);
-        if ended(state) {
+        if over {
             self.effects.push(Effect::Ack {
                 task,
                 attempt,

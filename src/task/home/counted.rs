@@ -26,9 +26,12 @@ impl Running {
     }
 
     /// An attempt goes out.
-    pub(super) fn count_attempt(&self, attempt: u32, resumed: bool) {
+    pub(super) fn count_attempt(&self, task: Uuid, attempt: u32, resumed: bool) {
+        let entry = self.shard.tasks.tasks.get(&task);
+        let answered = || entry.is_some_and(|entry| entry.kept.asked_in(attempt - 1));
         self.shard.metrics.attempt(match attempt {
             _ if resumed => Attempt::Resumed,
+            2.. if answered() => Attempt::Answered,
             0 | 1 => Attempt::First,
             _ => Attempt::Again,
         });
@@ -62,6 +65,7 @@ impl Tasks {
         Standing {
             live: self.tasks.len().saturating_sub(ended),
             working: self.working,
+            asking: self.asking,
             waiting: self.lanes.waiting(),
             ended,
         }

@@ -293,9 +293,12 @@ impl Carrier {
     fn judge(&self, update: &pb::NumberedUpdate) {
         match update.update.as_ref().and_then(|said| said.update.as_ref()) {
             Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
-            Some(Update::Result(_) | Update::Canceled(_) | Update::Delegation(_)) => {
-                self.work.done();
-            }
+            Some(
+                Update::Result(_)
+                | Update::Canceled(_)
+                | Update::Question(_)
+                | Update::Delegation(_),
+            ) => self.work.done(),
             _ => {}
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) filed: bool,
     /// It is among those that an agent works on.
     pub(super) working: bool,
+    /// It is among those whose agent waits for an answer.
+    pub(super) asking: bool,
     /// That an agent took it was counted.
     pub(super) start_counted: bool,
     /// Its last try failed, and it has not been taken since.
@@ -86,6 +88,7 @@ impl Entry {
             counted: 0,
             filed: false,
             working: false,
+            asking: false,
             start_counted: false,
             again: None,
             rests_until: None,

@@ -12,6 +12,7 @@ use crate::pb::journal::Snapshot;
 use crate::task::archive::{Filed, View};
 use crate::task::key::IdempotencyKey;
 
+use super::dialogue::{Response, find, may_answer, not_for_agents, takes};
 use super::kept::Parties;
 use super::machine::{cancel_ended, not_found};
 use super::reads::{self, BATCH, BATCH_BYTES, Batch, Page, Pieces};
@@ -86,6 +87,27 @@ pub(super) fn cancel(view: &View, task: Uuid, viewer: &SpiffeId) -> Result<pb::T
     let task = basic(&filed.snapshot);
     cancel_ended(task.state())?;
     Ok(task)
+}
+
+/// The answer to an answer that comes after the end.
+pub(super) fn respond(
+    view: &View,
+    task: Uuid,
+    viewer: &SpiffeId,
+    response: &Response,
+) -> Result<(pb::Task, bool), Fault> {
+    let filed = seen(view, task, viewer)?;
+    let task = basic(&filed.snapshot);
+    if !parties(&task).is_some_and(|parties| may_answer(viewer, &parties)) {
+        return Err(not_for_agents());
+    }
+    let events = filed.snapshot.dialogue.iter();
+    let events: Vec<_> = events
+        .map(|seq| view.event(&filed, *seq))
+        .collect::<Result<_, _>>()?;
+    let found = find(events.iter(), &response.question_id);
+    takes(&found, response, (task.state(), None))?;
+    Ok((task, true))
 }
 
 /// The task for a watcher that has seen the events up to `after_seq`.

@@ -296,7 +296,7 @@ impl Tasks {
         entry.settings = call.permit.settings().cloned();
         entry.lost_after = lost_after(self.lost_after, &call);
         let kept = &entry.kept;
-        let again = kept.may_run_twice(to.idempotent) && kept.started + 1 < ATTEMPTS_MAX;
+        let again = kept.may_run_twice(to.idempotent) && kept.tries() + 1 < ATTEMPTS_MAX;
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
@@ -403,11 +403,16 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
     let (selector, bounds) = (kept.selector(), kept.bounds());
     let mut exclude = kept.tried.clone();
     exclude.extend(entry.again.as_ref().map(|again| again.instance.clone()));
+    let before = kept
+        .is_answered()
+        .then(|| kept.task.executor_instance.parse().ok());
+    let before: Option<InstanceId> = before.flatten();
     let mut want = Want {
         namespace: &namespace,
         selector: &selector,
         caller: &kept.parties.caller,
         context: &kept.task.context_id,
+        prefer: before.as_ref(),
         exclude: &exclude,
         contract: kept.contract.as_ref(),
         again: entry.again.as_ref().is_some_and(|again| again.charged),

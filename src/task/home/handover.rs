@@ -84,6 +84,8 @@ impl Tasks {
         if let Some(entry) = self.tasks.get_mut(&task) {
             entry.lost_at = None;
             entry.again = None;
+            // It waits for somebody else now, from the end.
+            entry.turn = None;
         }
         self.again(task, world);
     }
@@ -167,7 +169,8 @@ impl Kept {
         self.relied_on.get_or_insert(Promised { agent, contract });
         self.parties.executor = None;
         self.running = None;
-        self.started = 0;
+        // Whoever asked was not lost: see `Kept::tries`.
+        self.started = u32::try_from(self.questions()).unwrap_or(u32::MAX);
         self.tried.clear();
         self.bytes -= self.checkpoint.len();
         self.checkpoint = Vec::new();

@@ -17,6 +17,8 @@ use crate::task::key::IdempotencyKey;
 use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
 
+use super::artifacts::KeptArtifact;
+use super::dialogue::asks;
 use super::handover::Promised;
 use super::snapshot::{contract_of, executor_of};
 
@@ -58,14 +60,6 @@ pub(super) struct Running {
     pub(super) after_update: u64,
     /// Tasks that it may have made below it.
     pub(super) descendants: u32,
-}
-
-/// An artifact: what it is called, and the events that its content came in.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct KeptArtifact {
-    /// Without parts.
-    pub(super) summary: pb::Artifact,
-    pub(super) chunks: Vec<Arc<pb::TaskEvent>>,
 }
 
 /// Why a record cannot follow the ones before it.
@@ -113,6 +107,8 @@ pub(super) struct Kept {
     pub(super) checkpoint: Vec<u8>,
     pub(super) events: VecDeque<Arc<pb::TaskEvent>>,
     pub(super) messages: Vec<Arc<pb::TaskEvent>>,
+    /// Those of `messages` that are questions and answers, each question before its answer.
+    pub(super) dialogue: Vec<Arc<pb::TaskEvent>>,
     pub(super) artifacts: Vec<KeptArtifact>,
     pub(super) result: Option<Arc<pb::TaskEvent>>,
     /// Bytes of artifacts and messages so far.
@@ -159,6 +155,7 @@ impl Kept {
             checkpoint: Vec::new(),
             events: VecDeque::new(),
             messages: Vec::new(),
+            dialogue: Vec::new(),
             artifacts: Vec::new(),
             result: None,
             content: 0,
@@ -217,12 +214,6 @@ impl Kept {
         self.events
             .front()
             .map_or(self.task.last_seq + 1, |event| event.seq)
-    }
-
-    /// The artifact that goes by this id now.
-    pub(super) fn artifact(&self, id: &str) -> Option<&KeptArtifact> {
-        let named = |kept: &&KeptArtifact| kept.summary.artifact_id == id;
-        self.artifacts.iter().rev().find(named)
     }
 
     /// When the task ends at the latest.
@@ -348,10 +339,11 @@ impl Kept {
             Some(Kind::StateChanged(change)) if event.state() == pb::TaskState::Canceled => {
                 self.task.cancel_confirmed = change.reason != UNCONFIRMED;
             }
-            Some(
-                Kind::StateChanged(_) | Kind::Progress(_) | Kind::Question(_) | Kind::Answer(_),
-            )
-            | None => {}
+            Some(Kind::Question(_) | Kind::Answer(_)) => {
+                self.messages.push(event.clone());
+                self.dialogue.push(event.clone());
+            }
+            Some(Kind::StateChanged(_) | Kind::Progress(_)) | None => {}
         }
         self.events.push_back(event);
         while self.events.len() > EVENTS_MAX || self.events_bytes > EVENTS_BYTES {
@@ -382,37 +374,15 @@ impl Kept {
                 artifact.summary.superseded = true;
             }
         }
+        if asks(to) {
+            self.running = None;
+        }
         if ended(to) {
             self.running = None;
             self.task.ended_at = event.at;
             self.bytes -= self.checkpoint.len();
             self.checkpoint = Vec::new();
         }
-    }
-
-    fn chunk(&mut self, chunk: &pb::ArtifactChunk, event: &Arc<pb::TaskEvent>) {
-        let size = part_bytes(chunk.part.as_ref());
-        self.content += size + CHUNK_BYTES;
-        let open = |kept: &KeptArtifact| {
-            kept.summary.artifact_id == chunk.artifact_id && !kept.summary.superseded
-        };
-        let place = self.artifacts.iter().position(open).unwrap_or_else(|| {
-            self.artifacts.push(KeptArtifact {
-                summary: pb::Artifact {
-                    artifact_id: chunk.artifact_id.clone(),
-                    name: chunk.name.clone(),
-                    description: chunk.description.clone(),
-                    attempt: event.attempt,
-                    ..pb::Artifact::default()
-                },
-                chunks: Vec::new(),
-            });
-            self.artifacts.len() - 1
-        });
-        let artifact = &mut self.artifacts[place];
-        artifact.summary.size += size as u64;
-        artifact.summary.complete |= chunk.last_chunk;
-        artifact.chunks.push(event.clone());
     }
 
     fn forget_oldest_event(&mut self) {
@@ -422,7 +392,12 @@ impl Kept {
         let size = event_bytes(&oldest);
         self.events_bytes -= size;
         // What messages, artifacts and the result hold on to stays in memory.
-        if !holds_content(&oldest) {
+        let handed = matches!(oldest.kind, Some(Kind::Delegation(_)));
+        let last = self
+            .delegation
+            .as_ref()
+            .is_some_and(|one| one.seq == oldest.seq);
+        if !holds_content(&oldest) || handed && !last {
             self.bytes -= size;
         }
     }
@@ -438,7 +413,14 @@ pub(super) fn event_bytes(event: &pb::TaskEvent) -> usize {
 pub(super) fn holds_content(event: &pb::TaskEvent) -> bool {
     matches!(
         event.kind,
-        Some(Kind::Message(_) | Kind::Artifact(_) | Kind::Result(_) | Kind::Delegation(_))
+        Some(
+            Kind::Message(_)
+                | Kind::Question(_)
+                | Kind::Answer(_)
+                | Kind::Artifact(_)
+                | Kind::Result(_)
+                | Kind::Delegation(_)
+        )
     )
 }
 

@@ -51,7 +51,7 @@ impl Tasks {
             );
             return self.end_failed(task, Reason::AgentLost, &text, world.at);
         }
-        if entry.kept.started >= ATTEMPTS_MAX {
+        if entry.kept.tries() >= ATTEMPTS_MAX {
             let text = format!("{ATTEMPTS_MAX} executors were lost while they worked");
             return self.end_failed(task, Reason::RetriesExhausted, &text, world.at);
         }
@@ -99,6 +99,6 @@ impl Entry {
     pub(super) fn gets_another(&self) -> bool {
         let kept = &self.kept;
         let wanted = !kept.task.cancel_requested;
-        wanted && kept.may_run_again() && kept.started < ATTEMPTS_MAX
+        wanted && kept.may_run_again() && kept.tries() < ATTEMPTS_MAX
     }
 }

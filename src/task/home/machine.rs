@@ -27,6 +27,7 @@ use crate::task::spec::Moment;
 use super::children::Children;
 use super::compaction::{Compaction, Stash};
 use super::config::LOST_AFTER;
+use super::dialogue::asks;
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 pub(super) use super::entry::Entry;
 use super::gate::Gates;
@@ -67,6 +68,8 @@ pub(super) struct Tasks {
     pub(super) live_bytes: usize,
     /// Tasks that an agent works on.
     pub(super) working: usize,
+    /// Tasks whose agent waits for an answer.
+    pub(super) asking: usize,
     pub(super) draining: bool,
     /// What waits goes on waiting: nobody is given anything any more.
     pub(super) holding: bool,
@@ -103,6 +106,7 @@ impl Tasks {
             ended_bytes: 0,
             live_bytes: 0,
             working: 0,
+            asking: 0,
             draining: false,
             holding: false,
             low_space: false,
@@ -278,6 +282,10 @@ impl Tasks {
         self.working += usize::from(working && !entry.working);
         self.working -= usize::from(entry.working && !working);
         entry.working = working;
+        let asking = asks(entry.kept.state());
+        self.asking += usize::from(asking && !entry.asking);
+        self.asking -= usize::from(entry.asking && !asking);
+        entry.asking = asking;
         let wake = if ended { None } else { Some(entry.next_due()) };
         if wake != entry.wake {
             if let Some(armed) = entry.wake.take() {
@@ -324,7 +332,7 @@ impl Tasks {
         self.tasks.insert(task, Box::new(entry));
     }
 
-    fn due(&mut self, task: Uuid, world: World<'_>) {
+    pub(super) fn due(&mut self, task: Uuid, world: World<'_>) {
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };

@@ -3,24 +3,28 @@
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
 //! - `machine`, `admission`, `give`, `attempt`, `loss`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
-//! - `kept`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
+//! - `kept`, `artifacts`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `children`: tasks that end with the attempt that made them; pure.
+//! - `dialogue`: questions of agents, and how an answer lets the task go on; pure.
 //! - `ephemeral`: tasks in memory only, in shards of their own.
 //! - `handover`: tasks that their agents hand over for good; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
-//! - `submit`: how a task gets in. `shard`, `sweep`, `request`, `serve`: carries out what `machine` decided, after the sync.
+//! - `submit`: how a task gets in. `calls`: what else callers may ask. `shard`, `sweep`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
 
 mod admission;
 mod archiving;
+mod artifacts;
 mod attempt;
+mod calls;
 mod children;
 mod compaction;
 mod config;
 mod counted;
+mod dialogue;
 mod dispatch;
 mod effect;
 mod entry;
@@ -37,7 +41,6 @@ mod lanes;
 mod loss;
 mod machine;
 mod moving;
-mod questions;
 mod reads;
 mod recovery;
 mod refused;
@@ -71,6 +74,7 @@ mod list_tests;
 mod tests;
 
 pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
+pub use dialogue::Response;
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::task::spec::Moment;
 
+use super::dialogue::asks;
 use super::kept::{Kept, RecordError};
 use super::machine::{Entry, Tasks, World};
 
@@ -69,7 +70,7 @@ impl Tasks {
                 self.take_up(task, world.at);
             } else if entry.kept.task.cancel_requested {
                 self.end_canceled(task, "CANCELED", world.at);
-            } else {
+            } else if !asks(entry.kept.state()) {
                 self.wait(task);
             }
             self.settle(task);

@@ -12,6 +12,7 @@ use crate::task::archive::ArchiveError;
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
+use super::dialogue::Response;
 use super::reads::{Batch, Page, Pieces};
 use super::view::ListQuery;
 
@@ -35,6 +36,12 @@ pub(super) enum Request {
         viewer: Arc<SpiffeId>,
         reason: String,
         answer: Reply<pb::Task>,
+    },
+    Respond {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        response: Response,
+        answer: Reply<(pb::Task, bool)>,
     },
     Get {
         task: Uuid,

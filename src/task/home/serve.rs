@@ -4,11 +4,13 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::Fault;
+use crate::domain::{Fault, SpiffeId};
+use crate::pb;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
 use crate::task::spec::NewTask;
 
+use super::dialogue::{Response, may_answer, not_for_agents};
 use super::keys::Known;
 use super::machine::not_found;
 use super::reads;
@@ -54,15 +56,17 @@ impl Running {
                 reason,
                 answer,
             } => {
-                let seen = reads::entry(&self.shard.tasks, task, &viewer).map(|_| ());
-                let asked = seen.and_then(|()| {
-                    let by = viewer.to_string();
-                    self.world(|tasks, world| tasks.cancel(task, &by, &reason, world.at))
-                });
-                let canceled = asked.and_then(|()| {
-                    reads::entry(&self.shard.tasks, task, &viewer).map(|entry| entry.kept.basic())
-                });
+                let canceled = self.cancel(task, &viewer, &reason);
                 self.answer(answer, canceled);
+            }
+            Request::Respond {
+                task,
+                viewer,
+                response,
+                answer,
+            } => {
+                let responded = self.respond(task, &viewer, response);
+                self.answer(answer, responded);
             }
             Request::Settle { answer } => {
                 self.shard.tasks.holding = true;
@@ -121,6 +125,29 @@ impl Running {
         made
     }
 
+    fn cancel(&mut self, task: Uuid, viewer: &SpiffeId, reason: &str) -> Result<pb::Task, Fault> {
+        reads::entry(&self.shard.tasks, task, viewer)?;
+        let by = viewer.to_string();
+        self.world(|tasks, world| tasks.cancel(task, &by, reason, world.at))?;
+        let entry = reads::entry(&self.shard.tasks, task, viewer)?;
+        Ok(entry.kept.basic())
+    }
+
+    fn respond(
+        &mut self,
+        task: Uuid,
+        viewer: &SpiffeId,
+        response: Response,
+    ) -> Result<(pb::Task, bool), Fault> {
+        let entry = reads::entry(&self.shard.tasks, task, viewer)?;
+        if !may_answer(viewer, &entry.kept.parties) {
+            return Err(not_for_agents());
+        }
+        let new = self.world(|tasks, world| tasks.respond(task, viewer, response, world))?;
+        let entry = reads::entry(&self.shard.tasks, task, viewer)?;
+        Ok((entry.kept.basic(), !new))
+    }
+
     fn read(&mut self, request: Request) {
         match request {
             Request::Get {
@@ -168,6 +195,7 @@ impl Running {
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
+            | Request::Respond { .. }
             | Request::Settle { .. }
             | Request::Moved { .. }
             | Request::Drain { .. } => {}

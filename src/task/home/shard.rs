@@ -301,14 +301,14 @@ impl Running {
                 }
             }
             Effect::Start { to, start, call } => {
-                self.count_attempt(to.attempt, false);
+                self.count_attempt(to.task, to.attempt, false);
                 // One that is held back on purpose is not lost meanwhile.
                 let goes_out = Instant::now() + call.injected.delay.unwrap_or_default();
                 self.shard.tasks.sent(to.task, to.attempt, goes_out);
                 self.carry(to, First::Start(start, call));
             }
             Effect::Resume { to, after_update } => {
-                self.count_attempt(to.attempt, true);
+                self.count_attempt(to.task, to.attempt, true);
                 self.carry(to, First::Resume(after_update));
             }
             Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),

@@ -3,11 +3,7 @@
 //! The same form goes to the archive when a task has ended, and into the log again when a task
 //! outlives the segments that it began in. Refused is a snapshot whose events are not all there.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
@@ -16,8 +12,9 @@ use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
 
+use super::artifacts::KeptArtifact;
 use super::handover::Promised;
-use super::kept::{Kept, KeptArtifact, Parties, RecordError, Running, event_bytes};
+use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
 
 /// Events by their numbers.
 pub(super) type Numbered = BTreeMap<u64, Arc<pb::TaskEvent>>;
@@ -86,6 +83,7 @@ impl Kept {
             checkpoint: self.checkpoint.clone(),
             first_seq: self.first_seq(),
             messages: seqs(&self.messages),
+            dialogue: seqs(&self.dialogue),
             artifacts: self
                 .artifacts
                 .iter()
@@ -153,10 +151,9 @@ impl Kept {
             relied_on: snapshot.handover.as_ref().map(promised_of),
             delegation: snapshot.handover.map(|it| event(&it.seq)).transpose()?,
             checkpoint: snapshot.checkpoint,
-            events: watched
-                .map(|seq| event(&seq))
-                .collect::<Result<VecDeque<_>, _>>()?,
+            events: watched.map(|seq| event(&seq)).collect::<Result<_, _>>()?,
             messages: all(&snapshot.messages)?,
+            dialogue: all(&snapshot.dialogue)?,
             artifacts,
             result: (snapshot.result > 0)
                 .then(|| event(&snapshot.result))

@@ -17,11 +17,11 @@ use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
 
+use super::calls::over;
 use super::config::{Held, Submission};
 use super::ephemeral::{self, Tie, Tied};
 use super::finished;
 use super::handle::Home;
-use super::questions::over;
 use super::replay::shard_of;
 use super::request::{Answered, Reply, Request};
 use super::shard::moment;

@@ -1,5 +1,8 @@
 //! The machine under tables and under any order of inputs.
 
+#[path = "dialogue_tests.rs"]
+mod dialogue;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -1077,7 +1080,7 @@ async fn bounds_hold() {
             }),
             "AGENT_ERROR",
         ),
-        (Update::Question(pb::Question::default()), "UNIMPLEMENTED"),
+        (Update::Question(pb::Question::default()), "AGENT_ERROR"),
         (Update::Rejection(pb::Failure::default()), "AGENT_ERROR"),
     ] {
         let task = bench.submit();
@@ -1156,6 +1159,7 @@ async fn a_restart_goes_on_with_what_ran_and_what_waited() {
 enum Act {
     Submit { fail_fast: bool },
     Cancel(usize),
+    Respond(usize),
     Hear(usize, u8, u32),
     Update(usize, u8, u64),
     Pass(u64),
@@ -1169,8 +1173,9 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => any::<bool>().prop_map(|fail_fast| Act::Submit { fail_fast }),
         1 => any::<usize>().prop_map(Act::Cancel),
+        2 => any::<usize>().prop_map(Act::Respond),
         4 => (any::<usize>(), 0..8_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
-        6 => (any::<usize>(), 0..11_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
+        6 => (any::<usize>(), 0..13_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
         2 => (0..4000_u64).prop_map(Act::Pass),
         1 => (0..3_u8).prop_map(Act::Instead),
         2 => (0..4_u8).prop_map(Act::Route),
@@ -1222,6 +1227,7 @@ fn said(what: u8) -> Update {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm for each act")]
 fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
     let pick =
         |place: usize, known: &[Uuid]| (!known.is_empty()).then(|| known[place % known.len()]);
@@ -1243,6 +1249,12 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             let at = bench.at;
             drop(bench.step(|tasks, _| tasks.cancel(task, "me", "", at)));
         }
+        Act::Respond(place) => {
+            let Some(task) = pick(*place, known) else {
+                return;
+            };
+            bench.step(|tasks, world| dialogue::answer_any(tasks, task, world));
+        }
         Act::Hear(place, what, back) => {
             let Some(task) = pick(*place, known) else {
                 return;
@@ -1255,7 +1267,10 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
             let Some(task) = pick(*place, known) else {
                 return;
             };
-            let update = said(*what);
+            let update = match what {
+                11.. => dialogue::asking(&format!("q{}", bench.log.len())),
+                _ => said(*what),
+            };
             let attempt = attempt_of(bench, task, 0);
             let update = Some(pb::HandleResponse {
                 update: Some(update),
@@ -1287,6 +1302,7 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
 /// What any log must hold, whatever led to it.
 fn check_log(log: &[(u64, Record)]) {
     let mut last: std::collections::HashMap<&str, (u64, u32, bool)> = Default::default();
+    let mut asking = std::collections::HashSet::new();
     for (_, record) in log {
         let id = record.task_id.as_str();
         match record.kind.as_ref().unwrap() {
@@ -1297,10 +1313,15 @@ fn check_log(log: &[(u64, Record)]) {
                 assert_eq!(event.seq, known.0 + 1);
                 assert_eq!(event.attempt, known.1);
                 *known = (event.seq, known.1, ended(event.state()));
+                asking.remove(id);
+                if super::dialogue::asks(event.state()) {
+                    asking.insert(id);
+                }
             }
             Recorded::Dispatched(sent) => {
                 let known = last.get_mut(id).unwrap();
                 assert!(!known.2, "a dispatch after the end");
+                assert!(!asking.contains(id), "a dispatch before the answer");
                 assert_eq!(sent.attempt, known.1 + 1);
                 known.1 = sent.attempt;
             }

@@ -12,6 +12,8 @@ use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 use crate::task::spec::check_part;
 
+use super::artifacts::begins_anew;
+use super::dialogue::asked;
 use super::kept::{Kept, part_bytes};
 
 /// Most bytes of an event without a result, encoded.
@@ -92,7 +94,8 @@ impl Taken {
                 progress_fits(&progress)?;
                 event(Kind::Progress(progress))
             }
-            Some(Update::Message(message)) => {
+            Some(Update::Message(mut message)) => {
+                message.by.clear();
                 message_fits(kept, &message)?;
                 event(Kind::Message(message))
             }
@@ -129,7 +132,10 @@ impl Taken {
                 Kind::StateChanged(ended_by_request(kept, canceled)),
                 pb::TaskState::Canceled,
             )),
-            Some(Update::Question(_)) => Ok(unserved("a question")),
+            Some(Update::Question(question)) => {
+                let (kind, state) = asked(kept, question)?;
+                Ok(Self::Event(kind, state))
+            }
             Some(Update::Delegation(delegation)) => Ok(Self::HandOver(delegation)),
         }
     }
@@ -185,12 +191,6 @@ fn ended_by_request(kept: &Kept, canceled: pb::Canceled) -> pb::StateChanged {
         reason: said.unwrap_or_else(|| "CANCELED".into()),
         executor_instance: String::new(),
     }
-}
-
-fn unserved(what: &str) -> Taken {
-    let text = format!("the agent answered with {what}, which this version does not serve");
-    let failure = failure(Reason::Unimplemented, &text, false);
-    Taken::Event(Kind::Failure(failure), pb::TaskState::Failed)
 }
 
 /// The handler's own failure, with a reason and a code where it gave none, within an event's bound.
@@ -284,7 +284,8 @@ fn chunk_fits(kept: &Kept, chunk: &pb::ArtifactChunk) -> Result<(), Breach> {
     }
     let before = kept
         .artifact(&chunk.artifact_id)
-        .filter(|kept| !kept.summary.superseded);
+        .filter(|kept| !kept.summary.superseded)
+        .filter(|before| !begins_anew(&before.summary, chunk, kept.task.attempt));
     match before {
         None if chunk.append => Err("the first chunk of an artifact cannot append"
             .to_owned()

@@ -13,12 +13,16 @@ use crate::pb;
 use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 
+use super::dialogue::said;
 use super::kept::{Kept, Parties};
 use super::reads::Pieces;
 use super::update::part_of;
 
 /// Most bytes of an answer: the rest of the 4 MiB is for its envelope.
 pub const ANSWER_MAX: usize = 3 << 20;
+/// Most bytes of what a handler is called with, for the list of artifacts to be in it: gRPC takes 4
+/// MiB, and input, answers and checkpoint may be 3 of them.
+const START_MAX: usize = 7 << 19;
 /// Tasks of a page where the caller names no number, and the most.
 pub const PAGE: (usize, usize) = (100, 1000);
 
@@ -72,22 +76,39 @@ impl Kept {
     /// What the executor of the running attempt is sent; `remaining` is set when it goes out.
     pub(super) fn start(&self, home: &InstanceId) -> pb::Start {
         let chain = self.task.chain.clone();
-        let mut task = self.basic();
-        task.skill = self.skill().to_owned();
+        let inputs = [self.input_now()].into_iter().chain(self.talked());
+        let mut handle = pb::HandleRequest {
+            task: Some(self.basic()),
+            attempt: self.task.attempt,
+            inputs: inputs.collect(),
+            checkpoint: self.checkpoint.clone(),
+            parent_token: String::new(),
+            context: self.spec.context.clone(),
+        };
+        if let Some(task) = &mut handle.task {
+            task.skill = self.skill().to_owned();
+        }
+        if let Some(task) = &mut handle.task
+            && !self.artifacts.is_empty()
+            && self.start_bytes() > START_MAX
+        {
+            task.artifacts.clear();
+        }
         pb::Start {
-            handle: Some(pb::HandleRequest {
-                task: Some(task),
-                attempt: self.task.attempt,
-                inputs: vec![self.input_now()],
-                checkpoint: self.checkpoint.clone(),
-                parent_token: String::new(),
-                context: self.spec.context.clone(),
-            }),
+            handle: Some(handle),
             home: home.to_string(),
             chain,
             descendants_left: self.running.as_ref().map_or(0, |one| one.descendants),
             ..pb::Start::default()
         }
+    }
+
+    /// About what a Start carries beside the envelope.
+    fn start_bytes(&self) -> usize {
+        let artifacts = self.artifacts.iter();
+        let artifacts: usize = artifacts.map(|kept| kept.summary.encoded_len()).sum();
+        let dialogue: usize = self.dialogue.iter().map(|event| event.encoded_len()).sum();
+        self.spec.encoded_len() + self.checkpoint.len() + dialogue + artifacts
     }
 
     /// The caller's first message.
@@ -99,6 +120,7 @@ impl Kept {
     pub(super) fn basic(&self) -> pb::Task {
         let mut task = self.task.clone();
         task.chain.clear();
+        task.question = self.open_question().cloned().map(Box::new);
         task.artifacts = self
             .artifacts
             .iter()
@@ -125,6 +147,7 @@ pub(super) fn input(task: &pb::Task, spec: &pb::TaskSpec) -> pb::Message {
         parts: spec.input.clone(),
         role: pb::Role::User.into(),
         at: task.created_at,
+        by: String::new(),
     }
 }
 
@@ -182,8 +205,8 @@ impl FullView {
 
     /// A message, from its event.
     pub(super) fn message_of(&mut self, event: &pb::TaskEvent) {
-        if let Some(Kind::Message(message)) = &event.kind {
-            self.message(message);
+        if let Some(message) = said(event) {
+            self.message(&message);
         }
     }
 

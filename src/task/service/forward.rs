@@ -12,6 +12,7 @@ use crate::domain::{Fault, InstanceId, Label, Reason};
 use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
+use crate::task::attach::Desk;
 use crate::task::doors::Promise;
 use crate::task::home::sent_away;
 use crate::wire::status::reason_of;
@@ -37,6 +38,11 @@ pub trait Surroundings: Send + Sync + 'static {
 
     /// The schemas of a promise, if they are to be had soon.
     async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>>;
+
+    /// Where the own agent attaches; none: it listens, or there is none.
+    fn desk(&self) -> Option<&Desk> {
+        None
+    }
 
     /// A connection to that home, pinned to its instance, if it is known.
     fn reach(&self, home: &InstanceId) -> Option<HomeService>;

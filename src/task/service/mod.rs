@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::StreamExt;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::domain::{AgentName, Fault, Label, Member, Reason, SpiffeId, TaskId};
 use crate::identity::{Action, Caller, Connection, authorize};
@@ -17,7 +17,7 @@ use crate::pb::agent_server::Agent;
 use crate::pb::task_update::Update;
 use crate::telemetry::{TraceContext, call::CallNotes};
 
-use super::home::{Home, ListQuery, PAGE, Submission, Submitted};
+use super::home::{self, Home, ListQuery, PAGE, Submission, Submitted};
 
 mod fit;
 mod forward;
@@ -181,6 +181,7 @@ impl Agent for AgentService {
     type RunTaskStream = Streamed<pb::RunTaskResponse>;
     type WatchTaskStream = Streamed<pb::WatchTaskResponse>;
     type ReadArtifactStream = Streamed<pb::ReadArtifactResponse>;
+    type AttachStream = Streamed<pb::AttachResponse>;
 
     async fn submit_task(
         &self,
@@ -364,9 +365,26 @@ impl Agent for AgentService {
         &self,
         request: Request<pb::RespondTaskRequest>,
     ) -> Result<Response<pb::RespondTaskResponse>, Status> {
-        self.reader(&request)?;
-        let text = "questions of agents are not served by this version";
-        Err(Fault::new(Reason::Unimplemented, text).into())
+        let notes = CallNotes::of(&request);
+        let who = self.reader(&request)?;
+        let trace = TraceContext::of_request(&request);
+        let asked = request.into_inner();
+        let id = task_id(&notes, &asked.task_id)?;
+        if let Some(mut client) = self.elsewhere(&id, who.local)? {
+            let answered =
+                Box::pin(client.respond_task(TraceContext::on(trace.as_ref(), asked))).await;
+            return answered.map_err(|status| passed_on(status, &id.home));
+        }
+        let response = home::Response {
+            question_id: asked.question_id,
+            parts: asked.parts,
+        };
+        let (task, replayed) = self.home.respond(&id, &who.id, response).await?;
+        notes.about(&task);
+        Ok(Response::new(pb::RespondTaskResponse {
+            task: Some(task),
+            replayed,
+        }))
     }
 
     async fn get_card(
@@ -378,6 +396,23 @@ impl Agent for AgentService {
         let card = self.around.card().map(|card| card.as_ref().clone());
         let instance = Some(self.around.instance());
         Ok(Response::new(pb::GetCardResponse { card, instance }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        if !self.principal(&request)?.local {
+            let text = "an agent attaches to its own sidecar's local listener only";
+            return Err(Fault::new(Reason::PermissionDenied, text).into());
+        }
+        let desk = self.around.desk().ok_or_else(|| {
+            let text = "this sidecar has no agent, or one that listens: set `agent` to \"attach\" \
+                        in its configuration";
+            Fault::new(Reason::NotAttachable, text)
+        })?;
+        let answers = desk.serve(request.into_inner(), self.home.drains())?;
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 

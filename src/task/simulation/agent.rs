@@ -23,6 +23,9 @@ use super::{World, load};
 /// Work that may not run twice, work that may, and work that has others work.
 pub(super) const SKILLS: [&str; 3] = ["work.once", "work.again", "work.tree"];
 
+/// Most questions of a task.
+const QUESTIONS: usize = 3;
+
 /// How far a timer may be off, and how long a handler that is not heard yet may take.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -124,6 +127,9 @@ impl HandlerLink for Agent {
             .history
             .lock()
             .begin(self.node, &task.id, request.attempt);
+        let talk = request.inputs.iter().skip(1);
+        let talk = talk.map(|said| said.message_id.clone()).collect();
+        world.history.lock().runs[run].talk = talk;
         let over = Over {
             world: Arc::clone(&world),
             run,
@@ -210,6 +216,8 @@ fn plan(
     request: pb::HandleRequest,
 ) -> VecDeque<(Duration, Next)> {
     let mut steps = VecDeque::new();
+    // Nobody asks for ever.
+    let asks = request.inputs.len() < 2 * QUESTIONS && world.chance(0.15);
     let pause = || {
         if world.chance(0.06) {
             world.within(20_000, 75_000)
@@ -246,15 +254,35 @@ fn plan(
         };
         steps.push_back((pause(), Next::Say(update)));
     }
-    let end = match world.roll(0..20) {
+    let end = last_word(world, (run, word + 1), asks);
+    steps.push_back((pause(), end));
+    steps
+}
+
+fn question(run: usize, word: usize) -> Update {
+    Update::Question(pb::Question {
+        question_id: format!("of run {run}"),
+        message: Some(pb::Message {
+            parts: vec![text(&words(run, word))],
+            ..Default::default()
+        }),
+        auth: run.is_multiple_of(2),
+        ..Default::default()
+    })
+}
+
+/// How a run ends, which says its word number `word`.
+fn last_word(world: &World, (run, word): (usize, usize), asks: bool) -> Next {
+    match world.roll(0..20) {
+        _ if asks => Next::Say(question(run, word)),
         0 => Next::Say(Update::Failure(pb::Failure {
-            message: words(run, word + 1),
+            message: words(run, word),
             ..Default::default()
         })),
         1 => Next::Say(Update::Failure(pb::Failure {
             reason: Reason::AgentUnavailable.label().into(),
             code: tonic::Code::Unavailable.into(),
-            message: words(run, word + 1),
+            message: words(run, word),
             ..Default::default()
         })),
         2 => Next::Fail(HandlerError::Status(Status::internal("it fell over"))),
@@ -268,12 +296,10 @@ fn plan(
             input: Vec::new(),
         })),
         _ => Next::Say(Update::Result(pb::TaskResult {
-            parts: vec![text(&words(run, word + 1))],
+            parts: vec![text(&words(run, word))],
             ..Default::default()
         })),
-    };
-    steps.push_back((pause(), end));
-    steps
+    }
 }
 
 /// Notes that a run is over, however it ends.
@@ -302,7 +328,7 @@ fn response(update: Update) -> pb::HandleResponse {
     }
 }
 
-fn text(words: &str) -> pb::Part {
+pub(super) fn text(words: &str) -> pb::Part {
     pb::Part {
         content: Some(Content::Text(words.into())),
         ..Default::default()

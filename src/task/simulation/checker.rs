@@ -7,7 +7,8 @@
 //! - I5 an attempt that is not in force changes nothing, and begins nowhere after a newer one;
 //! - I11 what has ended leaves nothing behind that runs, and no handler outlasts its deadline;
 //! - I12 work that may not run twice runs once at most, other work three times;
-//! - I13 nothing is acknowledged or shown that a crash takes back.
+//! - I13 nothing is acknowledged or shown that a crash takes back;
+//! - and each run is given all that was asked and answered before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -193,6 +194,12 @@ fn check_task(history: &History, id: &str, one: &Final) -> Vec<String> {
         broken.push(format!("{id} was given out after it was cancelled"));
     }
     let cancelled = asked.is_some() || task.state() == pb::TaskState::Canceled;
+    let answers: BTreeSet<&str> = talk(events, u32::MAX, false).collect();
+    let lost =
+        |(task, question): &&(String, String)| task == id && !answers.contains(question.as_str());
+    if let Some((_, lost)) = history.answered.iter().find(lost) {
+        broken.push(format!("I13: the answer to {lost} of {id} is gone"));
+    }
     if history.canceled.contains(id) && !cancelled {
         broken.push(format!("I13: the cancellation of {id} is gone"));
     }
@@ -253,6 +260,8 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
                 None => &one.task.skill,
             };
             let most = if may_repeat(&one.task, skill) { 3 } else { 1 };
+            // Each answer is worth a run.
+            let most = most + talk(&one.events, u32::MAX, false).count();
             if count > most {
                 broken.push(format!("I12: {id}, {skill}, ran {runs:?}"));
             }
@@ -261,6 +270,13 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
         let mut attempts = BTreeSet::new();
         for run in runs {
             let (attempt, node) = (history.runs[run].attempt, history.runs[run].node);
+            let before: Vec<_> = talk(&one.events, attempt, true).collect();
+            if history.runs[run].talk != before {
+                broken.push(format!(
+                    "run {run} of {id} was given {:?}, and not {before:?}",
+                    history.runs[run].talk
+                ));
+            }
             if !attempts.insert(attempt) {
                 broken.push(format!("I12: attempt {attempt} of {id} ran twice"));
             }
@@ -273,6 +289,16 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
         }
     }
     broken
+}
+
+/// Ids of the answers that were given before an attempt, and of their questions if those count too.
+fn talk(events: &[pb::TaskEvent], attempt: u32, all: bool) -> impl Iterator<Item = &str> {
+    let before = events.iter().filter(move |event| event.attempt < attempt);
+    before.filter_map(move |event| match &event.kind {
+        Some(Kind::Question(question)) if all => Some(question.question_id.as_str()),
+        Some(Kind::Answer(answer)) => Some(answer.message_id.as_str()),
+        _ => None,
+    })
 }
 
 /// What the disk says, record by record.
@@ -357,6 +383,8 @@ fn words_of(kind: &Kind) -> Option<&str> {
     }
     let part = if let Kind::Message(message) = kind {
         message.parts.first()
+    } else if let Kind::Question(question) = kind {
+        question.message.as_ref()?.parts.first()
     } else if let Kind::Result(result) = kind {
         result.parts.first()
     } else {

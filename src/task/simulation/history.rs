@@ -32,6 +32,8 @@ pub(super) struct Run {
     pub(super) task: String,
     pub(super) attempt: u32,
     pub(super) node: usize,
+    /// Ids of the questions and answers that it was given.
+    pub(super) talk: Vec<String>,
     /// The agent said that it has not begun.
     pub(super) void: bool,
     /// It is over.
@@ -51,6 +53,8 @@ pub(super) struct History {
     pub(super) shown: BTreeMap<String, BTreeMap<u64, pb::TaskEvent>>,
     /// Tasks whose cancellation was acknowledged.
     pub(super) canceled: BTreeSet<String>,
+    /// Answers that were acknowledged, by their tasks and questions.
+    pub(super) answered: BTreeSet<(String, String)>,
     /// How often each kind of fault came.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// Invariants that were broken, and how.
@@ -68,6 +72,7 @@ impl History {
             runs: Vec::new(),
             shown: BTreeMap::new(),
             canceled: BTreeSet::new(),
+            answered: BTreeSet::new(),
             faults: BTreeMap::new(),
             broken: Vec::new(),
         }
@@ -140,6 +145,7 @@ impl History {
             task: task.to_owned(),
             attempt,
             node,
+            talk: Vec::new(),
             void: false,
             over: false,
         });

@@ -1,5 +1,5 @@
 //! Who wants work done: submits with and without a key, again where the outcome is not known,
-//! watches to the end over streams that it drops, and cancels.
+//! watches to the end over streams that it drops, answers what it is asked, and cancels.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use tokio_stream::StreamExt as _;
 
 use crate::domain::{Fault, Reason, TaskId};
 use crate::pb;
+use crate::pb::task_event::Kind;
 use crate::pb::task_update::Update as Shown;
-use crate::task::home::{Submission, Submitted};
+use crate::task::home::{Response, Submission, Submitted};
 
 use super::World;
-use super::agent::SKILLS;
+use super::agent::{SKILLS, text};
 use super::checker::ended;
 use super::history::{History, Request};
 
@@ -251,6 +252,51 @@ async fn cancel(world: Arc<World>, node: usize, id: String) {
     }
 }
 
+/// Answers a question, and makes sure of it.
+async fn answer(world: Arc<World>, node: usize, id: String, question: String) {
+    sleep(world.within(0, 15_000)).await;
+    let task: TaskId = id.parse().unwrap();
+    let node = &world.nodes[node];
+    let mut taken = false;
+    for _ in 0..TRIES {
+        let life = node.up().await;
+        let response = Response {
+            question_id: question.clone(),
+            parts: vec![text("so be it")],
+        };
+        let answer = tokio::select! {
+            biased;
+            () = life.dead.cancelled() => continue,
+            answer = life.home.respond(&task, &node.own, response) => answer,
+        };
+        match answer {
+            Ok((_, replayed)) => {
+                let mut history = world.history.lock();
+                history.note(format_args!("{question} of {id} is answered, {replayed}"));
+                if taken && !replayed {
+                    history.breach(format!("I4: {question} of {id} was answered twice"));
+                }
+                drop(history);
+                // Somebody answers twice, or has not heard that it was taken.
+                if world.chance(0.7) {
+                    let key = (id.clone(), question.clone());
+                    world.history.lock().answered.insert(key);
+                    return;
+                }
+                taken = true;
+            }
+            Err(fault) if fault.reason == Reason::TaskEnded => return,
+            Err(fault) if fault.reason == Reason::StorageFailed => {}
+            Err(fault) => {
+                let how = format!("I4: {question} of {id} cannot be answered: {fault}");
+                world.history.lock().breach(how);
+                return;
+            }
+        }
+        sleep(world.within(1, 2000)).await;
+    }
+}
+
 /// Watches a task to its end, over as many streams as it takes.
 pub(super) async fn watch(world: &Arc<World>, node: usize, id: &str) {
     let task: TaskId = id.parse().unwrap();
@@ -266,7 +312,7 @@ pub(super) async fn watch(world: &Arc<World>, node: usize, id: &str) {
         let leaves = Instant::now() + world.within(0, 60_000);
         let over = match watched {
             Ok(updates) => {
-                let reading = read(world, id, &mut cursor, updates);
+                let reading = read(world, (node, id), &mut cursor, updates);
                 tokio::select! {
                     biased;
                     () = life.dead.cancelled() => false,
@@ -288,8 +334,8 @@ pub(super) async fn watch(world: &Arc<World>, node: usize, id: &str) {
 
 /// Reads a stream; whether the task's end was seen.
 async fn read(
-    world: &World,
-    id: &str,
+    world: &Arc<World>,
+    (node, id): (usize, &str),
     cursor: &mut u64,
     mut updates: crate::task::home::TaskUpdates,
 ) -> bool {
@@ -315,6 +361,15 @@ async fn read(
                 *cursor = event.seq;
                 at_end = ended(event.state());
                 history.show("watcher", &event);
+                drop(history);
+                if let Some(Kind::Question(question)) = event.kind
+                    && world.chance(0.85)
+                {
+                    let (world, id) = (Arc::clone(world), id.to_owned());
+                    let clients = world.clients.clone();
+                    let answer = answer(world, node, id, question.question_id);
+                    clients.adopt("answer", answer);
+                }
             }
             Some(Shown::Keepalive(alive)) if alive.last_seq != *cursor => {
                 let how = format!("I3: {id} claims {} at {cursor}", alive.last_seq);

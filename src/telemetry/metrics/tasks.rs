@@ -28,6 +28,9 @@ const ENDS: [(pb::TaskState, &str); 4] = [
     (pb::TaskState::Rejected, "rejected"),
 ];
 
+/// Labels of attempts.
+const ATTEMPTS: [&str; 4] = ["first", "again", "resumed", "answered"];
+
 /// What one shard has at this moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -35,6 +38,8 @@ pub struct Standing {
     pub live: usize,
     /// Those of them that an agent works on.
     pub working: usize,
+    /// Those of them whose agent waits for an answer.
+    pub asking: usize,
     /// Those of them that wait for an executor with room.
     pub waiting: usize,
     /// Tasks that have ended and are in memory.
@@ -48,6 +53,8 @@ pub enum Attempt {
     First,
     /// Another one: the one before was lost, or not taken.
     Again,
+    /// The next one: the one before asked, and has its answer.
+    Answered,
     /// One that an earlier life of this home had started.
     Resumed,
 }
@@ -63,7 +70,7 @@ pub struct Tasks {
     start: Histogram,
     /// By place in [`ENDS`].
     duration: [Histogram; ENDS.len()],
-    attempts: [AtomicU64; 3],
+    attempts: [AtomicU64; ATTEMPTS.len()],
     watchers: AtomicI64,
 }
 
@@ -71,6 +78,7 @@ pub struct Tasks {
 struct Shard {
     live: AtomicUsize,
     working: AtomicUsize,
+    asking: AtomicUsize,
     waiting: AtomicUsize,
     ended: AtomicUsize,
 }
@@ -112,6 +120,7 @@ impl Tasks {
         };
         shard.live.store(now.live, Relaxed);
         shard.working.store(now.working, Relaxed);
+        shard.asking.store(now.asking, Relaxed);
         shard.waiting.store(now.waiting, Relaxed);
         shard.ended.store(now.ended, Relaxed);
     }
@@ -132,6 +141,7 @@ impl Tasks {
             Attempt::First => 0,
             Attempt::Again => 1,
             Attempt::Resumed => 2,
+            Attempt::Answered => 3,
         };
         self.attempts[place].fetch_add(1, Relaxed);
     }
@@ -181,6 +191,7 @@ impl Tasks {
         let read = shards.map(|shard| Standing {
             live: shard.live.load(Relaxed),
             working: shard.working.load(Relaxed),
+            asking: shard.asking.load(Relaxed),
             waiting: shard.waiting.load(Relaxed),
             ended: shard.ended.load(Relaxed),
         });
@@ -193,8 +204,13 @@ impl Source for Arc<Tasks> {
         let now = self.standings();
         let sum = |of: fn(&Standing) -> usize| now.iter().map(of).sum::<usize>();
         let (live, working) = (sum(|now| now.live), sum(|now| now.working));
-        let submitted = live.saturating_sub(working);
-        let states = [("submitted", submitted), ("working", working)];
+        let asking = sum(|now| now.asking);
+        let submitted = live.saturating_sub(working + asking);
+        let states = [
+            ("submitted", submitted),
+            ("working", working),
+            ("asking", asking),
+        ];
         let states = states.map(|(state, count)| ([state], count as f64));
         sheet.gauge(&family::TASKS, states);
         sheet.gauge(
@@ -224,7 +240,7 @@ impl Source for Arc<Tasks> {
         let durations = ENDS.iter().zip(&self.duration);
         let durations = durations.map(|((_, state), took)| ([*state], took));
         sheet.histogram(&family::TASK_DURATION, durations);
-        let kinds = ["first", "again", "resumed"].iter().zip(&self.attempts);
+        let kinds = ATTEMPTS.iter().zip(&self.attempts);
         let kinds = kinds.map(|(kind, count)| ([*kind], count.load(Relaxed) as f64));
         sheet.counter(&family::ATTEMPTS, kinds);
         let watchers = self.watchers.load(Relaxed);
@@ -303,6 +319,7 @@ mod tests {
             Standing {
                 live: 5,
                 working: 2,
+                asking: 1,
                 waiting: 1,
                 ended: 9,
             },
@@ -312,7 +329,8 @@ mod tests {
         metrics.add(Arc::clone(&tasks));
         let page = metrics.page(Format::Text);
         for row in [
-            "attache_tasks{state=\"submitted\"} 3",
+            "attache_tasks{state=\"submitted\"} 2",
+            "attache_tasks{state=\"asking\"} 1",
             "attache_tasks{state=\"working\"} 2",
             "attache_tasks_submitted_total{skill=\"a\"} 1",
             "attache_tasks_submitted_total{skill=\"other\"} 1",

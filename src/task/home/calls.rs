@@ -13,6 +13,7 @@ use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::task::archive::View;
 
+use super::dialogue::Response;
 use super::finished;
 use super::handle::Home;
 use super::reads::merge;
@@ -164,6 +165,37 @@ impl Home {
         let viewer = viewer.clone();
         self.or_finished(canceled, move |view| finished::cancel(view, task, &viewer))
             .await
+    }
+
+    /// Answers the question of a task's agent; whether this answer was given before. Idempotent; the
+    /// answer is on disk.
+    ///
+    /// # Errors
+    /// As in the contract of `RespondTask`.
+    pub async fn respond(
+        &self,
+        id: &TaskId,
+        viewer: &Arc<SpiffeId>,
+        response: Response,
+    ) -> Result<(pb::Task, bool), Fault> {
+        let (shard, task, seer) = (self.shard(id)?, id.uuid, viewer.clone());
+        if response.question_id.is_empty() {
+            let text = "name the question: `Task.question.question_id`";
+            return Err(Fault::field("question_id", text));
+        }
+        let again = response.clone();
+        let respond = |answer| Request::Respond {
+            task,
+            viewer: seer,
+            response,
+            answer,
+        };
+        let responded = self.ask(shard, respond).await;
+        let viewer = viewer.clone();
+        self.or_finished(responded, move |view| {
+            finished::respond(view, task, &viewer, &again)
+        })
+        .await
     }
 
     /// What the shard answered, or what the archive does where the shard has no such task.
