@@ -408,6 +408,21 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
         again: entry.again.as_ref().is_some_and(|again| again.charged),
         allows,
     };
+    if let Some(agent) = kept.granted_to() {
+        let selector = pb::Selector {
+            agent: agent.to_owned(),
+            ..want.selector.clone()
+        };
+        let only = Want {
+            selector: &selector,
+            ..want
+        };
+        match world.route.pick(&only, world.at.now) {
+            // It is gone: whoever else can do it asks again.
+            Pick::Nobody => {}
+            picked => return picked,
+        }
+    }
     let picked = world.route.pick(&want, world.at.now);
     let free = want.contract.is_some() && kept.started == 0;
     if free && matches!(picked, Pick::Nobody | Pick::Busy(_) | Pick::Ejected(_)) {

@@ -12,6 +12,7 @@ use crate::task::doors::{Call, Candidate, Contract, Pick, Route, Want};
 
 use super::World;
 use super::agent::is_idempotent;
+use super::node::Node;
 
 /// What is believed of all nodes.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ impl Route for Sight {
         let nodes = world.nodes.iter().zip(lives);
         let live: Vec<_> = nodes
             .filter_map(|(node, life)| Some((node, life?)))
+            .filter(|(node, _)| ["", &node.agent_name()].contains(&&*want.selector.agent))
             .collect();
         if live.is_empty() {
             return Pick::Nobody;
@@ -91,13 +93,19 @@ impl Route for Sight {
             if was_there { &mut tried } else { &mut best }.push(one);
         }
         let from = if best.is_empty() { tried } else { best };
+        // Mostly: what does not end where it began is worth a look, too.
+        let same = |one: &&&(&Node, u32)| Some(&one.0.instance) == want.prefer;
+        let from = match from.iter().find(same) {
+            Some(same) if world.chance(0.7) => vec![*same],
+            Some(_) | None => from,
+        };
         if from.is_empty() {
             return Pick::Busy(None);
         }
         let (node, life) = from[world.roll(0..from.len())];
         let candidate = Candidate {
             instance: node.instance.clone(),
-            agent: format!("default/n{}", node.index).parse().unwrap(),
+            agent: node.agent_name().parse().unwrap(),
             idempotent: is_idempotent(&want.selector.skill),
             boot_id: format!("{}-{life}", node.index),
             contract: Contract::default(),

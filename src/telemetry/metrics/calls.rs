@@ -34,6 +34,7 @@ const METHODS: &[(&str, &[&str])] = &[
             "CancelTask",
             "RespondTask",
             "GetCard",
+            "Attach",
         ],
     ),
     ("attache.v1.Executor", &["Execute", "Slots"]),
