@@ -417,10 +417,10 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
             selector: &selector,
             ..want
         };
-        match world.route.pick(&only, world.at.now) {
-            // It is gone: whoever else can do it asks again.
-            Pick::Nobody => {}
-            picked => return picked,
+        let picked = world.route.pick(&only, world.at.now);
+        // Where it is gone, whoever else can do it asks again.
+        if !matches!(picked, Pick::Nobody) {
+            return picked;
         }
     }
     let picked = world.route.pick(&want, world.at.now);
