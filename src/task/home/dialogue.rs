@@ -240,6 +240,16 @@ impl Kept {
         }
     }
 
+    /// The agent that was given a right, and has not gone on with it yet: to another one the answer
+    /// is of no use.
+    pub(super) fn granted_to(&self) -> Option<&str> {
+        self.asked_at.as_ref()?;
+        match &self.dialogue.last()?.kind {
+            Some(Kind::Answer(answer)) if !answer.to.is_empty() => Some(&answer.to),
+            _ => None,
+        }
+    }
+
     /// Whether this attempt was the last to ask, and has its answer.
     pub(super) fn asked_in(&self, attempt: u32) -> bool {
         let last = self.dialogue.last();

@@ -415,6 +415,21 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
         admits: &|agent| bounds.admits(agent),
         allows,
     };
+    if let Some(agent) = kept.granted_to() {
+        let selector = pb::Selector {
+            agent: agent.to_owned(),
+            ..want.selector.clone()
+        };
+        let only = Want {
+            selector: &selector,
+            ..want
+        };
+        let picked = world.route.pick(&only, world.at.now);
+        // Where it is gone, whoever else can do it asks again.
+        if !matches!(picked, Pick::Nobody) {
+            return picked;
+        }
+    }
     let picked = world.route.pick(&want, world.at.now);
     let free = want.contract.is_some() && kept.started == 0;
     if free && matches!(picked, Pick::Nobody | Pick::Busy(_) | Pick::Ejected(_)) {

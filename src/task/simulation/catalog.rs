@@ -13,6 +13,7 @@ use crate::task::doors::{Call, Candidate, Contract, Pick, Route, Want};
 
 use super::World;
 use super::agent::is_idempotent;
+use super::node::Node;
 
 /// What is believed of all nodes.
 #[derive(Debug)]
@@ -79,7 +80,11 @@ impl Route for Sight {
         let nodes = world.nodes.iter().zip(lives);
         let live: Vec<_> = nodes
             .filter_map(|(node, life)| Some((node, life?)))
-            .filter(|(node, _)| (want.admits)(&agent_of(node.index)))
+            .filter(|(node, _)| {
+                let agent = agent_of(node.index);
+                let asked = &want.selector.agent;
+                (want.admits)(&agent) && (asked.is_empty() || *asked == agent.to_string())
+            })
             .collect();
         if live.is_empty() {
             return Pick::Nobody;
@@ -93,6 +98,12 @@ impl Route for Sight {
             if was_there { &mut tried } else { &mut best }.push(one);
         }
         let from = if best.is_empty() { tried } else { best };
+        // Mostly: what does not end where it began is worth a look, too.
+        let same = |one: &&&(&Node, u32)| Some(&one.0.instance) == want.prefer;
+        let from = match from.iter().find(same) {
+            Some(same) if world.chance(0.7) => vec![*same],
+            Some(_) | None => from,
+        };
         if from.is_empty() {
             return Pick::Busy(None);
         }

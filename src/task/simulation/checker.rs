@@ -128,7 +128,7 @@ pub(super) fn check(world: &World, told: &Told) {
     for request in &history.requests {
         broken.extend(check_request(request, told));
     }
-    broken.extend(check_runs(&history, told));
+    broken.extend(check_runs(world, &history, told));
     for how in broken {
         history.breach(how);
     }
@@ -194,7 +194,9 @@ fn check_task(history: &History, id: &str, one: &Final) -> Vec<String> {
         broken.push(format!("{id} was given out after it was cancelled"));
     }
     let cancelled = asked.is_some() || task.state() == pb::TaskState::Canceled;
-    let answers: BTreeSet<&str> = talk(events, u32::MAX, false).collect();
+    let answers: BTreeSet<&str> = answers(events, u32::MAX)
+        .map(|answer| answer.message_id.as_str())
+        .collect();
     let lost =
         |(task, question): &&(String, String)| task == id && !answers.contains(question.as_str());
     if let Some((_, lost)) = history.answered.iter().find(lost) {
@@ -231,7 +233,7 @@ fn check_request(request: &Request, told: &Told) -> Vec<String> {
     broken
 }
 
-fn check_runs(history: &History, told: &Told) -> Vec<String> {
+fn check_runs(world: &World, history: &History, all: &Told) -> Vec<String> {
     let mut broken = Vec::new();
     let mut runs: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (number, run) in history.runs.iter().enumerate() {
@@ -243,7 +245,7 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
         }
     }
     for (id, runs) in runs {
-        let Some(one) = told.get(id) else {
+        let Some(one) = all.get(id) else {
             broken.push(format!("I1: {id} ran, and nobody knows it"));
             continue;
         };
@@ -261,7 +263,7 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
             };
             let most = if may_repeat(&one.task, skill) { 3 } else { 1 };
             // Each answer is worth a run.
-            let most = most + talk(&one.events, u32::MAX, false).count();
+            let most = most + answers(&one.events, u32::MAX).count();
             if count > most {
                 broken.push(format!("I12: {id}, {skill}, ran {runs:?}"));
             }
@@ -270,7 +272,8 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
         let mut attempts = BTreeSet::new();
         for run in runs {
             let (attempt, node) = (history.runs[run].attempt, history.runs[run].node);
-            let before: Vec<_> = talk(&one.events, attempt, true).collect();
+            let agent = world.nodes[node].agent_name();
+            let before = told(&one.events, attempt, &agent);
             if history.runs[run].talk != before {
                 broken.push(format!(
                     "run {run} of {id} was given {:?}, and not {before:?}",
@@ -291,14 +294,22 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
     broken
 }
 
-/// Ids of the answers that were given before an attempt, and of their questions if those count too.
-fn talk(events: &[pb::TaskEvent], attempt: u32, all: bool) -> impl Iterator<Item = &str> {
+/// The answers that were given before an attempt.
+fn answers(events: &[pb::TaskEvent], attempt: u32) -> impl Iterator<Item = &pb::Message> {
     let before = events.iter().filter(move |event| event.attempt < attempt);
-    before.filter_map(move |event| match &event.kind {
-        Some(Kind::Question(question)) if all => Some(question.question_id.as_str()),
-        Some(Kind::Answer(answer)) => Some(answer.message_id.as_str()),
+    before.filter_map(|event| match &event.kind {
+        Some(Kind::Answer(answer)) => Some(answer),
         _ => None,
     })
+}
+
+/// Ids of the questions and answers that an attempt of an agent is to be given.
+fn told<'a>(events: &'a [pb::TaskEvent], attempt: u32, agent: &str) -> Vec<&'a str> {
+    let given = answers(events, attempt);
+    let given = given.filter(|answer| answer.to.is_empty() || answer.to == agent);
+    given
+        .flat_map(|answer| [answer.message_id.as_str(); 2])
+        .collect()
 }
 
 /// What the disk says, record by record.
