@@ -1,12 +1,15 @@
 //! The task that a handler works on: what it was given, and what it says on the way.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Answer, Question, TaskResult, sidecar::Sidecar};
+use super::{Answer, Failure, Question, TaskResult, sidecar::Sidecar};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::runtime::Stop;
@@ -20,6 +23,8 @@ pub struct Task {
     pub(super) sidecar: Option<Sidecar>,
     pub(super) trace: Option<TraceContext>,
     pub(super) asking: Asking,
+    /// To whom it is handed over, once it is.
+    pub(super) handed: Arc<OnceLock<pb::Delegation>>,
 }
 
 /// Whether the attempt asks, and so is about to end.
@@ -162,30 +167,66 @@ impl Task {
         if let Some(answer) = self.answer(&question.question_id) {
             return answer;
         }
-        if !self.asking.begun.swap(true, Ordering::Relaxed) {
-            self.send(Update::Question(question)).await;
-            self.asking.sent.cancel();
-        }
+        self.send(Update::Question(question)).await;
         std::future::pending().await
     }
 
     /// Any update that is not a last one. Waits while the home is behind.
     pub async fn say(&self, update: Update) {
-        if self.asking.begun.load(Ordering::Relaxed) {
-            // Nothing follows a question.
-            std::future::pending::<()>().await;
-        }
         self.send(update).await;
     }
 
+    /// Says it once there is room. Nothing follows a question, and one that is dropped before it was
+    /// sent was not asked.
     async fn send(&self, update: Update) {
-        let update = pb::HandleResponse {
-            update: Some(update),
-        };
         // Without a listener the attempt is over, and this future is dropped at its next wait.
-        if self.out.send(Ok(update)).await.is_err() {
-            std::future::pending::<()>().await;
+        let Ok(room) = self.out.reserve().await else {
+            return std::future::pending().await;
+        };
+        let asks = matches!(update, Update::Question(_));
+        // No wait from here on.
+        let asked = if asks {
+            self.asking.begun.swap(true, Ordering::Relaxed)
+        } else {
+            self.asking.begun.load(Ordering::Relaxed)
+        };
+        if asked {
+            return std::future::pending().await;
         }
+        room.send(Ok(pb::HandleResponse {
+            update: Some(update),
+        }));
+        if asks {
+            self.asking.sent.cancel();
+        }
+    }
+
+    /// Hands the task over for good: what is returned here is what the handler has to return at once.
+    /// The task stays the same for its caller, and what `skill` of `agent` makes of it is its end;
+    /// without an agent ("") whoever offers the skill gets it. `input`: in place of the task's own;
+    /// empty: that. The task fails where the agent may not get it: see `Delegation` in `task.proto`.
+    ///
+    /// # Errors
+    /// None; it has the type of a handler's answer.
+    pub fn hand_over(
+        &self,
+        agent: &str,
+        skill: &str,
+        input: Vec<pb::Part>,
+    ) -> Result<TaskResult, Failure> {
+        let to = Some(pb::AgentSkill {
+            agent: agent.into(),
+            skill: skill.into(),
+        });
+        // Whoever says it twice meant the first one.
+        self.handed.get_or_init(|| pb::Delegation { to, input });
+        Ok(TaskResult::default())
+    }
+
+    /// Whom the task may be delegated to, as a child or by [`Task::hand_over`]; empty: it is not
+    /// narrowed.
+    pub fn scope(&self) -> &[pb::AgentSkill] {
+        self.request.task.as_ref().map_or(&[], |task| &task.scope)
     }
 
     /// The trace that the attempt belongs to, if it does: where spans of your own go below. Calls by

@@ -235,6 +235,48 @@ async fn a_task_that_asks_ends_by_cancellation_and_by_its_deadline() {
 }
 
 #[tokio::test]
+async fn children_end_with_the_attempt_that_asked_and_detached_ones_go_on() {
+    let holder = agent("holder", &["test.hold"], "");
+    let site = Site::new(&(mesh() + &holder));
+    let up = site.up(&[]).await;
+    let mut home = client::local(&up.instance("default/home", 0).local);
+    let worker = client::local(&up.instance("default/worker", 0).local);
+    let gate = site.path("gate").display().to_string();
+    let spec = client::bounded("test.consult", &format!("1 parent {gate}"), 120);
+    let id = client::submit(&mut home, spec).await.unwrap().id;
+    asks(&home, &id, "q1").await;
+    let children = eventually("one child goes on", || {
+        let (mut worker, id) = (worker.clone(), id.clone());
+        async move {
+            let request = pb::ListTasksRequest {
+                parent_task_id: id,
+                ..Default::default()
+            };
+            let page = worker.list_tasks(request).await.unwrap().into_inner();
+            let stands: Vec<_> = page
+                .tasks
+                .iter()
+                .map(|task| (task.options.as_ref().unwrap().detached, task.state()))
+                .collect();
+            let wanted = [(true, TaskState::Working), (false, TaskState::Canceled)];
+            if stands == wanted {
+                Ok(page.tasks)
+            } else {
+                Err(format!("{stands:?}"))
+            }
+        }
+    })
+    .await;
+    std::fs::write(&gate, "").unwrap();
+    let mut worker = worker;
+    let seen = client::watch_whole(&mut worker, &children[0].id).await;
+    assert_eq!(seen.state(), TaskState::Completed);
+    respond(&mut home, &id, "q1", text("yes")).await.unwrap();
+    let seen = client::watch_whole(&mut home, &id).await;
+    assert_eq!(seen.result().as_deref(), Some("q1=yes; run 2"));
+}
+
+#[tokio::test]
 async fn after_a_kill_of_everything_the_same_task_goes_on_with_all_inputs() {
     let mut mesh = ByHand::started(&mesh()).await;
     let mut home = mesh.local("home-1");

@@ -26,7 +26,7 @@ impl Kept {
         let size = part_bytes(chunk.part.as_ref());
         self.content += size + CHUNK_BYTES;
         for kept in &mut self.artifacts {
-            kept.summary.superseded |= begins_anew(&kept.summary, chunk, event.attempt);
+            kept.summary.superseded |= begins_anew(kept, chunk, event.attempt);
         }
         let open = |kept: &KeptArtifact| {
             kept.summary.artifact_id == chunk.artifact_id && !kept.summary.superseded
@@ -51,9 +51,17 @@ impl Kept {
     }
 }
 
-/// Whether a chunk of this attempt begins an artifact anew that an earlier one, which asked, had
-/// completed: work that begins anew makes the same once more.
-pub(super) fn begins_anew(before: &pb::Artifact, chunk: &pb::ArtifactChunk, attempt: u32) -> bool {
-    let same = before.artifact_id == chunk.artifact_id;
-    same && before.complete && before.attempt < attempt && !chunk.append
+impl KeptArtifact {
+    /// The attempt that last wrote to it.
+    pub(super) fn last_attempt(&self) -> u32 {
+        let last = self.chunks.last();
+        last.map_or(self.summary.attempt, |event| event.attempt)
+    }
+}
+
+/// Whether a chunk of this attempt begins an artifact anew that earlier ones, which asked, had made:
+/// work that begins anew makes the same once more. Whoever goes on with it appends.
+pub(super) fn begins_anew(before: &KeptArtifact, chunk: &pb::ArtifactChunk, attempt: u32) -> bool {
+    let same = before.summary.artifact_id == chunk.artifact_id;
+    same && !chunk.append && before.last_attempt() < attempt
 }

@@ -13,7 +13,7 @@ use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::task::archive::View;
 
-use super::dialogue::Response;
+use super::dialogue::{Response, withheld_from, withhold};
 use super::finished;
 use super::handle::Home;
 use super::reads::merge;
@@ -42,10 +42,15 @@ impl Home {
             full,
             answer,
         };
-        let viewer = viewer.clone();
+        let (viewer, reader) = (viewer.clone(), viewer.clone());
         let got = self.ask(shard, get).await;
-        self.or_finished(got, move |view| finished::get(view, task, &viewer, full))
-            .await
+        let look = move |view: &View| finished::get(view, task, &viewer, full);
+        let (mut task, truncated) = self.or_finished(got, look).await?;
+        let agent = withheld_from(&reader, &task);
+        for message in &mut task.messages {
+            withhold(agent.as_deref(), message);
+        }
+        Ok((task, truncated))
     }
 
     /// A page of tasks, newest first, and where the next one begins. Ends early when the page is as
@@ -100,11 +105,13 @@ impl Home {
             answer,
         };
         let watched = self.ask(shard, watch).await;
-        let viewer = viewer.clone();
+        let (viewer, reader) = (viewer.clone(), viewer.clone());
         let archived =
             move |view: &View| Ok(over(finished::watch(view, task, &viewer, after_seq)?));
         let watching = self.or_finished(watched, archived).await?;
-        let watcher = self.watcher(shard, task, watching, (after_seq, transients));
+        let agent = withheld_from(&reader, &watching.task);
+        let mut watcher = self.watcher(shard, task, watching, (after_seq, transients));
+        watcher.agent = agent;
         Ok(watcher.stream())
     }
 
@@ -179,10 +186,8 @@ impl Home {
         response: Response,
     ) -> Result<(pb::Task, bool), Fault> {
         let (shard, task, seer) = (self.shard(id)?, id.uuid, viewer.clone());
-        if response.question_id.is_empty() {
-            let text = "name the question: `Task.question.question_id`";
-            return Err(Fault::field("question_id", text));
-        }
+        // Out of the way of the shard's other tasks.
+        response.check()?;
         let again = response.clone();
         let respond = |answer| Request::Respond {
             task,

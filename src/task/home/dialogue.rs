@@ -15,7 +15,7 @@ use prost::Message;
 use uuid::Uuid;
 
 use crate::contract::{Contract, Side};
-use crate::domain::{Fault, Reason, SpiffeId};
+use crate::domain::{Fault, Member, Reason, SpiffeId};
 use crate::identity::may_see_task;
 use crate::pb;
 use crate::pb::task_event::Kind;
@@ -44,6 +44,35 @@ pub struct Response {
     pub question_id: String,
     /// What is answered.
     pub parts: Vec<pb::Part>,
+}
+
+impl Response {
+    /// Whether it can be an answer at all.
+    ///
+    /// # Errors
+    /// INVALID_FIELD, PAYLOAD_TOO_LARGE.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        if self.question_id.is_empty() {
+            let text = "name the question: `Task.question.question_id`";
+            return Err(Fault::field("question_id", text));
+        }
+        if self.parts.is_empty() {
+            let text = "say something: text, or what the question's schema asks for";
+            return Err(Fault::field("parts", text));
+        }
+        let size = self.size();
+        if size > RESPONSE_MAX {
+            return Err(too_large("parts", size, RESPONSE_MAX));
+        }
+        for (place, part) in self.parts.iter().enumerate() {
+            check_part(part, &format!("parts[{place}]"))?;
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> usize {
+        self.parts.iter().map(Message::encoded_len).sum()
+    }
 }
 
 /// Whether the agent waits for an answer in this state, and so runs nowhere.
@@ -75,12 +104,8 @@ pub(super) fn asked(kept: &Kept, question: pb::Question) -> Result<(Kind, pb::Ta
             "a question whose id has not 1 to {QUESTION_ID_MAX} bytes without control characters"
         ));
     }
-    let known = |event: &Arc<pb::TaskEvent>| matches!(&event.kind, Some(Kind::Question(before)) if before.question_id == *id);
-    if kept.dialogue.iter().any(known) {
-        return Err(format!(
-            "question {id:?} once more: its answer was among the inputs"
-        ));
-    }
+    let new = kept.new_id(id)?;
+    let own = std::mem::replace(&mut question.question_id, new);
     if kept.questions() >= QUESTIONS_MAX {
         return Err(format!("more than {QUESTIONS_MAX} questions"));
     }
@@ -91,9 +116,10 @@ pub(super) fn asked(kept: &Kept, question: pb::Question) -> Result<(Kind, pb::Ta
             question.question_id
         ));
     }
-    message.message_id.clone_from(&question.question_id);
+    message.message_id = own;
     message.role = pb::Role::Agent.into();
     message.by.clear();
+    message.to.clear();
     message.at = None;
     for (place, part) in message.parts.iter().enumerate() {
         check_part(part, &format!("question.message.parts[{place}]"))
@@ -214,11 +240,6 @@ impl Kept {
         }
     }
 
-    /// Whether its last attempt asked, and has its answer: the next one best runs where that ran.
-    pub(super) fn is_answered(&self) -> bool {
-        self.running.is_none() && self.asked_in(self.task.attempt)
-    }
-
     /// Whether this attempt was the last to ask, and has its answer.
     pub(super) fn asked_in(&self, attempt: u32) -> bool {
         let last = self.dialogue.last();
@@ -227,9 +248,55 @@ impl Kept {
         })
     }
 
-    /// What a handler is told beside the input: questions and answers, in order.
+    /// What the agent that runs it is told beside the input: questions and answers, in order, by its
+    /// own names for them; and no answer that gave a right to another agent.
     pub(super) fn talked(&self) -> impl Iterator<Item = pb::Message> {
-        self.dialogue.iter().filter_map(|event| said(event))
+        let pairs = self
+            .pairs()
+            .filter(|(_, answer)| is_for(self.agent(), answer));
+        pairs.flat_map(|(question, answer)| {
+            let answer = pb::Message {
+                message_id: question.message_id.clone(),
+                ..answer.clone()
+            };
+            [question, answer]
+        })
+    }
+
+    /// Each question that was answered, and its answer.
+    fn pairs(&self) -> impl Iterator<Item = (pb::Message, &pb::Message)> {
+        let both = self.dialogue.chunks_exact(2);
+        both.filter_map(|both| match &both[1].kind {
+            Some(Kind::Answer(answer)) => Some((said(&both[0])?, answer)),
+            _ => None,
+        })
+    }
+
+    fn agent(&self) -> &str {
+        let executor = self.task.executor.as_ref();
+        executor.map_or("", |executor| &executor.agent)
+    }
+
+    /// The id of a question that its agent calls so: another one where it was asked by another agent,
+    /// whose answer this one is not given.
+    fn new_id(&self, own: &str) -> Result<String, String> {
+        let before = self
+            .pairs()
+            .filter(|(question, _)| question.message_id == own)
+            .last();
+        let id = match before {
+            Some((_, answer)) if !is_for(self.agent(), answer) => {
+                format!("{own}~{}", self.task.attempt)
+            }
+            Some(_) | None => own.to_owned(),
+        };
+        let known = |event: &Arc<pb::TaskEvent>| matches!(&event.kind, Some(Kind::Question(before)) if before.question_id == id);
+        if self.dialogue.iter().any(known) {
+            return Err(format!(
+                "question {own:?} once more: its answer was among the inputs"
+            ));
+        }
+        Ok(id)
     }
 
     fn dialogue_bytes(&self) -> usize {
@@ -239,6 +306,27 @@ impl Kept {
             _ => 0,
         };
         self.dialogue.iter().map(size).sum()
+    }
+}
+
+/// Whether an agent may know an answer: a right that was given goes with nobody else.
+fn is_for(agent: &str, answer: &pb::Message) -> bool {
+    answer.to.is_empty() || answer.to == agent
+}
+
+/// The agent that reads a task which is not its own: answers to others are withheld from it.
+pub(super) fn withheld_from(viewer: &SpiffeId, task: &pb::Task) -> Option<String> {
+    let Member::Agent(agent) = &viewer.member else {
+        return None;
+    };
+    let name = viewer.to_string();
+    (name != task.caller && name != task.origin).then(|| agent.to_string())
+}
+
+/// Takes out of an answer what the agent may not know.
+pub(super) fn withhold(agent: Option<&str>, answer: &mut pb::Message) {
+    if agent.is_some_and(|agent| !is_for(agent, answer)) {
+        answer.parts.clear();
     }
 }
 
@@ -283,8 +371,12 @@ impl Tasks {
         if !takes(&found, &response, (kept.state(), kept.open_question()))? {
             return Ok(false);
         }
+        let mut to = String::new();
         if let Some(question) = kept.open_question() {
             check(kept, question, &response)?;
+            if question.auth {
+                kept.agent().clone_into(&mut to);
+            }
         }
         let answer = pb::Message {
             message_id: response.question_id,
@@ -292,6 +384,7 @@ impl Tasks {
             role: pb::Role::User.into(),
             at: Some(world.at.wall.into()),
             by: by.to_string(),
+            to,
         };
         let state = pb::TaskState::Submitted;
         self.emit(task, Kind::Answer(answer), state, 0, world.at);
@@ -301,22 +394,10 @@ impl Tasks {
     }
 }
 
-/// Whether an answer can be taken, and fits what was asked.
+/// Whether an answer, which is one by itself, fits what was asked.
 fn check(kept: &Kept, question: &pb::Question, response: &Response) -> Result<(), Fault> {
     let parts = &response.parts;
-    if parts.is_empty() {
-        return Err(Fault::field(
-            "parts",
-            "say something: text, or what the question's schema asks for",
-        ));
-    }
-    let size: usize = parts.iter().map(Message::encoded_len).sum();
-    if size > RESPONSE_MAX {
-        return Err(too_large("parts", size, RESPONSE_MAX));
-    }
-    for (place, part) in parts.iter().enumerate() {
-        check_part(part, &format!("parts[{place}]"))?;
-    }
+    let size = response.size();
     let left = DIALOGUE_MAX.saturating_sub(kept.dialogue_bytes());
     if size > left {
         return Err(too_large("parts", size, left));

@@ -12,6 +12,7 @@ use crate::task::journal::{Journal, JournalConfig};
 use super::config::Submission;
 use super::drive_tests::{Bench, event, result, snapshot, until};
 use super::ephemeral::is_marked;
+use super::respond_tests::question;
 use super::tests::{own, spec};
 
 fn asked(key: &str) -> Submission {
@@ -82,6 +83,22 @@ async fn nothing_of_it_reaches_the_disk_and_nothing_is_left_after_a_restart() {
     assert_eq!(gone.unwrap_err().reason, Reason::TaskNotFound);
     assert!(bench.home.get(&id(&lasting), &me, false).await.is_ok());
     bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_while_it_is_asked_takes_it_along() {
+    let mut bench = Bench::memory(&["i1"]);
+    let mut run = bench.home.run(asked(""), 0).await.unwrap().task;
+    let task = snapshot(&mut run).await;
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Step::Start(_)));
+    opened.accept().await;
+    opened.update(1, question("q1")).await;
+    while event(&mut run).await.state() != pb::TaskState::InputRequired {}
+    drop(run);
+    let mut updates = bench.watch(&id(&task), 2).await.unwrap();
+    snapshot(&mut updates).await;
+    while event(&mut updates).await.state() != pb::TaskState::Canceled {}
 }
 
 #[tokio::test(start_paused = true)]

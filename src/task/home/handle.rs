@@ -247,6 +247,7 @@ impl Home {
             watching,
             cursor,
             transients,
+            agent: None,
             shard: self.shared.inboxes[shard].clone(),
             archive: self.shared.archive.clone(),
             drain: self.shared.drain.clone(),

@@ -7,6 +7,7 @@
 //!   submit --> SUBMITTED (waits) --dispatch--> SUBMITTED (sent) --accepted--> WORKING --+
 //!                  ^                               |                             |      |
 //!                  +---- not started, or lost and idempotent ----<---------------+      |
+//!                  +---- answer <---- INPUT_REQUIRED, AUTH_REQUIRED <---- question --+  |
 //!                  +--> CANCELED, FAILED <---------+-- deadline, cancel, loss, update --+--> any end
 //! ```
 
@@ -306,10 +307,13 @@ impl Tasks {
             self.lanes.wake(task);
         }
         entry.filed = true;
-        self.children.remove(task);
+        let count = entry.kept.descendants + entry.unused;
         self.live_bytes -= was;
         self.ended_bytes += entry.counted;
         self.ended.push_back(task);
+        if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
+            self.effects.push(Effect::GiveBack { token, count });
+        }
     }
 
     /// Takes a new task in.

@@ -17,11 +17,13 @@ use uuid::Uuid;
 
 use crate::domain::{Fault, Reason};
 use crate::pb;
+use crate::pb::task_event::Kind;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
 use crate::task::archive::{Archive, View};
 use crate::telemetry::metrics::tasks::Watching as Counted;
 
+use super::dialogue::withhold;
 use super::finished;
 use super::kept::ended;
 use super::request::{Request, Watching};
@@ -40,6 +42,8 @@ pub(super) struct Watcher {
     /// Last event that it has.
     pub(super) cursor: u64,
     pub(super) transients: bool,
+    /// The agent from which answers to others are withheld.
+    pub(super) agent: Option<String>,
     pub(super) shard: mpsc::Sender<Request>,
     /// Where the task is once it was moved.
     pub(super) archive: Option<Archive>,
@@ -212,7 +216,11 @@ impl Stand {
         if ended(event.state()) {
             self.turn = Turn::Over;
         }
-        Update::Event(pb::TaskEvent::clone(event))
+        let mut event = pb::TaskEvent::clone(event);
+        if let Some(Kind::Answer(answer)) = &mut event.kind {
+            withhold(self.watcher.agent.as_deref(), answer);
+        }
+        Update::Event(event)
     }
 
     /// Waits for anything; `None`: look again.

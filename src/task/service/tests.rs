@@ -256,6 +256,13 @@ async fn tasks_are_found_by_their_parties_and_at_their_home() {
         .await
         .unwrap_err();
     assert_eq!(reason_of(&status).as_deref(), Some("HOME_ELSEWHERE"));
+    let answer = pb::RespondTaskRequest {
+        task_id: elsewhere.clone(),
+        question_id: "q1".into(),
+        parts: vec![pb::Part::default()],
+    };
+    let status = service.respond_task(by(peer(), answer)).await.unwrap_err();
+    assert_eq!(reason_of(&status).as_deref(), Some("HOME_ELSEWHERE"));
     let status = service
         .get_task(by(Caller::Local, get(&elsewhere)))
         .await

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::domain::AgentName;
 use crate::task::doors::{Call, Candidate, Contract, Pick, Route, Want};
 
 use super::World;
@@ -78,6 +79,7 @@ impl Route for Sight {
         let nodes = world.nodes.iter().zip(lives);
         let live: Vec<_> = nodes
             .filter_map(|(node, life)| Some((node, life?)))
+            .filter(|(node, _)| (want.admits)(&agent_of(node.index)))
             .collect();
         if live.is_empty() {
             return Pick::Nobody;
@@ -97,7 +99,7 @@ impl Route for Sight {
         let (node, life) = from[world.roll(0..from.len())];
         let candidate = Candidate {
             instance: node.instance.clone(),
-            agent: format!("default/n{}", node.index).parse().unwrap(),
+            agent: agent_of(node.index),
             idempotent: is_idempotent(&want.selector.skill),
             boot_id: format!("{}-{life}", node.index),
             contract: Contract::default(),
@@ -112,4 +114,8 @@ impl Route for Sight {
         }
         changed
     }
+}
+
+fn agent_of(node: usize) -> AgentName {
+    format!("default/n{node}").parse().expect("a name")
 }

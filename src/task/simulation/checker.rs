@@ -247,11 +247,24 @@ fn check_runs(history: &History, told: &Told) -> Vec<String> {
             broken.push(format!("I1: {id} ran, and nobody knows it"));
             continue;
         };
-        let most = if may_repeat(&one.task) { 3 } else { 1 };
-        // Each answer is worth a run.
-        let most = most + talk(&one.events, u32::MAX, false).count();
-        if runs.len() > most {
-            broken.push(format!("I12: {id}, {}, ran {runs:?}", one.task.skill));
+        // One agent after the other: each hand-over begins anew.
+        let mut by: BTreeMap<usize, usize> = BTreeMap::new();
+        for run in &runs {
+            let attempt = history.runs[*run].attempt;
+            *by.entry(handed(one).filter(|(at, _)| *at < attempt).count())
+                .or_default() += 1;
+        }
+        for (place, count) in by {
+            let skill = match place.checked_sub(1) {
+                Some(before) => handed(one).nth(before).map_or("", |(_, skill)| skill),
+                None => &one.task.skill,
+            };
+            let most = if may_repeat(&one.task, skill) { 3 } else { 1 };
+            // Each answer is worth a run.
+            let most = most + talk(&one.events, u32::MAX, false).count();
+            if count > most {
+                broken.push(format!("I12: {id}, {skill}, ran {runs:?}"));
+            }
         }
         let mut newest: BTreeMap<usize, u32> = BTreeMap::new();
         let mut attempts = BTreeSet::new();
@@ -344,12 +357,20 @@ fn check_log(records: &[Record], told: &Told) -> Vec<String> {
 }
 
 /// Whether the work may be done twice: as its submitter says, else as its skill does.
-fn may_repeat(task: &pb::Task) -> bool {
+fn may_repeat(task: &pb::Task, skill: &str) -> bool {
     match task.options.as_ref().map(pb::TaskOptions::on_agent_loss) {
         Some(pb::OnAgentLoss::Fail) => false,
         Some(pb::OnAgentLoss::Restart) => true,
-        Some(pb::OnAgentLoss::Unspecified) | None => is_idempotent(&task.skill),
+        Some(pb::OnAgentLoss::Unspecified) | None => is_idempotent(skill),
     }
+}
+
+/// The attempts that handed it over, and for what.
+fn handed(one: &Final) -> impl Iterator<Item = (u32, &str)> {
+    one.events.iter().filter_map(|event| match &event.kind {
+        Some(Kind::Delegation(it)) => Some((event.attempt, it.to.as_ref()?.skill.as_str())),
+        _ => None,
+    })
 }
 
 /// What an agent said in an event.

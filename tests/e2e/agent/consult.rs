@@ -2,21 +2,49 @@
 //!
 //! The input is `COUNT KIND GATE`: COUNT questions are asked, one by each run, `q1` first; those of
 //! KIND `number` want JSON `{"n": NUMBER}`, those of `right` ask for a right, those of `broken` have a
-//! schema that is none. Once it has all answers it goes on until the file GATE is there, then says what
+//! schema that is none; `parent` begins two children that hold until GATE is there before it asks, the
+//! second of them detached. Once it has all answers it goes on until the file GATE is there, then says what
 //! it was told and how many runs came before.
 
-use std::path::Path;
+use std::{env, path::Path};
 
 use attache::{
-    pb::{self, HandleRequest, HandleResponse, Role, handle_response::Update, part::Content},
+    pb::{
+        self, HandleRequest, HandleResponse, Role, agent_client::AgentClient,
+        handle_response::Update, part::Content,
+    },
     wire::json,
 };
 use tokio::time::sleep;
+use tonic::transport::Endpoint;
 
 use crate::{TICK, Updates, progress, result, text_part};
 
 /// What a number has to look like.
 const NUMBER: &str = r#"{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}"#;
+
+async fn beget(request: &HandleRequest, gate: &str) {
+    let sidecar = Endpoint::from_shared(env::var("ATTACHE_SIDECAR").unwrap()).unwrap();
+    let mut sidecar = AgentClient::new(sidecar.connect_lazy());
+    for detached in [false, true] {
+        let spec = pb::TaskSpec {
+            selector: Some(pb::Selector {
+                skill: "test.hold".into(),
+                ..Default::default()
+            }),
+            input: vec![text_part(gate)],
+            parent_token: request.parent_token.clone(),
+            options: Some(pb::TaskOptions {
+                detached,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let spec = Some(spec);
+        let submitted = sidecar.submit_task(pb::SubmitTaskRequest { spec }).await;
+        submitted.unwrap();
+    }
+}
 
 pub(crate) async fn consult(request: &HandleRequest, updates: &Updates) {
     let said = |message: &pb::Message| -> String {
@@ -52,6 +80,9 @@ pub(crate) async fn consult(request: &HandleRequest, updates: &Updates) {
     let data = runs.to_string().into_bytes();
     send(Some(Update::Checkpoint(pb::Checkpoint { data }))).await;
     if answers.len() < count.parse().unwrap() {
+        if kind == "parent" {
+            beget(request, gate).await;
+        }
         let number = answers.len() + 1;
         let schema = match kind {
             "number" => NUMBER,
