@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{InstanceId, Reason};
+use crate::pb;
 use crate::pb::journal::{Dispatched, record::Kind as Recorded};
 use crate::resilience::{RetrySettings, backoff};
 use crate::task::descendants::for_attempt;
