@@ -26,7 +26,7 @@ use crate::{
     resilience::{Injected, Permit},
     runtime::DataThreads,
     task::{
-        Call, Connect, Steps, Updates,
+        Call, Claims, Connect, Grants, Steps, Updates,
         attach::Desk,
         executor::{Executor, GrpcHandler, HandleStream, HandlerError, HandlerLink, HomePeer},
     },
@@ -84,6 +84,20 @@ impl Connect for Carrier {
         let opening = self.open(instance, steps, trace, entry);
         judge.over(opening, patience).await
     }
+
+    async fn slots(&self, instance: &InstanceId, claims: Claims) -> Result<Grants, Status> {
+        if *instance == self.instance {
+            return Ok(self.executor.slots(&self.peer(), claims)?);
+        }
+        let entry = self.balancer.mirror().catalog().entry(instance).cloned();
+        let entry = entry.ok_or_else(|| gone(instance))?;
+        let call = self.calls.begin(Method::of("/attache.v1.Executor/Slots"));
+        let channel = self.pools.channel(target(&entry));
+        match open_slots(channel, Request::new(Outbound(claims))).await {
+            Ok(grants) => Ok(Box::pin(call.follows(grants))),
+            Err(status) => call.ended(Err(status)),
+        }
+    }
 }
 
 impl Carrier {
@@ -98,6 +112,14 @@ impl Carrier {
         Judge::new(permit, entry)
     }
 
+    /// This sidecar as its own executor sees it.
+    fn peer(&self) -> HomePeer {
+        HomePeer {
+            id: self.own.clone(),
+            instance: self.instance.clone(),
+        }
+    }
+
     async fn open(
         &self,
         instance: &InstanceId,
@@ -106,16 +128,9 @@ impl Carrier {
         entry: Option<Arc<Entry>>,
     ) -> Result<Updates, Status> {
         if *instance == self.instance {
-            let home = HomePeer {
-                id: self.own.clone(),
-                instance: self.instance.clone(),
-            };
-            return Ok(self.executor.execute(home, steps, trace.cloned()));
+            return Ok(self.executor.execute(self.peer(), steps, trace.cloned()));
         }
-        let entry = entry.ok_or_else(|| {
-            let text = format!("instance {instance} is not in the catalog any more");
-            Status::from(Fault::new(Reason::PeerUnreachable, text))
-        })?;
+        let entry = entry.ok_or_else(|| gone(instance))?;
         let call = self.calls.begin(Method::of("/attache.v1.Executor/Execute"));
         let steps = TraceContext::on(trace, Outbound(steps));
         match open_stream(self.pools.channel(target(&entry)), steps).await {
@@ -139,13 +154,18 @@ async fn rehearse(injected: Injected) -> Result<(), Status> {
     Err(Status::with_details(code, text, details))
 }
 
-/// Steps as a type of its own: the compiler cannot prove `Send` through a boxed trait object here.
-struct Outbound(Steps);
+fn gone(instance: &InstanceId) -> Status {
+    let text = format!("instance {instance} is not in the catalog any more");
+    Fault::new(Reason::PeerUnreachable, text).into()
+}
 
-impl Stream for Outbound {
-    type Item = pb::ExecuteRequest;
+/// Messages as a type of its own: the compiler cannot prove `Send` through a boxed trait object here.
+struct Outbound<T>(Pin<Box<dyn Stream<Item = T> + Send>>);
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+impl<T> Stream for Outbound<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         self.0.as_mut().poll_next(context)
     }
 }
@@ -153,12 +173,24 @@ impl Stream for Outbound {
 /// Opens the stream at another sidecar. Boxed: the generated client's future is large.
 fn open_stream(
     channel: Channel,
-    steps: Request<Outbound>,
+    steps: Request<Outbound<pb::ExecuteRequest>>,
 ) -> Pin<Box<dyn Future<Output = Result<Updates, Status>> + Send>> {
     Box::pin(async move {
         let mut client = ExecutorClient::new(channel);
         let updates = client.execute(steps).await?.into_inner();
         Ok(Box::pin(updates) as Updates)
+    })
+}
+
+/// Opens the stream on which another sidecar grants slots. Boxed as well.
+fn open_slots(
+    channel: Channel,
+    claims: Request<Outbound<pb::SlotsRequest>>,
+) -> Pin<Box<dyn Future<Output = Result<Grants, Status>> + Send>> {
+    Box::pin(async move {
+        let mut client = ExecutorClient::new(channel);
+        let grants = client.slots(claims).await?.into_inner();
+        Ok(Box::pin(grants) as Grants)
     })
 }
 

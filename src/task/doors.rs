@@ -147,6 +147,12 @@ pub type Updates = Pin<Box<dyn Stream<Item = Result<pb::ExecuteResponse, Status>
 /// What a home says about one attempt: Start or Resume, then Ack and Abort.
 pub type Steps = Pin<Box<dyn Stream<Item = pb::ExecuteRequest> + Send>>;
 
+/// What a home says about who waits at it, for one executor.
+pub type Claims = Pin<Box<dyn Stream<Item = pb::SlotsRequest> + Send>>;
+
+/// Slots that an executor grants to a home.
+pub type Grants = Pin<Box<dyn Stream<Item = Result<pb::SlotsResponse, Status>> + Send>>;
+
 /// Carries an attempt's stream to an instance.
 #[tonic::async_trait]
 pub trait Connect: Send + Sync + 'static {
@@ -164,6 +170,15 @@ pub trait Connect: Send + Sync + 'static {
         call: Option<Box<Call>>,
         trace: Option<&TraceContext>,
     ) -> Result<Updates, Status>;
+
+    /// Opens `Executor.Slots` at `instance`; in process where it is the own one.
+    ///
+    /// # Errors
+    /// Any status: without such a stream, attempts are offered until they are taken.
+    async fn slots(&self, instance: &InstanceId, claims: Claims) -> Result<Grants, Status> {
+        drop(claims);
+        Err(Fault::unimplemented(&format!("Slots at {instance}")).into())
+    }
 }
 
 /// The attempt that a handler works on while it submits a child.

@@ -5,6 +5,8 @@
 //! tested without the other, and without sockets.
 
 #[cfg(test)]
+mod fair_tests;
+#[cfg(test)]
 mod seeds;
 #[cfg(test)]
 mod simulation;
@@ -28,5 +30,6 @@ pub mod service;
 pub mod spec;
 
 pub use doors::{
-    Call, Candidate, Connect, Contract, Parent, Parents, Pick, Promise, Route, Steps, Updates, Want,
+    Call, Candidate, Claims, Connect, Contract, Grants, Parent, Parents, Pick, Promise, Route,
+    Steps, Updates, Want,
 };

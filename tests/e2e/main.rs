@@ -46,6 +46,7 @@ mod silence;
 mod soak;
 mod trace;
 mod traffic;
+mod turns;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! Which attempts an executor knows, which it will never run again, and how many run.
+//! Which attempts an executor knows, which it will never run again, how many run, and whom the free
+//! slots are promised to.
 //!
 //! Plain data behind one short lock; it decides who may start. Nothing in it waits.
 
@@ -9,11 +10,16 @@ use std::{
 };
 
 use tokio::{sync::mpsc, time::Instant};
+use tonic::Status;
 use uuid::Uuid;
 
+use super::grants::{Counts, Grants, Said};
 use super::refusal::AGENT_RETRY;
 use super::session::Command;
-use crate::domain::{Reason, TaskId};
+use super::shares::Claimant;
+use crate::domain::{Fault, InstanceId, Reason, TaskId};
+use crate::pb;
+use crate::runtime::chance;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
 
@@ -32,6 +38,9 @@ const SLOTS_RETRY: Duration = Duration::from_millis(250);
 const MEAN_WINDOW: Duration = Duration::from_secs(60);
 /// Samples of that mean; older ones go first.
 const MEAN_SAMPLES: usize = 1024;
+
+/// What a home that waits is told.
+pub(super) type Told = Result<pb::SlotsResponse, Status>;
 
 /// What becomes of a Start.
 #[derive(Debug)]
@@ -92,6 +101,9 @@ pub(super) struct Book {
     unsettled: HashSet<Key>,
     keys: RandomState,
     durations: VecDeque<(Instant, Duration)>,
+    grants: Grants,
+    /// How homes that wait are told.
+    waiting: HashMap<Claimant, mpsc::Sender<Told>>,
 }
 
 impl Book {
@@ -109,6 +121,17 @@ impl Book {
             unsettled: HashSet::new(),
             keys: RandomState::new(),
             durations: VecDeque::new(),
+            // Half of the numbers: they never come around.
+            grants: Grants::from(chance::number() >> 1),
+            waiting: HashMap::new(),
+        }
+    }
+
+    /// The Start that is admitted next brings a grant. One that is void by now, or somebody else's,
+    /// changes nothing.
+    pub(super) fn redeem(&mut self, start: (&InstanceId, &str), grant: &str, now: Instant) {
+        if !grant.is_empty() && !self.grants.redeem(start, grant, now) {
+            tracing::debug!(grant, "a grant came too late");
         }
     }
 
@@ -141,8 +164,7 @@ impl Book {
         if self.unhealthy {
             return refused(Reason::AgentUnavailable, Some(AGENT_RETRY));
         }
-        let ended = self.attempts.len().saturating_sub(self.running as usize);
-        if self.running >= self.slots() || ended >= UNCONFIRMED_MAX {
+        if self.free() == 0 {
             return refused(Reason::SlotsFull, Some(SLOTS_RETRY));
         }
         self.running += 1;
@@ -219,8 +241,88 @@ impl Book {
         self.slots.min(self.places).saturating_sub(self.held)
     }
 
+    /// Nothing new starts: nobody waits here any more.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        self.grants.clear();
+        for (_, home) in self.waiting.drain() {
+            // One that is behind sees an end without a reason.
+            drop(home.try_send(Err(draining().into())));
+        }
+    }
+
+    /// A home opens a stream to say who waits; it is told of its grants there.
+    pub(super) fn wait(
+        &mut self,
+        home: &InstanceId,
+        tell: mpsc::Sender<Told>,
+    ) -> Result<Claimant, Fault> {
+        if self.draining {
+            return Err(draining());
+        }
+        let who = self.grants.open(home)?;
+        self.waiting.insert(who, tell);
+        let grants = &self.grants;
+        self.waiting.retain(|who, _| grants.knows(*who));
+        Ok(who)
+    }
+
+    /// A home says who waits there.
+    pub(super) fn say(&mut self, who: Claimant, said: Said, now: Instant) {
+        self.grants.say(who, said);
+        self.deal(now);
+    }
+
+    /// Looks after the grants of a home; `word`: says that it is not forgotten. Whether it waits.
+    pub(super) fn attend(&mut self, who: Claimant, word: bool, now: Instant) -> bool {
+        self.grants.expire(now);
+        self.deal(now);
+        let Some(home) = self.waiting.get(&who) else {
+            return false;
+        };
+        let there = pb::SlotsResponse::default();
+        !home.is_closed() && (!word || home.try_send(Ok(there)).is_ok())
+    }
+
+    /// A home waits no more.
+    pub(super) fn leave(&mut self, who: Claimant, why: Option<Fault>, now: Instant) {
+        self.grants.close(who);
+        if let (Some(home), Some(why)) = (self.waiting.remove(&who), why) {
+            drop(home.try_send(Err(why.into())));
+        }
+        self.deal(now);
+    }
+
+    /// Grants what is free to those who wait.
+    pub(super) fn deal(&mut self, now: Instant) {
+        while self.free() > 0
+            && let Some(grant) = self.grants.give(now)
+        {
+            let told = Ok(grant.message());
+            let home = self.waiting.get(&grant.to);
+            if home.is_none_or(|home| home.try_send(told).is_err()) {
+                self.grants.close(grant.to);
+                self.waiting.remove(&grant.to);
+            }
+        }
+    }
+
+    /// Tasks that wait at homes, slots that are granted and not used, and what became of all grants.
+    pub(super) fn granted(&self) -> (u64, usize, Counts) {
+        let grants = &self.grants;
+        (grants.waiting(), grants.reserved(), grants.counts())
+    }
+
+    /// Slots that nobody has, and nobody has been promised.
+    fn free(&self) -> u32 {
+        let ended = self.attempts.len().saturating_sub(self.running as usize);
+        if self.draining || self.unhealthy || ended >= UNCONFIRMED_MAX {
+            return 0;
+        }
+        let reserved = u32::try_from(self.grants.reserved()).unwrap_or(u32::MAX);
+        self.slots()
+            .saturating_sub(self.running)
+            .saturating_sub(reserved)
     }
 
     /// Attempts whose handler runs.
@@ -264,6 +366,10 @@ impl Book {
             self.newest.remove(&oldest);
         }
     }
+}
+
+fn draining() -> Fault {
+    Fault::new(Reason::Draining, "nothing new starts here any more")
 }
 
 /// The control that no attempt begins after a newer one, or after its home was told that it is not
@@ -399,6 +505,129 @@ mod tests {
         assert_eq!(book.execution_mean(now + 2 * MEAN_WINDOW), None);
         book.drain();
         assert_eq!(told(&book.admit(&task(4), 1, inbox())), "DRAINING");
+    }
+
+    fn home(name: &str) -> InstanceId {
+        name.parse().unwrap()
+    }
+
+    /// A home at which so many tasks of one origin wait.
+    fn waits(book: &mut Book, name: &str, origin: &str, count: u32) -> mpsc::Receiver<Told> {
+        let (tell, told) = mpsc::channel(crate::task::executor::grants::GRANTS_MAX);
+        let who = book.wait(&home(name), tell).unwrap();
+        let waiting = [((origin.into(), 5), count)].into();
+        let said = Said {
+            waiting,
+            ..Said::default()
+        };
+        book.say(who, said, Instant::now());
+        told
+    }
+
+    /// The grants that a home has been told of.
+    fn grants(told: &mut mpsc::Receiver<Told>) -> Vec<String> {
+        let next = || told.try_recv().ok()?.ok().map(|grant| grant.grant_id);
+        std::iter::from_fn(next).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_free_is_kept_for_whoever_has_the_grant() {
+        let (mut book, now) = (Book::new(2), Instant::now());
+        assert_eq!(
+            told(&book.admit(&task(1), 1, inbox())),
+            "run",
+            "nobody waits"
+        );
+        let mut waiting = waits(&mut book, "h1", "a", 5);
+        let granted = grants(&mut waiting);
+        assert_eq!(granted.len(), 1);
+        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "SLOTS_FULL");
+        for (from, of, id) in [
+            ("h2", "a", &*granted[0]),
+            ("h1", "b", &granted[0]),
+            ("h1", "a", "none"),
+        ] {
+            book.redeem((&home(from), of), id, now);
+            assert_eq!(told(&book.admit(&task(2), 1, inbox())), "SLOTS_FULL");
+        }
+        book.redeem((&home("h1"), "a"), &granted[0], now);
+        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
+        book.redeem((&home("h1"), "a"), &granted[0], now);
+        assert_eq!(
+            told(&book.admit(&task(3), 1, inbox())),
+            "SLOTS_FULL",
+            "twice"
+        );
+        book.deal(now);
+        assert_eq!(grants(&mut waiting).len(), 0, "all run");
+        book.free_slot(Duration::ZERO, now);
+        book.deal(now);
+        assert_eq!(grants(&mut waiting).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_granted_what_would_be_refused() {
+        let (mut book, now) = (Book::new(1), Instant::now());
+        book.set_healthy(false);
+        let mut waiting = waits(&mut book, "h1", "a", 5);
+        assert_eq!(grants(&mut waiting).len(), 0);
+        book.set_healthy(true);
+        book.deal(now);
+        assert_eq!(grants(&mut waiting).len(), 1);
+        book.drain();
+        let end = waiting.try_recv().unwrap().unwrap_err();
+        assert_eq!(crate::wire::status::reason_of(&end).unwrap(), "DRAINING");
+        assert!(waiting.is_closed() && book.granted().1 == 0);
+        let (tell, _) = mpsc::channel(1);
+        assert_eq!(
+            book.wait(&home("h2"), tell).unwrap_err().reason,
+            Reason::Draining
+        );
+        // A slot whose last update nobody has acknowledged is none.
+        let mut book = Book::new(1000);
+        for number in 0..UNCONFIRMED_MAX as u128 {
+            assert_eq!(told(&book.admit(&task(number), 1, inbox())), "run");
+            book.free_slot(Duration::ZERO, now);
+        }
+        let mut waiting = waits(&mut book, "h1", "a", 1);
+        assert_eq!(grants(&mut waiting).len(), 0);
+        book.forget(&task(0), 1, true);
+        book.deal(now);
+        assert_eq!(grants(&mut waiting).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_that_is_not_used_goes_to_the_next() {
+        use crate::task::executor::grants::GRANT_LIFE;
+        let (mut book, now) = (Book::new(1), Instant::now());
+        let mut dead = waits(&mut book, "h1", "a", 5);
+        let mut next = waits(&mut book, "h2", "b", 5);
+        let first = grants(&mut dead);
+        assert_eq!((first.len(), grants(&mut next).len()), (1, 0));
+        assert!(book.attend(2, false, now + GRANT_LIFE));
+        assert_eq!(grants(&mut next).len(), 1);
+        book.redeem((&home("h1"), "a"), &first[0], now + GRANT_LIFE);
+        assert_eq!(
+            told(&book.admit(&task(1), 1, inbox())),
+            "SLOTS_FULL",
+            "void"
+        );
+        // Its home goes, and nobody else waits: who comes without a grant is taken.
+        book.leave(2, None, now);
+        assert_eq!(grants(&mut dead).len(), 0, "it has something to mend");
+        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
+        // One that does not read is sent away.
+        let mut book = Book::new(8);
+        let (tell, deaf) = mpsc::channel(1);
+        let who = book.wait(&home("h1"), tell).unwrap();
+        let waiting = [(("a".into(), 5), 3)].into();
+        let said = Said {
+            waiting,
+            ..Said::default()
+        };
+        book.say(who, said, now);
+        assert!(!book.attend(who, false, now) && deaf.is_closed());
+        assert_eq!(book.granted().1, 0);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(super) struct Work {
     pub(super) descendants: u32,
     pub(super) caller: SpiffeId,
     pub(super) offer: Arc<Offer>,
+    /// Empty: it brings none.
+    pub(super) grant: String,
 }
 
 /// Reads a Start from `home`; `skills` is what the agent offers.
@@ -78,6 +80,7 @@ pub(super) fn start(home: &HomePeer, start: pb::Start, skills: &Offers) -> Resul
         descendants: start.descendants_left.min(DESCENDANTS_MAX),
         caller,
         offer: Arc::clone(offer),
+        grant: start.grant_id,
     })
 }
 

@@ -67,14 +67,14 @@ pub struct ExecutorConfig {
 /// Runs attempts on one agent. Clones share everything.
 #[derive(Clone)]
 pub struct Executor {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
-    own: SpiffeId,
+    pub(super) own: SpiffeId,
     boot_id: String,
     slots: u32,
-    skills: Mutex<Offers>,
+    pub(super) skills: Mutex<Offers>,
     link: Arc<dyn HandlerLink>,
     nurseries: Vec<Nursery>,
     turn: AtomicUsize,
@@ -82,7 +82,7 @@ pub(super) struct Shared {
     pub(super) tokens: Tokens,
     pub(super) changed: watch::Sender<()>,
     witness: Witness,
-    stop: Stop,
+    pub(super) stop: Stop,
 }
 
 impl Executor {
@@ -124,7 +124,9 @@ impl Executor {
     /// Whether the agent is fit for new work: while it is not, nothing is started, also for homes
     /// whose catalog has not heard of it yet. Fit until it is said otherwise.
     pub fn set_healthy(&self, healthy: bool) {
-        self.shared.book.lock().set_healthy(healthy);
+        let mut book = self.shared.book.lock();
+        book.set_healthy(healthy);
+        book.deal(Instant::now());
     }
 
     /// The agent takes no more than `places` attempts at once, whatever its card says, and is still
@@ -133,6 +135,7 @@ impl Executor {
         self.shared.changed.send_replace(());
         let mut book = self.shared.book.lock();
         book.set_places(places, held);
+        book.deal(Instant::now());
         book.slots()
     }
 
@@ -195,7 +198,7 @@ impl Executor {
     }
 
     /// The nursery of the calling data thread, so that a stream and its attempt share a core.
-    fn nursery(&self) -> &Nursery {
+    pub(super) fn nursery(&self) -> &Nursery {
         let all = &self.shared.nurseries;
         let own = Handle::try_current().ok().and_then(|here| {
             all.iter()
@@ -258,11 +261,15 @@ impl Executor {
             spans.fail(Reason::DeadlineExceeded.label());
             return give_up(session, refused(Reason::DeadlineExceeded, None));
         }
-        let admission = self
-            .shared
-            .book
-            .lock()
-            .admit(&work.task_id, attempt, to_owner);
+        let admission = {
+            let (mut book, now) = (self.shared.book.lock(), Instant::now());
+            let asks = (&work.task_id.home, &*work.task.origin);
+            book.redeem(asks, &work.grant, now);
+            let admission = book.admit(&work.task_id, attempt, to_owner);
+            // What it would have had may be free again.
+            book.deal(now);
+            admission
+        };
         let older = match admission {
             Admission::Run { older } => older,
             Admission::Known(owner) => return attach(&owner, session).await,
@@ -358,10 +365,22 @@ impl Executor {
 
 impl metrics::Source for Executor {
     fn write(&self, sheet: &mut Sheet<'_>) {
-        let book = self.shared.book.lock();
-        sheet.gauge(&family::EXECUTOR_SLOTS, [([], f64::from(book.slots()))]);
-        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(book.running()))]);
-        sheet.gauge(&family::EXECUTOR_KNOWN, [([], book.known() as f64)]);
+        let (slots, running, known, (waiting, reserved, counts)) = {
+            let book = self.shared.book.lock();
+            (book.slots(), book.running(), book.known(), book.granted())
+        };
+        let slots = f64::from(slots);
+        sheet.gauge(&family::EXECUTOR_SLOTS, [([], slots)]);
+        sheet.gauge(&family::EXECUTOR_RUNNING, [([], f64::from(running))]);
+        sheet.gauge(&family::EXECUTOR_KNOWN, [([], known as f64)]);
+        sheet.gauge(&family::EXECUTOR_WAITING, [([], waiting as f64)]);
+        sheet.gauge(&family::EXECUTOR_RESERVED, [([], reserved as f64)]);
+        let outcomes = [
+            (["used"], counts.used as f64),
+            (["returned"], counts.returned as f64),
+            (["expired"], counts.expired as f64),
+        ];
+        sheet.counter(&family::EXECUTOR_GRANTS, outcomes);
     }
 }
 

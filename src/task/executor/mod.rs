@@ -8,13 +8,16 @@ mod call;
 mod course;
 mod door;
 mod engine;
+mod grants;
 pub mod handler;
 mod offers;
 mod refusal;
 mod run;
 pub mod service;
 mod session;
+mod shares;
 mod slot;
+mod slots;
 mod spans;
 mod suspicion;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::domain::{Fault, Reason};
 use crate::identity::peer::Connection;
 use crate::pb;
 use crate::pb::execute_request::Step;
-use crate::task::doors::Updates;
+use crate::task::doors::{Grants, Updates};
 use crate::telemetry::{TraceContext, call::CallNotes};
 
 /// Serves homes elsewhere; the own home calls [`Executor::execute`] in process.
@@ -28,7 +28,7 @@ impl ExecutorService {
 #[tonic::async_trait]
 impl pb::executor_server::Executor for ExecutorService {
     type ExecuteStream = Updates;
-    type SlotsStream = tokio_stream::Empty<Result<pb::SlotsResponse, Status>>;
+    type SlotsStream = Grants;
 
     async fn execute(
         &self,
@@ -56,9 +56,11 @@ impl pb::executor_server::Executor for ExecutorService {
 
     async fn slots(
         &self,
-        _: Request<Streaming<pb::SlotsRequest>>,
-    ) -> Result<Response<Self::SlotsStream>, Status> {
-        Err(Fault::unimplemented("Slots").into())
+        request: Request<Streaming<pb::SlotsRequest>>,
+    ) -> Result<Response<Grants>, Status> {
+        let home = home_of(&request)?;
+        let claims = request.into_inner().map_while(Result::ok);
+        Ok(Response::new(self.executor.slots(&home, Box::pin(claims))?))
     }
 }
 

@@ -56,7 +56,10 @@ impl Drop for Slot {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
         self.disown();
-        self.shared.book.lock().free_slot(took, now);
+        let mut book = self.shared.book.lock();
+        book.free_slot(took, now);
+        book.deal(now);
+        drop(book);
         self.shared.changed.send_replace(());
     }
 }
@@ -73,6 +76,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut book = self.shared.book.lock();
         book.forget(&self.task, self.attempt, self.settled);
+        book.deal(Instant::now());
         drop(book);
         self.shared.changed.send_replace(());
     }

@@ -35,6 +35,8 @@ struct Gate {
     refusals: u32,
     closed_until: Option<Instant>,
     last_end: Option<Instant>,
+    /// It grants its slots to those who wait.
+    grants: bool,
 }
 
 impl Default for Gate {
@@ -47,6 +49,7 @@ impl Default for Gate {
             refusals: 0,
             closed_until: None,
             last_end: None,
+            grants: false,
         }
     }
 }
@@ -70,11 +73,34 @@ impl Gates {
     pub(super) fn sent(&mut self, instance: &InstanceId, now: Instant) {
         if self.by.len() > SWEEP_AT {
             let closed = |gate: &Gate| gate.closed_until.is_some_and(|until| until > now);
-            self.by.retain(|_, gate| gate.in_flight > 0 || closed(gate));
+            self.by
+                .retain(|_, gate| gate.in_flight > 0 || gate.grants || closed(gate));
         }
         let gate = self.by.entry(instance.clone()).or_default();
         gate.probing |= gate.in_flight >= gate.cap;
         gate.in_flight += 1;
+    }
+
+    /// An attempt goes there with a grant: there is room for it.
+    pub(super) fn sent_with_grant(&mut self, instance: &InstanceId) {
+        let gate = self.by.entry(instance.clone()).or_default();
+        gate.in_flight += 1;
+        gate.cap = gate.cap.max(gate.in_flight).min(MOST_CAP);
+    }
+
+    /// Whether it grants its slots to those who wait.
+    pub(super) fn set_grants(&mut self, instance: &InstanceId, grants: bool) {
+        self.by.entry(instance.clone()).or_default().grants = grants;
+    }
+
+    /// Whether those who wait for it are granted its slots.
+    pub(super) fn grants(&self, instance: &InstanceId) -> bool {
+        self.by.get(instance).is_some_and(|gate| gate.grants)
+    }
+
+    /// Whether it has said that it has no more room than is used here.
+    pub(super) fn is_full(&self, instance: &InstanceId) -> bool {
+        self.by.get(instance).is_some_and(|gate| gate.refused)
     }
 
     /// It took the attempt. Says whether more may go there than before.

@@ -1,16 +1,15 @@
 //! Who gets a task: at once where somebody has room, else in its turn.
 
-use std::time::Duration;
+use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{InstanceId, Reason};
-use crate::pb;
 use crate::pb::journal::{Dispatched, record::Kind as Recorded};
 use crate::resilience::{RetrySettings, backoff};
 use crate::task::descendants::for_attempt;
-use crate::task::doors::{Call, Candidate, Pick, Want};
+use crate::task::doors::{Call, Candidate, Pick};
 use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
 
@@ -18,6 +17,7 @@ use super::dispatch::first_word_within;
 use super::entry::{Again, Entry};
 use super::lanes::Lanes;
 use super::machine::{ATTEMPTS_MAX, Carrying, Effect, Tasks, World};
+use super::pick::pick;
 use super::snapshot::promise;
 use super::turns::Passed;
 
@@ -30,6 +30,8 @@ const PUMP_AGAIN: Duration = Duration::from_millis(10);
 /// The same pause where nobody could go: more than [`PUMP_TASKS`] tasks with a past of their own wait
 /// at the front of a lane.
 const PUMP_STUCK: Duration = Duration::from_millis(250);
+/// Instances without room that a lane waits for: more would all grant slots for the same tasks.
+const FULL_MAX: usize = 16;
 /// Least time that a task rests: whoever asks again at once hears the same.
 const REST_LEAST: Duration = Duration::from_millis(1);
 
@@ -87,6 +89,10 @@ impl Tasks {
             Given::Ejected(_) | Given::Nobody if hasty => self.end_no_route(task, given, world.at),
             Given::Busy(_) | Given::Ejected(_) | Given::Nobody => {
                 self.wait(task);
+                if let Some(lane) = self.tasks.get(&task).and_then(|entry| entry.lane.clone()) {
+                    let full = std::mem::take(&mut self.full);
+                    self.lanes.found_full(&lane, full);
+                }
                 self.pump_at = self.gates.opens(now).into_iter().chain(given.due()).min();
             }
         }
@@ -157,6 +163,7 @@ impl Tasks {
         let mut served = None;
         for lane in &lanes {
             let mut passed = Passed::default();
+            let mut full = BTreeSet::new();
             for turn in 0..=PUMP_TASKS {
                 let Some(task) = self.lanes.first(lane, &passed) else {
                     break;
@@ -168,6 +175,7 @@ impl Tasks {
                 // It may be its own past that nobody fits.
                 let tried = self.tasks.get(&task).is_some_and(|entry| entry.has_past());
                 let given = self.give(task, world);
+                full.append(&mut self.full);
                 round.due = round.due.into_iter().chain(given.due()).min();
                 match given {
                     Given::Sent => {
@@ -186,6 +194,8 @@ impl Tasks {
                 }
                 self.settle(task);
             }
+            full = full.into_iter().take(FULL_MAX).collect();
+            self.lanes.found_full(lane, full);
         }
         // Where all lanes are looked at, whoever was served is looked at last the next time.
         self.pumped = served.filter(|_| whole).or_else(|| lanes.last().cloned());
@@ -245,13 +255,24 @@ impl Tasks {
         if let Some(again) = not_yet.filter(|again| again.anywhere) {
             return Given::Rests(again.not_before.max(now + REST_LEAST));
         }
+        let full = RefCell::new(BTreeSet::new());
         let allows = |instance: &InstanceId| {
-            not_yet.is_none_or(|again| again.instance != *instance)
-                && self.gates.allows(instance, now)
+            if not_yet.is_some_and(|again| again.instance == *instance) {
+                return false;
+            }
+            // Whoever waits for what is granted there goes first.
+            let in_turn = self.gates.grants(instance) && self.lanes.waits_for(instance);
+            let allows = !in_turn && self.gates.allows(instance, now);
+            if !allows && self.gates.is_full(instance) && full.borrow().len() < FULL_MAX {
+                full.borrow_mut().insert(instance.clone());
+            }
+            allows
         };
-        match pick(entry, &allows, world) {
+        let picked = pick(entry, &allows, world);
+        self.full = full.into_inner();
+        match picked {
             Pick::Go(to, call) => {
-                self.send(task, &to, call, world.at);
+                self.send(task, &to, call, "", world.at);
                 Given::Sent
             }
             Pick::OverBudget(until) => Given::Rests(until.max(now + REST_LEAST)),
@@ -284,7 +305,15 @@ impl Tasks {
         });
     }
 
-    fn send(&mut self, task: Uuid, to: &Candidate, call: Box<Call>, at: Moment) {
+    /// `grant`: of the slot that it gets there; empty: it has to find one.
+    pub(super) fn send(
+        &mut self,
+        task: Uuid,
+        to: &Candidate,
+        call: Box<Call>,
+        grant: &str,
+        at: Moment,
+    ) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -309,13 +338,18 @@ impl Tasks {
             descendants: for_attempt(kept.descendants, again),
         };
         let task_id = entry.kept.task.id.clone();
-        self.gates.sent(&to.instance, at.now);
+        if grant.is_empty() {
+            self.gates.sent(&to.instance, at.now);
+        } else {
+            self.gates.sent_with_grant(&to.instance);
+        }
         self.log(task_id.clone(), Recorded::Dispatched(dispatched), 0);
         self.follow(task);
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };
-        let start = Box::new(entry.kept.start(&self.own));
+        let mut start = Box::new(entry.kept.start(&self.own));
+        grant.clone_into(&mut start.grant_id);
         let to = Carrying {
             task,
             task_id,
@@ -393,51 +427,4 @@ fn lost_after(usual: Duration, call: &Call) -> Duration {
     let found_out = |_| first_word_within(call) + FIND_OUT;
     let usual = usual + call.injected.delay.unwrap_or_default();
     call.patience.map_or(Duration::ZERO, found_out).max(usual)
-}
-
-/// Asks who gets the task.
-fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -> Pick {
-    let kept = &entry.kept;
-    let Ok(namespace) = kept.task.namespace.parse() else {
-        return Pick::Nobody;
-    };
-    let (selector, bounds) = (kept.selector(), kept.bounds());
-    let mut exclude = kept.tried.clone();
-    exclude.extend(entry.again.as_ref().map(|again| again.instance.clone()));
-    let mut want = Want {
-        namespace: &namespace,
-        selector: &selector,
-        caller: &kept.parties.caller,
-        context: &kept.task.context_id,
-        prefer: kept.asked_at.as_ref(),
-        exclude: &exclude,
-        contract: kept.contract.as_ref(),
-        again: entry.again.as_ref().is_some_and(|again| again.charged),
-        admits: &|agent| bounds.admits(agent),
-        allows,
-    };
-    if let Some(agent) = kept.granted_to() {
-        let selector = pb::Selector {
-            agent: agent.to_owned(),
-            ..want.selector.clone()
-        };
-        let only = Want {
-            selector: &selector,
-            ..want
-        };
-        let picked = world.route.pick(&only, world.at.now);
-        // Where it is gone, whoever else can do it asks again.
-        if !matches!(picked, Pick::Nobody) {
-            return picked;
-        }
-    }
-    let picked = world.route.pick(&want, world.at.now);
-    let free = want.contract.is_some() && kept.started == 0;
-    if free && matches!(picked, Pick::Nobody | Pick::Busy(_) | Pick::Ejected(_)) {
-        // It was never started: where nobody who promises what the first one did can take it now, any
-        // other will do.
-        want.contract = None;
-        return world.route.pick(&want, world.at.now);
-    }
-    picked
 }

@@ -23,6 +23,7 @@ use super::released::Released;
 use super::replay::{Replay, shard_of};
 use super::request::{Request, Watching};
 use super::shard::{INBOX, Shard};
+use super::slots::{Board, Desk};
 use super::storage_failed;
 use super::watch::Watcher;
 
@@ -95,6 +96,7 @@ impl Home {
             Tasks::new(config.instance.clone(), limits, Instant::now())
         });
         let mut inboxes = Vec::new();
+        let board = Arc::new(Board::new(2 * durable));
         let all = shards.into_iter().chain(fleeting);
         let on = nurseries.iter().cycle().take(durable).cycle();
         for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
@@ -119,10 +121,12 @@ impl Home {
                 connect: connect.clone(),
                 parents: parents.clone(),
                 nursery: nursery.clone(),
+                board: board.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
         }
+        Desk::start(board, &inboxes, connect, &nurseries[0]);
         let drain = Stop::new();
         let shared = Shared {
             config,

@@ -3,13 +3,14 @@
 //! What keeps the front of a lane waiting keeps all of it waiting, so a look at the fronts is enough.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ops::Bound,
     sync::Arc,
 };
 
 use uuid::Uuid;
 
+use crate::domain::InstanceId;
 use crate::pb;
 use crate::task::lineage::Bounds;
 use crate::task::spec::PRIORITY;
@@ -23,13 +24,25 @@ pub(super) type Lane = Arc<str>;
 /// Which tasks wait where.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: BTreeMap<Lane, Turns>,
+    lanes: BTreeMap<Lane, Queue>,
+    /// Lanes by the instances that would take their tasks if they had room.
+    by_full: BTreeMap<InstanceId, BTreeSet<Lane>>,
+    /// Who waits for those has changed.
+    pub(super) moved: bool,
     /// The latest turn in lanes that are gone: who has one of there comes before whoever is new.
     latest: Turn,
     /// Tasks in all of them.
     waiting: usize,
     /// Tasks in none, that come back by themselves.
     resting: HashSet<Uuid>,
+}
+
+/// One lane.
+#[derive(Debug)]
+struct Queue {
+    turns: Turns,
+    /// Who would take its tasks, and has no room.
+    full: BTreeSet<InstanceId>,
 }
 
 impl Lanes {
@@ -69,21 +82,85 @@ impl Lanes {
         before: Option<Turn>,
     ) -> Turn {
         let latest = self.latest;
-        let turns = self.lanes.entry(lane);
-        let turns = turns.or_insert_with(|| Turns::since(latest));
+        let queue = self.lanes.entry(lane).or_insert_with(|| Queue {
+            turns: Turns::since(latest),
+            full: BTreeSet::new(),
+        });
         self.waiting += 1;
-        turns.wait(task, flow, before)
+        self.moved |= !queue.full.is_empty();
+        queue.turns.wait(task, flow, before)
     }
 
     /// The task waits no more; `goes`: since its turn has come.
     pub(super) fn remove(&mut self, lane: &Lane, task: Uuid, goes: bool) {
-        if let Some(turns) = self.lanes.get_mut(lane) {
-            self.waiting -= usize::from(turns.remove(task, goes));
-            if turns.is_empty() {
-                self.latest = self.latest.max(turns.latest());
+        if let Some(queue) = self.lanes.get_mut(lane) {
+            self.waiting -= usize::from(queue.turns.remove(task, goes));
+            self.moved |= !queue.full.is_empty();
+            if queue.turns.is_empty() {
+                self.latest = self.latest.max(queue.turns.latest());
+                self.found_full(lane, BTreeSet::new());
                 self.lanes.remove(lane);
             }
         }
+    }
+
+    /// Who has no room for the tasks of a lane, in place of who had none before.
+    pub(super) fn found_full(&mut self, lane: &Lane, full: BTreeSet<InstanceId>) {
+        let Some(queue) = self.lanes.get_mut(lane) else {
+            return;
+        };
+        if queue.full == full {
+            return;
+        }
+        self.moved = true;
+        let before = std::mem::replace(&mut queue.full, full.clone());
+        for instance in before.difference(&full) {
+            if let Some(lanes) = self.by_full.get_mut(instance) {
+                lanes.remove(lane);
+                if lanes.is_empty() {
+                    self.by_full.remove(instance);
+                }
+            }
+        }
+        for instance in full.difference(&before) {
+            let lanes = self.by_full.entry(instance.clone()).or_default();
+            lanes.insert(lane.clone());
+        }
+    }
+
+    /// Whether any task waits until the instance has room.
+    pub(super) fn waits_for(&self, instance: &InstanceId) -> bool {
+        self.by_full.contains_key(instance)
+    }
+
+    /// At most `most` lanes that wait for each instance without room.
+    pub(super) fn by_full(
+        &self,
+        most: usize,
+    ) -> impl Iterator<Item = (&InstanceId, impl Iterator<Item = &Lane>)> {
+        let all = self.by_full.iter();
+        all.map(move |(instance, lanes)| (instance, lanes.iter().take(most)))
+    }
+
+    /// At most `most` lanes that wait for the instance, from behind `last` on in a circle.
+    pub(super) fn waiting_for(
+        &self,
+        instance: &InstanceId,
+        last: Option<&Lane>,
+        most: usize,
+    ) -> Vec<Lane> {
+        let Some(lanes) = self.by_full.get(instance) else {
+            return Vec::new();
+        };
+        let from = last.map_or(Bound::Unbounded, |lane| Bound::Excluded(lane.clone()));
+        let rest = lanes.range::<Lane, _>((from, Bound::Unbounded));
+        let most = most.min(lanes.len());
+        rest.chain(lanes).take(most).cloned().collect()
+    }
+
+    /// Who waits in a lane.
+    pub(super) fn turns(&self, lane: &Lane) -> Option<&Turns> {
+        self.lanes.get(lane).map(|queue| &queue.turns)
     }
 
     /// The task waits on its own account, in no lane.
@@ -111,12 +188,12 @@ impl Lanes {
 
     /// Whose turn it is in the lane, but for those that were `passed`.
     pub(super) fn first(&self, lane: &Lane, passed: &Passed) -> Option<Uuid> {
-        self.lanes.get(lane)?.first(passed)
+        self.turns(lane)?.first(passed)
     }
 
     /// The task stays where it is, and those behind it are looked at.
     pub(super) fn pass(&self, lane: &Lane, task: Uuid, passed: &mut Passed) {
-        if let Some(turns) = self.lanes.get(lane) {
+        if let Some(turns) = self.turns(lane) {
             turns.pass(task, passed);
         }
     }

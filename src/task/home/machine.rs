@@ -56,6 +56,12 @@ pub(super) struct Tasks {
     pub(super) tasks: BTreeMap<Uuid, Box<Entry>>,
     pub(super) lanes: Lanes,
     pub(super) gates: Gates,
+    /// Who had no room when a task was last offered.
+    pub(super) full: BTreeSet<InstanceId>,
+    /// Slots that were granted here: which one was seen last, by who granted it.
+    pub(super) granted: BTreeMap<InstanceId, u64>,
+    /// Which lane had the last granted slot.
+    pub(super) granted_lane: Option<Lane>,
     wakes: BTreeSet<(Instant, Uuid)>,
     /// When the lanes are worth a look.
     pub(super) pump_at: Option<Instant>,
@@ -99,6 +105,9 @@ impl Tasks {
             tasks: BTreeMap::new(),
             lanes: Lanes::default(),
             gates: Gates::default(),
+            full: BTreeSet::new(),
+            granted: BTreeMap::new(),
+            granted_lane: None,
             wakes: BTreeSet::new(),
             pump_at: None,
             pumped: None,

@@ -2,7 +2,8 @@
 //!
 //! A task has one owner, the shard that its id names; requests go through the shard's bounded inbox.
 //!
-//! - `machine`, `admission`, `give`, `attempt`, `loss`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
+//! - `machine`, `admission`, `give`, `pick`, `attempt`, `loss`, `update`, `gate`, `lanes`, `turns`, `hold`: what happens next; pure.
+//! - `granted`, `claims`: slots that executors grant to those who wait; pure. `slots`: carries those.
 //! - `kept`, `artifacts`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
 //! - `children`: tasks that end with the attempt that made them; pure.
@@ -21,6 +22,7 @@ mod artifacts;
 mod attempt;
 mod calls;
 mod children;
+mod claims;
 mod compaction;
 mod config;
 mod counted;
@@ -32,6 +34,7 @@ mod ephemeral;
 mod finished;
 mod gate;
 mod give;
+mod granted;
 mod handle;
 mod handover;
 mod hold;
@@ -41,6 +44,7 @@ mod lanes;
 mod loss;
 mod machine;
 mod moving;
+mod pick;
 mod reads;
 mod recovery;
 mod refused;
@@ -49,6 +53,7 @@ mod replay;
 mod request;
 mod serve;
 mod shard;
+mod slots;
 mod snapshot;
 mod submit;
 mod sweep;

@@ -2,17 +2,18 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::{Fault, SpiffeId};
+use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::ArchiveError;
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
 use super::dialogue::Response;
+use super::granted::Granted;
 use super::reads::{Batch, Page, Pieces};
 use super::view::ListQuery;
 
@@ -76,6 +77,8 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
+    /// An executor says something about its slots.
+    Slots(SlotsWord),
     /// Gives nothing more out; answered once no attempt is under way.
     Settle {
         answer: Reply<()>,
@@ -87,6 +90,18 @@ pub(super) enum Request {
     },
     Drain {
         answer: Reply<()>,
+    },
+}
+
+/// What an executor says about its slots.
+pub(super) enum SlotsWord {
+    /// It grants them to those who wait for it, or does not any more.
+    Grants { instance: InstanceId, grants: bool },
+    /// This one is for a task of here.
+    Granted {
+        grant: Box<Granted>,
+        /// Takes it back where no task uses it.
+        back: mpsc::Sender<String>,
     },
 }
 

@@ -14,7 +14,7 @@ use super::dialogue::{Response, may_answer, not_for_agents};
 use super::keys::Known;
 use super::machine::not_found;
 use super::reads;
-use super::request::{Answered, Mark, Reply, Request, Watchers, Watching};
+use super::request::{Answered, Mark, Reply, Request, SlotsWord, Watchers, Watching};
 use super::shard::{Gated, Running, moment};
 use super::submit::parent_gone;
 
@@ -59,6 +59,7 @@ impl Running {
                 let canceled = self.cancel(task, &viewer, &reason);
                 self.answer(answer, canceled);
             }
+            Request::Slots(word) => self.slots(word),
             Request::Respond {
                 task,
                 viewer,
@@ -68,10 +69,7 @@ impl Running {
                 let responded = self.respond(task, &viewer, response);
                 self.answer(answer, responded);
             }
-            Request::Settle { answer } => {
-                self.shard.tasks.holding = true;
-                self.settling.push(answer);
-            }
+            Request::Settle { answer } => self.settle(answer),
             Request::Moved { tasks, outcome } => self.archived(&tasks, outcome),
             Request::Drain { answer } => {
                 self.shard.tasks.draining = true;
@@ -82,6 +80,25 @@ impl Running {
             | Request::Watch { .. }
             | Request::Next { .. }
             | Request::Pieces { .. }) => self.read(read),
+        }
+    }
+
+    fn settle(&mut self, answer: Reply<()>) {
+        self.shard.tasks.hold();
+        self.settling.push(answer);
+    }
+
+    fn slots(&mut self, word: SlotsWord) {
+        match word {
+            SlotsWord::Grants { instance, grants } => {
+                self.world(|tasks, world| tasks.set_grants(&instance, grants, world.at.now));
+            }
+            SlotsWord::Granted { grant, back } => {
+                if !self.world(|tasks, world| tasks.granted(&grant, world)) {
+                    // Where that does not reach the executor, the grant is void soon.
+                    drop(back.try_send(grant.id));
+                }
+            }
         }
     }
 
@@ -197,6 +214,7 @@ impl Running {
             | Request::Cancel { .. }
             | Request::Respond { .. }
             | Request::Settle { .. }
+            | Request::Slots(_)
             | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }

@@ -32,6 +32,7 @@ use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
 use super::request::{Mark, Reply, Request, Watchers};
+use super::slots::Board;
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -75,6 +76,8 @@ pub(super) struct Shard {
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     pub(super) nursery: Nursery,
+    /// Where it says who waits for executors without room.
+    pub(super) board: Arc<Board>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -93,6 +96,8 @@ pub(super) struct Running {
     hold: Hold,
     /// When a change elsewhere last had it look at what waits.
     looked: Option<Instant>,
+    /// When it may say again who waits for executors without room.
+    pub(super) says_at: Instant,
     /// Sorted, as the watchers are: who hears of the shard's end first does not depend on chance.
     pub(super) carriers: BTreeMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
@@ -112,6 +117,7 @@ impl Shard {
             stuck: false,
             hold: Hold::default(),
             looked: None,
+            says_at: Instant::now(),
             carriers: BTreeMap::new(),
             settling: Vec::new(),
             watchers: BTreeMap::new(),
@@ -150,6 +156,7 @@ impl Running {
             }
             self.archive(false);
             self.publish();
+            self.say_who_waits(Instant::now());
             let next = self.next_wake();
             let next = held.map_or(next, |held| held.min(next));
             if wake.deadline() != next {
@@ -225,7 +232,11 @@ impl Running {
         if self.stuck {
             return now + FULL_RETRY;
         }
-        self.shard.tasks.next_wake().unwrap_or(now + IDLE)
+        let next = self.shard.tasks.next_wake().unwrap_or(now + IDLE);
+        if self.shard.tasks.lanes.moved {
+            return next.min(self.says_at);
+        }
+        next
     }
 
     /// Lets the tasks act in the world as it is now.

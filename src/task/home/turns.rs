@@ -151,6 +151,30 @@ impl Turns {
         first.map(|(_, (_, task))| *task)
     }
 
+    /// How many wait, by origin and priority, in any order.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&Arc<str>, u32, usize)> {
+        self.origins.iter().flat_map(|(name, origin)| {
+            let flows = origin.flows.iter();
+            flows.map(move |(priority, (_, waiting))| (name, *priority, *waiting))
+        })
+    }
+
+    /// At most `most` tasks of an origin: those of this priority by their turns, then the others.
+    pub(super) fn of(&self, origin: &str, priority: u32, most: usize) -> Vec<Uuid> {
+        let Some(origin) = self.origins.get(origin) else {
+            return Vec::new();
+        };
+        let is = |task: &Uuid| {
+            let waiting = self.waiting.get(task);
+            waiting.is_some_and(|(_, flow)| flow.priority == priority)
+        };
+        let all = || origin.tasks.iter().map(|(_, task)| *task);
+        let there = origin.flows.contains_key(&priority);
+        let meant = all().filter(is).take(if there { most } else { 0 });
+        let others = all().filter(|task| !is(task));
+        meant.chain(others.take(most)).take(most).collect()
+    }
+
     /// The task stays, and those behind it are looked at.
     pub(super) fn pass(&self, task: Uuid, passed: &mut Passed) {
         if let Some((turn, flow)) = self.waiting.get(&task) {

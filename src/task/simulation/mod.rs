@@ -31,6 +31,7 @@ mod history;
 mod load;
 mod network;
 mod node;
+mod slots;
 mod tests;
 
 use std::cell::RefCell;

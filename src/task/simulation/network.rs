@@ -22,7 +22,7 @@ use tonic::Status;
 use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
 use crate::runtime::{Stop, watch};
-use crate::task::doors::{Call, Connect, Steps, Updates};
+use crate::task::doors::{Call, Claims, Connect, Grants, Steps, Updates};
 use crate::task::executor::HomePeer;
 use crate::telemetry::TraceContext;
 
@@ -33,7 +33,7 @@ const KEEPALIVE: Duration = Duration::from_secs(50);
 /// How long dialling may take.
 const DIAL: Duration = Duration::from_secs(2);
 /// Messages of a stream on their way.
-const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 16;
 
 type Message = Result<pb::ExecuteResponse, Status>;
 
@@ -58,20 +58,20 @@ struct State {
 
 /// One stream.
 #[derive(Debug)]
-struct Flow {
+pub(super) struct Flow {
     number: u64,
-    from: usize,
-    to: usize,
+    pub(super) from: usize,
+    pub(super) to: usize,
     /// Which life of the process there: its connections end with it.
     life: u32,
     /// Given up: both ends hear of it.
-    broken: Stop,
+    pub(super) broken: Stop,
     /// The home does not listen any more.
     hung_up: Stop,
     /// The hang-up has arrived.
     gone: Stop,
     /// The process that it leads to has ended: nothing more comes from there.
-    cut: AtomicBool,
+    pub(super) cut: AtomicBool,
     /// A machine is off: nothing passes, and nobody says so.
     void: AtomicBool,
     /// Which message of the home's stalls, and for how long.
@@ -152,7 +152,7 @@ impl Network {
         }
     }
 
-    fn flow(&self, world: &World, (from, to): (usize, usize), life: u32) -> Arc<Flow> {
+    pub(super) fn flow(&self, world: &World, (from, to): (usize, usize), life: u32) -> Arc<Flow> {
         let mut state = self.state.lock();
         let stalls = state.stalling.get(&(from, to));
         let stalls = stalls.is_some_and(|until| Instant::now() < *until) && world.chance(0.5);
@@ -176,19 +176,24 @@ impl Network {
     }
 
     /// The connection was to a process that has ended.
-    fn stale(&self, flow: &Flow) {
+    pub(super) fn stale(&self, flow: &Flow) {
         let mut state = self.state.lock();
         if state.connected.get(&(flow.from, flow.to)) == Some(&flow.life) {
             state.connected.remove(&(flow.from, flow.to));
         }
     }
 
-    fn over(&self, flow: &Flow) {
+    pub(super) fn over(&self, flow: &Flow) {
         self.state.lock().flows.remove(&flow.number);
     }
 
     /// Dials unless there is a connection.
-    async fn connect(&self, world: &World, from: usize, to: usize) -> Result<u32, Status> {
+    pub(super) async fn connect(
+        &self,
+        world: &World,
+        from: usize,
+        to: usize,
+    ) -> Result<u32, Status> {
         if let Some(life) = self.state.lock().connected.get(&(from, to)) {
             return Ok(*life);
         }
@@ -265,12 +270,16 @@ impl Connect for Way {
             },
         }
     }
+
+    async fn slots(&self, instance: &InstanceId, claims: Claims) -> Result<Grants, Status> {
+        self.open_slots(instance, claims).await
+    }
 }
 
 /// What one stream's messages go through.
-struct Lane {
-    world: Arc<World>,
-    flow: Arc<Flow>,
+pub(super) struct Lane {
+    pub(super) world: Arc<World>,
+    pub(super) flow: Arc<Flow>,
 }
 
 type Back = (mpsc::Sender<Message>, watch::Sender<bool>);
@@ -366,7 +375,7 @@ impl Lane {
     }
 
     /// Takes a message across; whether it arrives.
-    async fn travel(&self, message: u32, from: usize, to: usize) -> bool {
+    pub(super) async fn travel(&self, message: u32, from: usize, to: usize) -> bool {
         let mut arrives = Instant::now() + self.world.latency();
         if let Some((which, long)) = self.flow.stall
             && which == message
@@ -414,10 +423,10 @@ impl Drop for HangUp {
     }
 }
 
-fn unreachable(why: &str) -> Status {
+pub(super) fn unreachable(why: &str) -> Status {
     Fault::new(Reason::PeerUnreachable, why).into()
 }
 
-fn lost() -> Status {
+pub(super) fn lost() -> Status {
     Fault::new(Reason::ConnectionLost, "the connection broke").into()
 }

@@ -151,6 +151,12 @@ families! {
         "Attempts that run on the own agent.";
     EXECUTOR_KNOWN "attache_executor_known" Gauge None, []
         "Attempts that run, or whose last update no home has acknowledged yet.";
+    EXECUTOR_WAITING "attache_executor_waiting" Gauge None, []
+        "Tasks that wait at their homes for a slot here, as those said, and have no grant.";
+    EXECUTOR_RESERVED "attache_executor_reserved" Gauge None, []
+        "Slots that are granted to a home and not used yet.";
+    EXECUTOR_GRANTS "attache_executor_grants_total" Counter None, ["outcome"]
+        "Slots that were granted to homes, by what became of them.";
 
     AGENT_HEALTHY "attache_agent_healthy" Gauge None, []
         "1 while the own agent is healthy: it gets new work.";
