@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Large and rare among small ones: what carries them would be as large with every message.
         .boxed(".attache.v1.ExecuteRequest.step.start")
         .boxed(".attache.v1.TaskUpdate.update.task")
+        .boxed(".attache.v1.Task.callback")
         .boxed(".attache.v1.Task.question")
         .boxed(".attache.v1.AttachResponse.say.work")
         .codec_path("crate::pb::codec::Protobuf")

@@ -18,6 +18,7 @@
 //! ```
 
 mod attached;
+mod callback;
 mod channel;
 mod failure;
 mod question;
@@ -27,6 +28,7 @@ mod socket;
 mod task;
 
 pub use attached::Attached;
+pub use callback::{tell_agent, tell_url};
 pub use channel::Channel;
 pub use failure::{Failure, failure};
 pub use question::{Answer, Question};

@@ -96,6 +96,30 @@ impl Sidecar {
         self.follow(followed, broke).await
     }
 
+    /// Hands a task over and does not wait for it: watch it by its id, or have somebody told by
+    /// `options.callback`. One without an idempotency key gets one, as in [`Sidecar::run`].
+    ///
+    /// # Errors
+    /// Why it was not taken.
+    pub async fn submit(&self, mut spec: pb::TaskSpec) -> Result<pb::Task, Status> {
+        if spec.idempotency_key.is_empty() {
+            spec.idempotency_key = uuid::Uuid::now_v7().to_string();
+        }
+        let request = pb::SubmitTaskRequest { spec: Some(spec) };
+        let mut backoff = Backoff::RECONNECT;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.tasks().submit_task(request.clone()).await {
+                Ok(answer) => return Ok(answer.into_inner().task.unwrap_or_default()),
+                Err(status) if status.code() != Code::Unavailable || tries == SUBMIT_TRIES => {
+                    return Err(status);
+                }
+                Err(_) => tokio::time::sleep(backoff.next(rand::random())).await,
+            }
+        }
+    }
+
     async fn follow(
         &self,
         mut followed: Followed,

@@ -21,6 +21,14 @@ pub enum StartError {
         /// What is wrong and what would be right.
         text: String,
     },
+    /// An entry of a list in the configuration is wrong.
+    #[error("{key}: {text}")]
+    Entry {
+        /// The key, with its place.
+        key: String,
+        /// What is wrong and what would be right.
+        text: String,
+    },
     /// There is no CA.
     #[error("no certificate authority in {dir}: make one with `attache ca init --dir {dir}`")]
     NoAuthority {

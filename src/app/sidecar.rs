@@ -74,6 +74,10 @@ pub async fn run(
         journal: settings.journal,
         journal_segment: settings.journal_segment.0,
         disk_reserve: settings.disk_reserve.0,
+        callbacks: settings
+            .callbacks
+            .config()
+            .map_err(|(key, text)| StartError::Entry { key, text })?,
         card: settings.card.card(),
         telemetry,
     };

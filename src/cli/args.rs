@@ -459,6 +459,12 @@ pub struct TaskArgs {
     /// sidecar that took it is there
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+    /// Whom to tell: an https URL, or an agent and its skill as namespace/name/skill
+    #[arg(long, value_name = "TARGET")]
+    pub callback: Option<String>,
+    /// Tell of this state; the four ends unless it is said
+    #[arg(long, value_enum, value_name = "STATE", requires = "callback")]
+    pub callback_state: Vec<StateArg>,
 }
 
 /// `attache task ...`.

@@ -141,9 +141,10 @@ fn print(settings: &impl Serialize, output: &Output) -> Result<Exit, Failed> {
 
 fn failed(error: StartError) -> Failed {
     match error {
-        StartError::Config(_) | StartError::Value { .. } | StartError::NoAuthority { .. } => {
-            Failed::usage(error)
-        }
+        StartError::Config(_)
+        | StartError::Value { .. }
+        | StartError::Entry { .. }
+        | StartError::NoAuthority { .. } => Failed::usage(error),
         StartError::Authority(_)
         | StartError::Svid(_)
         | StartError::Transport(_)

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::output::clean,
-    pb::{self, TaskState, part::Content, task_event::Kind},
+    pb::{self, TaskState, callback::Target, part::Content, task_event::Kind},
     wire::json,
 };
 
@@ -108,6 +108,38 @@ pub fn failure(failure: &pb::Failure) -> String {
     format!("{} ({})", clean(&failure.message), clean(&failure.reason))
 }
 
+/// How far whoever is to be called back has been told.
+pub fn callback(task: &pb::Task) -> Option<String> {
+    let progress = task.callback.as_ref()?;
+    let to = task.options.as_ref()?.callback.as_ref()?.target.as_ref()?;
+    let to = match to {
+        Target::Agent(to) => format!("{}/{}", to.agent, to.skill),
+        Target::Url(url) => url.clone(),
+    };
+    let mut said = vec![to];
+    if progress.delivered_seq > 0 {
+        said.push(format!("delivered up to event {}", progress.delivered_seq));
+    }
+    if progress.given_up_seq > 0 {
+        let (seq, why) = (progress.given_up_seq, &progress.given_up);
+        said.push(format!("event {seq} given up: {why}"));
+    }
+    if progress.waiting > 0 {
+        let since = time(progress.waiting_since.as_ref());
+        let tries = match progress.tries {
+            0 => String::new(),
+            tries => format!(", {tries} failed tries, the last: {}", progress.trouble),
+        };
+        said.push(format!(
+            "{} to be told since {since}{tries}",
+            progress.waiting
+        ));
+    } else if said.len() == 1 {
+        said.push("nothing to tell yet".to_owned());
+    }
+    Some(said.join("; "))
+}
+
 /// A schema in one line.
 pub fn schema(schema: &str) -> String {
     let read = serde_json::from_str::<serde_json::Value>(schema);
@@ -197,6 +229,43 @@ mod tests {
             of(Kind::Failure(failure)),
             Shown::Line("no [0m (AGENT_ERROR)".into())
         );
+    }
+
+    #[test]
+    fn a_callback_says_how_far_it_got_and_why_not_further() {
+        let shown = |progress: pb::CallbackProgress| {
+            let target = Target::Url("https://a.example/...".into());
+            let options = pb::TaskOptions {
+                callback: Some(pb::Callback {
+                    target: Some(target),
+                    states: vec![],
+                }),
+                ..Default::default()
+            };
+            let task = pb::Task {
+                options: Some(options),
+                callback: Some(Box::new(progress)),
+                ..Default::default()
+            };
+            callback(&task).unwrap()
+        };
+        let fresh = shown(pb::CallbackProgress::default());
+        assert_eq!(fresh, "https://a.example/...; nothing to tell yet");
+        let told = shown(pb::CallbackProgress {
+            delivered_seq: 3,
+            given_up_seq: 5,
+            given_up: "it answered 404".into(),
+            waiting: 1,
+            tries: 2,
+            trouble: "it answered 503".into(),
+            ..Default::default()
+        });
+        assert_eq!(
+            told,
+            "https://a.example/...; delivered up to event 3; event 5 given up: it answered 404; \
+             1 to be told since , 2 failed tries, the last: it answered 503"
+        );
+        assert_eq!(callback(&pb::Task::default()), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
         output::Output,
         respond, show, tree,
     },
-    pb::{self, agent_client::AgentClient},
+    pb::{self, agent_client::AgentClient, callback::Target},
     runtime::Nursery,
     transport::Channel,
     wire::{json, status::reason_of},
@@ -187,6 +187,7 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
             timeout: timeout.transpose()?,
             fail_fast: args.fail_fast,
             priority: args.priority.unwrap_or_default(),
+            callback: callback(args)?,
             ..Default::default()
         }),
         correlation_id: args.correlation.clone().unwrap_or_default(),
@@ -205,6 +206,30 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
             .unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
         ..Default::default()
     })
+}
+
+/// Whom to tell, as it was said.
+fn callback(args: &TaskArgs) -> Result<Option<pb::Callback>, Failed> {
+    let Some(told) = &args.callback else {
+        return Ok(None);
+    };
+    let target = if told.contains("://") {
+        Target::Url(told.clone())
+    } else {
+        let Some((agent, skill)) = told.rsplit_once('/') else {
+            let text = "--callback: an https URL, or namespace/name/skill";
+            return Err(Failed::usage(text));
+        };
+        Target::Agent(pb::AgentSkill {
+            agent: qualified(agent),
+            skill: skill.to_owned(),
+        })
+    };
+    let states = args.callback_state.iter();
+    Ok(Some(pb::Callback {
+        target: Some(target),
+        states: states.map(|state| pb_state(*state).into()).collect(),
+    }))
 }
 
 async fn get(args: MeshArgs, id: &str, output: &Output, nursery: &Nursery) -> Result<Exit, Failed> {
@@ -258,6 +283,7 @@ pub(super) fn print_task(task: &pb::Task, output: &Output) {
         let seen = if task.cancel_confirmed { "yes" } else { "no" };
         rows.push(("cancel confirmed", seen.to_owned()));
     }
+    rows.extend(show::callback(task).map(|told| ("callback", told)));
     for (key, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         output.line(&format!("{key:<12} {}", super::output::clean(&value)));
     }

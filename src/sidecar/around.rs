@@ -14,6 +14,7 @@ use crate::{
     task::{
         Promise,
         attach::Desk,
+        callback::Allowed,
         service::{HomeService, Surroundings},
     },
 };
@@ -26,6 +27,7 @@ pub(super) struct Around {
     pub(super) mirror: Mirror,
     pub(super) pools: Pools,
     pub(super) promises: Arc<Promises>,
+    pub(super) callbacks: Arc<Allowed>,
     /// Where the own agent attaches, if it does.
     pub(super) desk: Option<Desk>,
 }
@@ -64,6 +66,10 @@ impl Surroundings for Around {
 
     async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>> {
         self.promises.contract(promise).await
+    }
+
+    fn callbacks(&self) -> Arc<Allowed> {
+        self.callbacks.clone()
     }
 
     fn desk(&self) -> Option<&Desk> {

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rustls::RootCertStore;
 use tokio::{sync::watch, time::interval};
 
 use super::{
     carry::Reached,
+    error::SidecarError,
     health::{Attended, Counts, Describer, Probe, Prober},
     join::{Joiner, Renewals},
     metrics,
@@ -14,7 +16,14 @@ use super::{
 use crate::{
     identity::{Counted, keep_renewed},
     registry::client::Described,
-    task::executor::Executor,
+    task::{
+        courier::{
+            Courier,
+            web::{System, Trust, Web},
+        },
+        executor::Executor,
+        home::Home,
+    },
     transport::Pool,
 };
 
@@ -74,6 +83,22 @@ impl Parts {
                 self.nursery.start("attended", |stop| attended.run(stop));
             }
         }
+    }
+
+    /// Carries what the home has to tell to whoever is to be called back.
+    pub(super) fn call_back(&self, home: &Home) -> Result<(), SidecarError> {
+        let callbacks = &self.config.callbacks;
+        let trust = if callbacks.allowed.is_empty() {
+            Trust::with(RootCertStore::empty())?
+        } else {
+            Trust::of_system(callbacks.ca_file.as_deref())?
+        };
+        let web = Web::new(callbacks.allowed.clone(), trust, Arc::new(System));
+        let courier = Courier::new(home.clone(), Arc::new(web));
+        let nursery = self.nursery.clone();
+        self.nursery
+            .start("courier", |stop| courier.run(nursery, stop));
+        Ok(())
     }
 
     pub(super) fn report_load(&self, executor: Executor) {

@@ -1,6 +1,6 @@
 //! What a sidecar is told, and what it tells once it serves.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ pub use super::join::Invitation;
 use crate::{
     domain::{InstanceId, SpiffeId},
     pb,
+    task::callback::Allowed,
     telemetry::Telemetry,
 };
 
@@ -57,10 +58,21 @@ pub struct SidecarConfig {
     pub journal_segment: u64,
     /// Bytes that must be free on the journal's disk for a task to be taken; 0: any.
     pub disk_reserve: u64,
+    /// Whom it may call back outside of the mesh.
+    pub callbacks: CallbackConfig,
     /// The card as configured.
     pub card: pb::AgentCard,
     /// How it is seen.
     pub telemetry: Telemetry,
+}
+
+/// Whom a sidecar may call back outside of the mesh.
+#[derive(Clone, Debug, Default)]
+pub struct CallbackConfig {
+    /// URLs that it may call.
+    pub allowed: Arc<Allowed>,
+    /// PEM file of authorities beside the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How a sidecar comes to its agent.

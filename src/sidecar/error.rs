@@ -1,8 +1,8 @@
 //! Why a sidecar cannot start or go on.
 
 use crate::{
-    admin::AdminError, domain::Fault, identity::SvidError, task::journal::JournalError,
-    transport::TransportError,
+    admin::AdminError, domain::Fault, identity::SvidError, task::courier::web::TrustError,
+    task::journal::JournalError, transport::TransportError,
 };
 
 /// A sidecar that cannot start or go on. Fatal.
@@ -53,6 +53,9 @@ pub enum SidecarError {
         /// What is wrong and what would be right.
         text: String,
     },
+    /// Receivers of callbacks cannot be recognised.
+    #[error("callbacks.ca_file: {0}")]
+    Callbacks(#[from] TrustError),
     /// The agent's card cannot be.
     #[error("{path}: {text}")]
     Card {

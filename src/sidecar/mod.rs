@@ -27,6 +27,8 @@ mod standing;
 mod told;
 mod treatment;
 
-pub use config::{AgentAt, Invitation, Journaling, Listening, Probing, SidecarConfig};
+pub use config::{
+    AgentAt, CallbackConfig, Invitation, Journaling, Listening, Probing, SidecarConfig,
+};
 pub use error::SidecarError;
 pub use run::run;

@@ -174,8 +174,10 @@ impl Parts {
             mirror: mirror.clone(),
             pools,
             promises,
+            callbacks: self.config.callbacks.allowed.clone(),
             desk: reached.desk(),
         });
+        self.call_back(&home)?;
         // The own agent may look for peers until the last of its work is done.
         let leave = home.drains();
         let reads = LocalRegistryService::new(self.id.clone(), &mirror, source.clone(), leave);

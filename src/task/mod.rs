@@ -17,8 +17,10 @@ mod tree_tests;
 
 pub mod archive;
 pub mod attach;
+pub mod callback;
 #[cfg(any(test, feature = "sabotage"))]
 mod controls;
+pub mod courier;
 pub mod descendants;
 pub mod doors;
 pub mod executor;

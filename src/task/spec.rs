@@ -14,6 +14,7 @@ use crate::pb;
 use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
+use super::callback;
 use super::descendants::DESCENDANTS_MAX;
 use super::doors::Parent;
 use super::key::IdempotencyKey;
@@ -100,6 +101,8 @@ pub struct NewTask {
     /// Its deadline on the steady clock, from the same look at both clocks as the one in its options:
     /// a clock that is set meanwhile ends nothing.
     pub due: Instant,
+    /// URL to call back, whole; empty: none.
+    pub callback_url: String,
 }
 
 impl NewTask {
@@ -121,8 +124,8 @@ impl NewTask {
         unserved(&spec)?;
         let selector = check_selector(&mut spec, &namespace)?;
         check_payload(&spec)?;
-        let options =
-            options_in_force(spec.options.take().unwrap_or_default(), at, parent.as_ref())?;
+        let asked = spec.options.take().unwrap_or_default();
+        let (options, callback_url) = options_in_force(asked, at, parent.as_ref(), &namespace)?;
         let deadline = options.deadline.map(SystemTime::try_from);
         let due = match deadline {
             Some(Ok(deadline)) => at.instant_of(deadline),
@@ -138,6 +141,7 @@ impl NewTask {
             caller: caller.to_string(),
             origin: caller.to_string(),
             namespace: namespace.to_string(),
+            callback: options.callback.is_some().then(Default::default),
             options: Some(options),
             correlation_id: spec.correlation_id.clone(),
             context_id: spec.context_id.clone(),
@@ -167,6 +171,7 @@ impl NewTask {
             unfit: None,
             key,
             due,
+            callback_url,
         })
     }
 }
@@ -183,7 +188,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
     let Some(options) = &spec.options else {
         return Ok(());
     };
-    refuse(options.callback.is_some(), "spec.options.callback")?;
     refuse(options.budget.is_some(), "spec.options.budget")?;
     Ok(())
 }
@@ -307,12 +311,14 @@ fn deeper_than(value: &prost_types::Value, most: usize) -> bool {
     }
 }
 
-/// The options with every default filled in; the deadline is a wall time from here on.
+/// The options with every default filled in, and the whole URL to call back; the deadline is a wall
+/// time from here on.
 fn options_in_force(
-    asked: pb::TaskOptions,
+    mut asked: pb::TaskOptions,
     at: &Moment,
     parent: Option<&Parent>,
-) -> Result<pb::TaskOptions, Fault> {
+    namespace: &Label,
+) -> Result<(pb::TaskOptions, String), Fault> {
     let own = match (&asked.timeout, &asked.deadline) {
         (Some(_), Some(_)) => {
             let text = "set the deadline or the timeout, not both";
@@ -351,7 +357,9 @@ fn options_in_force(
             ));
         }
     };
-    Ok(pb::TaskOptions {
+    let in_memory = durability == pb::Durability::Ephemeral;
+    let (callback, callback_url) = callback::asked(asked.callback.take(), namespace, in_memory)?;
+    let options = pb::TaskOptions {
         priority: priority_of(asked.priority)?,
         deadline: Some((at.wall + left).into()),
         timeout: None,
@@ -359,9 +367,10 @@ fn options_in_force(
         on_agent_loss: on_agent_loss.into(),
         detached: asked.detached,
         fail_fast: asked.fail_fast,
-        callback: None,
+        callback,
         budget: None,
-    })
+    };
+    Ok((options, callback_url))
 }
 
 /// The priority in force.
@@ -553,7 +562,7 @@ mod tests {
         ("spec.options.priority", Reason::InvalidField, |s| {
             options(s).priority = 11;
         }),
-        ("spec.options.callback", Reason::Unimplemented, |s| {
+        ("spec.options.callback", Reason::InvalidField, |s| {
             options(s).callback = Some(pb::Callback::default());
         }),
         ("spec.options.budget", Reason::Unimplemented, |s| {

@@ -16,6 +16,7 @@
 mod archive;
 mod attached;
 mod bad_input;
+mod callbacks;
 mod cancel;
 mod contracts;
 mod crash;

@@ -14,6 +14,7 @@ pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod process;
+pub mod receiver;
 pub mod scrape;
 pub mod skip;
 pub mod tools;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::callbacks::CallbackSettings;
 use super::card::CardSettings;
 use super::lifetimes::{AGENT_LOST_AFTER, CONNECTION_AGE, DRAIN, RETENTION};
 use super::telemetry::TelemetrySettings;
@@ -68,6 +69,8 @@ pub struct SidecarSettings {
     pub journal_segment: Size,
     /// What must be free on the disk of `state` for a new task to be taken; `0`: anything.
     pub disk_reserve: Size,
+    /// Whom it may call back outside of the mesh.
+    pub callbacks: CallbackSettings,
     /// Where its traces go.
     pub telemetry: TelemetrySettings,
     /// What the agent publishes about itself.
@@ -98,6 +101,7 @@ impl Default for SidecarSettings {
             journal: Journaling::Disk,
             journal_segment: Size(16 << 20),
             disk_reserve: Size(256 << 20),
+            callbacks: CallbackSettings::default(),
             telemetry: TelemetrySettings::default(),
             card: CardSettings::default(),
         }

@@ -299,6 +299,7 @@ impl Starting<'_> {
             agent_lost_after: self.mesh.sidecars.agent_lost_after,
             retention: self.mesh.sidecars.retention,
             finished_in_memory: self.mesh.sidecars.finished_in_memory,
+            callbacks: self.mesh.sidecars.callbacks.in_dir(&self.mesh.dir),
             agent: Some(instance.handler.clone()),
             agent_health: instance.agent.health.0,
             agent_health_service: instance.agent.health.1.clone(),

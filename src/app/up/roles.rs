@@ -3,8 +3,11 @@
 use serde::Deserialize;
 
 use crate::{
-    app::settings::lifetimes::{
-        AGENT_LOST_AFTER, Bounds, CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE, RETENTION,
+    app::settings::{
+        CallbackSettings,
+        lifetimes::{
+            AGENT_LOST_AFTER, Bounds, CERTIFICATE_LIFE, CONNECTION_AGE, DRAIN, LEASE, RETENTION,
+        },
     },
     config::Span,
     task::home::IN_MEMORY,
@@ -32,7 +35,7 @@ pub struct MeshRegistry {
 }
 
 /// What all sidecars of the mesh are told, as in [`crate::app::settings::SidecarSettings`].
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MeshSidecars {
     /// Age of their members' connections.
@@ -45,6 +48,8 @@ pub struct MeshSidecars {
     pub retention: Span,
     /// Most finished tasks that stay in memory.
     pub finished_in_memory: usize,
+    /// Whom they may call back outside of the mesh.
+    pub callbacks: CallbackSettings,
 }
 
 impl Default for MeshRegistry {
@@ -69,6 +74,7 @@ impl Default for MeshSidecars {
             agent_lost_after: AGENT_LOST_AFTER.default,
             retention: RETENTION.default,
             finished_in_memory: IN_MEMORY,
+            callbacks: CallbackSettings::default(),
         }
     }
 }
@@ -96,5 +102,9 @@ pub(super) fn check(
             .check(span)
             .map_err(|text| (format!("{table}.{}", bounds.key), text))?;
     }
-    Ok(())
+    sidecars
+        .callbacks
+        .config()
+        .map(drop)
+        .map_err(|(key, text)| (format!("sidecars.{key}"), text))
 }

@@ -176,6 +176,8 @@ impl Running<'_> {
             scope: Vec::new(),
             key: None,
             priority: None,
+            callback: None,
+            callback_state: Vec::new(),
         };
         self.output.note(&format!("\nrunning {}", listed.skill));
         let ran = task::run(TaskVerb::Run(args), self.output, self.nursery).await;

@@ -37,14 +37,20 @@ impl Tasks {
             self.forget_old(world.at);
         }
         self.room()?;
+        self.callback_room(&new.task)?;
         if let Some(unfit) = new.unfit {
             return Err(*unfit);
         }
         let id = new.task.id.clone();
         let mut submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
-        if new.maker.is_some() {
+        if !submitted
+            .task
+            .as_ref()
+            .is_none_or(|task| task.parent_task_id.is_empty())
+        {
             submitted.descendants = new.descendants;
         }
+        submitted.callback_url = new.callback_url;
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;

@@ -152,7 +152,7 @@ impl Tasks {
                 let mut entry = Entry::new(kept, first, self.base);
                 entry.shown = entry.kept.task.last_seq;
                 self.stash.tasks.remove(&task);
-                if entry.kept.ended() {
+                if entry.kept.over() {
                     self.ended.push_back(task);
                 }
                 self.insert(entry);

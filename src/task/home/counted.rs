@@ -63,11 +63,12 @@ impl Tasks {
     fn standing(&self) -> Standing {
         let ended = self.ended.len();
         Standing {
-            live: self.tasks.len().saturating_sub(ended),
+            live: self.tasks.len().saturating_sub(ended + self.untold),
             working: self.working,
             asking: self.asking,
             waiting: self.lanes.waiting(),
-            ended,
+            ended: ended + self.untold,
+            telling: self.telling,
         }
     }
 }

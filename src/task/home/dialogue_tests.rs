@@ -57,6 +57,7 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         Effect::Start { start, .. } => start.handle.clone(),
         Effect::Shown { .. }
         | Effect::Transient { .. }
+        | Effect::Tell { .. }
         | Effect::Resume { .. }
         | Effect::Ack { .. }
         | Effect::Abort { .. }

@@ -10,6 +10,7 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::telling::Telling;
 use super::turns::Turn;
 
 /// A task with what is not on disk.
@@ -37,6 +38,10 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
+    /// It ended, and is not filed before that was told.
+    pub(super) untold: bool,
+    /// What is being told of it.
+    pub(super) telling: Option<Telling>,
     /// It is among those that an agent works on.
     pub(super) working: bool,
     /// It is among those whose agent waits for an answer.
@@ -87,6 +92,8 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
+            untold: false,
+            telling: None,
             working: false,
             asking: false,
             start_counted: false,
@@ -111,9 +118,13 @@ impl Entry {
     }
 
     /// When something is due.
-    pub(super) fn next_due(&self) -> Instant {
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let telling = self.telling.as_ref().map(|telling| telling.next);
+        if self.kept.ended() {
+            return telling;
+        }
         let others = self.lost_at.into_iter().chain(self.cancel_by);
-        let others = others.chain(self.rests_until);
-        others.fold(self.deadline, Instant::min)
+        let others = others.chain(self.rests_until).chain(telling);
+        Some(others.fold(self.deadline, Instant::min))
     }
 }

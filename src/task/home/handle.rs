@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -10,12 +11,14 @@ use uuid::Uuid;
 use crate::domain::{Fault, Reason, TaskId};
 use crate::runtime::{DataThreads, Nursery, Stop};
 use crate::task::archive::Archive;
+use crate::task::callback::Delivery;
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::Journal;
 use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
 use super::config::HomeConfig;
+use super::deliver::DELIVERIES;
 use super::ephemeral;
 use super::kept::RecordError;
 use super::machine::Tasks;
@@ -42,6 +45,8 @@ pub(super) struct Shared {
     journal: Journal,
     pub(super) archive: Option<Archive>,
     metrics: Arc<TaskMetrics>,
+    /// Until somebody carries it.
+    pub(super) deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
     pub(super) parents: Arc<dyn Parents>,
     drain: Stop,
     failed: Stop,
@@ -97,6 +102,7 @@ impl Home {
         });
         let mut inboxes = Vec::new();
         let board = Arc::new(Board::new(2 * durable));
+        let (tell, deliveries) = mpsc::channel(DELIVERIES);
         let all = shards.into_iter().chain(fleeting);
         let on = nurseries.iter().cycle().take(durable).cycle();
         for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
@@ -120,6 +126,7 @@ impl Home {
                 route: route.clone(),
                 connect: connect.clone(),
                 parents: parents.clone(),
+                deliveries: tell.clone(),
                 nursery: nursery.clone(),
                 board: board.clone(),
                 failed: failed.clone(),
@@ -136,6 +143,7 @@ impl Home {
             journal,
             archive,
             metrics,
+            deliveries: Mutex::new(Some(deliveries)),
             parents,
             drain,
             failed,

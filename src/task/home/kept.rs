@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
-use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::journal::{Owed, Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 use crate::task::descendants::DESCENDANTS_MAX;
 use crate::task::doors::Contract;
@@ -122,6 +122,10 @@ pub(super) struct Kept {
     /// Bytes of all that its attempts ever said: what it takes on disk, about.
     pub(super) said: usize,
     pub(super) working_since: Option<SystemTime>,
+    /// Whole; empty: none is called back.
+    pub(super) callback_url: String,
+    /// Changes that are still to be told, the oldest first.
+    pub(super) owed: VecDeque<Owed>,
 }
 
 impl Kept {
@@ -141,7 +145,11 @@ impl Kept {
         let spec = record.spec.clone().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
-            bytes: ENTRY_BYTES + task.encoded_len() + spec.encoded_len() + record.tracestate.len(),
+            bytes: ENTRY_BYTES
+                + task.encoded_len()
+                + spec.encoded_len()
+                + record.tracestate.len()
+                + record.callback_url.len(),
             task,
             spec,
             trace: TraceContext::parse(&record.traceparent, &record.tracestate),
@@ -165,6 +173,8 @@ impl Kept {
             events_bytes: 0,
             said: 0,
             working_since: None,
+            callback_url: record.callback_url.clone(),
+            owed: VecDeque::new(),
         })
     }
 
@@ -190,6 +200,8 @@ impl Kept {
                 self.descendants += running.map_or(0, |running| running.descendants);
                 self.started = self.started.saturating_sub(1);
             }
+            Some(Recorded::Told(told)) => self.told(told),
+            Some(Recorded::GaveUp(gave_up)) => self.gave_up(gave_up.seq, &gave_up.why),
             // What they say is in the task already.
             Some(Recorded::Copied(_) | Recorded::Snapshot(_)) => {}
             Some(Recorded::Submitted(_) | Recorded::Forgotten(_)) | None => {
@@ -328,14 +340,18 @@ impl Kept {
         self.bytes += size;
         self.events_bytes += size;
         self.said += size;
+        let from = self.state();
         self.enter(&event);
+        self.owe(from, &event);
         match &event.kind {
             Some(Kind::Message(message)) => {
                 self.content += message.encoded_len() + CHUNK_BYTES;
                 self.messages.push(event.clone());
             }
             Some(Kind::Artifact(chunk)) => self.chunk(chunk, &event),
-            Some(Kind::Usage(usage)) => add_usage(self.task.usage.get_or_insert_default(), usage),
+            Some(Kind::Usage(usage)) => {
+                super::usage::add(self.task.usage.get_or_insert_default(), usage);
+            }
             Some(Kind::Failure(failure)) => self.task.failure = Some(failure.clone()),
             Some(Kind::CancelRequested(_)) => self.task.cancel_requested = true,
             Some(Kind::Result(_)) => self.result = Some(event.clone()),
@@ -453,18 +469,5 @@ pub(super) fn part_bytes(part: Option<&pb::Part>) -> usize {
         Some(pb::part::Content::Url(url)) => url.len(),
         Some(pb::part::Content::Data(value)) => value.encoded_len(),
         Some(pb::part::Content::Blob(_)) | None => 0,
-    }
-}
-
-/// Each report is what was used since the one before; the task shows the sum.
-fn add_usage(total: &mut pb::Usage, more: &pb::Usage) {
-    total.input_tokens = total.input_tokens.saturating_add(more.input_tokens);
-    total.output_tokens = total.output_tokens.saturating_add(more.output_tokens);
-    total.cost_micros = total.cost_micros.saturating_add(more.cost_micros);
-    if !more.currency.is_empty() {
-        total.currency.clone_from(&more.currency);
-    }
-    if !more.model.is_empty() {
-        total.model.clone_from(&more.model);
     }
 }

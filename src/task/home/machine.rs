@@ -77,6 +77,10 @@ pub(super) struct Tasks {
     pub(super) working: usize,
     /// Tasks whose agent waits for an answer.
     pub(super) asking: usize,
+    /// Tasks that have ended and wait to be told of.
+    pub(super) untold: usize,
+    /// Tasks with anything that is to be told.
+    pub(super) telling: usize,
     pub(super) draining: bool,
     /// What waits goes on waiting: nobody is given anything any more.
     pub(super) holding: bool,
@@ -117,6 +121,8 @@ impl Tasks {
             live_bytes: 0,
             working: 0,
             asking: 0,
+            untold: 0,
+            telling: 0,
             draining: false,
             holding: false,
             low_space: false,
@@ -234,6 +240,7 @@ impl Tasks {
         self.follow(task);
         let ended = super::kept::ended(state);
         self.effects.push(Effect::Shown { task, seq, ended });
+        self.begin_telling(task, at);
     }
 
     /// Adds a record to what is to be appended.
@@ -296,7 +303,8 @@ impl Tasks {
         self.asking += usize::from(asking && !entry.asking);
         self.asking -= usize::from(entry.asking && !asking);
         entry.asking = asking;
-        let wake = if ended { None } else { Some(entry.next_due()) };
+        let over = entry.kept.over();
+        let wake = entry.next_due().filter(|_| !over);
         if wake != entry.wake {
             if let Some(armed) = entry.wake.take() {
                 self.wakes.remove(&(armed, task));
@@ -305,24 +313,31 @@ impl Tasks {
             self.wakes.extend(wake.map(|due| (due, task)));
         }
         let was = std::mem::replace(&mut entry.counted, entry.kept.bytes);
-        if !ended {
+        let untold = ended && !over;
+        self.untold += usize::from(untold && !entry.untold);
+        self.untold -= usize::from(entry.untold && !untold);
+        entry.untold = untold;
+        if ended {
+            if let Some(lane) = entry.lane.take() {
+                self.lanes.remove(&lane, task, false);
+            }
+            if entry.rests_until.take().is_some() {
+                self.lanes.wake(task);
+            }
+            // What it did not need is free at its end, told or not.
+            let count = entry.kept.descendants + entry.unused;
+            if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
+                self.effects.push(Effect::GiveBack { token, count });
+            }
+        }
+        if !over {
             self.live_bytes = self.live_bytes + entry.counted - was;
             return;
         }
-        if let Some(lane) = entry.lane.take() {
-            self.lanes.remove(&lane, task, false);
-        }
-        if entry.rests_until.take().is_some() {
-            self.lanes.wake(task);
-        }
         entry.filed = true;
-        let count = entry.kept.descendants + entry.unused;
         self.live_bytes -= was;
         self.ended_bytes += entry.counted;
         self.ended.push_back(task);
-        if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
-            self.effects.push(Effect::GiveBack { token, count });
-        }
     }
 
     /// Takes a new task in.
@@ -347,6 +362,9 @@ impl Tasks {
             return;
         };
         let (at, now) = (world.at, world.at.now);
+        if entry.kept.ended() {
+            return self.telling_due(task, at);
+        }
         if entry.deadline <= now {
             self.end_failed(
                 task,
@@ -361,6 +379,7 @@ impl Tasks {
         } else if entry.rests_until.is_some_and(|due| due <= now) {
             self.rested(task, world);
         }
+        self.telling_due(task, at);
     }
 }
 

@@ -12,6 +12,7 @@
 //! - `handover`: tasks that their agents hand over for good; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
+//! - `telling`, `deliver`: what is still to be told to whoever is called back.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `submit`: how a task gets in. `calls`: what else callers may ask. `shard`, `sweep`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
@@ -26,6 +27,7 @@ mod claims;
 mod compaction;
 mod config;
 mod counted;
+mod deliver;
 mod dialogue;
 mod dispatch;
 mod effect;
@@ -57,9 +59,11 @@ mod slots;
 mod snapshot;
 mod submit;
 mod sweep;
+mod telling;
 mod turns;
 mod unfit;
 mod update;
+mod usage;
 mod view;
 mod watch;
 
@@ -78,6 +82,8 @@ mod list_tests;
 #[cfg(test)]
 mod respond_tests;
 #[cfg(test)]
+mod telling_tests;
+#[cfg(test)]
 mod tests;
 
 pub use config::{Held, HomeConfig, IN_MEMORY, Keeping, LOST_AFTER, RETENTION, Submission};
@@ -85,7 +91,7 @@ pub use dialogue::Response;
 pub use handle::Home;
 pub use kept::RecordError;
 pub use replay::Replay;
-pub use submit::Submitted;
+pub use submit::{Below, Submitted};
 pub use view::{ANSWER_MAX, ListPage, ListQuery, PAGE};
 pub use watch::TaskUpdates;
 pub(in crate::task) use watch::sent_away;

@@ -86,12 +86,12 @@ pub(super) fn get(
     viewer: &SpiffeId,
     full: bool,
 ) -> Result<(pb::Task, bool), Fault> {
-    let kept = &entry(tasks, task, viewer)?.kept;
-    Ok(if full {
-        full_view(kept)
-    } else {
-        (kept.basic(), false)
-    })
+    let entry = entry(tasks, task, viewer)?;
+    if !full {
+        return Ok((entry.basic(), false));
+    }
+    let (task, truncated) = full_view(&entry.kept);
+    Ok((entry.shows(task), truncated))
 }
 
 /// Newest first, until the page or [`ANSWER_MAX`] is full, or [`SCAN`] tasks were looked at.
@@ -102,7 +102,7 @@ pub(super) fn list(tasks: &Tasks, query: &ListQuery) -> Page {
     for (place, (id, entry)) in older.enumerate() {
         let kept = &entry.kept;
         let wanted = query.wants(&kept.task) && sees(&query.viewer, &kept.parties);
-        if wanted && !page.take(*id, kept.basic(), query.limit) {
+        if wanted && !page.take(*id, entry.basic(), query.limit) {
             break;
         }
         if place + 1 >= SCAN {

@@ -39,9 +39,10 @@ impl Tasks {
                     return self.replay_unknown(task, lsn, record);
                 };
                 entry.logged(lsn, record);
+                let was = entry.kept.over();
                 entry.apply(record)?;
                 entry.shown = entry.kept.task.last_seq;
-                if entry.kept.ended() {
+                if entry.kept.over() && !was {
                     self.ended.push_back(task);
                 }
             }
@@ -60,30 +61,43 @@ impl Tasks {
             entry.counted = entry.kept.bytes;
             // An earlier life has counted that.
             entry.start_counted = entry.kept.started > 0;
-            if entry.kept.ended() {
+            if entry.kept.over() {
                 entry.filed = true;
                 self.ended_bytes += entry.counted;
                 continue;
             }
             self.live_bytes += entry.counted;
-            if entry.kept.running.is_some() {
-                self.take_up(task, world.at);
-            } else if entry.kept.task.cancel_requested {
-                self.end_canceled(task, "CANCELED", world.at);
-            } else if !asks(entry.kept.state()) {
-                self.wait(task);
-            }
-            self.settle(task);
-            // The attempt that made it ran on this sidecar, and ended with it.
-            if self
-                .tasks
-                .get(&task)
-                .is_some_and(|entry| entry.kept.ends_with_parent())
-            {
-                self.cancel_orphan(task, world.at);
-            }
+            // What was still to be told is.
+            self.begin_telling(task, world.at);
+            self.recover(task, world);
         }
         self.pump(world);
+    }
+
+    /// Goes on with one task.
+    fn recover(&mut self, task: Uuid, world: World<'_>) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        if entry.kept.ended() {
+            return self.settle(task);
+        }
+        if entry.kept.running.is_some() {
+            self.take_up(task, world.at);
+        } else if entry.kept.task.cancel_requested {
+            self.end_canceled(task, "CANCELED", world.at);
+        } else if !asks(entry.kept.state()) {
+            self.wait(task);
+        }
+        self.settle(task);
+        // The attempt that made it ran on this sidecar, and ended with it.
+        if self
+            .tasks
+            .get(&task)
+            .is_some_and(|entry| entry.kept.ends_with_parent())
+        {
+            self.cancel_orphan(task, world.at);
+        }
     }
 
     /// Cancels the tasks of an attempt that is over.

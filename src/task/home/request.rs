@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::ArchiveError;
+use crate::task::callback::Outcome;
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
@@ -79,6 +80,12 @@ pub(super) enum Request {
     },
     /// An executor says something about its slots.
     Slots(SlotsWord),
+    /// What became of telling event `seq` to whoever is called back.
+    Told {
+        task: Uuid,
+        seq: u64,
+        outcome: Outcome,
+    },
     /// Gives nothing more out; answered once no attempt is under way.
     Settle {
         answer: Reply<()>,

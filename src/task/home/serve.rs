@@ -31,15 +31,13 @@ impl Running {
             } => {
                 self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
             }
+            Request::Told { task, seq, outcome } => self.heard_back(task, seq, outcome),
             Request::Submit {
                 new,
                 looked,
                 answer,
             } => {
-                let submitted = self.submit(new, looked, |all, task| {
-                    let entry = all.shard.tasks.tasks.get(&task).ok_or_else(not_found)?;
-                    Ok(entry.kept.basic())
-                });
+                let submitted = self.submit(new, looked, Self::summary);
                 self.answer(answer, submitted);
             }
             Request::Run {
@@ -102,6 +100,11 @@ impl Running {
         }
     }
 
+    fn summary(&mut self, task: Uuid) -> Result<pb::Task, Fault> {
+        let entry = self.shard.tasks.tasks.get(&task).ok_or_else(not_found)?;
+        Ok(entry.basic())
+    }
+
     fn submit<T>(
         &mut self,
         new: Box<NewTask>,
@@ -147,7 +150,7 @@ impl Running {
         let by = viewer.to_string();
         self.world(|tasks, world| tasks.cancel(task, &by, reason, world.at))?;
         let entry = reads::entry(&self.shard.tasks, task, viewer)?;
-        Ok(entry.kept.basic())
+        Ok(entry.basic())
     }
 
     fn respond(
@@ -162,7 +165,7 @@ impl Running {
         }
         let new = self.world(|tasks, world| tasks.respond(task, viewer, response, world))?;
         let entry = reads::entry(&self.shard.tasks, task, viewer)?;
-        Ok((entry.kept.basic(), !new))
+        Ok((entry.basic(), !new))
     }
 
     fn read(&mut self, request: Request) {
@@ -209,6 +212,7 @@ impl Running {
                 drop(answer.send(pieces));
             }
             Request::Heard { .. }
+            | Request::Told { .. }
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
@@ -241,7 +245,7 @@ impl Running {
             transients: broadcast::Sender::new(TRANSIENTS),
         });
         let watching = Watching {
-            task: entry.kept.basic(),
+            task: entry.basic(),
             marks: watchers.marks.subscribe(),
             transients: watchers.transients.subscribe(),
         };

@@ -54,12 +54,15 @@ impl Kept {
         let seqs = |events: &[Arc<pb::TaskEvent>]| events.iter().map(|event| event.seq).collect();
         let held: usize = self.all_events().map(|event| event_bytes(event)).sum();
         Snapshot {
-            submitted: Some(submitted(
-                self.task.clone(),
-                self.spec.clone(),
-                self.trace.as_ref(),
-                self.key.as_ref(),
-            )),
+            submitted: Some(Submitted {
+                callback_url: self.callback_url.clone(),
+                ..submitted(
+                    self.task.clone(),
+                    self.spec.clone(),
+                    self.trace.as_ref(),
+                    self.key.as_ref(),
+                )
+            }),
             descendants_left: self.descendants,
             handover: self.delegation.as_ref().map(|event| {
                 let promised = self.relied_on.as_ref();
@@ -100,6 +103,7 @@ impl Kept {
             content: self.content as u64,
             said: self.said as u64,
             working_since: self.working_since.map(Into::into),
+            owed: self.owed.iter().copied().collect(),
             base: self.bytes.saturating_sub(held + self.checkpoint.len()) as u64,
         }
     }
@@ -143,7 +147,7 @@ impl Kept {
                 chunks: all(&chunks)?,
             });
         }
-        let watched = snapshot.first_seq..=task.last_seq;
+        let (watched, since) = (snapshot.first_seq..=task.last_seq, snapshot.working_since);
         let mut kept = Self {
             id: task.id.parse().map_err(|_| wrong())?,
             parties: Parties::of(&task)?,
@@ -165,9 +169,9 @@ impl Kept {
                 .transpose()?,
             content: size(snapshot.content),
             said: size(snapshot.said),
-            working_since: snapshot
-                .working_since
-                .and_then(|at| SystemTime::try_from(at).ok()),
+            working_since: since.and_then(|at| SystemTime::try_from(at).ok()),
+            callback_url: submitted.callback_url,
+            owed: snapshot.owed.into(),
             bytes: 0,
             events_bytes: 0,
             spec: submitted.spec.unwrap_or_default(),
@@ -197,6 +201,7 @@ pub(super) fn submitted(
         key_scope: key.map_or_else(Vec::new, |key| key.scope.into()),
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
         descendants: 0,
+        callback_url: String::new(),
     }
 }
 

@@ -41,6 +41,10 @@ pub struct Submitted<T> {
     pub replayed: bool,
 }
 
+/// What a task goes below that no handler asked for.
+#[derive(Clone, Debug)]
+pub struct Below(pub Box<Parent>);
+
 /// A submission that passed every check.
 struct Checked {
     shard: usize,
@@ -61,7 +65,7 @@ impl Home {
         asked: impl Into<Held>,
         thread: usize,
     ) -> Result<Submitted<pb::Task>, Fault> {
-        let checked = self.check(asked.into(), thread, "SubmitTask")?;
+        let checked = self.check(asked.into(), None, (thread, "SubmitTask"))?;
         let ask = |new, looked, answer| Request::Submit {
             new,
             looked,
@@ -78,14 +82,23 @@ impl Home {
     ///
     /// # Errors
     /// As [`Home::submit`].
-    pub async fn run(
+    pub fn run(
         &self,
         asked: impl Into<Held>,
         thread: usize,
+    ) -> impl Future<Output = Result<Submitted<TaskUpdates>, Fault>> + Send {
+        // Not async itself: what is asked for would be in its future twice.
+        self.run_for(asked.into(), None, thread)
+    }
+
+    pub(super) async fn run_for(
+        &self,
+        held: Held,
+        below: Option<Below>,
+        thread: usize,
     ) -> Result<Submitted<TaskUpdates>, Fault> {
-        let held = asked.into();
         let caller = held.asked.caller.clone();
-        let checked = self.check(held, thread, "RunTask")?;
+        let checked = self.check(held, below, (thread, "RunTask"))?;
         let ask = |new, looked, answer| Request::Run {
             new,
             looked,
@@ -165,10 +178,19 @@ impl Home {
     }
 
     /// Checks a submission, and chooses an id: of the shard on `thread`, or of its key.
-    fn check(&self, held: Held, thread: usize, method: &str) -> Result<Checked, Fault> {
+    fn check(
+        &self,
+        held: Held,
+        below: Option<Below>,
+        (thread, method): (usize, &str),
+    ) -> Result<Checked, Fault> {
         let Held { mut asked, unfit } = held;
         let config = &self.shared.config;
-        let parent = self.parent_of(&asked);
+        let asked_for = below.is_none();
+        let parent = match below {
+            Some(Below(parent)) => Ok(Some(*parent)),
+            None => self.parent_of(&asked),
+        };
         let known = parent.as_ref().ok().and_then(Option::as_ref);
         let key = IdempotencyKey::of(&mut asked.spec, &asked.caller, known)?;
         let options = asked.spec.options.as_ref();
@@ -195,6 +217,8 @@ impl Home {
             NewTask::check(asked, &moment())
         });
         let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
+        // No attempt pays for what none asked for.
+        new.maker = new.maker.filter(|_| asked_for);
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
         new.unfit = unfit;

@@ -16,7 +16,8 @@ use crate::contract;
 use crate::domain::{Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
-use crate::pb::journal::{Record, record::Kind as Recorded};
+use crate::pb::journal::{GaveUp, Record, Told, record::Kind as Recorded};
+use crate::task::callback::Outcome;
 use crate::task::doors::{Call, Candidate, Contract, Pick, Promise, Route, Want};
 use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
@@ -168,6 +169,14 @@ pub(super) struct Bench {
     next: u128,
 }
 
+/// Whoever is to be told of these states.
+pub(super) fn callback(states: &[pb::TaskState]) -> pb::Callback {
+    pb::Callback {
+        target: Some(pb::callback::Target::Url("https://a.example/hook".into())),
+        states: states.iter().map(|state| (*state).into()).collect(),
+    }
+}
+
 impl Bench {
     pub(super) fn new(names: &[&str], idempotent: bool) -> Self {
         let now = Instant::now();
@@ -243,6 +252,14 @@ impl Bench {
                 ..Default::default()
             }),
         );
+    }
+
+    /// What became of telling the oldest change that is to be told.
+    pub(super) fn tell(&mut self, task: Uuid, outcome: Outcome) {
+        if let Some(delivery) = self.tasks.delivery(task) {
+            let seq = delivery.event.seq;
+            self.step(|tasks, world| tasks.told(task, seq, outcome, world));
+        }
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -338,7 +355,7 @@ fn unavailable() -> Update {
     })
 }
 
-fn done() -> Update {
+pub(super) fn done() -> Update {
     Update::Result(pb::TaskResult {
         parts: vec![text("done")],
         artifact_ids: vec![],
@@ -999,15 +1016,11 @@ async fn who_waits_where_slots_are_granted_goes_with_a_grant_only() {
     assert_eq!(bench.started().len(), sent);
     assert!(give(&mut bench, &origin, 1, until));
     let last = bench.effects.iter().rev();
-    let mut starts = last.filter_map(|effect| match effect {
-        Effect::Start { to, start, .. } => Some((to.task, start.grant_id.clone())),
-        Effect::Shown { .. }
-        | Effect::Transient { .. }
-        | Effect::Resume { .. }
-        | Effect::Ack { .. }
-        | Effect::Abort { .. }
-        | Effect::GiveBack { .. }
-        | Effect::Release { .. } => None,
+    let mut starts = last.filter_map(|effect| {
+        let Effect::Start { to, start, .. } = effect else {
+            return None;
+        };
+        Some((to.task, start.grant_id.clone()))
     });
     assert_eq!(starts.next(), Some((low, "g1".into())));
     // None of that priority is left: another one of the origin goes.
@@ -1155,7 +1168,7 @@ async fn a_cancellation_is_confirmed_or_ends_by_itself() {
 
 impl Bench {
     /// All events so far are on disk.
-    fn all_on_disk(&mut self) {
+    pub(super) fn all_on_disk(&mut self) {
         let all: Vec<Uuid> = self.tasks.tasks.keys().copied().collect();
         for task in all {
             let last = self.tasks.tasks[&task].kept.task.last_seq;
@@ -1261,7 +1274,8 @@ async fn a_restart_goes_on_with_what_ran_and_what_waited() {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Submit { fail_fast: bool },
+    Submit { fail_fast: bool, told: u8 },
+    Told(usize, u8),
     Cancel(usize),
     Respond(usize),
     Hear(usize, u8, u32),
@@ -1275,7 +1289,8 @@ enum Act {
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        3 => any::<bool>().prop_map(|fail_fast| Act::Submit { fail_fast }),
+        3 => (any::<bool>(), 0..4_u8).prop_map(|(fail_fast, told)| Act::Submit { fail_fast, told }),
+        3 => (any::<usize>(), 0..5_u8).prop_map(|(t, o)| Act::Told(t, o)),
         1 => any::<usize>().prop_map(Act::Cancel),
         2 => any::<usize>().prop_map(Act::Respond),
         4 => (any::<usize>(), 0..8_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
@@ -1347,6 +1362,33 @@ fn told(bench: &Bench, what: u8, number: u64) -> Heard {
     })
 }
 
+fn some_callback(told: u8) -> Option<pb::Callback> {
+    let states = [
+        pb::TaskState::Working,
+        pb::TaskState::Submitted,
+        pb::TaskState::InputRequired,
+        pb::TaskState::Failed,
+    ];
+    match told {
+        0 | 1 => None,
+        2 => Some(callback(&[])),
+        _ => Some(callback(&states)),
+    }
+}
+
+fn came_of_it(what: u8) -> Outcome {
+    match what {
+        0 | 1 => Outcome::Delivered,
+        2 => Outcome::Refused("no".into()),
+        3 => Outcome::Busy,
+        _ => Outcome::Later {
+            why: "away".into(),
+            wait: None,
+        },
+    }
+}
+
+#[allow(clippy::too_many_lines, reason = "one arm for each act")]
 fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
     let pick =
         |place: usize, known: &[Uuid]| (!known.is_empty()).then(|| known[place % known.len()]);
@@ -1355,11 +1397,18 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
         entry.map_or(1, |entry| entry.kept.task.attempt.saturating_sub(back))
     };
     match act {
-        Act::Submit { fail_fast } => {
+        Act::Submit { fail_fast, told } => {
             known.push(bench.submit_with(pb::TaskOptions {
                 fail_fast: *fail_fast,
+                callback: some_callback(*told),
                 ..Default::default()
             }));
+        }
+        Act::Told(place, what) => {
+            let Some(task) = pick(*place, known) else {
+                return;
+            };
+            bench.tell(task, came_of_it(*what));
         }
         Act::Cancel(place) => {
             let Some(task) = pick(*place, known) else {
@@ -1436,7 +1485,14 @@ fn check_log(log: &[(u64, Record)]) {
                 assert!(!last[id].2);
             }
             Recorded::Copied(event) => assert!(event.seq <= last[id].0),
-            Recorded::Snapshot(_) => assert!(!last[id].2, "a snapshot after the end"),
+            // What is still to be told keeps it where it is.
+            Recorded::Snapshot(snapshot) => assert!(
+                !last[id].2 || !snapshot.owed.is_empty(),
+                "a snapshot after the end"
+            ),
+            Recorded::Told(Told { seq, .. }) | Recorded::GaveUp(GaveUp { seq, .. }) => {
+                assert!(*seq > 0 && *seq <= last[id].0);
+            }
             Recorded::Forgotten(_) => assert!(last.remove(id).unwrap().2),
         }
     }

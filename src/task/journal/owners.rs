@@ -132,7 +132,9 @@ impl Owners {
                 | Kind::NotStarted(_)
                 | Kind::Returned(_)
                 | Kind::Copied(_)
-                | Kind::Forgotten(_),
+                | Kind::Forgotten(_)
+                | Kind::Told(_)
+                | Kind::GaveUp(_),
             )
             | None => {}
         }

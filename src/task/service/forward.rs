@@ -13,6 +13,7 @@ use crate::pb;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
 use crate::task::attach::Desk;
+use crate::task::callback::Allowed;
 use crate::task::doors::Promise;
 use crate::task::home::sent_away;
 use crate::wire::status::reason_of;
@@ -38,6 +39,11 @@ pub trait Surroundings: Send + Sync + 'static {
 
     /// The schemas of a promise, if they are to be had soon.
     async fn contract(&self, promise: &Promise) -> Option<Arc<Contract>>;
+
+    /// Which URLs this sidecar may call back; none unless it says so.
+    fn callbacks(&self) -> Arc<Allowed> {
+        Arc::default()
+    }
 
     /// Where the own agent attaches; none: it listens, or there is none.
     fn desk(&self) -> Option<&Desk> {

@@ -19,6 +19,7 @@ use crate::telemetry::{TraceContext, call::CallNotes};
 
 use super::home::{self, Home, ListQuery, PAGE, Submission, Submitted};
 
+mod callback;
 mod fit;
 mod forward;
 mod page;
@@ -127,6 +128,10 @@ impl AgentService {
             self.own().member.namespace()
         };
         authorize(&who.id, Action::SubmitTask, target)?;
+        let options = spec.options.as_ref();
+        if let Some(callback) = options.and_then(|options| options.callback.as_ref()) {
+            self.may_call_back(&who.id, namespace, callback)?;
+        }
         Ok(Submission {
             spec,
             caller: who.id.as_ref().clone(),

@@ -8,7 +8,8 @@
 //! - I11 what has ended leaves nothing behind that runs, and no handler outlasts its deadline;
 //! - I12 work that may not run twice runs once at most, other work three times;
 //! - I13 nothing is acknowledged or shown that a crash takes back;
-//! - and each run is given all that was asked and answered before it.
+//! - and each run is given all that was asked and answered before it;
+//! - whoever is called back is told of each change, in order, in the same words.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::task::journal::{Journal, JournalConfig};
 
 use super::World;
 use super::agent::{is_idempotent, read};
+use super::callbacks;
 use super::history::{History, Request};
 
 /// Tasks of a page.
@@ -116,6 +118,7 @@ pub(super) fn check(world: &World, told: &Told) {
     let mut broken = Vec::new();
     for (id, one) in told {
         broken.extend(check_task(&history, id, one));
+        broken.extend(callbacks::check(&history, &one.task, &one.events));
     }
     for (id, shown) in &history.shown {
         let known = told.get(id).map_or(0, |one| one.task.last_seq);

@@ -51,6 +51,8 @@ pub(super) struct History {
     pub(super) runs: Vec<Run>,
     /// Every event that anybody was shown, by task and number.
     pub(super) shown: BTreeMap<String, BTreeMap<u64, pb::TaskEvent>>,
+    /// What whoever is called back was told, by task and number.
+    pub(super) told: BTreeMap<String, BTreeMap<u64, String>>,
     /// Tasks whose cancellation was acknowledged.
     pub(super) canceled: BTreeSet<String>,
     /// Answers that were acknowledged, by their tasks and questions.
@@ -71,6 +73,7 @@ impl History {
             requests: Vec::new(),
             runs: Vec::new(),
             shown: BTreeMap::new(),
+            told: BTreeMap::new(),
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
             faults: BTreeMap::new(),

@@ -15,6 +15,7 @@ use crate::task::home::{Response, Submission, Submitted};
 
 use super::World;
 use super::agent::{SKILLS, text};
+use super::callbacks;
 use super::checker::ended;
 use super::history::{History, Request};
 
@@ -80,6 +81,7 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         fail_fast: world.chance(0.05),
         priority: world.roll(0..11),
         on_agent_loss: [0, 0, 0, 0, 1, 2][world.roll(0..6)],
+        callback: callbacks::callback(world),
         ..Default::default()
     };
     let selector = pb::Selector {

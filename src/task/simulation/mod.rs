@@ -3,7 +3,7 @@
 //!
 //! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it.
 //! - `network`: streams between sidecars. `catalog`: who is believed to live.
-//! - `load`: who wants work done. `faults`: what goes wrong.
+//! - `load`: who wants work done. `callbacks`: who is told of it. `faults`: what goes wrong.
 //! - `history`: what happened. `checker`: whether it may have.
 //!
 //! # Why no simulated TCP
@@ -24,6 +24,7 @@
 //! command.
 
 mod agent;
+mod callbacks;
 mod catalog;
 mod checker;
 mod faults;
@@ -187,7 +188,12 @@ impl World {
         let lives: Vec<_> = self.nodes.iter().map(Node::life).collect();
         let ended = lives.iter().all(|life| {
             let life = life.as_ref();
-            life.is_some_and(|life| life.home.counts().iter().all(|count| count.live == 0))
+            life.is_some_and(|life| {
+                life.home
+                    .counts()
+                    .iter()
+                    .all(|count| count.live == 0 && count.telling == 0)
+            })
         });
         ended && self.clients.is_empty()
     }

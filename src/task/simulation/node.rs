@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::domain::{InstanceId, SpiffeId};
 use crate::runtime::{Nursery, Stop, watch};
+use crate::task::courier::Courier;
 use crate::task::doors::{Connect, Route};
 use crate::task::executor::{Executor, ExecutorConfig, HomePeer};
 use crate::task::home::{Home, HomeConfig, LOST_AFTER, Replay};
@@ -18,6 +19,7 @@ use crate::task::journal::{Journal, JournalConfig, JournalError, Step, Writer};
 
 use super::World;
 use super::agent::{Agent, SKILLS};
+use super::callbacks::Receiver;
 use super::catalog::Sight;
 use super::network::Way;
 
@@ -229,6 +231,9 @@ impl Node {
             offset: 0,
             reason: wrong.to_string(),
         })?;
+        let courier = Courier::new(home.clone(), Arc::new(Receiver(Arc::downgrade(world))));
+        let carries = nursery.clone();
+        nursery.start("courier", |stop| courier.run(carries, stop));
         io.adopt(
             "writer",
             drive(Arc::downgrade(world), self.index, number, writer),

@@ -129,6 +129,10 @@ families! {
         "Attempts that this home gave to executors: a task's first, or another one.";
     TASK_WATCHERS "attache_task_watchers" Gauge None, []
         "Streams that follow a task of this home.";
+    CALLBACKS "attache_callbacks_total" Counter None, ["target", "outcome"]
+        "Tries of this home to tell a task's change to whoever is called back, by what came of them.";
+    CALLBACKS_WAITING "attache_callbacks_waiting" Gauge None, []
+        "Tasks of this home with changes that are still to be told to whoever is called back.";
 
     PICKS "attache_dispatch_picks_total" Counter None, ["outcome"]
         "Looks of this home for an instance that takes a task, by what came of them.";

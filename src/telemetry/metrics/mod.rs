@@ -7,10 +7,11 @@
 //! - `family`: the names, labels and help of everything there is, in one table.
 //! - `sheet`: rows of one scrape. `page`: its text, in the two forms that Prometheus reads.
 //! - `histogram`: how long, how many; lock-free.
-//! - `skills`: bounds what a label may hold. `calls`, `peers`, `pool`, `tasks`, `outcomes`: counters of
+//! - `skills`: bounds what a label may hold. `callbacks`, `calls`, `peers`, `pool`, `tasks`, `outcomes`: counters of
 //!   components.
 //! - `process`: what the system says of this process.
 
+pub mod callbacks;
 pub mod calls;
 pub mod family;
 mod histogram;

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Histogram, Sheet, Skills, Source, family, skills::OTHER};
+use super::{Histogram, Sheet, Skills, Source, callbacks::Callbacks, family, skills::OTHER};
 use crate::domain::Reason;
 use crate::pb;
 use crate::telemetry::call::milliseconds;
@@ -44,6 +44,8 @@ pub struct Standing {
     pub waiting: usize,
     /// Tasks that have ended and are in memory.
     pub ended: usize,
+    /// Tasks with changes that are still to be told to whoever is called back.
+    pub telling: usize,
 }
 
 /// How attempts leave a home.
@@ -72,6 +74,8 @@ pub struct Tasks {
     duration: [Histogram; ENDS.len()],
     attempts: [AtomicU64; ATTEMPTS.len()],
     watchers: AtomicI64,
+    /// What whoever is called back was told.
+    pub callbacks: Callbacks,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +85,7 @@ struct Shard {
     asking: AtomicUsize,
     waiting: AtomicUsize,
     ended: AtomicUsize,
+    telling: AtomicUsize,
 }
 
 /// A stream that follows a task, until it is dropped.
@@ -105,6 +110,7 @@ impl Tasks {
             duration: std::array::from_fn(|_| Histogram::tasks()),
             attempts: Default::default(),
             watchers: AtomicI64::new(0),
+            callbacks: Callbacks::default(),
         })
     }
 
@@ -123,6 +129,7 @@ impl Tasks {
         shard.asking.store(now.asking, Relaxed);
         shard.waiting.store(now.waiting, Relaxed);
         shard.ended.store(now.ended, Relaxed);
+        shard.telling.store(now.telling, Relaxed);
     }
 
     /// A task was taken in.
@@ -194,6 +201,7 @@ impl Tasks {
             asking: shard.asking.load(Relaxed),
             waiting: shard.waiting.load(Relaxed),
             ended: shard.ended.load(Relaxed),
+            telling: shard.telling.load(Relaxed),
         });
         read.collect()
     }
@@ -245,6 +253,7 @@ impl Source for Arc<Tasks> {
         sheet.counter(&family::ATTEMPTS, kinds);
         let watchers = self.watchers.load(Relaxed);
         sheet.gauge(&family::TASK_WATCHERS, [([], watchers as f64)]);
+        self.callbacks.write(sheet, sum(|now| now.telling));
     }
 }
 
@@ -322,6 +331,7 @@ mod tests {
                 asking: 1,
                 waiting: 1,
                 ended: 9,
+                telling: 3,
             },
         );
         let watching = tasks.watching();
@@ -339,6 +349,7 @@ mod tests {
             "attache_tasks_finished_total{state=\"failed\",skill=\"a\",reason=\"other\"} 1",
             "attache_tasks_finished_total{state=\"canceled\",skill=\"a\",reason=\"CANCEL_UNCONFIRMED\"} 1",
             "attache_task_duration_seconds_sum{state=\"failed\"} 4.0",
+            "attache_callbacks_waiting 3",
             "attache_task_watchers 1",
         ] {
             assert!(page.lines().any(|line| line == row), "{row}\n{page}");

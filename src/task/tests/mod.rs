@@ -1,5 +1,7 @@
 //! A home and an executor of one sidecar together, in process: as the own agent is reached.
 
+mod callbacks;
+
 use std::{
     pin::Pin,
     sync::{

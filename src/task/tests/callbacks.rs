@@ -1,0 +1,333 @@
+//! Callbacks of a home in process: the courier carries what the home has to tell.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::pb::callback::Target as Asked;
+use crate::runtime::clock::{self, set};
+use crate::task::callback::{Delivery, Outcome, RETENTION, Url, letter};
+use crate::task::courier::{Courier, Post};
+use crate::task::doors::Parent;
+use crate::task::home::{Below, ListQuery};
+
+/// One try to tell a URL.
+#[derive(Clone, Debug)]
+struct Try {
+    at: Instant,
+    text: String,
+    key: String,
+}
+
+/// A receiver that answers as it is told, and after that says that it is away.
+#[derive(Clone, Debug, Default)]
+struct Script {
+    answers: Arc<Mutex<VecDeque<Outcome>>>,
+    tries: Arc<Mutex<Vec<Try>>>,
+}
+
+#[tonic::async_trait]
+impl Post for Script {
+    async fn post(&self, _: &Url, delivery: &Delivery) -> Outcome {
+        let letter = letter(&delivery.event);
+        self.tries.lock().push(Try {
+            at: Instant::now(),
+            text: letter.text,
+            key: letter.key,
+        });
+        self.answers.lock().pop_front().unwrap_or_else(away)
+    }
+}
+
+fn away() -> Outcome {
+    Outcome::Later {
+        why: "away".into(),
+        wait: None,
+    }
+}
+
+fn told_by(target: Asked, states: &[pb::TaskState]) -> pb::TaskOptions {
+    pb::TaskOptions {
+        callback: Some(pb::Callback {
+            target: Some(target),
+            states: states.iter().map(|state| (*state).into()).collect(),
+        }),
+        ..Default::default()
+    }
+}
+
+fn url() -> Asked {
+    Asked::Url("https://hooks.example/secret".into())
+}
+
+/// `work.die` does what it is asked, once something else was handled before. It is not what is told
+/// of: nobody gets work for what they do further up.
+fn agent(skill: &str) -> Asked {
+    Asked::Agent(pb::AgentSkill {
+        agent: "worker".into(),
+        skill: skill.into(),
+    })
+}
+
+impl Bench {
+    fn called_back(&self, script: &Script) -> Nursery {
+        set::to(Some(clock::wall()));
+        let nursery = Nursery::here();
+        let courier = Courier::new(self.home.clone(), Arc::new(script.clone()));
+        let carries = nursery.clone();
+        nursery.start("courier", |stop| courier.run(carries, stop));
+        nursery
+    }
+
+    async fn submitted(&self, options: pb::TaskOptions) -> TaskId {
+        let mut asked = self.asked("work.do", "");
+        asked.spec.options = Some(options);
+        let taken = Box::pin(self.home.submit(asked, 0)).await.unwrap();
+        taken.task.id.parse().unwrap()
+    }
+
+    /// Waits on the paused clock until the task's callback is as wanted.
+    async fn until(
+        &self,
+        id: &TaskId,
+        wanted: impl Fn(&pb::Task, &pb::CallbackProgress) -> bool,
+    ) -> pb::Task {
+        for _ in 0..100_000 {
+            let (task, _) = self
+                .home
+                .get(id, &Arc::new(self.own.clone()), true)
+                .await
+                .unwrap();
+            if wanted(&task, task.callback.as_ref().unwrap()) {
+                return task;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        panic!("the callback of {id} does not come to it");
+    }
+
+    async fn all(&self) -> Vec<pb::Task> {
+        let query = ListQuery {
+            viewer: Arc::new(self.own.clone()),
+            filter: pb::ListTasksRequest::default(),
+            before: None,
+            limit: 100,
+        };
+        self.home.list(query).await.unwrap().tasks
+    }
+}
+
+fn is_told(task: &pb::Task, progress: &pb::CallbackProgress) -> bool {
+    task.state() == pb::TaskState::Completed && progress.delivered_seq == task.last_seq
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_is_told_by_a_task_below_the_one_that_it_is_told_of() {
+    let bench = Bench::new(4);
+    let courier = bench.called_back(&Script::default());
+    let id = bench.submitted(told_by(agent("work.die"), &[])).await;
+    let task = bench.until(&id, is_told).await;
+    let options = task.options.unwrap();
+    assert_eq!(
+        options.callback.unwrap().target,
+        Some(Asked::Agent(pb::AgentSkill {
+            agent: "default/worker".into(),
+            skill: "work.die".into(),
+        }))
+    );
+
+    let all = bench.all().await;
+    assert_eq!(all.len(), 2, "one task tells, and nobody is told of that");
+    let tells = all.iter().find(|one| one.id != task.id).unwrap();
+    assert_eq!(
+        (
+            &tells.parent_task_id,
+            &tells.root_task_id,
+            &tells.correlation_id
+        ),
+        (&task.id, &task.id, &task.correlation_id)
+    );
+    assert_eq!(tells.caller, bench.own.to_string());
+    let options = tells.options.as_ref().unwrap();
+    assert!(options.detached && options.callback.is_none() && tells.callback.is_none());
+    let tells = tells.id.parse().unwrap();
+    let (whole, _) = bench
+        .home
+        .get(&tells, &Arc::new(bench.own.clone()), true)
+        .await
+        .unwrap();
+    let Some(pb::part::Content::Data(said)) = &whole.messages[0].parts[0].content else {
+        panic!("{whole:?}");
+    };
+    let said = crate::wire::json::from_value(said);
+    assert_eq!(
+        (&said["task_id"], &said["seq"]),
+        (&task.id.into(), &task.last_seq.into())
+    );
+    assert_eq!(said["event"]["state"], "TASK_STATE_COMPLETED");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_works_on_it_for_long_is_asked_again_and_gets_one_task() {
+    let bench = Bench::new(4);
+    let courier = bench.called_back(&Script::default());
+    let id = bench.submitted(told_by(agent("work.wait"), &[])).await;
+    let task = bench.until(&id, |_, told| told.tries > 4).await;
+    let progress = task.callback.unwrap();
+    assert_eq!((progress.waiting, progress.delivered_seq), (1, 0));
+    assert!(
+        progress.trouble.contains("has not ended yet"),
+        "{progress:?}"
+    );
+    let all = bench.all().await;
+    assert_eq!(all.len(), 2, "however often it is told");
+    let tells = all.iter().find(|one| one.id != task.id).unwrap();
+    let tells: TaskId = tells.id.parse().unwrap();
+    let viewer = Arc::new(bench.own.clone());
+    bench
+        .home
+        .cancel(&tells, &viewer, "enough".into())
+        .await
+        .unwrap();
+    let task = bench.until(&id, |_, told| told.given_up_seq > 0).await;
+    let progress = task.callback.unwrap();
+    assert!(progress.given_up.contains("CANCELED"), "{progress:?}");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_that_call_each_other_back_come_to_an_end() {
+    let bench = Bench::new(4);
+    let courier = bench.called_back(&Script::default());
+    let link = |number: usize| pb::ChainLink {
+        task_id: format!("home.{number}"),
+        ..Default::default()
+    };
+    for (above, told) in [(7, true), (8, false)] {
+        // A task so far down asks to be called back, as a handler does with its token.
+        let parent = Parent {
+            task: pb::Task {
+                id: format!("home.{}", above - 1),
+                origin: bench.own.to_string(),
+                ..Default::default()
+            },
+            attempt: 0,
+            deadline: Instant::now() + Duration::from_secs(60),
+            chain: (0..above).map(link).collect(),
+            trace: None,
+        };
+        let mut asked = bench.asked("work.do", "");
+        asked.spec.options = Some(pb::TaskOptions {
+            detached: true,
+            ..told_by(agent("work.die"), &[])
+        });
+        let below = Below(Box::new(parent));
+        let mut taken = Box::pin(bench.home.run_below(asked, below, 0))
+            .await
+            .unwrap();
+        let Some(Ok(pb::TaskUpdate {
+            update: Some(Shown::Task(task)),
+        })) = taken.task.next().await
+        else {
+            panic!("a stream begins with its task");
+        };
+        let id = task.id.parse().unwrap();
+        let settled =
+            |_: &pb::Task, told: &pb::CallbackProgress| told.delivered_seq + told.given_up_seq > 0;
+        let progress = bench.until(&id, settled).await.callback.unwrap();
+        assert_eq!(progress.given_up_seq == 0, told, "{above}: {progress:?}");
+        assert_eq!(
+            progress.given_up.contains("8 hops deep"),
+            !told,
+            "{progress:?}"
+        );
+    }
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_told_in_order_and_in_the_same_words_until_they_are_taken() {
+    let bench = Bench::new(4);
+    let script = Script::default();
+    script.answers.lock().extend([
+        away(),
+        Outcome::Later {
+            why: "busy".into(),
+            wait: Some(Duration::from_secs(90)),
+        },
+        away(),
+        Outcome::Delivered,
+        Outcome::Refused("it answered 404".into()),
+    ]);
+    let courier = bench.called_back(&script);
+    let states = [pb::TaskState::Working, pb::TaskState::Completed];
+    let id = bench.submitted(told_by(url(), &states)).await;
+    let task = bench.until(&id, |_, told| told.given_up_seq > 0).await;
+    let progress = task.callback.as_ref().unwrap();
+    assert_eq!(
+        (progress.delivered_seq, progress.given_up_seq),
+        (1, task.last_seq)
+    );
+    assert_eq!(
+        (progress.waiting, progress.given_up.as_str()),
+        (0, "it answered 404")
+    );
+    let tries = script.tries.lock().clone();
+    assert_eq!(tries.len(), 5);
+    for one in &tries[..4] {
+        assert_eq!((&one.text, &one.key), (&tries[0].text, &format!("{id}/1")));
+    }
+    assert_eq!(tries[4].key, format!("{id}/{}", task.last_seq));
+    let gaps: Vec<_> = tries.windows(2).map(|two| two[1].at - two[0].at).collect();
+    assert!(gaps[0] >= Duration::from_millis(500) && gaps[0] < Duration::from_secs(2));
+    assert!(gaps[1] >= Duration::from_secs(90) && gaps[1] < Duration::from_secs(92));
+    let shown = format!("{task:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_takes_for_a_day_is_given_up() {
+    let bench = Bench::new(4);
+    let script = Script::default();
+    let courier = bench.called_back(&script);
+    let began = Instant::now();
+    let id = bench.submitted(told_by(url(), &[])).await;
+    let task = bench.until(&id, |_, told| told.given_up_seq > 0).await;
+    let progress = task.callback.unwrap();
+    assert_eq!(
+        (progress.given_up_seq, progress.waiting),
+        (task.last_seq, 0)
+    );
+    assert!(progress.given_up.contains("24 h"), "{progress:?}");
+    let took = began.elapsed();
+    assert!(
+        took >= RETENTION && took < RETENTION + Duration::from_secs(5),
+        "{took:?}"
+    );
+    let tries = script.tries.lock().clone();
+    // One every five minutes or so, after the first few.
+    assert!((200..=600).contains(&tries.len()), "{}", tries.len());
+    assert!(tries.last().unwrap().at - began < RETENTION);
+    sleep(RETENTION / 2).await;
+    assert_eq!(script.tries.lock().len(), tries.len(), "and never again");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_in_memory_only_has_no_callback() {
+    let bench = Bench::new(4);
+    let mut asked = bench.asked("work.do", "");
+    asked.spec.options = Some(pb::TaskOptions {
+        durability: pb::Durability::Ephemeral.into(),
+        ..told_by(url(), &[])
+    });
+    let refused = Box::pin(bench.home.submit(asked, 0)).await.unwrap_err();
+    assert_eq!(refused.field.as_deref(), Some("spec.options.callback"));
+    assert!(refused.text.contains("EPHEMERAL"), "{refused}");
+}
