@@ -102,19 +102,26 @@ impl Attached {
         let mut leaving = None;
         loop {
             tokio::select! {
-                message = heard.message() => match message?.and_then(|message| message.say) {
-                    Some(Heard::Attached(_)) => backoff.reset(),
-                    Some(Heard::Work(work)) => self.begin(*work, &mut works, &say, &tell),
-                    Some(Heard::Cancel(cancel)) => if let Some(work) = works.0.get(&cancel.work) {
+                message = heard.message() => match message?.map(|message| message.say) {
+                    // As it was asked to, once the sidecar has all that was said.
+                    None if leaving.is_some() => return Ok(()),
+                    None => return Err(Status::unavailable("the sidecar ended the stream")),
+                    Some(None) => {}
+                    Some(Some(said)) => match said {
+                    Heard::Attached(_) => backoff.reset(),
+                    // It crossed the word that no more is taken.
+                    Heard::Work(work) if leaving.is_some() => decline(work.work, &say).await,
+                    Heard::Work(work) => self.begin(*work, &mut works, &say, &tell),
+                    Heard::Cancel(cancel) => if let Some(work) = works.0.get(&cancel.work) {
                         self.service.stop(&work.task, work.attempt);
                     }
-                    Some(Heard::Cut(cut)) => if let Some(work) = works.0.get(&cut.work) {
+                    Heard::Cut(cut) => if let Some(work) = works.0.get(&cut.work) {
                         work.cut.cancel();
                     }
-                    Some(Heard::Credit(more)) => if let Some(work) = works.0.get(&more.work) {
+                    Heard::Credit(more) => if let Some(work) = works.0.get(&more.work) {
                         work.credit.send_modify(|credit| *credit += more.bytes.cast_signed());
                     }
-                    None => return Err(Status::unavailable("the sidecar ended the stream")),
+                    },
                 },
                 Some(number) = ends.recv() => drop(works.0.remove(&number)),
                 () = stop.cancelled(), if leaving.is_none() => {
@@ -122,9 +129,6 @@ impl Attached {
                     drop(say.send(request(Say::Places(0))).await);
                 }
                 () = until(leaving) => return Ok(()),
-            }
-            if leaving.is_some() && works.0.is_empty() {
-                return Ok(());
             }
         }
     }
@@ -241,6 +245,20 @@ impl Carrier {
             }
         }
         None
+    }
+}
+
+/// Gives an attempt back: it was not begun.
+async fn decline(work: u64, say: &mpsc::Sender<pb::AttachRequest>) {
+    let end = pb::AttachEnd {
+        work,
+        code: Code::Unavailable.into(),
+        message: "the agent is about to leave".into(),
+        not_processed: true,
+        ..pb::AttachEnd::default()
+    };
+    if say.send(request(Say::End(end))).await.is_err() {
+        tracing::trace!(work, "the stream is gone");
     }
 }
 

@@ -259,7 +259,9 @@ impl Service {
                 .map(|sidecar| sidecar.traced(trace.clone())),
             trace,
             asking: Asking::default(),
+            handed: Arc::default(),
         };
+        let handed = task.handed.clone();
         let asked = task.asking.sent.clone();
         let key = (task.id().to_owned(), task.attempt());
         let canceled = Stop::new();
@@ -275,7 +277,10 @@ impl Service {
                 () = asked.cancelled() => return,
                 () = canceled.cancelled() => Update::Canceled(pb::Canceled::default()),
                 done = handler.handle(task) => match done {
-                    Ok(result) => Update::Result(result),
+                    Ok(result) => match handed.get() {
+                        Some(to) => Update::Delegation(to.clone()),
+                        None => Update::Result(result),
+                    },
                     Err(failure) => Update::Failure(failure.0),
                 },
             };

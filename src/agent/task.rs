@@ -1,12 +1,15 @@
 //! The task that a handler works on: what it was given, and what it says on the way.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Answer, Question, TaskResult, sidecar::Sidecar};
+use super::{Answer, Failure, Question, TaskResult, sidecar::Sidecar};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::runtime::Stop;
@@ -20,6 +23,8 @@ pub struct Task {
     pub(super) sidecar: Option<Sidecar>,
     pub(super) trace: Option<TraceContext>,
     pub(super) asking: Asking,
+    /// To whom it is handed over, once it is.
+    pub(super) handed: Arc<OnceLock<pb::Delegation>>,
 }
 
 /// Whether the attempt asks, and so is about to end.
@@ -194,6 +199,34 @@ impl Task {
         if asks {
             self.asking.sent.cancel();
         }
+    }
+
+    /// Hands the task over for good: what is returned here is what the handler has to return at once.
+    /// The task stays the same for its caller, and what `skill` of `agent` makes of it is its end;
+    /// without an agent ("") whoever offers the skill gets it. `input`: in place of the task's own;
+    /// empty: that. The task fails where the agent may not get it: see `Delegation` in `task.proto`.
+    ///
+    /// # Errors
+    /// None; it has the type of a handler's answer.
+    pub fn hand_over(
+        &self,
+        agent: &str,
+        skill: &str,
+        input: Vec<pb::Part>,
+    ) -> Result<TaskResult, Failure> {
+        let to = Some(pb::AgentSkill {
+            agent: agent.into(),
+            skill: skill.into(),
+        });
+        // Whoever says it twice meant the first one.
+        self.handed.get_or_init(|| pb::Delegation { to, input });
+        Ok(TaskResult::default())
+    }
+
+    /// Whom the task may be delegated to, as a child or by [`Task::hand_over`]; empty: it is not
+    /// narrowed.
+    pub fn scope(&self) -> &[pb::AgentSkill] {
+        self.request.task.as_ref().map_or(&[], |task| &task.scope)
     }
 
     /// The trace that the attempt belongs to, if it does: where spans of your own go below. Calls by

@@ -451,6 +451,10 @@ pub struct TaskArgs {
     /// Weight among your own tasks that wait, 1 to 10; 5 unless it is said
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=10))]
     pub priority: Option<u32>,
+    /// Only these may get work of it, by delegation or by handing it over: AGENT/SKILL, such as
+    /// billing/billing.check or teams/billing/billing.check; may be said more than once
+    #[arg(long, value_name = "AGENT/SKILL", value_parser = scoped)]
+    pub scope: Vec<(String, String)>,
     /// Makes it safe to say again: with the same key and input it is the same task, as long as the
     /// sidecar that took it is there
     #[arg(long, value_name = "KEY")]
@@ -533,6 +537,12 @@ pub enum StateArg {
     Rejected,
     InputRequired,
     AuthRequired,
+}
+
+/// An agent, with its namespace or without, and a skill of it.
+fn scoped(text: &str) -> Result<(String, String), String> {
+    let (agent, skill) = text.rsplit_once('/').ok_or("write AGENT/SKILL")?;
+    Ok((agent.to_owned(), skill.to_owned()))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -190,6 +190,14 @@ fn spec(args: &TaskArgs) -> Result<pb::TaskSpec, Failed> {
             ..Default::default()
         }),
         correlation_id: args.correlation.clone().unwrap_or_default(),
+        scope: args
+            .scope
+            .iter()
+            .map(|(agent, skill)| pb::AgentSkill {
+                agent: qualified(agent),
+                skill: skill.clone(),
+            })
+            .collect(),
         // So that it can be said again when its answer is lost.
         idempotency_key: args
             .key
@@ -236,6 +244,7 @@ pub(super) fn print_task(task: &pb::Task, output: &Output) {
             task.executor.clone().map_or(String::new(), |on| on.agent),
         ),
         ("instance", task.executor_instance.clone()),
+        ("handed to", task.delegated_to.clone()),
         ("parent", task.parent_task_id.clone()),
         ("correlation", task.correlation_id.clone()),
         ("created", show::time(task.created_at.as_ref())),

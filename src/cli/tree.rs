@@ -119,11 +119,16 @@ impl Tree {
                 None => show::state(task.state()).to_owned(),
             };
             let agent = task.executor.as_ref().map_or(&task.agent, |by| &by.agent);
+            let by = if task.delegated_to.is_empty() {
+                clean(agent)
+            } else {
+                format!("handed to {}", clean(&task.delegated_to))
+            };
             let began = begun(task);
             let ended = task.ended_at.and_then(|at| SystemTime::try_from(at).ok());
             vec![
                 format!("{lead}{}", clean(&task.skill)),
-                clean(agent),
+                by,
                 clean(&state),
                 task.attempt.to_string(),
                 span(top, began),
@@ -181,7 +186,10 @@ mod tests {
             task("late", "root", 9),
             task("early", "root", 3),
             task("leaf", "early", 4),
-            task("other", "early", 5),
+            pb::Task {
+                delegated_to: "default/b".into(),
+                ..task("other", "early", 5)
+            },
             task("elsewhere", "unknown", 2),
         ];
         let tree = Tree::of(tasks, "root");
@@ -196,6 +204,8 @@ mod tests {
         ];
         assert_eq!(first, drawn);
         assert_eq!(rows[4][4..6], ["8 ms", "7 ms"]);
+        let by: Vec<_> = rows.iter().map(|row| row[1].as_str()).collect();
+        assert_eq!(by[2..4], ["default/a", "handed to default/b"]);
         let part = Tree::of(tree.tasks.values().cloned().collect(), "early");
         assert_eq!(part.walk().len(), 3);
     }

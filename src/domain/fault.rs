@@ -70,6 +70,12 @@ reasons! {
     NotOwnAgent = "NOT_OWN_AGENT",
     /// The parent token names no attempt that runs here.
     ParentTokenInvalid = "PARENT_TOKEN_INVALID",
+    /// The agent works on this skill already, further up the chain that leads to the task.
+    DelegationLoop = "DELEGATION_LOOP",
+    /// The scope of the task above does not leave that agent or skill.
+    OutOfScope = "OUT_OF_SCOPE",
+    /// The root of the tree has as many tasks below it as it may.
+    DescendantsExhausted = "DESCENDANTS_EXHAUSTED",
     /// No live agent offers what was asked for.
     NoRoute = "NO_ROUTE",
     /// The agent's process or its sidecar was lost while it worked.

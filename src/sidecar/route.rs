@@ -11,6 +11,8 @@ use super::{
 };
 use crate::{
     contract::Contract,
+    domain::Label,
+    pb,
     resilience::{self, Ask, BalanceSettings, Set},
     runtime::{Nursery, Stop},
     task::{Call, Pick, Promise, Route, Want},
@@ -57,6 +59,10 @@ impl Route for CatalogRoute {
         });
         self.balancer.picks().count(&pick);
         pick
+    }
+
+    fn promises(&self, namespace: &Label, selector: &pb::Selector) -> Vec<Promise> {
+        self.promises.of(namespace, selector)
     }
 
     fn promised(&self, promise: &Promise) -> Option<Arc<Contract>> {
@@ -172,8 +178,9 @@ impl Asked<'_> {
     }
 
     fn fits(&self, choice: &Choice) -> bool {
-        let contract = self.want.contract;
-        contract.is_none_or(|contract| choice.candidate.contract.fits(contract))
+        let (contract, candidate) = (self.want.contract, &choice.candidate);
+        contract.is_none_or(|contract| candidate.contract.fits(contract))
+            && (self.want.admits)(&candidate.agent)
     }
 
     fn is_excluded(&self, choice: &Choice) -> bool {
@@ -216,7 +223,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{InstanceId, Label},
+        domain::{AgentName, InstanceId, Label},
         pb,
         resilience::{BalanceSettings, Endpoint, Epoch, Member, Outcome, Permit, Settings},
         sidecar::treatment::Treatment,
@@ -240,7 +247,7 @@ mod tests {
                 let endpoint = Arc::new(Endpoint::new(epoch.clone(), None, now));
                 let candidate = Candidate {
                     instance: name.parse().unwrap(),
-                    agent: "default/worker".parse().unwrap(),
+                    agent: name.parse().unwrap(),
                     idempotent: false,
                     boot_id: String::new(),
                     contract: Contract {
@@ -289,6 +296,7 @@ mod tests {
                 exclude: &question.exclude,
                 contract: question.contract.as_ref(),
                 again: question.again,
+                admits: &|agent| Some(agent) != question.barred.as_ref(),
                 allows: &allows,
             };
             let (reach, now) = (self.reach.clone(), self.now);
@@ -383,6 +391,7 @@ mod tests {
         exclude: Vec<InstanceId>,
         contract: Option<Contract>,
         again: bool,
+        barred: Option<AgentName>,
     }
 
     fn went(pick: &Pick) -> &str {
@@ -487,6 +496,27 @@ mod tests {
         let picked = bench.promised("1.0.0");
         assert!(matches!(picked, Pick::Ejected(Some(_))), "{picked:?}");
         let picked = bench.promised("3.0.0");
+        assert!(matches!(picked, Pick::Nobody), "{picked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_may_not_have_it_is_nobody() {
+        let mut bench = Bench::new(&[("a", ""), ("b", "")]);
+        let barred = |name: &str| Question {
+            barred: name.parse().ok(),
+            ..Question::default()
+        };
+        for _ in 0..20 {
+            assert_eq!(went(&bench.ask(&barred("a"))), "b");
+        }
+        bench.closed.insert("b");
+        let picked = bench.ask(&barred("a"));
+        assert!(
+            matches!(picked, Pick::Busy(_)),
+            "it waits for the other: {picked:?}"
+        );
+        let mut alone = Bench::new(&[("a", "")]);
+        let picked = alone.ask(&barred("a"));
         assert!(matches!(picked, Pick::Nobody), "{picked:?}");
     }
 

@@ -13,7 +13,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::contract;
-use crate::domain::{AgentName, InstanceId, Label, SpiffeId};
+use crate::domain::{AgentName, Fault, InstanceId, Label, SpiffeId};
 use crate::pb;
 use crate::resilience::{Injected, Permit};
 use crate::telemetry::TraceContext;
@@ -37,6 +37,8 @@ pub struct Want<'a> {
     pub contract: Option<&'a Contract>,
     /// A try after one that failed: it is taken out of the budget.
     pub again: bool,
+    /// Whether the task may go to this agent at all.
+    pub admits: &'a dyn Fn(&AgentName) -> bool,
     /// Whether an instance may get one more attempt now.
     pub allows: &'a dyn Fn(&InstanceId) -> bool,
 }
@@ -123,6 +125,12 @@ pub trait Route: Send + Sync + 'static {
     /// Chooses one of the live instances that fit; the own agent is among them.
     fn pick(&self, want: &Want<'_>, now: Instant) -> Pick;
 
+    /// What those promise who could run this now; empty where one of them promises nothing.
+    fn promises(&self, namespace: &Label, selector: &pb::Selector) -> Vec<Promise> {
+        let (_, _) = (namespace, selector);
+        Vec::new()
+    }
+
     /// The schemas of a promise, where they are at hand; where not, they may be the next time.
     fn promised(&self, promise: &Promise) -> Option<Arc<contract::Contract>> {
         let _ = promise;
@@ -177,6 +185,21 @@ pub struct Parent {
 pub trait Parents: Send + Sync + 'static {
     /// The attempt that `token` was made for, while it runs and is wanted: it may get children.
     fn parent(&self, token: &str) -> Option<Parent>;
+
+    /// Takes one more task out of those that may be made below the attempt, for a child that is
+    /// `depth` hops from the root; gives how many that one may make below itself.
+    ///
+    /// # Errors
+    /// PARENT_TOKEN_INVALID, DESCENDANTS_EXHAUSTED.
+    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
+        let (_, _) = (token, depth);
+        Ok(0)
+    }
+
+    /// So many of those were not needed.
+    fn give_back(&self, token: &str, count: u32) {
+        let (_, _) = (token, count);
+    }
 
     /// Whether there is such an attempt; who only asks does not become its child.
     fn lives(&self, token: &str) -> bool;

@@ -10,16 +10,20 @@ mod seeds;
 mod simulation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree_tests;
 
 pub mod archive;
 pub mod attach;
 #[cfg(any(test, feature = "sabotage"))]
 mod controls;
+pub mod descendants;
 pub mod doors;
 pub mod executor;
 pub mod home;
 pub mod journal;
 pub mod key;
+pub mod lineage;
 pub mod service;
 pub mod spec;
 

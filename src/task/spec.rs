@@ -14,8 +14,10 @@ use crate::pb;
 use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
+use super::descendants::DESCENDANTS_MAX;
 use super::doors::Parent;
 use super::key::IdempotencyKey;
+use super::lineage::{self, extended, narrowed};
 
 /// Most bytes of all input parts together, encoded.
 pub const INPUT_MAX: usize = 1 << 20;
@@ -29,8 +31,6 @@ pub const LABELS_MAX: usize = 64;
 pub const LABEL_BYTES_MAX: usize = 256;
 /// Deepest nesting of a JSON value; well under the 100 at which decoders give up.
 pub const DEPTH_MAX: usize = 32;
-/// Most hops above a task: a circle of agents ends here.
-pub const CHAIN_MAX: usize = 8;
 /// Weight of a task that names none.
 pub const PRIORITY: u32 = 5;
 /// Largest weight.
@@ -85,8 +85,12 @@ pub struct NewTask {
     pub task: pb::Task,
     /// What was asked for; its `parent_token` is gone, it is a secret of the running attempt.
     pub spec: pb::TaskSpec,
-    /// Token of the attempt that it ends with. Never stored.
-    pub parent: Option<String>,
+    /// Token of the attempt that made it. Never stored.
+    pub maker: Option<String>,
+    /// It ends with that attempt.
+    pub ends_with_maker: bool,
+    /// Tasks that may be made below it, at all depths; of a child what its maker has for it.
+    pub descendants: u32,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
     /// Why it is refused, unless it was taken before.
@@ -102,8 +106,8 @@ impl NewTask {
     /// Checks what was asked for.
     ///
     /// # Errors
-    /// INVALID_FIELD with the field's path, PAYLOAD_TOO_LARGE, and UNIMPLEMENTED for what is not served
-    /// yet. A deadline that has passed is none: it may be a submission that comes again.
+    /// INVALID_FIELD with the field's path, PAYLOAD_TOO_LARGE, DELEGATION_LOOP, OUT_OF_SCOPE, and
+    /// UNIMPLEMENTED for what is not served yet. A deadline that has passed is none: it may be a submission that comes again.
     pub fn check(asked: Asked, at: &Moment) -> Result<Self, Fault> {
         let Asked {
             id,
@@ -125,7 +129,7 @@ impl NewTask {
             Some(Err(_)) | None => at.now,
         };
         let token = std::mem::take(&mut spec.parent_token);
-        let ends_with_parent = parent.is_some() && !options.detached;
+        let ends_with_maker = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
             skill: selector.skill,
@@ -143,17 +147,22 @@ impl NewTask {
             id,
             ..pb::Task::default()
         };
+        // As it was asked for it stays in the spec.
+        let above = parent.as_ref().map_or(&[][..], |above| &above.task.scope);
+        task.scope = narrowed(above, spec.scope.clone(), &namespace)?;
+        let maker = parent.is_some().then_some(token);
         if let Some(parent) = parent {
             inherit(&mut task, parent, &own)?;
         }
         if task.correlation_id.is_empty() {
             task.correlation_id = chance::uuid().to_string();
         }
-        let parent = ends_with_parent.then_some(token);
         Ok(Self {
             task,
             spec,
-            parent,
+            maker,
+            ends_with_maker,
+            descendants: DESCENDANTS_MAX,
             trace: None,
             unfit: None,
             key,
@@ -171,7 +180,6 @@ fn unserved(spec: &pb::TaskSpec) -> Result<(), Fault> {
         };
         if given { Err(fault) } else { Ok(()) }
     };
-    refuse(!spec.scope.is_empty(), "spec.scope")?;
     let Some(options) = &spec.options else {
         return Ok(());
     };
@@ -371,24 +379,17 @@ fn priority_of(asked: u32) -> Result<u32, Fault> {
 /// What a child takes over from the attempt that made it.
 fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fault> {
     let above = parent.task;
-    let mut chain = parent.chain;
-    let named = |link: &pb::ChainLink| link.task_id == above.id && link.attempt == parent.attempt;
-    if !chain.last().is_some_and(named) {
-        chain.push(pb::ChainLink {
-            spiffe_id: own.to_string(),
-            skill: above.skill,
-            task_id: above.id.clone(),
-            attempt: parent.attempt,
-            ..pb::ChainLink::default()
-        });
-    }
-    if chain.len() > CHAIN_MAX {
-        return Err(Fault::field(
-            "spec.parent_token",
-            format!("more than {CHAIN_MAX} tasks deep: do agents call each other in a circle?"),
-        ));
-    }
-    task.chain = chain;
+    let link = pb::ChainLink {
+        spiffe_id: own.to_string(),
+        skill: above.skill,
+        task_id: above.id.clone(),
+        attempt: parent.attempt,
+        scope: above.scope,
+        ..pb::ChainLink::default()
+    };
+    task.chain = extended(parent.chain, link, "spec.parent_token")?;
+    let named = task.agent.parse().ok().filter(|_| !task.agent.is_empty());
+    lineage::check(&task.chain, named.as_ref(), &task.skill)?;
     task.origin = above.origin;
     task.root_task_id = if above.root_task_id.is_empty() {
         above.id.clone()
@@ -397,9 +398,11 @@ fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fa
     };
     task.parent_attempt = parent.attempt;
     task.parent_task_id = above.id;
-    if task.correlation_id.is_empty() {
-        task.correlation_id = above.correlation_id;
+    if !task.correlation_id.is_empty() && task.correlation_id != above.correlation_id {
+        let text = "a child has its parent's, as all of the tree: leave it empty";
+        return Err(Fault::field("spec.correlation_id", text));
     }
+    task.correlation_id = above.correlation_id;
     Ok(())
 }
 
@@ -422,6 +425,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::task::lineage::CHAIN_MAX;
 
     fn moment() -> Moment {
         Moment {
@@ -545,9 +549,6 @@ mod tests {
     const UNSERVED: &[Row] = &[
         ("spec.input[0].blob", Reason::Unimplemented, |s| {
             s.input = holding(pb::part::Content::Blob(pb::BlobRef::default()));
-        }),
-        ("spec.scope", Reason::Unimplemented, |s| {
-            s.scope.push(pb::AgentSkill::default());
         }),
         ("spec.options.priority", Reason::InvalidField, |s| {
             options(s).priority = 11;

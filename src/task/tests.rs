@@ -95,7 +95,8 @@ impl HandlerLink for Agent {
             let gone = HandlerError::Lost("the connection was reset".into());
             return Ok(Box::pin(iter([Err(gone)])));
         }
-        if task.skill == "work.wait" {
+        if task.skill == "work.wait" || task.skill == "work.rest" || task.skill.starts_with("bomb.")
+        {
             return Ok(Box::pin(futures_util::stream::pending()));
         }
         if task.skill == "work.long" {
@@ -147,12 +148,16 @@ fn instance() -> InstanceId {
 
 impl Route for Here {
     fn pick(&self, want: &Want<'_>, _: Instant) -> Pick {
+        let agent = "default/worker".parse().unwrap();
+        if !(want.admits)(&agent) {
+            return Pick::Nobody;
+        }
         if !(want.allows)(&instance()) {
             return Pick::Busy(None);
         }
         let here = Candidate {
             instance: instance(),
-            agent: "default/worker".parse().unwrap(),
+            agent,
             idempotent: self.idempotent,
             boot_id: "b".into(),
             contract: Contract::default(),
@@ -190,21 +195,21 @@ impl Connect for Here {
     }
 }
 
-struct Bench {
-    home: Home,
-    own: SpiffeId,
-    tokens: watch::Receiver<Vec<String>>,
+pub(super) struct Bench {
+    pub(super) home: Home,
+    pub(super) own: SpiffeId,
+    pub(super) tokens: watch::Receiver<Vec<String>>,
     traces: Traced,
     deaf: Arc<AtomicBool>,
     apart: watch::Sender<Apart>,
 }
 
 impl Bench {
-    fn new(slots: u32) -> Self {
+    pub(super) fn new(slots: u32) -> Self {
         Self::over(slots, false, Journal::memory())
     }
 
-    fn over(slots: u32, idempotent: bool, journal: Journal) -> Self {
+    pub(super) fn over(slots: u32, idempotent: bool, journal: Journal) -> Self {
         let own: SpiffeId = "spiffe://attache.local/ns/default/agent/worker"
             .parse()
             .unwrap();
@@ -214,9 +219,10 @@ impl Bench {
             own: own.clone(),
             slots,
             boot_id: "b".into(),
-            skills: ["work.do", "work.wait", "work.long", "work.die"]
+            skills: ["work.do", "work.wait", "work.rest", "work.long", "work.die"]
                 .map(String::from)
                 .into_iter()
+                .chain((0..10).map(|depth| format!("bomb.{depth}")))
                 .collect(),
         };
         let handled = AtomicUsize::new(0);
@@ -264,7 +270,7 @@ impl Bench {
         }
     }
 
-    fn asked(&self, skill: &str, parent_token: &str) -> Submission {
+    pub(super) fn asked(&self, skill: &str, parent_token: &str) -> Submission {
         let selector = Some(pb::Selector {
             skill: skill.into(),
             ..Default::default()
@@ -283,7 +289,7 @@ impl Bench {
     }
 
     /// Follows a task to its end.
-    async fn end(&self, id: &str) -> pb::Task {
+    pub(super) async fn end(&self, id: &str) -> pb::Task {
         let (id, viewer): (TaskId, _) = (id.parse().unwrap(), Arc::new(self.own.clone()));
         let mut updates = self.home.watch(&id, &viewer, 0, false).await.unwrap();
         let mut seq = 0;
@@ -360,7 +366,7 @@ async fn a_cancelled_parent_takes_its_children_along() {
         .clone();
     let child = bench
         .home
-        .submit(bench.asked("work.wait", &tokens[0]), 1)
+        .submit(bench.asked("work.rest", &tokens[0]), 1)
         .await
         .unwrap()
         .task;
@@ -395,7 +401,7 @@ async fn children_are_asked_at_once_though_the_parent_takes_its_time() {
     let tokens = bench.tokens.wait_for(|tokens| !tokens.is_empty()).await;
     let token = tokens.unwrap()[0].clone();
     let child = |detached: bool| {
-        let mut asked = bench.asked("work.wait", &token);
+        let mut asked = bench.asked("work.rest", &token);
         asked.spec.options = Some(pb::TaskOptions {
             detached,
             ..Default::default()

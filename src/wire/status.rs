@@ -28,6 +28,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::IdentityMismatch
         | Reason::OperatorsOnly
         | Reason::TokenRefused
+        | Reason::OutOfScope
         | Reason::RejoinRefused
         | Reason::GenerationStale => Code::PermissionDenied,
         Reason::IdempotencyKeyReused => Code::AlreadyExists,
@@ -44,6 +45,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::QuestionAnswered
         | Reason::HomeElsewhere
         | Reason::NotOwnAgent
+        | Reason::DelegationLoop
         | Reason::ContractChanged
         | Reason::NotAttachable
         | Reason::AttemptStale => Code::FailedPrecondition,
@@ -64,6 +66,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::ContentTooLarge
         | Reason::SlotsFull
         | Reason::RulesFull
+        | Reason::DescendantsExhausted
         | Reason::RateLimited => Code::ResourceExhausted,
         Reason::AgentError | Reason::OutputInvalid => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,

@@ -122,6 +122,7 @@ impl Handler for Agent {
                 fan if fan.starts_with("test.fan") => {
                     tree::fan(&task.id, &text, &request.parent_token, &updates).await;
                 }
+                pass if pass.starts_with("test.pass") => tree::pass(&text, &updates).await,
                 skill => drop(run(skill, &text, &updates).await),
             }
         });
@@ -268,7 +269,7 @@ async fn slow(
     updates.send(Ok(HandleResponse { update })).await
 }
 
-/// Has whoever can do it do the first word of the input, with the rest as its input. With the trace
+/// Has whoever can do it, or is named ([`tree::meant`]), do the first word of the input, with the rest as its input. With the trace
 /// of its own call, if that is given; the sidecar knows the parent by its token either way.
 async fn ask(
     text: &str,
@@ -276,14 +277,13 @@ async fn ask(
     trace: Option<TraceContext>,
     updates: &Updates,
 ) -> Result<(), mpsc::error::SendError<Result<HandleResponse, Status>>> {
-    let (skill, text) = text.split_once(' ').unwrap_or((text, ""));
+    let (to, text) = text.split_once(' ').unwrap_or((text, ""));
+    let (selector, scope) = tree::meant(to);
     let sidecar = Endpoint::from_shared(env::var("ATTACHE_SIDECAR").unwrap()).unwrap();
     let mut sidecar = AgentClient::new(sidecar.connect_lazy());
     let spec = pb::TaskSpec {
-        selector: Some(pb::Selector {
-            skill: skill.into(),
-            ..Default::default()
-        }),
+        selector: Some(selector),
+        scope,
         input: vec![text_part(text)],
         parent_token,
         ..Default::default()

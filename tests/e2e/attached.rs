@@ -187,6 +187,31 @@ async fn an_attached_agent_comes_back_to_a_sidecar_that_was_restarted() {
 }
 
 #[tokio::test]
+async fn an_attached_agent_that_leaves_loses_nothing() {
+    let mesh = home_and_worker(&["test.hold", "test.echo"], "");
+    let mut hand = ByHand::started(&mesh).await;
+    let mut home = hand.local("home-1");
+    // The agent is told to end, then its sidecar, each in the middle of work that may not run twice.
+    for told in ["worker-1-agent", "worker-1"] {
+        let gate = hand.site.path(told);
+        let spec = client::spec("test.hold", &gate.display().to_string());
+        let task = client::submit(&mut home, spec).await.unwrap();
+        works(&home, &task.id).await;
+        hand.term(told);
+        // It has heard of that, and takes nothing more.
+        hand.finds("home-1", "test.hold", &[]).await;
+        fs::write(&gate, "").unwrap();
+        let seen = client::watch_whole(&mut home, &task.id).await;
+        assert_eq!(seen.result().as_deref(), Some("let go"), "{told}: {seen:?}");
+        let attempts = seen.events.iter().map(|event| event.attempt).max();
+        assert_eq!(attempts, Some(1), "{told}");
+        assert!(hand.ended(told).await.success(), "{told}");
+        hand.start(told);
+        hand.ready("worker-1").await;
+    }
+}
+
+#[tokio::test]
 async fn a_slow_home_slows_an_attached_agent_and_fills_no_memory() {
     let site = Site::new(&home_and_worker(&["test.endless"], ""));
     let up = site.up(&[]).await;

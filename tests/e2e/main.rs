@@ -19,6 +19,7 @@ mod bad_input;
 mod cancel;
 mod contracts;
 mod crash;
+mod delegation;
 mod disk;
 mod drain;
 mod failover;

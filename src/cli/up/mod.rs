@@ -173,6 +173,7 @@ impl Running<'_> {
             timeout: listed.timeout,
             fail_fast: false,
             correlation: None,
+            scope: Vec::new(),
             key: None,
             priority: None,
         };

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Counts, Describer, verdict::Look};
 use crate::{
@@ -14,8 +14,11 @@ use crate::{
     task::attach::{Attendance, Desk},
 };
 
-/// How soon an agent whose card cannot be is looked at again; it attaches anew to mend it.
+/// How soon an agent is looked at again whose card cannot be, or that may be stuck.
 const DOUBT: Duration = Duration::from_secs(1);
+/// How long an agent may be busy with nothing but attempts that were cut: then it is stuck. Well
+/// above what a handler takes that looks at nothing while it waits for a model.
+const STUCK: Duration = Duration::from_mins(1);
 
 /// Follows who is attached.
 pub(in crate::sidecar) struct Attended {
@@ -36,20 +39,26 @@ impl Attended {
 
     async fn follow(&self) {
         let mut attendance = self.desk.attendance();
-        let mut described = None;
+        let (mut described, mut busy_since) = (None, None);
         loop {
             let now = *attendance.borrow_and_update();
-            let found = self.look(now, &mut described).await;
-            self.tell(now, found.as_ref().err());
-            let again = async {
-                match &found {
-                    Err((Look::Missed, _)) => sleep(DOUBT).await,
-                    Ok(()) | Err(_) => std::future::pending().await,
-                }
-            };
+            let slots = self.describer.executor.set_places(now.places, now.held);
+            if slots > 0 || now.held == 0 {
+                busy_since = None;
+            } else {
+                busy_since.get_or_insert_with(Instant::now);
+            }
+            let mut found = self.look(now, &mut described).await;
+            if found.is_ok() && busy_since.is_some_and(|since| since.elapsed() >= STUCK) {
+                let why = "the agent has ended none of the attempts that were cut, and has no place \
+                           left: restart it";
+                found = Err((Look::Missed, why.to_owned()));
+            }
+            self.tell(found.as_ref().err());
+            let doubt = busy_since.is_some() || matches!(found, Err((Look::Missed, _)));
             tokio::select! {
                 changed = attendance.changed() => if changed.is_err() { return },
-                () = again => {}
+                () = sleep(DOUBT), if doubt => {}
             }
         }
     }
@@ -68,20 +77,18 @@ impl Attended {
             let why = "the attached agent takes no work: it is about to leave";
             return Err((Look::Declined, why.to_owned()));
         }
-        if *described != Some(now.arrivals) {
+        if *described != Some(now.cards) {
             let asked = self.describer.describe().await;
             asked.map_err(|why| (Look::Missed, why))?;
-            *described = Some(now.arrivals);
+            *described = Some(now.cards);
         }
         Ok(())
     }
 
-    fn tell(&self, now: Attendance, wrong: Option<&(Look, String)>) {
+    fn tell(&self, wrong: Option<&(Look, String)>) {
         let look = wrong.map_or(Look::Serving, |(look, _)| *look);
         self.counts.attended(look, wrong.is_none());
-        let executor = &self.describer.executor;
-        executor.set_places(now.usable);
-        executor.set_healthy(wrong.is_none());
+        self.describer.executor.set_healthy(wrong.is_none());
         self.progress.set_agent(match wrong {
             None => Agent::Healthy,
             Some((_, why)) => Agent::Unhealthy(why.clone().into()),

@@ -39,10 +39,12 @@ pub struct Attendance {
     pub streams: usize,
     /// Attempts that they say to take at once.
     pub places: u32,
-    /// The same without the places of attempts that were cut and have not ended.
-    pub usable: u32,
-    /// Moves on with every stream that opens: whoever is there then may describe itself otherwise.
-    pub arrivals: u64,
+    /// Attempts that were cut, and have not ended by their agent's word: it may still be busy with
+    /// them.
+    pub held: u32,
+    /// Moves on with every stream that opens, and with every one that ends and had given a card:
+    /// who is there then may describe itself otherwise.
+    pub cards: u64,
 }
 
 /// The streams of one agent. Clones are the same.
@@ -149,14 +151,11 @@ impl Desk {
             .seats
             .lock()
             .retain(|other| !Arc::ptr_eq(other, seat));
-        let (session, outlets) = {
-            let mut state = seat.state.lock();
-            (
-                std::mem::take(&mut state.session),
-                std::mem::take(&mut state.outlets),
-            )
-        };
-        let mut outlets = outlets;
+        let State {
+            session,
+            card,
+            mut outlets,
+        } = std::mem::take(&mut *seat.state.lock());
         for (number, written) in session.over() {
             let Some(outlet) = outlets.remove(&number) else {
                 continue;
@@ -167,7 +166,7 @@ impl Desk {
                 HandlerError::Unreachable(why.to_owned())
             }));
         }
-        self.shared.count(0);
+        self.shared.count(u64::from(card.is_some()));
     }
 
     /// Somebody has said hello.
@@ -225,17 +224,17 @@ impl fmt::Debug for Desk {
 }
 
 impl Shared {
-    fn count(&self, arrivals: u64) {
+    fn count(&self, cards: u64) {
         let seats = self.seats.lock();
         let mut now = Attendance::default();
         for seat in seats.iter() {
             let state = seat.state.lock();
             now.streams += usize::from(state.session.greeted());
             now.places = now.places.saturating_add(state.session.places());
-            now.usable = now.usable.saturating_add(state.session.usable());
+            now.held = now.held.saturating_add(state.session.held());
         }
         self.attendance.send_if_modified(|before| {
-            now.arrivals = before.arrivals + arrivals;
+            now.cards = before.cards + cards;
             let changed = *before != now;
             *before = now;
             changed
@@ -290,6 +289,11 @@ impl Seat {
     /// What to write next, if anything.
     pub(super) fn next(&self, now: Instant) -> Option<pb::AttachResponse> {
         self.state.lock().session.next(now)
+    }
+
+    /// Whether it may end without a loss, as its agent wants.
+    pub(super) fn is_done(&self) -> bool {
+        self.state.lock().session.is_done()
     }
 
     pub(super) fn has_next(&self) -> bool {

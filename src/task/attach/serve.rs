@@ -86,8 +86,11 @@ where
     S: Stream<Item = Result<pb::AttachRequest, Status>> + Send + Unpin,
 {
     let first = tokio::select! {
-        first = timeout(HELLO, asked.next()) => first,
+        biased;
+        () = one.cancelled() => return Some(draining()),
+        () = other.cancelled() => return Some(draining()),
         () = out.closed() => return None,
+        first = timeout(HELLO, asked.next()) => first,
     };
     let Ok(mut next) = first else {
         let text = format!("no hello within {HELLO:?}");
@@ -107,20 +110,24 @@ where
             }
             None => return None,
         }
+        if seat.is_done() {
+            return None;
+        }
         loop {
             tokio::select! {
                 biased;
                 () = one.cancelled() => return Some(draining()),
                 () = other.cancelled() => return Some(draining()),
                 () = out.closed() => return None,
-                heard = asked.next() => {
-                    next = heard;
-                    break;
-                }
+                // First, since there is an end to what is to be said, and none to what an agent says.
                 room = out.reserve(), if seat.has_next() => {
                     if let (Ok(room), Some(say)) = (room, seat.next(Instant::now())) {
                         room.send(Ok(say));
                     }
+                }
+                heard = asked.next() => {
+                    next = heard;
+                    break;
                 }
                 () = seat.wake.notified() => {}
             }

@@ -99,11 +99,15 @@ impl Session {
         (self.places as usize).saturating_sub(self.works.len())
     }
 
-    /// Attempts that it takes at once, without the places of what was cut and has not ended.
-    pub(super) fn usable(&self) -> u32 {
+    /// Attempts that were cut, and by the agent's word have not ended.
+    pub(super) fn held(&self) -> u32 {
         let cut = self.works.values().filter(|work| work.phase == Phase::Cut);
-        let cut = u32::try_from(cut.count()).unwrap_or(u32::MAX);
-        self.places.saturating_sub(cut)
+        u32::try_from(cut.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the agent takes no more and has nothing left: it may go without a loss.
+    pub(super) fn is_done(&self) -> bool {
+        self.greeted && self.places == 0 && self.works.is_empty()
     }
 
     /// Whether the agent has said hello.
@@ -254,9 +258,6 @@ impl Session {
         let Some(update) = update.update else {
             return wrong(format!("an update of work {number} without its content"));
         };
-        if work.phase == Phase::Cut {
-            return Ok(Heard::Late);
-        }
         if work.credit <= 0 {
             return wrong(format!(
                 "an update of work {number} without credit: count what you send, each update with \
@@ -264,7 +265,11 @@ impl Session {
             ));
         }
         work.credit -= cost(&update).cast_signed();
-        Ok(Heard::Update(number, Box::new(update)))
+        Ok(match work.phase {
+            Phase::Open => Heard::Update(number, Box::new(update)),
+            // What crosses a cut was within its credit as well.
+            Phase::Cut => Heard::Late,
+        })
     }
 
     fn ended(&mut self, end: pb::AttachEnd) -> Result<Heard, Violation> {

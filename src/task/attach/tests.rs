@@ -164,8 +164,8 @@ fn an_attached_agent_gets_what_it_has_places_for_and_says_what_becomes_of_it() {
         ("h1 n g c1 n g n", "attached, given 1, -, given 2, work 2"),
         // What crosses a cut is nobody's fault, and counts for nothing.
         (
-            "h1 n g n c1 u1 u1=300000 u1 e1 n",
-            "attached, given 1, work 1, late, late, late, -",
+            "h1 n g n c1 u1 u1=300000 e1 n",
+            "attached, given 1, work 1, late, late, -",
         ),
         (
             "h1 n g n e1 x1 c1 t1=99999 n",
@@ -198,6 +198,7 @@ fn an_attached_agent_that_breaks_a_rule_is_told_which() {
         ("h1 n g n c1 e1 e1", "an end of work 1"),
         // Beyond the credit, once that is used up by a single one too.
         ("h1 n g n u1=300000 u1", "without credit"),
+        ("h1 n g n c1 u1=300000 u1", "without credit"),
     ] {
         let came = played(script);
         let broken = came.rsplit_once('!').map(|(_, broken)| broken);
@@ -430,21 +431,16 @@ async fn an_attached_agent_is_asked_to_stop_and_then_cut() {
     assert_eq!(agent.hear().await, "cancel 1");
     drop(stream);
     assert_eq!(agent.hear().await, "cut 1");
-    let usable = |count| {
+    let held = |count| {
         let mut attendance = desk.attendance();
-        async move {
-            attendance
-                .wait_for(|now| now.usable == count)
-                .await
-                .map(drop)
-        }
+        async move { attendance.wait_for(|now| now.held == count).await.map(drop) }
     };
     // Until its end is said its place is taken, and the executor knows of one less.
-    usable(0).await.unwrap();
+    held(1).await.unwrap();
     assert_eq!(refusal(give(&desk, "b").await), "ResourceExhausted");
     agent.say(says(1, 10)).await;
     agent.say(ends(1, Code::Ok)).await;
-    usable(1).await.unwrap();
+    held(0).await.unwrap();
     let _next = give(&desk, "b").await.unwrap();
     assert_eq!(agent.hear().await, "work 2");
 }
@@ -489,6 +485,58 @@ async fn a_broken_rule_closes_the_stream_with_its_reason_and_loses_its_attempts(
     assert_eq!(agent.hear().await, "attached");
     leaves.cancel();
     assert_eq!(agent.hear().await, "DRAINING");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_takes_no_more_is_let_go_when_nothing_is_left() {
+    let desk = desk();
+    let mut agent = attach(&desk, 2).await;
+    let (mut ended, mut crossed) = (
+        give(&desk, "a").await.unwrap(),
+        give(&desk, "b").await.unwrap(),
+    );
+    agent.say(say(Said::Places(0))).await;
+    // Both were written before that was heard.
+    assert_eq!(agent.hear().await, "work 1");
+    assert_eq!(agent.hear().await, "work 2");
+    let mut attendance = desk.attendance();
+    attendance.wait_for(|now| now.places == 0).await.unwrap();
+    assert_eq!(refusal(give(&desk, "c").await), "unreachable");
+    let not_begun = pb::AttachEnd {
+        work: 2,
+        code: Code::Unavailable.into(),
+        not_processed: true,
+        ..pb::AttachEnd::default()
+    };
+    agent.say(say(Said::End(not_begun))).await;
+    assert_eq!(word(&mut crossed).await, "Unavailable not begun");
+    assert_eq!(agent.hear().await, "nothing");
+    agent.say(says(1, 10)).await;
+    agent.say(ends(1, Code::Ok)).await;
+    assert_eq!(agent.hear().await, "end");
+    assert_eq!(word(&mut ended).await, "update");
+    assert_eq!(word(&mut ended).await, "end");
+
+    // One with nothing under way goes at once.
+    let mut idle = attach(&desk, 1).await;
+    idle.say(say(Said::Places(0))).await;
+    assert_eq!(idle.hear().await, "end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_card_goes_with_the_stream_that_gave_it() {
+    let desk = desk();
+    let mut agent = silent(&desk, Stop::new());
+    let card = Some(pb::AgentCard::default());
+    let hello = pb::AttachHello { places: 1, card };
+    agent.say(say(Said::Hello(hello))).await;
+    assert_eq!(agent.hear().await, "attached");
+    assert!(desk.describe().await.unwrap().is_some());
+    let mut attendance = desk.attendance();
+    let before = attendance.borrow_and_update().cards;
+    drop(agent);
+    attendance.wait_for(|now| now.cards > before).await.unwrap();
+    assert!(desk.describe().await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,15 @@ pub enum Phase {
     Settled,
 }
 
+/// What is told with the last update.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Last {
+    /// The handler did not end by itself.
+    pub cut: bool,
+    /// Tasks that were made below the attempt, or may yet be by those.
+    pub used: u32,
+}
+
 /// A home that speaks of updates which do not exist, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
@@ -64,18 +73,20 @@ impl Attempt {
     }
 
     /// Adds an update and gives its number; `None` once the last one is in.
-    pub fn push(&mut self, update: pb::HandleResponse, last: bool, cut: bool) -> Option<u64> {
+    pub fn push(&mut self, update: pb::HandleResponse, last: Option<Last>) -> Option<u64> {
         if self.closed {
             return None;
         }
         let number = self.last() + 1;
         let bytes = update.encoded_len();
         self.kept_bytes += bytes;
-        self.closed = last;
+        self.closed = last.is_some();
+        let last = last.unwrap_or_default();
         let update = pb::NumberedUpdate {
             number,
             update: Some(update),
-            cut,
+            cut: last.cut,
+            descendants_used: last.used,
         };
         self.kept.push_back((update, bytes));
         Some(number)
@@ -164,10 +175,10 @@ mod tests {
     #[test]
     fn nothing_follows_the_last_and_all_acknowledged_settles() {
         let mut attempt = Attempt::new();
-        assert_eq!(attempt.push(said("a"), false, false), Some(1));
+        assert_eq!(attempt.push(said("a"), None), Some(1));
         assert_eq!(attempt.phase(), Phase::Open);
-        assert_eq!(attempt.push(said("b"), true, false), Some(2));
-        assert_eq!(attempt.push(said("c"), false, false), None);
+        assert_eq!(attempt.push(said("b"), Some(Last::default())), Some(2));
+        assert_eq!(attempt.push(said("c"), None), None);
         assert_eq!(attempt.phase(), Phase::Closed);
         attempt.acknowledge(1).unwrap();
         assert_eq!(attempt.phase(), Phase::Closed);
@@ -178,8 +189,8 @@ mod tests {
     #[test]
     fn cursors_outside_of_what_is_kept_are_refused() {
         let mut attempt = Attempt::new();
-        attempt.push(said("a"), false, false);
-        attempt.push(said("b"), false, false);
+        attempt.push(said("a"), None);
+        attempt.push(said("b"), None);
         assert_eq!(
             attempt.acknowledge(3),
             Err(CursorError::Ahead { update: 3, last: 2 })
@@ -200,7 +211,7 @@ mod tests {
         let text = "x".repeat(UNACKNOWLEDGED_MAX / 4);
         for _ in 0..4 {
             assert!(attempt.has_room());
-            attempt.push(said(&text), false, false);
+            attempt.push(said(&text), None);
         }
         assert!(!attempt.has_room());
         attempt.acknowledge(2).unwrap();
@@ -235,7 +246,7 @@ mod tests {
                 match turn {
                     Turn::Say => {
                         said_so_far += 1;
-                        prop_assert_eq!(attempt.push(said("x"), false, false), Some(said_so_far));
+                        prop_assert_eq!(attempt.push(said("x"), None), Some(said_so_far));
                     }
                     Turn::Receive => {
                         if let Some(update) = attempt.after(on_stream) {

@@ -80,6 +80,8 @@ pub(super) struct Book {
     slots: u32,
     /// What the agent takes at once by its own word.
     places: u32,
+    /// Attempts that were cut, and that it is still busy with.
+    held: u32,
     running: u32,
     draining: bool,
     /// The agent is known to be unhealthy.
@@ -97,6 +99,7 @@ impl Book {
         Self {
             slots,
             places: u32::MAX,
+            held: 0,
             running: 0,
             draining: false,
             unhealthy: false,
@@ -205,14 +208,15 @@ impl Book {
         self.unhealthy = !healthy;
     }
 
-    /// The agent takes no more than this at once, whatever its card says.
-    pub(super) fn set_places(&mut self, places: u32) {
-        self.places = places;
+    /// The agent takes no more than `places` at once, whatever its card says, and is still busy with
+    /// `held` attempts that were cut.
+    pub(super) fn set_places(&mut self, places: u32, held: u32) {
+        (self.places, self.held) = (places, held);
     }
 
     /// Attempts that may run at once now.
     pub(super) fn slots(&self) -> u32 {
-        self.slots.min(self.places)
+        self.slots.min(self.places).saturating_sub(self.held)
     }
 
     pub(super) fn drain(&mut self) {
@@ -364,6 +368,21 @@ mod tests {
         book.unremember(&task(1), 3);
         assert_eq!(said(&mut book, 3), "ATTEMPT_STALE");
         assert_eq!(book.remembered.len(), 1);
+    }
+
+    #[test]
+    fn what_an_agent_takes_at_once_bounds_its_slots_less_what_was_cut_and_goes_on() {
+        for (slots, places, held, left) in [
+            (4, u32::MAX, 0, 4),
+            (4, 1, 0, 1),
+            (4, 1024, 3, 1),
+            (4, 1024, 9, 0),
+            (4, 0, 0, 0),
+        ] {
+            let mut book = Book::new(slots);
+            book.set_places(places, held);
+            assert_eq!(book.slots(), left, "{slots} {places} {held}");
+        }
     }
 
     #[test]

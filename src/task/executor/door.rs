@@ -4,8 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::domain::{Fault, InstanceId, Reason, SpiffeId, TaskId};
+use crate::domain::{Fault, InstanceId, Member, Reason, SpiffeId, TaskId};
 use crate::pb;
+use crate::task::descendants::DESCENDANTS_MAX;
+use crate::task::lineage::{self, CHAIN_MAX};
 
 use super::offers::{Offer, Offers};
 
@@ -30,6 +32,8 @@ pub(super) struct Work {
     pub(super) request: Box<pb::HandleRequest>,
     pub(super) remaining: Duration,
     pub(super) chain: Vec<pb::ChainLink>,
+    /// Tasks that may be made below it.
+    pub(super) descendants: u32,
     pub(super) caller: SpiffeId,
     pub(super) offer: Arc<Offer>,
 }
@@ -70,9 +74,27 @@ pub(super) fn start(home: &HomePeer, start: pb::Start, skills: &Offers) -> Resul
         request: Box::new(request),
         remaining,
         chain: start.chain,
+        // Whatever a home says: no tree is larger.
+        descendants: start.descendants_left.min(DESCENDANTS_MAX),
         caller,
         offer: Arc::clone(offer),
     })
+}
+
+/// The way the work has come must not lead round to the agent here, `own`, nor past what the tasks
+/// above may be delegated to; whatever its home has looked at.
+///
+/// # Errors
+/// INVALID_FIELD for a chain that is too long, DELEGATION_LOOP, OUT_OF_SCOPE.
+pub(super) fn came(work: &Work, own: &SpiffeId) -> Result<(), Fault> {
+    if work.chain.len() > CHAIN_MAX {
+        let text = format!("at most {CHAIN_MAX} hops");
+        return Err(Fault::field("start.chain", text));
+    }
+    match &own.member {
+        Member::Agent(agent) => lineage::check(&work.chain, Some(agent), &work.task.skill),
+        Member::Service(_) | Member::Operator(_) | Member::Registry(_) => Ok(()),
+    }
 }
 
 /// The task and attempt that `home` speaks of; a home speaks of its own tasks only.

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,13 +22,14 @@ use super::book::{Admission, Book, Found};
 use super::door::{self, HomePeer, Work};
 use super::handler::HandlerLink;
 use super::offers::Offers;
-use super::run::{Ended, Guard, Run};
+use super::run::{Ended, Run};
 use super::session::{Command, Session, attach, give_up};
+use super::slot::{Entry, Slot};
 use super::spans::Spans;
 use super::suspicion::Witness;
 use super::tokens::Tokens;
 use super::{Answer, answer, refused};
-use crate::domain::{Fault, Reason, SpiffeId, TaskId};
+use crate::domain::{Fault, Reason, SpiffeId};
 use crate::identity::authorize::{Action, authorize};
 use crate::pb;
 use crate::pb::execute_request::Step;
@@ -66,7 +70,7 @@ pub struct Executor {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     own: SpiffeId,
     boot_id: String,
     slots: u32,
@@ -74,9 +78,9 @@ struct Shared {
     link: Arc<dyn HandlerLink>,
     nurseries: Vec<Nursery>,
     turn: AtomicUsize,
-    book: Mutex<Book>,
-    tokens: Tokens,
-    changed: watch::Sender<()>,
+    pub(super) book: Mutex<Book>,
+    pub(super) tokens: Tokens,
+    pub(super) changed: watch::Sender<()>,
     witness: Witness,
     stop: Stop,
 }
@@ -123,11 +127,13 @@ impl Executor {
         self.shared.book.lock().set_healthy(healthy);
     }
 
-    /// The agent takes no more attempts at once than this, whatever its card says. As many as that
-    /// says until it is said otherwise.
-    pub fn set_places(&self, places: u32) {
-        self.shared.book.lock().set_places(places);
+    /// The agent takes no more than `places` attempts at once, whatever its card says, and is still
+    /// busy with `held` that were cut. Gives how many may run now.
+    pub fn set_places(&self, places: u32, held: u32) -> u32 {
         self.shared.changed.send_replace(());
+        let mut book = self.shared.book.lock();
+        book.set_places(places, held);
+        book.slots()
     }
 
     /// Moves on when calls in a row got no word out of the agent: time to look at it.
@@ -240,6 +246,7 @@ impl Executor {
         authorize(&home.id, Action::Execute, namespace)?;
         let work = door::start(home, start, &skills)?;
         authorize(&work.caller, Action::Execute, namespace)?;
+        door::came(&work, &self.shared.own)?;
         work.offer.admit(&work.request)?;
         Ok(Box::new(work))
     }
@@ -319,13 +326,10 @@ impl Executor {
             chain: work.chain,
             trace,
         };
-        self.shared.tokens.lend(token.clone(), parent);
+        let tokens = &self.shared.tokens;
+        tokens.lend(token.clone(), parent, work.descendants);
         self.shared.changed.send_replace(());
-        let slot = Slot {
-            shared: Arc::clone(&self.shared),
-            token,
-            began,
-        };
+        let slot = Slot::new(Arc::clone(&self.shared), token, began);
         (slot, request, deadline)
     }
 
@@ -366,6 +370,14 @@ impl Parents for Executor {
         self.shared.tokens.parent(token)
     }
 
+    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
+        self.shared.tokens.take(token, depth)
+    }
+
+    fn give_back(&self, token: &str, count: u32) {
+        self.shared.tokens.give_back(token, count);
+    }
+
     fn lives(&self, token: &str) -> bool {
         self.shared.tokens.lives(token)
     }
@@ -389,46 +401,6 @@ struct Asked {
     home: HomePeer,
     steps: Steps,
     trace: Option<TraceContext>,
-}
-
-/// A taken slot and a live parent token.
-struct Slot {
-    shared: Arc<Shared>,
-    token: String,
-    began: Instant,
-}
-
-impl Guard for Slot {
-    fn disown(&self) {
-        self.shared.tokens.end(&self.token);
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(self.began);
-        self.shared.tokens.end(&self.token);
-        self.shared.book.lock().free_slot(took, now);
-        self.shared.changed.send_replace(());
-    }
-}
-
-/// An attempt that homes can find.
-struct Entry {
-    shared: Arc<Shared>,
-    task: TaskId,
-    attempt: u32,
-    settled: bool,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        let mut book = self.shared.book.lock();
-        book.forget(&self.task, self.attempt, self.settled);
-        drop(book);
-        self.shared.changed.send_replace(());
-    }
 }
 
 /// 256 random bits: who can guess it may spend a task's rights.

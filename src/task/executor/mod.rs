@@ -14,6 +14,7 @@ mod refusal;
 mod run;
 pub mod service;
 mod session;
+mod slot;
 mod spans;
 mod suspicion;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
-use super::attempt::{Attempt, Phase};
+use super::attempt::{Attempt, Last, Phase};
 use super::call::{Handler, Heard};
 use super::course::{Course, Said, Verdict};
 use super::handler::HandlerLink;
@@ -44,8 +44,12 @@ const OPENING: Duration = Duration::from_millis(250);
 
 /// What the attempt has of the executor; it is given back when this is dropped.
 pub(super) trait Guard: Send {
-    /// The attempt is not wanted any more: what it asked of others goes with it.
-    fn disown(&self);
+    /// The attempt is not wanted any more: what it asked of others goes with it. Gives how many tasks
+    /// were made below it, or may yet be by those.
+    fn disown(&self) -> u32;
+
+    /// Whether any were: then it has begun, whatever it says.
+    fn has_children(&self) -> bool;
 }
 
 /// How an attempt ended here.
@@ -95,6 +99,7 @@ impl Run {
         }
         if let Some(said) = &first
             && let Some(wait) = refusal(said)
+            && !self.slot.has_children()
         {
             self.witness.saw(said);
             self.session.refuse(&task_id, said, wait, &self.spans);
@@ -304,8 +309,10 @@ impl Owner {
         let Heard::Said(said) = heard else { return };
         if !std::mem::replace(&mut self.spoke, true) {
             self.witness.saw(&said);
+            let begun = self.slot.as_ref().is_some_and(|slot| slot.has_children());
             if self.course.is_running()
                 && let Some(wait) = refusal(&said)
+                && !begun
             {
                 return self.refuse(&said, wait);
             }
@@ -339,16 +346,17 @@ impl Owner {
     fn follow(&mut self, verdict: Option<Verdict>) {
         match verdict {
             Some(Verdict::Transient(update)) => self.tell(Reply::Update(pb::NumberedUpdate {
-                number: 0,
                 update: Some(update),
-                cut: false,
+                ..pb::NumberedUpdate::default()
             })),
             Some(Verdict::Update(update)) => {
-                self.attempt.push(update, false, false);
+                self.attempt.push(update, None);
             }
             Some(Verdict::Last { update, cut }) => {
                 self.spans.judge(&update);
-                self.attempt.push(update, true, cut);
+                // From here on it makes no more: what is told is all.
+                let used = self.slot.as_ref().map_or(0, |slot| slot.disown());
+                self.attempt.push(update, Some(Last { cut, used }));
             }
             Some(Verdict::AskToStop(reason)) => {
                 // Now, not when the handler has ended: a tree of tasks stops at once.

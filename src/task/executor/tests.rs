@@ -882,3 +882,81 @@ fn a_card_with_a_schema_that_cannot_be_is_refused_by_its_path() {
     );
     assert!(refused.text.starts_with("at /items/$ref: "), "{refused}");
 }
+
+/// A Start whose handler may have so many tasks made below it.
+fn wide(task: u128, descendants_left: u32) -> Ask {
+    Ask::Start(Box::new(pb::Start {
+        descendants_left,
+        ..*start(task, 1)
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_update_says_what_was_made_below_and_who_made_any_has_begun() {
+    let bench = Bench::new(2, OnCancel::Ends);
+    let mut home = bench.open(wide(1, 30)).await;
+    assert_eq!(home.next().await, "accepted");
+    let token = bench.agent.handled.lock()[0].parent_token.clone();
+    let share = bench.executor.take(&token, 1).unwrap();
+    assert!(share > 2, "{share}");
+    bench.executor.give_back(&token, 2);
+    // It cannot say any more that it has done nothing.
+    bench.say(Err(unbegun())).await;
+    let step = home.updates.next().await.unwrap().unwrap().step.unwrap();
+    let Step::Update(last) = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!((last.number, last.descendants_used), (1, 1 + share - 2));
+    let late = bench.executor.take(&token, 1).unwrap_err();
+    assert_eq!(late.reason, Reason::ParentTokenInvalid);
+
+    let mut home = bench.open(wide(2, 1)).await;
+    assert_eq!(home.next().await, "accepted");
+    let token = bench.agent.handled.lock()[1].parent_token.clone();
+    assert_eq!(bench.executor.take(&token, 1), Ok(0));
+    let full = bench.executor.take(&token, 1).unwrap_err();
+    assert_eq!(full.reason, Reason::DescendantsExhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_came_a_wrong_way_is_turned_down_whatever_its_home_says() {
+    let link = |agent: &str, skill: &str| pb::ChainLink {
+        spiffe_id: format!("spiffe://a/ns/default/agent/{agent}"),
+        skill: skill.into(),
+        ..pb::ChainLink::default()
+    };
+    let scoped = pb::ChainLink {
+        scope: vec![pb::AgentSkill {
+            agent: "default/other".into(),
+            skill: SKILL.into(),
+        }],
+        ..link("asker", "ask")
+    };
+    let long: Vec<_> = (0..9).map(|n| link(&format!("n{n}"), SKILL)).collect();
+    for (chain, reason) in [
+        (
+            vec![link("worker", SKILL), link("asker", "ask")],
+            "DELEGATION_LOOP",
+        ),
+        (vec![scoped], "OUT_OF_SCOPE"),
+        (long, "INVALID_FIELD"),
+    ] {
+        let bench = Bench::new(1, OnCancel::Ends);
+        let asked = pb::Start {
+            chain,
+            ..*start(1, 1)
+        };
+        let mut home = bench.open(Ask::Start(Box::new(asked))).await;
+        let refused = home.updates.next().await.unwrap().unwrap_err();
+        let found = reason_of(&refused);
+        assert_eq!(found.as_deref(), Some(reason));
+        assert!(bench.agent.handled.lock().is_empty());
+    }
+    let bench = Bench::new(1, OnCancel::Ends);
+    let asked = pb::Start {
+        chain: vec![link("worker", "other"), link("asker", SKILL)],
+        ..*start(1, 1)
+    };
+    let mut home = bench.open(Ask::Start(Box::new(asked))).await;
+    assert_eq!(home.next().await, "accepted");
+}

@@ -41,7 +41,10 @@ impl Tasks {
             return Err(*unfit);
         }
         let id = new.task.id.clone();
-        let submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
+        let mut submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
+        if new.maker.is_some() {
+            submitted.descendants = new.descendants;
+        }
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
@@ -52,7 +55,7 @@ impl Tasks {
         }
         self.log(id, Recorded::Submitted(submitted), 0);
         self.enter(kept, new.due);
-        if let Some(token) = new.parent {
+        if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
             self.children.add(task, token);
         }
         self.place(task, world);

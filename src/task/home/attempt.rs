@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::domain::{InstanceId, Reason};
 use crate::pb;
 use crate::pb::handle_response::Update;
-use crate::pb::journal::{Checkpoint, NotStarted, record::Kind as Recorded};
+use crate::pb::journal::{Checkpoint, NotStarted, Returned, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
@@ -18,7 +18,7 @@ use super::dialogue::asks;
 use super::kept::{UNCONFIRMED, ended};
 use super::machine::{CANCEL_GRACE, Carrying, Effect, Tasks, World};
 use super::unfit::unfit;
-use super::update::{Taken, is_loss, is_unavailable};
+use super::update::{Taken, is_last, is_loss, is_unavailable};
 
 /// What a carrier reports about the attempt it carries.
 #[derive(Debug)]
@@ -227,7 +227,7 @@ impl Tasks {
             return;
         };
         let (attempt, last) = (running.attempt, running.after_update);
-        let number = update.number;
+        let (number, used) = (update.number, update.descendants_used);
         let said = update.update.and_then(|said| said.update);
         let first = !std::mem::replace(&mut entry.heard, true) && last == 0;
         if number == 0 {
@@ -243,6 +243,10 @@ impl Tasks {
             });
             return;
         }
+        if said.as_ref().is_some_and(is_last) {
+            let unused = running.descendants.saturating_sub(used);
+            entry.unused = unused;
+        }
         let unavailable = first && is_unavailable(said.as_ref()) && entry.gets_another();
         if unavailable || is_loss(said.as_ref()) {
             self.effects.push(Effect::Ack {
@@ -250,6 +254,7 @@ impl Tasks {
                 attempt,
                 update: number,
             });
+            self.returned(task);
             if unavailable {
                 self.run_again(task, (Reason::AgentUnavailable, true), world);
             } else {
@@ -257,7 +262,23 @@ impl Tasks {
             }
             return;
         }
+        if matches!(said, Some(Update::Question(_))) {
+            self.returned(task);
+        }
         self.take_update(task, (attempt, update.cut, number), said, world);
+    }
+
+    /// The attempt is over, the task is not: what it has not had made below it is for the next one.
+    pub(super) fn returned(&mut self, task: Uuid) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let descendants = std::mem::take(&mut entry.unused);
+        if descendants > 0 {
+            let id = entry.kept.task.id.clone();
+            self.log(id, Recorded::Returned(Returned { descendants }), 0);
+            self.follow(task);
+        }
     }
 
     /// What the attempt's next update says, with its number; `cut`: its handler was.
@@ -301,6 +322,7 @@ impl Tasks {
                 self.log(id, saved, number);
                 self.follow(task);
             }
+            Taken::HandOver(to) => return self.hand_over(task, (attempt, number), to, world),
             Taken::Transient(_) => {
                 let text = "the executor numbered a transient";
                 return self.end_failed(task, Reason::ProtocolViolation, text, world.at);
@@ -326,7 +348,7 @@ impl Tasks {
         }
     }
 
-    fn take_event(
+    pub(super) fn take_event(
         &mut self,
         task: Uuid,
         (attempt, number): (u32, u64),

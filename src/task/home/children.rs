@@ -17,17 +17,16 @@ impl Children {
         self.token.insert(task, token);
     }
 
-    /// The task has ended, or does not end with its parent any more.
-    pub(super) fn remove(&mut self, task: Uuid) {
-        let Some(token) = self.token.remove(&task) else {
-            return;
-        };
+    /// The task has ended, or does not end with its parent any more. Gives its parent's token.
+    pub(super) fn remove(&mut self, task: Uuid) -> Option<String> {
+        let token = self.token.remove(&task)?;
         if let Some(all) = self.of.get_mut(&token) {
             all.remove(&task);
             if all.is_empty() {
                 self.of.remove(&token);
             }
         }
+        Some(token)
     }
 
     /// Those of one token, which is over.

@@ -60,6 +60,7 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         | Effect::Resume { .. }
         | Effect::Ack { .. }
         | Effect::Abort { .. }
+        | Effect::GiveBack { .. }
         | Effect::Release { .. } => None,
     });
     let inputs = start.unwrap().inputs.into_iter();

@@ -293,7 +293,12 @@ impl Carrier {
     fn judge(&self, update: &pb::NumberedUpdate) {
         match update.update.as_ref().and_then(|said| said.update.as_ref()) {
             Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
-            Some(Update::Result(_) | Update::Canceled(_) | Update::Question(_)) => self.work.done(),
+            Some(
+                Update::Result(_)
+                | Update::Canceled(_)
+                | Update::Question(_)
+                | Update::Delegation(_),
+            ) => self.work.done(),
             _ => {}
         }
     }
@@ -379,6 +384,8 @@ const REFUSED: &[Reason] = &[
     Reason::PayloadTooLarge,
     Reason::InputInvalid,
     Reason::ProtocolViolation,
+    Reason::DelegationLoop,
+    Reason::OutOfScope,
     Reason::NotOwnAgent,
     Reason::Unimplemented,
     Reason::SlotsFull,

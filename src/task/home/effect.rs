@@ -64,6 +64,8 @@ pub(super) enum Effect {
         attempt: u32,
         reason: String,
     },
+    /// A child has ended, and needs so many of the tasks no more that its parent gave it.
+    GiveBack { token: String, count: u32 },
     /// The attempt is over here, whatever it still says; with a reason: tell it to stop.
     Release {
         task: Uuid,

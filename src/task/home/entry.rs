@@ -51,6 +51,8 @@ pub(super) struct Entry {
     pub(super) settings: Option<Arc<Settings>>,
     /// The running attempt has said something.
     pub(super) heard: bool,
+    /// Of the tasks that the attempt which ended it might have had made below it, so many were not.
+    pub(super) unused: u32,
     /// How long the executor that it was last sent to may say nothing at all before it is lost.
     pub(super) lost_after: Duration,
 }
@@ -92,6 +94,7 @@ impl Entry {
             rests_until: None,
             settings: None,
             heard: false,
+            unused: 0,
             lost_after: Duration::ZERO,
         }
     }

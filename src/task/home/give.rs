@@ -9,6 +9,7 @@ use crate::domain::{InstanceId, Reason};
 use crate::pb;
 use crate::pb::journal::{Dispatched, record::Kind as Recorded};
 use crate::resilience::{RetrySettings, backoff};
+use crate::task::descendants::for_attempt;
 use crate::task::doors::{Call, Candidate, Pick, Want};
 use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
@@ -16,7 +17,7 @@ use crate::telemetry::{Subject, Work};
 use super::dispatch::first_word_within;
 use super::entry::{Again, Entry};
 use super::lanes::Lanes;
-use super::machine::{Carrying, Effect, Tasks, World};
+use super::machine::{ATTEMPTS_MAX, Carrying, Effect, Tasks, World};
 use super::snapshot::promise;
 use super::turns::Passed;
 
@@ -96,10 +97,11 @@ impl Tasks {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
-        let selector = entry.kept.spec.selector.as_ref();
+        let selector = entry.kept.selector();
         let hasty = entry.kept.fails_fast();
         let namespace = &entry.kept.task.namespace;
-        let lane = Lanes::name(namespace, selector.unwrap_or(&EMPTY), hasty);
+        let bounds = entry.kept.bounds();
+        let lane = Lanes::name(namespace, &selector, &bounds, hasty);
         entry.lane = Some(lane.clone());
         let flow = entry.kept.flow();
         entry.turn = Some(self.lanes.insert(lane, task, flow, entry.turn));
@@ -208,7 +210,7 @@ impl Tasks {
         let Some(entry) = self.tasks.get(&task) else {
             return;
         };
-        let skill = &entry.kept.task.skill;
+        let skill = entry.kept.skill();
         let text = match given {
             Given::Ejected(until) => {
                 let when = until.map_or_else(
@@ -223,7 +225,8 @@ impl Tasks {
                 )
             }
             Given::Sent | Given::Rests(_) | Given::Busy(_) | Given::Nobody => {
-                format!("no live agent offers {skill} as asked for, and fail_fast was set")
+                let but = entry.kept.bounds().told();
+                format!("no live agent offers {skill} as asked for{but}, and fail_fast was set")
             }
         };
         self.end_failed(task, Reason::NoRoute, &text, at);
@@ -293,6 +296,8 @@ impl Tasks {
         entry.heard = false;
         entry.settings = call.permit.settings().cloned();
         entry.lost_after = lost_after(self.lost_after, &call);
+        let kept = &entry.kept;
+        let again = kept.may_run_twice(to.idempotent) && kept.tries() + 1 < ATTEMPTS_MAX;
         let dispatched = Dispatched {
             attempt: entry.kept.task.attempt + 1,
             instance: to.instance.to_string(),
@@ -301,6 +306,7 @@ impl Tasks {
             idempotent: to.idempotent,
             boot_id: to.boot_id.clone(),
             contract: Some(promise(&to.contract)),
+            descendants: for_attempt(kept.descendants, again),
         };
         let task_id = entry.kept.task.id.clone();
         self.gates.sent(&to.instance, at.now);
@@ -341,7 +347,7 @@ impl Tasks {
         let task = &entry.kept.task;
         let subject = Subject {
             task_id: &to.task_id,
-            skill: &task.skill,
+            skill: entry.kept.skill(),
             attempt: to.attempt,
             correlation_id: &task.correlation_id,
         };
@@ -395,17 +401,19 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
     let Ok(namespace) = kept.task.namespace.parse() else {
         return Pick::Nobody;
     };
+    let (selector, bounds) = (kept.selector(), kept.bounds());
     let mut exclude = kept.tried.clone();
     exclude.extend(entry.again.as_ref().map(|again| again.instance.clone()));
     let mut want = Want {
         namespace: &namespace,
-        selector: kept.spec.selector.as_ref().unwrap_or(&EMPTY),
+        selector: &selector,
         caller: &kept.parties.caller,
         context: &kept.task.context_id,
         prefer: kept.asked_at.as_ref(),
         exclude: &exclude,
         contract: kept.contract.as_ref(),
         again: entry.again.as_ref().is_some_and(|again| again.charged),
+        admits: &|agent| bounds.admits(agent),
         allows,
     };
     if let Some(agent) = kept.granted_to() {
@@ -433,5 +441,3 @@ fn pick(entry: &Entry, allows: &dyn Fn(&InstanceId) -> bool, world: World<'_>) -
     }
     picked
 }
-
-static EMPTY: std::sync::LazyLock<pb::Selector> = std::sync::LazyLock::new(pb::Selector::default);

@@ -11,6 +11,7 @@ use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
+use crate::task::descendants::DESCENDANTS_MAX;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::Moment;
@@ -18,6 +19,7 @@ use crate::telemetry::TraceContext;
 
 use super::artifacts::KeptArtifact;
 use super::dialogue::asks;
+use super::handover::Promised;
 use super::snapshot::{contract_of, executor_of};
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
@@ -56,6 +58,8 @@ pub(super) struct Running {
     pub(super) boot_id: String,
     /// Number of the executor's last update that was taken in.
     pub(super) after_update: u64,
+    /// Tasks that it may have made below it.
+    pub(super) descendants: u32,
 }
 
 /// Why a record cannot follow the ones before it.
@@ -94,6 +98,12 @@ pub(super) struct Kept {
     pub(super) started: u32,
     /// What its first try was to meet: the next ones are.
     pub(super) contract: Option<Contract>,
+    /// What the one has promised whom its caller asked, once it was handed over.
+    pub(super) relied_on: Option<Promised>,
+    /// To whom it was handed over last.
+    pub(super) delegation: Option<Arc<pb::TaskEvent>>,
+    /// Tasks that may be made below it by attempts to come.
+    pub(super) descendants: u32,
     pub(super) checkpoint: Vec<u8>,
     pub(super) events: VecDeque<Arc<pb::TaskEvent>>,
     pub(super) messages: Vec<Arc<pb::TaskEvent>>,
@@ -123,6 +133,11 @@ impl Kept {
         let task = record.task.clone().unwrap_or_default();
         let wrong = || RecordError::Name(id.to_owned());
         let parties = Parties::of(&task)?;
+        let descendants = if task.parent_task_id.is_empty() {
+            DESCENDANTS_MAX
+        } else {
+            record.descendants
+        };
         let spec = record.spec.clone().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
@@ -136,6 +151,9 @@ impl Kept {
             tried: Vec::new(),
             started: 0,
             contract: None,
+            relied_on: None,
+            delegation: None,
+            descendants,
             checkpoint: Vec::new(),
             events: VecDeque::new(),
             messages: Vec::new(),
@@ -160,8 +178,16 @@ impl Kept {
                 self.said += saved.data.len();
                 self.checkpoint.clone_from(&saved.data);
             }
+            Some(Recorded::Returned(returned)) => {
+                self.descendants += returned.descendants;
+                // Said again after a restart in the middle, it comes back once.
+                if let Some(running) = &mut self.running {
+                    running.descendants = running.descendants.saturating_sub(returned.descendants);
+                }
+            }
             Some(Recorded::NotStarted(_)) => {
-                self.running = None;
+                let running = self.running.take();
+                self.descendants += running.map_or(0, |running| running.descendants);
                 self.started = self.started.saturating_sub(1);
             }
             // What they say is in the task already.
@@ -228,14 +254,17 @@ impl Kept {
 
     /// Whether the attempt that runs may be made once more.
     pub(super) fn may_run_again(&self) -> bool {
+        let running = self.running.as_ref();
+        self.may_run_twice(running.is_some_and(|running| running.idempotent))
+    }
+
+    /// Whether an attempt may be made once more where the skill says this about it.
+    pub(super) fn may_run_twice(&self, idempotent: bool) -> bool {
         let options = self.task.options.as_ref();
         match options.map_or_else(Default::default, pb::TaskOptions::on_agent_loss) {
             pb::OnAgentLoss::Fail => false,
             pb::OnAgentLoss::Restart => true,
-            pb::OnAgentLoss::Unspecified => self
-                .running
-                .as_ref()
-                .is_some_and(|running| running.idempotent),
+            pb::OnAgentLoss::Unspecified => idempotent,
         }
     }
 
@@ -253,8 +282,11 @@ impl Kept {
         self.task.attempt = sent.attempt;
         self.task.executor = Some(pb::AgentSkill {
             agent: sent.agent.clone(),
-            skill: self.task.skill.clone(),
+            skill: self.skill().to_owned(),
         });
+        if self.delegation.is_some() {
+            self.task.delegated_to.clone_from(&sent.agent);
+        }
         self.task.executor_instance = sent.instance.clone();
         self.task.updated_at = sent.at;
         self.parties.executor = Some(executor);
@@ -266,7 +298,9 @@ impl Kept {
             idempotent: sent.idempotent,
             boot_id: sent.boot_id.clone(),
             after_update: 0,
+            descendants: sent.descendants,
         });
+        self.descendants = self.descendants.saturating_sub(sent.descendants);
         Ok(())
     }
 
@@ -305,6 +339,7 @@ impl Kept {
             Some(Kind::Failure(failure)) => self.task.failure = Some(failure.clone()),
             Some(Kind::CancelRequested(_)) => self.task.cancel_requested = true,
             Some(Kind::Result(_)) => self.result = Some(event.clone()),
+            Some(Kind::Delegation(_)) => self.handed_over(&event),
             Some(Kind::StateChanged(change)) if event.state() == pb::TaskState::Canceled => {
                 self.task.cancel_confirmed = change.reason != UNCONFIRMED;
             }
@@ -312,7 +347,7 @@ impl Kept {
                 self.messages.push(event.clone());
                 self.dialogue.push(event.clone());
             }
-            Some(Kind::StateChanged(_) | Kind::Progress(_) | Kind::Delegation(_)) | None => {}
+            Some(Kind::StateChanged(_) | Kind::Progress(_)) | None => {}
         }
         self.events.push_back(event);
         while self.events.len() > EVENTS_MAX || self.events_bytes > EVENTS_BYTES {
@@ -363,7 +398,12 @@ impl Kept {
         let size = event_bytes(&oldest);
         self.events_bytes -= size;
         // What messages, artifacts and the result hold on to stays in memory.
-        if !holds_content(&oldest) {
+        let handed = matches!(oldest.kind, Some(Kind::Delegation(_)));
+        let last = self
+            .delegation
+            .as_ref()
+            .is_some_and(|one| one.seq == oldest.seq);
+        if !holds_content(&oldest) || handed && !last {
             self.bytes -= size;
         }
     }
@@ -385,6 +425,7 @@ pub(super) fn holds_content(event: &pb::TaskEvent) -> bool {
                 | Kind::Answer(_)
                 | Kind::Artifact(_)
                 | Kind::Result(_)
+                | Kind::Delegation(_)
         )
     )
 }

@@ -11,6 +11,7 @@ use std::{
 use uuid::Uuid;
 
 use crate::pb;
+use crate::task::lineage::Bounds;
 use crate::task::spec::PRIORITY;
 
 use super::kept::Kept;
@@ -34,7 +35,12 @@ pub(super) struct Lanes {
 impl Lanes {
     /// The lane of a task of `namespace` that wants `selector`.
     /// Those that fail fast have their own: they end where the others wait.
-    pub(super) fn name(namespace: &str, selector: &pb::Selector, hasty: bool) -> Lane {
+    pub(super) fn name(
+        namespace: &str,
+        selector: &pb::Selector,
+        bounds: &Bounds,
+        hasty: bool,
+    ) -> Lane {
         let mut labels: Vec<_> = selector.labels.iter().collect();
         labels.sort();
         let pb::Selector {
@@ -45,10 +51,13 @@ impl Lanes {
             agent_version,
             ..
         } = selector;
-        format!(
+        let mut name = format!(
             "{namespace:?}{skill:?}{agent:?}{version:?}{agent_version:?}{tags:?}{labels:?}{hasty}"
-        )
-        .into()
+        );
+        if !bounds.is_free() {
+            name += &format!("{bounds:?}");
+        }
+        name.into()
     }
 
     /// A task waits; `before`: the turn that it had. Gives its turn.

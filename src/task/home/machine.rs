@@ -307,10 +307,13 @@ impl Tasks {
             self.lanes.wake(task);
         }
         entry.filed = true;
-        self.children.remove(task);
+        let count = entry.kept.descendants + entry.unused;
         self.live_bytes -= was;
         self.ended_bytes += entry.counted;
         self.ended.push_back(task);
+        if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
+            self.effects.push(Effect::GiveBack { token, count });
+        }
     }
 
     /// Takes a new task in.

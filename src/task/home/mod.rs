@@ -8,6 +8,7 @@
 //! - `children`: tasks that end with the attempt that made them; pure.
 //! - `dialogue`: questions of agents, and how an answer lets the task go on; pure.
 //! - `ephemeral`: tasks in memory only, in shards of their own.
+//! - `handover`: tasks that their agents hand over for good; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
 //! - `reads`, `view`: what is shown of it; pure.
@@ -32,6 +33,7 @@ mod finished;
 mod gate;
 mod give;
 mod handle;
+mod handover;
 mod hold;
 mod kept;
 mod keys;
@@ -56,6 +58,8 @@ mod update;
 mod view;
 mod watch;
 
+#[cfg(test)]
+mod delegation_tests;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]

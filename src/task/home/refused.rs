@@ -21,6 +21,8 @@ const PERMANENT: &[Reason] = &[
     Reason::PayloadTooLarge,
     Reason::InputInvalid,
     Reason::ProtocolViolation,
+    Reason::DelegationLoop,
+    Reason::OutOfScope,
     Reason::DeadlineExceeded,
 ];
 

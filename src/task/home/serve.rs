@@ -100,15 +100,29 @@ impl Running {
             Known::Archived => return Ok(Answered::Archived(new)),
             Known::Unknown => {}
         }
-        // It may have ended since the submission was checked; from here on this shard hears of it.
-        let lives = |token: &String| self.shard.parents.lives(token);
-        if !new.parent.as_ref().is_none_or(lives) {
-            return Err(parent_gone());
-        }
         let skill = new.task.skill.clone();
-        let task = self.world(|tasks, world| tasks.submit(*new, world))?;
+        let task = self.admit(new)?;
         self.shard.metrics.submitted(&skill);
         show(self, task).map(Answered::New)
+    }
+
+    /// Makes a task that was not made before, at the expense of the attempt that asks for it.
+    fn admit(&mut self, mut new: Box<NewTask>) -> Result<Uuid, Fault> {
+        let Some(token) = new.maker.clone() else {
+            return self.world(|tasks, world| tasks.submit(*new, world));
+        };
+        let parents = self.shard.parents.clone();
+        // It may have ended since the submission was checked; from here on this shard hears of it.
+        if !parents.lives(&token) {
+            return Err(parent_gone());
+        }
+        new.descendants = parents.take(&token, new.task.chain.len())?;
+        let taken = 1 + new.descendants;
+        let made = self.world(|tasks, world| tasks.submit(*new, world));
+        if made.is_err() {
+            parents.give_back(&token, taken);
+        }
+        made
     }
 
     fn cancel(&mut self, task: Uuid, viewer: &SpiffeId, reason: &str) -> Result<pb::Task, Fault> {

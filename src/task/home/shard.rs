@@ -311,6 +311,7 @@ impl Running {
                 self.count_attempt(to.task, to.attempt, true);
                 self.carry(to, First::Resume(after_update));
             }
+            Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
             Effect::Ack {
                 task,
                 attempt,

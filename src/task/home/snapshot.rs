@@ -3,20 +3,17 @@
 //! The same form goes to the archive when a task has ended, and into the log again when a task
 //! outlives the segments that it began in. Refused is a snapshot whose events are not all there.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
-use crate::pb::journal::{Attempt, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
 
 use super::artifacts::KeptArtifact;
+use super::handover::Promised;
 use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
 
 /// Events by their numbers.
@@ -63,12 +60,22 @@ impl Kept {
                 self.trace.as_ref(),
                 self.key.as_ref(),
             )),
+            descendants_left: self.descendants,
+            handover: self.delegation.as_ref().map(|event| {
+                let promised = self.relied_on.as_ref();
+                Handover {
+                    seq: event.seq,
+                    promised_by: promised.map_or_else(String::new, |one| one.agent.clone()),
+                    promised: promised.map(|one| promise(&one.contract)),
+                }
+            }),
             running: self.running.as_ref().map(|running| Attempt {
                 attempt: running.attempt,
                 instance: running.instance.to_string(),
                 idempotent: running.idempotent,
                 after_update: running.after_update,
                 boot_id: running.boot_id.clone(),
+                descendants: running.descendants,
             }),
             tried: self.tried.iter().map(ToString::to_string).collect(),
             started: self.started,
@@ -101,7 +108,7 @@ impl Kept {
     pub(super) fn all_events(&self) -> impl Iterator<Item = &Arc<pb::TaskEvent>> {
         let first = self.first_seq();
         let chunks = self.artifacts.iter().flat_map(|kept| &kept.chunks);
-        let content = self.messages.iter().chain(chunks);
+        let content = self.messages.iter().chain(chunks).chain(&self.delegation);
         let mut older: Vec<_> = content.filter(|event| event.seq < first).collect();
         older.sort_unstable_by_key(|event| event.seq);
         older.into_iter().chain(&self.events)
@@ -144,18 +151,18 @@ impl Kept {
             tried: tried.collect::<Result<_, _>>()?,
             started: snapshot.started,
             contract: snapshot.contract.as_ref().map(contract_of),
+            descendants: snapshot.descendants_left,
+            relied_on: snapshot.handover.as_ref().map(promised_of),
+            delegation: snapshot.handover.map(|it| event(&it.seq)).transpose()?,
             checkpoint: snapshot.checkpoint,
-            events: watched
-                .map(|seq| event(&seq))
-                .collect::<Result<VecDeque<_>, _>>()?,
+            events: watched.map(|seq| event(&seq)).collect::<Result<_, _>>()?,
             messages: all(&snapshot.messages)?,
             dialogue: all(&snapshot.dialogue)?,
             asked_at: snapshot.asked_at.parse().ok(),
             artifacts,
-            result: match snapshot.result {
-                0 => None,
-                seq => Some(event(&seq)?),
-            },
+            result: (snapshot.result > 0)
+                .then(|| event(&snapshot.result))
+                .transpose()?,
             content: size(snapshot.content),
             said: size(snapshot.said),
             working_since: snapshot
@@ -189,6 +196,7 @@ pub(super) fn submitted(
         tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
         key_scope: key.map_or_else(Vec::new, |key| key.scope.into()),
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
+        descendants: 0,
     }
 }
 
@@ -212,6 +220,17 @@ pub(super) fn contract_of(promise: &pb::journal::Contract) -> Contract {
     }
 }
 
+fn promised_of(handover: &Handover) -> Promised {
+    Promised {
+        agent: handover.promised_by.clone(),
+        contract: handover
+            .promised
+            .as_ref()
+            .map(contract_of)
+            .unwrap_or_default(),
+    }
+}
+
 fn taken_up(running: Attempt) -> Option<Running> {
     Some(Running {
         attempt: running.attempt,
@@ -219,6 +238,7 @@ fn taken_up(running: Attempt) -> Option<Running> {
         idempotent: running.idempotent,
         boot_id: running.boot_id,
         after_update: running.after_update,
+        descendants: running.descendants,
     })
 }
 

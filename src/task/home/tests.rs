@@ -90,7 +90,8 @@ impl Route for FakeRoute {
         }
         let all = self.all.lock().unwrap().clone();
         let promises = |one: &Candidate| want.contract.is_none_or(|kept| one.contract.fits(kept));
-        let fits: Vec<_> = all.into_iter().filter(promises).collect();
+        let admitted = |one: &Candidate| promises(one) && (want.admits)(&one.agent);
+        let fits: Vec<_> = all.into_iter().filter(admitted).collect();
         if fits.is_empty() {
             return Pick::Nobody;
         }
@@ -158,17 +159,17 @@ const LIMITS: Limits = Limits {
 };
 
 /// A machine, its world, and everything that it ever recorded.
-struct Bench {
-    tasks: Tasks,
-    route: FakeRoute,
-    at: Moment,
-    log: Vec<(u64, Record)>,
-    effects: Vec<Effect>,
+pub(super) struct Bench {
+    pub(super) tasks: Tasks,
+    pub(super) route: FakeRoute,
+    pub(super) at: Moment,
+    pub(super) log: Vec<(u64, Record)>,
+    pub(super) effects: Vec<Effect>,
     next: u128,
 }
 
 impl Bench {
-    fn new(names: &[&str], idempotent: bool) -> Self {
+    pub(super) fn new(names: &[&str], idempotent: bool) -> Self {
         let now = Instant::now();
         Self {
             tasks: Tasks::new("home".parse().unwrap(), LIMITS, now),
@@ -183,7 +184,7 @@ impl Bench {
         }
     }
 
-    fn step<R>(&mut self, act: impl FnOnce(&mut Tasks, World<'_>) -> R) -> R {
+    pub(super) fn step<R>(&mut self, act: impl FnOnce(&mut Tasks, World<'_>) -> R) -> R {
         let world = World {
             at: self.at,
             route: &self.route,
@@ -199,12 +200,12 @@ impl Bench {
         answer
     }
 
-    fn submit_with(&mut self, options: pb::TaskOptions) -> Uuid {
+    pub(super) fn submit_with(&mut self, options: pb::TaskOptions) -> Uuid {
         let new = self.checked(options);
         self.step(|tasks, world| tasks.submit(new, world)).unwrap()
     }
 
-    fn checked(&mut self, options: pb::TaskOptions) -> NewTask {
+    pub(super) fn checked(&mut self, options: pb::TaskOptions) -> NewTask {
         self.next += 1;
         let asked = Asked {
             id: TaskId {
@@ -221,16 +222,16 @@ impl Bench {
         NewTask::check(asked, &self.at).unwrap()
     }
 
-    fn submit(&mut self) -> Uuid {
+    pub(super) fn submit(&mut self) -> Uuid {
         self.submit_with(pb::TaskOptions::default())
     }
 
-    fn hear(&mut self, task: Uuid, heard: Heard) {
+    pub(super) fn hear(&mut self, task: Uuid, heard: Heard) {
         let attempt = self.task(task).attempt;
         self.step(|tasks, world| tasks.heard(task, attempt, heard, world));
     }
 
-    fn update(&mut self, task: Uuid, number: u64, update: Update) {
+    pub(super) fn update(&mut self, task: Uuid, number: u64, update: Update) {
         let update = Some(pb::HandleResponse {
             update: Some(update),
         });
@@ -244,7 +245,7 @@ impl Bench {
         );
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.at = Moment {
             now: self.at.now + time,
             wall: self.at.wall + time,
@@ -252,15 +253,15 @@ impl Bench {
         self.step(Tasks::tick);
     }
 
-    fn task(&self, task: Uuid) -> pb::Task {
+    pub(super) fn task(&self, task: Uuid) -> pb::Task {
         self.tasks.tasks[&task].kept.basic()
     }
 
-    fn state(&self, task: Uuid) -> pb::TaskState {
+    pub(super) fn state(&self, task: Uuid) -> pb::TaskState {
         self.task(task).state()
     }
 
-    fn started(&self) -> Vec<(String, u32)> {
+    pub(super) fn started(&self) -> Vec<(String, u32)> {
         let mut started = Vec::new();
         for effect in &self.effects {
             if let Effect::Start { to, .. } = effect {
@@ -286,19 +287,19 @@ impl Bench {
         self.started().into_iter().map(|(to, _)| to).collect()
     }
 
-    fn failure(&self, task: Uuid) -> String {
+    pub(super) fn failure(&self, task: Uuid) -> String {
         self.task(task)
             .failure
             .map(|failure| failure.reason)
             .unwrap_or_default()
     }
 
-    fn replayed(&self) -> Tasks {
+    pub(super) fn replayed(&self) -> Tasks {
         self.replayed_from(0)
     }
 
     /// What a log gives back that has let go of its records before this one.
-    fn replayed_from(&self, first: u64) -> Tasks {
+    pub(super) fn replayed_from(&self, first: u64) -> Tasks {
         let mut tasks = Tasks::new("home".parse().unwrap(), LIMITS, self.at.now);
         for (lsn, record) in self.log.iter().filter(|(lsn, _)| *lsn >= first) {
             let id: TaskId = record.task_id.parse().unwrap();
@@ -309,13 +310,13 @@ impl Bench {
     }
 
     /// What may be let go of now.
-    fn needed(&self) -> u64 {
+    pub(super) fn needed(&self) -> u64 {
         let none = self.log.len() as u64 + 1;
         self.tasks.first_needed().unwrap_or(none)
     }
 
     /// A log in which a segment is a record, so that everything is worth it; some turns of it.
-    fn compact(&mut self, turns: u8) {
+    pub(super) fn compact(&mut self, turns: u8) {
         let firsts = (1..=self.log.len() as u64 + 1).collect();
         let bytes = u64::MAX;
         let (segments, now) = (Segments { firsts, bytes }, self.at.now);
@@ -1030,6 +1031,7 @@ async fn a_cancellation_is_confirmed_or_ends_by_itself() {
             number: 1,
             update,
             cut: true,
+            ..Default::default()
         }),
     );
     let shown = bench.task(cut);
@@ -1237,6 +1239,7 @@ fn told(bench: &Bench, what: u8, number: u64) -> Heard {
             update: Some(update),
         }),
         cut: number.is_multiple_of(2),
+        descendants_used: u32::try_from(number % 3).unwrap(),
     })
 }
 
@@ -1325,7 +1328,9 @@ fn check_log(log: &[(u64, Record)]) {
                 assert_eq!(sent.attempt, known.1 + 1);
                 known.1 = sent.attempt;
             }
-            Recorded::Checkpoint(_) | Recorded::NotStarted(_) => assert!(!last[id].2),
+            Recorded::Checkpoint(_) | Recorded::NotStarted(_) | Recorded::Returned(_) => {
+                assert!(!last[id].2);
+            }
             Recorded::Copied(event) => assert!(event.seq <= last[id].0),
             Recorded::Snapshot(_) => assert!(!last[id].2, "a snapshot after the end"),
             Recorded::Forgotten(_) => assert!(last.remove(id).unwrap().2),

@@ -25,20 +25,29 @@ pub(super) fn unfit(
     let Some(Update::Result(result)) = said else {
         return None;
     };
-    let schemas = &kept.contract.as_ref()?.schemas;
-    if schemas.is_empty() {
+    let (agent, contract) = kept.promise()?;
+    if contract.schemas.is_empty() {
         return None;
     }
-    let executor = kept.task.executor.as_ref();
     let promise = Promise {
-        agent: executor
-            .map(|executor| executor.agent.clone())
-            .unwrap_or_default(),
-        schemas: schemas.clone(),
+        agent: agent.to_owned(),
+        schemas: contract.schemas.clone(),
         input_modes: Vec::new(),
     };
     let contract = route.promised(&promise)?;
     contract.check(Side::Output, &result.parts, &[]).err()
+}
+
+/// How a task fails because of it.
+pub(super) fn failure_of(broken: &Violation, skill: &str) -> pb::Failure {
+    let reason = broken.reason();
+    pb::Failure {
+        reason: reason.label().into(),
+        message: broken.sentence(skill),
+        code: status::code(reason).into(),
+        retryable: false,
+        details: Some(broken.details(skill)),
+    }
 }
 
 impl Tasks {
@@ -48,14 +57,7 @@ impl Tasks {
             return;
         };
         let skill = &entry.kept.task.skill;
-        let reason = broken.reason();
-        let failure = pb::Failure {
-            reason: reason.label().into(),
-            message: broken.sentence(skill),
-            code: status::code(reason).into(),
-            retryable: false,
-            details: Some(broken.details(skill)),
-        };
+        let failure = failure_of(broken, skill);
         self.end_with(task, failure, at);
     }
 

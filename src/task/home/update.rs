@@ -45,6 +45,8 @@ pub(super) enum Taken {
     Checkpoint(Vec<u8>),
     /// Show it to whoever watches now.
     Transient(pb::Part),
+    /// Somebody else is to do it, if they may.
+    HandOver(pb::Delegation),
     /// A bound is broken: the attempt ends here.
     Breach(Breach),
 }
@@ -135,7 +137,7 @@ impl Taken {
                 let (kind, state) = asked(kept, question)?;
                 Ok(Self::Event(kind, state))
             }
-            Some(Update::Delegation(_)) => Ok(unserved("a delegation")),
+            Some(Update::Delegation(delegation)) => Ok(Self::HandOver(delegation)),
         }
     }
 }
@@ -151,6 +153,11 @@ pub(super) fn is_unavailable(said: Option<&Update>) -> bool {
 pub(super) fn is_loss(said: Option<&Update>) -> bool {
     let reason = Reason::AgentLost.label();
     matches!(said, Some(Update::Failure(failure)) if failure.reason == reason)
+}
+
+/// Whether nothing follows the update in its attempt.
+pub(super) fn is_last(update: &Update) -> bool {
+    !goes_on(update) && !matches!(update, Update::Transient(_))
 }
 
 /// Whether more may follow the update, and it goes to disk.
@@ -187,12 +194,6 @@ fn ended_by_request(kept: &Kept, canceled: pb::Canceled) -> pb::StateChanged {
     }
 }
 
-fn unserved(what: &str) -> Taken {
-    let text = format!("the agent answered with {what}, which this version does not serve");
-    let failure = failure(Reason::Unimplemented, &text, false);
-    Taken::Event(Kind::Failure(failure), pb::TaskState::Failed)
-}
-
 /// The handler's own failure, with a reason and a code where it gave none, within an event's bound.
 fn told(mut told: pb::Failure) -> pb::Failure {
     if told.encoded_len() > EVENT_MAX {
@@ -211,7 +212,11 @@ fn told(mut told: pb::Failure) -> pb::Failure {
     told
 }
 
-fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
+/// Whether something is as large as it may be.
+///
+/// # Errors
+/// A sentence about it.
+pub(super) fn fits(what: &str, size: usize, most: usize) -> Result<(), String> {
     if size <= most {
         Ok(())
     } else {
@@ -224,7 +229,11 @@ fn holds(what: &str, size: usize, most: usize) -> Result<(), Breach> {
     fits(what, size, most).map_err(Breach::TooLarge)
 }
 
-fn parts_fit(parts: &[pb::Part]) -> Result<(), String> {
+/// Whether the parts are such as a task may carry.
+///
+/// # Errors
+/// A sentence about the first that is not.
+pub(super) fn parts_fit(parts: &[pb::Part]) -> Result<(), String> {
     for (place, part) in parts.iter().enumerate() {
         check_part(part, &format!("parts[{place}]")).map_err(|wrong| wrong.text)?;
     }

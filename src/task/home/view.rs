@@ -76,7 +76,7 @@ impl Kept {
     /// What the executor of the running attempt is sent; `remaining` is set when it goes out.
     pub(super) fn start(&self, home: &InstanceId) -> pb::Start {
         let chain = self.task.chain.clone();
-        let inputs = [self.input()].into_iter().chain(self.talked());
+        let inputs = [self.input_now()].into_iter().chain(self.talked());
         let mut handle = pb::HandleRequest {
             task: Some(self.basic()),
             attempt: self.task.attempt,
@@ -85,6 +85,9 @@ impl Kept {
             parent_token: String::new(),
             context: self.spec.context.clone(),
         };
+        if let Some(task) = &mut handle.task {
+            task.skill = self.skill().to_owned();
+        }
         if let Some(task) = &mut handle.task
             && !self.artifacts.is_empty()
             && self.start_bytes() > START_MAX
@@ -95,6 +98,7 @@ impl Kept {
             handle: Some(handle),
             home: home.to_string(),
             chain,
+            descendants_left: self.running.as_ref().map_or(0, |one| one.descendants),
             ..pb::Start::default()
         }
     }

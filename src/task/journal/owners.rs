@@ -128,7 +128,11 @@ impl Owners {
             }
             Some(Kind::Snapshot(snapshot)) => lost = task.snapshot(snapshot),
             Some(
-                Kind::Checkpoint(_) | Kind::NotStarted(_) | Kind::Copied(_) | Kind::Forgotten(_),
+                Kind::Checkpoint(_)
+                | Kind::NotStarted(_)
+                | Kind::Returned(_)
+                | Kind::Copied(_)
+                | Kind::Forgotten(_),
             )
             | None => {}
         }
@@ -225,7 +229,8 @@ impl Track {
             return lost;
         }
         let chunks = snapshot.artifacts.iter().flat_map(|kept| &kept.chunks);
-        let mut content = snapshot.messages.iter().chain(chunks);
+        let handed = snapshot.handover.iter().map(|handover| &handover.seq);
+        let mut content = snapshot.messages.iter().chain(chunks).chain(handed);
         let mut watched = snapshot.first_seq..=task.last_seq;
         self.submitted = watched.all(|seq| self.events.contains(&seq))
             && content.all(|seq| self.events.contains(seq));

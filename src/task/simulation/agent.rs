@@ -254,25 +254,7 @@ fn plan(
         };
         steps.push_back((pause(), Next::Say(update)));
     }
-    let end = match world.roll(0..20) {
-        _ if asks => Next::Say(question(run, word + 1)),
-        0 => Next::Say(Update::Failure(pb::Failure {
-            message: words(run, word + 1),
-            ..Default::default()
-        })),
-        1 => Next::Say(Update::Failure(pb::Failure {
-            reason: Reason::AgentUnavailable.label().into(),
-            code: tonic::Code::Unavailable.into(),
-            message: words(run, word + 1),
-            ..Default::default()
-        })),
-        2 => Next::Fail(HandlerError::Status(Status::internal("it fell over"))),
-        3 => Next::Fail(HandlerError::Lost("it fell over".into())),
-        _ => Next::Say(Update::Result(pb::TaskResult {
-            parts: vec![text(&words(run, word + 1))],
-            ..Default::default()
-        })),
-    };
+    let end = last_word(world, (run, word + 1), asks);
     steps.push_back((pause(), end));
     steps
 }
@@ -287,6 +269,37 @@ fn question(run: usize, word: usize) -> Update {
         auth: run.is_multiple_of(2),
         ..Default::default()
     })
+}
+
+/// How a run ends, which says its word number `word`.
+fn last_word(world: &World, (run, word): (usize, usize), asks: bool) -> Next {
+    match world.roll(0..20) {
+        _ if asks => Next::Say(question(run, word)),
+        0 => Next::Say(Update::Failure(pb::Failure {
+            message: words(run, word),
+            ..Default::default()
+        })),
+        1 => Next::Say(Update::Failure(pb::Failure {
+            reason: Reason::AgentUnavailable.label().into(),
+            code: tonic::Code::Unavailable.into(),
+            message: words(run, word),
+            ..Default::default()
+        })),
+        2 => Next::Fail(HandlerError::Status(Status::internal("it fell over"))),
+        3 => Next::Fail(HandlerError::Lost("it fell over".into())),
+        4 => Next::Say(Update::Delegation(pb::Delegation {
+            to: Some(pb::AgentSkill {
+                // Whoever has not had it yet.
+                agent: String::new(),
+                skill: SKILLS[world.roll(0..2)].into(),
+            }),
+            input: Vec::new(),
+        })),
+        _ => Next::Say(Update::Result(pb::TaskResult {
+            parts: vec![text(&words(run, word))],
+            ..Default::default()
+        })),
+    }
 }
 
 /// Notes that a run is over, however it ends.

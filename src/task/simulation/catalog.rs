@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::domain::AgentName;
 use crate::task::doors::{Call, Candidate, Contract, Pick, Route, Want};
 
 use super::World;
@@ -79,7 +80,10 @@ impl Route for Sight {
         let nodes = world.nodes.iter().zip(lives);
         let live: Vec<_> = nodes
             .filter_map(|(node, life)| Some((node, life?)))
-            .filter(|(node, _)| ["", &node.agent_name()].contains(&&*want.selector.agent))
+            .filter(|(node, _)| (want.admits)(&agent_of(node.index)))
+            .filter(|(node, _)| {
+                ["", &agent_of(node.index).to_string()].contains(&&*want.selector.agent)
+            })
             .collect();
         if live.is_empty() {
             return Pick::Nobody;
@@ -105,7 +109,7 @@ impl Route for Sight {
         let (node, life) = from[world.roll(0..from.len())];
         let candidate = Candidate {
             instance: node.instance.clone(),
-            agent: node.agent_name().parse().unwrap(),
+            agent: agent_of(node.index),
             idempotent: is_idempotent(&want.selector.skill),
             boot_id: format!("{}-{life}", node.index),
             contract: Contract::default(),
@@ -120,4 +124,8 @@ impl Route for Sight {
         }
         changed
     }
+}
+
+pub(super) fn agent_of(node: usize) -> AgentName {
+    format!("default/n{node}").parse().expect("a name")
 }

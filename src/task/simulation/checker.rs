@@ -27,6 +27,7 @@ use crate::task::journal::{Journal, JournalConfig};
 
 use super::World;
 use super::agent::{is_idempotent, read};
+use super::catalog::agent_of;
 use super::history::{History, Request};
 
 /// Tasks of a page.
@@ -128,7 +129,7 @@ pub(super) fn check(world: &World, told: &Told) {
     for request in &history.requests {
         broken.extend(check_request(request, told));
     }
-    broken.extend(check_runs(world, &history, told));
+    broken.extend(check_runs(&history, told));
     for how in broken {
         history.breach(how);
     }
@@ -233,7 +234,7 @@ fn check_request(request: &Request, told: &Told) -> Vec<String> {
     broken
 }
 
-fn check_runs(world: &World, history: &History, all: &Told) -> Vec<String> {
+fn check_runs(history: &History, all: &Told) -> Vec<String> {
     let mut broken = Vec::new();
     let mut runs: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (number, run) in history.runs.iter().enumerate() {
@@ -249,17 +250,30 @@ fn check_runs(world: &World, history: &History, all: &Told) -> Vec<String> {
             broken.push(format!("I1: {id} ran, and nobody knows it"));
             continue;
         };
-        let most = if may_repeat(&one.task) { 3 } else { 1 };
-        // Each answer is worth a run.
-        let most = most + answers(&one.events, u32::MAX).count();
-        if runs.len() > most {
-            broken.push(format!("I12: {id}, {}, ran {runs:?}", one.task.skill));
+        // One agent after the other: each hand-over begins anew.
+        let mut by: BTreeMap<usize, usize> = BTreeMap::new();
+        for run in &runs {
+            let attempt = history.runs[*run].attempt;
+            *by.entry(handed(one).filter(|(at, _)| *at < attempt).count())
+                .or_default() += 1;
+        }
+        for (place, count) in by {
+            let skill = match place.checked_sub(1) {
+                Some(before) => handed(one).nth(before).map_or("", |(_, skill)| skill),
+                None => &one.task.skill,
+            };
+            let most = if may_repeat(&one.task, skill) { 3 } else { 1 };
+            // Each answer is worth a run.
+            let most = most + answers(&one.events, u32::MAX).count();
+            if count > most {
+                broken.push(format!("I12: {id}, {skill}, ran {runs:?}"));
+            }
         }
         let mut newest: BTreeMap<usize, u32> = BTreeMap::new();
         let mut attempts = BTreeSet::new();
         for run in runs {
             let (attempt, node) = (history.runs[run].attempt, history.runs[run].node);
-            let agent = world.nodes[node].agent_name();
+            let agent = agent_of(node).to_string();
             let before = told(&one.events, attempt, &agent);
             if history.runs[run].talk != before {
                 broken.push(format!(
@@ -355,12 +369,20 @@ fn check_log(records: &[Record], told: &Told) -> Vec<String> {
 }
 
 /// Whether the work may be done twice: as its submitter says, else as its skill does.
-fn may_repeat(task: &pb::Task) -> bool {
+fn may_repeat(task: &pb::Task, skill: &str) -> bool {
     match task.options.as_ref().map(pb::TaskOptions::on_agent_loss) {
         Some(pb::OnAgentLoss::Fail) => false,
         Some(pb::OnAgentLoss::Restart) => true,
-        Some(pb::OnAgentLoss::Unspecified) | None => is_idempotent(&task.skill),
+        Some(pb::OnAgentLoss::Unspecified) | None => is_idempotent(skill),
     }
+}
+
+/// The attempts that handed it over, and for what.
+fn handed(one: &Final) -> impl Iterator<Item = (u32, &str)> {
+    one.events.iter().filter_map(|event| match &event.kind {
+        Some(Kind::Delegation(it)) => Some((event.attempt, it.to.as_ref()?.skill.as_str())),
+        _ => None,
+    })
 }
 
 /// What an agent said in an event.

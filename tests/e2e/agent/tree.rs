@@ -1,6 +1,7 @@
 //! Skills that make a tree of tasks, and leaves that are asked to stop.
 //!
 //! - `test.fan*`: `COUNT SKILL REST` runs COUNT children of SKILL with REST at once, and waits.
+//! - `test.pass*`: `TO REST` hands its task over, with REST as the input; without REST, with its own.
 //! - `test.leaf`: `obeys` ends as canceled when it is asked to stop; `deaf` goes on until it is cut.
 //!
 //! When the call of one of them is over, TEST_RUNS gets a line that begins with `over`.
@@ -71,6 +72,49 @@ pub(crate) async fn leaf(task: &str, text: &str, updates: &Updates) {
     }
     LEAVES.lock().unwrap().remove(task);
     note(&format!("over {task} 1"));
+}
+
+/// Whom `SKILL@AGENT?AGENT/SKILL,..` means, and the scope of what it gets; all but the skill may be
+/// left out.
+pub(crate) fn meant(to: &str) -> (pb::Selector, Vec<pb::AgentSkill>) {
+    let (to, scope) = to.split_once('?').unwrap_or((to, ""));
+    let (skill, agent) = to.split_once('@').unwrap_or((to, ""));
+    let selector = pb::Selector {
+        skill: skill.into(),
+        agent: agent.into(),
+        ..Default::default()
+    };
+    let scope = scope.split(',').filter_map(|one| {
+        let (agent, skill) = one.rsplit_once('/')?;
+        Some(pb::AgentSkill {
+            agent: agent.into(),
+            skill: skill.into(),
+        })
+    });
+    (selector, scope.collect())
+}
+
+pub(crate) async fn pass(text: &str, updates: &Updates) {
+    let (to, rest) = text.split_once(' ').unwrap_or((text, ""));
+    let (selector, _) = meant(to);
+    let rest = (!rest.is_empty()).then(|| text_part(rest));
+    let said = [
+        Update::Message(pb::Message {
+            parts: vec![text_part("somebody else can do this better")],
+            ..Default::default()
+        }),
+        Update::Delegation(pb::Delegation {
+            to: Some(pb::AgentSkill {
+                agent: selector.agent,
+                skill: selector.skill,
+            }),
+            input: rest.into_iter().collect(),
+        }),
+    ];
+    for update in said {
+        let update = Some(update);
+        drop(updates.send(Ok(HandleResponse { update })).await);
+    }
 }
 
 /// Asks a leaf to stop; whether there is one.

@@ -1,0 +1,383 @@
+//! Tasks that are handed over, and what their trees may have made, in the machine and its records.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::Reason;
+use crate::pb;
+use crate::pb::handle_response::Update;
+use crate::task::descendants::DESCENDANTS_MAX;
+use crate::task::doors::Candidate;
+
+use super::attempt::Heard;
+use super::kept::Kept;
+use super::machine::{Effect, Tasks};
+use super::snapshot::Numbered;
+use super::tests::{Bench, text};
+
+const IDEMPOTENT: bool = true;
+
+/// Hands it over to `agent`/`skill`, with another input if one is given.
+fn over(agent: &str, skill: &str, input: &str) -> Update {
+    let input = (!input.is_empty()).then(|| text(input));
+    Update::Delegation(pb::Delegation {
+        to: Some(pb::AgentSkill {
+            agent: agent.into(),
+            skill: skill.into(),
+        }),
+        input: input.into_iter().collect(),
+    })
+}
+
+/// Instances of agents: `default/AGENT` on instance `AGENT`.
+fn there(bench: &Bench, agents: &[&str]) {
+    let first = Bench::new(&["x"], IDEMPOTENT).route.all.lock().unwrap()[0].clone();
+    let candidate = |name: &&str| Candidate {
+        instance: name.parse().unwrap(),
+        agent: name.parse().unwrap(),
+        ..first.clone()
+    };
+    *bench.route.all.lock().unwrap() = agents.iter().map(candidate).collect();
+}
+
+/// A task on which the first of the agents works.
+fn working(agents: &[&str]) -> (Bench, Uuid) {
+    let mut bench = Bench::new(&[], IDEMPOTENT);
+    there(&bench, agents);
+    let task = bench.submit();
+    bench.hear(task, Heard::Accepted);
+    bench.update(
+        task,
+        1,
+        Update::Checkpoint(pb::Checkpoint { data: vec![7; 9] }),
+    );
+    (bench, task)
+}
+
+fn starts(bench: &Bench) -> Vec<pb::Start> {
+    let mut starts = Vec::new();
+    for effect in &bench.effects {
+        if let Effect::Start { start, .. } = effect {
+            starts.push(start.as_ref().clone());
+        }
+    }
+    starts
+}
+
+/// A replay of all records, and one of a snapshot, give the same task.
+fn is_durable(bench: &Bench, task: Uuid) {
+    let kept = |tasks: &Tasks| (*tasks.tasks[&task].kept).clone();
+    let live = kept(&bench.tasks);
+    assert_eq!(kept(&bench.replayed()), live, "by its records");
+    let events: Numbered = live
+        .all_events()
+        .map(|event| (event.seq, event.clone()))
+        .collect();
+    assert_eq!(
+        Kept::restored(live.snapshot(), &events).unwrap(),
+        live,
+        "by a snapshot"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_handed_over_goes_on_as_the_same() {
+    let (mut bench, task) = working(&["worker"]);
+    let before = bench.task(task);
+    there(&bench, &["other"]);
+    bench.update(task, 2, over("other", "other.do", "instead"));
+    is_durable(&bench, task);
+    let start = starts(&bench).pop().unwrap();
+    let handle = start.handle.unwrap();
+    let named = handle.task.unwrap();
+    assert_eq!(
+        (handle.attempt, &*named.skill, &*named.id),
+        (2, "other.do", &*before.id)
+    );
+    assert_eq!(handle.inputs[0].parts, [text("instead")]);
+    assert!(handle.checkpoint.is_empty(), "that was the other's");
+    assert_eq!(start.chain.len(), 1);
+    assert_eq!(
+        (&*start.chain[0].skill, start.chain[0].attempt),
+        ("work.do", 1)
+    );
+    let shown = bench.task(task);
+    assert_eq!(
+        (&*shown.skill, &*shown.delegated_to),
+        ("work.do", "default/other")
+    );
+    assert_eq!(shown.options, before.options, "deadline and all");
+    // The old attempt is over, whatever it says.
+    assert!(bench.effects.iter().any(|effect| {
+        matches!(
+            effect,
+            Effect::Release {
+                attempt: 1,
+                abort: None,
+                ..
+            }
+        )
+    }));
+    bench.hear(task, Heard::Accepted);
+    is_durable(&bench, task);
+    // Handed on with what it got.
+    there(&bench, &["third"]);
+    bench.update(task, 1, over("", "third.do", ""));
+    is_durable(&bench, task);
+    let start = starts(&bench).pop().unwrap();
+    assert_eq!(start.handle.unwrap().inputs[0].parts, [text("instead")]);
+    assert_eq!(start.chain.len(), 2);
+    bench.update(task, 1, Update::Result(pb::TaskResult::default()));
+    is_durable(&bench, task);
+    let done = bench.task(task);
+    assert_eq!(done.state(), pb::TaskState::Completed);
+    assert_eq!(done.delegated_to, "default/third");
+    assert_eq!(
+        (done.executor.unwrap().skill, done.attempt),
+        ("third.do".into(), 3)
+    );
+    let seqs: Vec<u64> = bench.tasks.tasks[&task]
+        .kept
+        .events
+        .iter()
+        .map(|e| e.seq)
+        .collect();
+    assert_eq!(seqs, (1..=done.last_seq).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_not_get_it_does_not() {
+    let deep = |bench: &mut Bench, task: Uuid| {
+        for hop in 0..9 {
+            bench.hear(task, Heard::Accepted);
+            let skill = format!("deep.n{hop}");
+            bench.update(task, 1, over("worker", &skill, ""));
+        }
+    };
+    for (update, reason) in [
+        (over("worker", "work.do", ""), Reason::DelegationLoop),
+        (
+            over("default/worker", "work.do", ""),
+            Reason::DelegationLoop,
+        ),
+        (
+            over("elsewhere/other", "other.do", ""),
+            Reason::PermissionDenied,
+        ),
+        (over("other", "", ""), Reason::InvalidField),
+        (
+            over("no such/name/at all", "other.do", ""),
+            Reason::InvalidField,
+        ),
+        (
+            over("other", "other.do", &"x".repeat(2 << 20)),
+            Reason::InvalidField,
+        ),
+    ] {
+        let (mut bench, task) = working(&["worker"]);
+        bench.update(task, 2, update);
+        assert_eq!(bench.failure(task), reason.label());
+        is_durable(&bench, task);
+    }
+    let (mut bench, task) = working(&["worker"]);
+    bench.update(task, 2, over("worker", "deep", ""));
+    deep(&mut bench, task);
+    assert_eq!(bench.failure(task), "INVALID_FIELD", "too deep");
+    assert_eq!(bench.tasks.tasks[&task].kept.task.chain.len(), 8);
+    let mut bench = Bench::new(&["i1"], false);
+    let mut new = bench.checked(pb::TaskOptions::default());
+    new.task.scope = vec![pb::AgentSkill {
+        agent: "default/this".into(),
+        skill: "this.do".into(),
+    }];
+    let task = bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+    bench.update(task, 1, over("other", "this.do", ""));
+    assert_eq!(bench.failure(task), "OUT_OF_SCOPE");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancellation_deadline_and_loss_hold_after_it() {
+    // While it waits for somebody.
+    let (mut bench, task) = working(&["worker"]);
+    there(&bench, &[]);
+    bench.update(task, 2, over("other", "other.do", ""));
+    assert_eq!(bench.state(task), pb::TaskState::Submitted);
+    is_durable(&bench, task);
+    bench.tasks = bench.replayed();
+    there(&bench, &["other"]);
+    bench.step(Tasks::recovered);
+    assert_eq!(
+        bench.started().last().unwrap(),
+        &("other".to_owned(), 2),
+        "after a restart"
+    );
+    // Its tries are its own: three in all.
+    for attempt in 2..=4 {
+        assert_eq!(bench.task(task).attempt, attempt);
+        bench.hear(task, Heard::Accepted);
+        bench.hear(
+            task,
+            Heard::Unknown {
+                never_begun_in: None,
+            },
+        );
+        bench.pass(Duration::from_secs(2));
+    }
+    assert_eq!(bench.failure(task), "RETRIES_EXHAUSTED");
+
+    let (mut bench, task) = working(&["worker", "other"]);
+    bench.update(task, 2, over("other", "other.do", ""));
+    bench.pass(Duration::from_secs(3601));
+    assert_eq!(bench.failure(task), "DEADLINE_EXCEEDED");
+
+    let (mut bench, task) = working(&["worker", "other"]);
+    let at = bench.at;
+    bench
+        .step(|tasks, _| tasks.cancel(task, "me", "enough", at))
+        .unwrap();
+    bench.update(task, 2, over("other", "other.do", ""));
+    let shown = bench.task(task);
+    assert!(
+        shown.state() == pb::TaskState::Canceled && shown.cancel_confirmed,
+        "not any more"
+    );
+    assert_eq!(bench.started().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_outlives_the_segments_and_the_events_that_it_began_in() {
+    let (mut bench, task) = working(&["worker"]);
+    there(&bench, &[]);
+    bench.update(task, 2, over("other", "other.do", "instead"));
+    let delegation = bench.task(task).last_seq;
+    there(&bench, &["other"]);
+    bench.step(Tasks::pump);
+    bench.hear(task, Heard::Accepted);
+    for number in 1..=10_050 {
+        bench.update(task, number, Update::Progress(pb::Progress::default()));
+    }
+    let kept = &bench.tasks.tasks[&task].kept;
+    assert!(
+        kept.first_seq() > delegation,
+        "watchers cannot see it any more"
+    );
+    is_durable(&bench, task);
+    bench.compact(255);
+    while bench.tasks.compaction.at.is_some() {
+        bench.step(|tasks, world| tasks.compact_part(world.at.now, 1 << 20));
+    }
+    let again = bench.replayed_from(bench.needed());
+    let kept = &again.tasks[&task].kept;
+    assert_eq!(kept.skill(), "other.do");
+    assert_eq!(kept.input_now().parts, [text("instead")]);
+    assert_eq!(kept, &bench.tasks.tasks[&task].kept);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_result_has_to_fit_what_the_first_agent_promised() {
+    let (mut bench, task) = working(&["worker"]);
+    let text_only = crate::contract::Contract::of(&pb::Skill {
+        output_schema: r#"{"type":"object"}"#.into(),
+        ..Default::default()
+    });
+    // The route holds that it is asked for the promise of the first.
+    bench.route.promised = Some(std::sync::Arc::new(text_only.unwrap()));
+    there(&bench, &["other"]);
+    bench.update(task, 2, over("other", "other.do", ""));
+    bench.hear(task, Heard::Accepted);
+    let number = prost_types::value::Kind::NumberValue(1.0);
+    let part = pb::Part {
+        content: Some(pb::part::Content::Data(prost_types::Value {
+            kind: Some(number),
+        })),
+        ..Default::default()
+    };
+    let result = pb::TaskResult {
+        parts: vec![part],
+        ..Default::default()
+    };
+    bench.update(task, 1, Update::Result(result));
+    assert_eq!(bench.failure(task), "OUTPUT_INVALID");
+}
+
+/// What the attempts that were sent may have made below them.
+fn given(bench: &Bench) -> Vec<u32> {
+    starts(bench)
+        .iter()
+        .map(|start| start.descendants_left)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_attempts_together_have_no_more_than_the_task() {
+    // Used, told, and taken over; lost with all that it had.
+    let (mut bench, task) = working(&["worker", "other"]);
+    let kept_back = DESCENDANTS_MAX / 8;
+    assert_eq!(given(&bench), [DESCENDANTS_MAX - kept_back]);
+    let update = Some(pb::HandleResponse {
+        update: Some(over("other", "other.do", "")),
+    });
+    let last = pb::NumberedUpdate {
+        number: 2,
+        update,
+        descendants_used: 200,
+        ..Default::default()
+    };
+    bench.hear(task, Heard::Update(last));
+    is_durable(&bench, task);
+    let left = DESCENDANTS_MAX - 200;
+    assert_eq!(given(&bench)[1], left - left / 8);
+    bench.hear(task, Heard::Accepted);
+    bench.hear(
+        task,
+        Heard::Unknown {
+            never_begun_in: None,
+        },
+    );
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(given(&bench)[2], left / 8 - left / 8 / 8);
+    // One that did not start has used nothing.
+    bench.hear(task, Heard::NotSent);
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(given(&bench)[3], given(&bench)[2]);
+    is_durable(&bench, task);
+    // Where there is no other attempt nothing is kept back.
+    let mut bench = Bench::new(&["i1"], !IDEMPOTENT);
+    bench.submit();
+    assert_eq!(given(&bench), [DESCENDANTS_MAX]);
+    assert!(bench.tasks.next_wake() > Some(Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_gives_back_what_it_has_not_used() {
+    let mut bench = Bench::new(&["i1"], false);
+    let mut new = bench.checked(pb::TaskOptions::default());
+    new.task.parent_task_id = "home.00000000-0000-0000-0000-00000000ffff".into();
+    (new.maker, new.ends_with_maker) = (Some("token".into()), true);
+    new.descendants = 50;
+    let task = bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+    is_durable(&bench, task);
+    assert_eq!(given(&bench), [50]);
+    bench.hear(task, Heard::Accepted);
+    let result = Update::Result(pb::TaskResult::default());
+    bench.hear(
+        task,
+        Heard::Update(pb::NumberedUpdate {
+            number: 1,
+            update: Some(pb::HandleResponse {
+                update: Some(result),
+            }),
+            descendants_used: 20,
+            ..Default::default()
+        }),
+    );
+    let mut back = Vec::new();
+    for effect in &bench.effects {
+        if let Effect::GiveBack { token, count } = effect {
+            back.push((token.as_str(), *count));
+        }
+    }
+    assert_eq!(back, [("token", 30)]);
+}
