@@ -445,17 +445,6 @@ pub(super) fn ended(state: pb::TaskState) -> bool {
     }
 }
 
-/// Bytes of a part's content, without its frame.
-pub(super) fn part_bytes(part: Option<&pb::Part>) -> usize {
-    match part.and_then(|part| part.content.as_ref()) {
-        Some(pb::part::Content::Text(text)) => text.len(),
-        Some(pb::part::Content::Raw(raw)) => raw.len(),
-        Some(pb::part::Content::Url(url)) => url.len(),
-        Some(pb::part::Content::Data(value)) => value.encoded_len(),
-        Some(pb::part::Content::Blob(_)) | None => 0,
-    }
-}
-
 /// Each report is what was used since the one before; the task shows the sum.
 fn add_usage(total: &mut pb::Usage, more: &pb::Usage) {
     total.input_tokens = total.input_tokens.saturating_add(more.input_tokens);

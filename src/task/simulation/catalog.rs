@@ -80,9 +80,10 @@ impl Route for Sight {
         let nodes = world.nodes.iter().zip(lives);
         let live: Vec<_> = nodes
             .filter_map(|(node, life)| Some((node, life?)))
-            .filter(|(node, _)| (want.admits)(&agent_of(node.index)))
             .filter(|(node, _)| {
-                ["", &agent_of(node.index).to_string()].contains(&&*want.selector.agent)
+                let agent = agent_of(node.index);
+                let asked = &want.selector.agent;
+                (want.admits)(&agent) && (asked.is_empty() || *asked == agent.to_string())
             })
             .collect();
         if live.is_empty() {
@@ -126,6 +127,6 @@ impl Route for Sight {
     }
 }
 
-pub(super) fn agent_of(node: usize) -> AgentName {
+fn agent_of(node: usize) -> AgentName {
     format!("default/n{node}").parse().expect("a name")
 }

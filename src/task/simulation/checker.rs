@@ -27,7 +27,6 @@ use crate::task::journal::{Journal, JournalConfig};
 
 use super::World;
 use super::agent::{is_idempotent, read};
-use super::catalog::agent_of;
 use super::history::{History, Request};
 
 /// Tasks of a page.
@@ -129,7 +128,7 @@ pub(super) fn check(world: &World, told: &Told) {
     for request in &history.requests {
         broken.extend(check_request(request, told));
     }
-    broken.extend(check_runs(&history, told));
+    broken.extend(check_runs(world, &history, told));
     for how in broken {
         history.breach(how);
     }
@@ -234,7 +233,7 @@ fn check_request(request: &Request, told: &Told) -> Vec<String> {
     broken
 }
 
-fn check_runs(history: &History, all: &Told) -> Vec<String> {
+fn check_runs(world: &World, history: &History, all: &Told) -> Vec<String> {
     let mut broken = Vec::new();
     let mut runs: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (number, run) in history.runs.iter().enumerate() {
@@ -273,7 +272,7 @@ fn check_runs(history: &History, all: &Told) -> Vec<String> {
         let mut attempts = BTreeSet::new();
         for run in runs {
             let (attempt, node) = (history.runs[run].attempt, history.runs[run].node);
-            let agent = agent_of(node).to_string();
+            let agent = world.nodes[node].agent_name();
             let before = told(&one.events, attempt, &agent);
             if history.runs[run].talk != before {
                 broken.push(format!(

@@ -63,6 +63,11 @@ pub(super) struct Life {
 }
 
 impl Node {
+    /// What its agent is called.
+    pub(super) fn agent_name(&self) -> String {
+        format!("default/n{}", self.index)
+    }
+
     pub(super) fn new(index: usize, world: Weak<World>, seed: u64) -> Self {
         let own = format!("spiffe://attache.local/ns/default/agent/n{index}");
         Self {
