@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use super::breakers::BreakersArgs;
 pub use super::log::LogLevelArgs;
+use super::pairs;
 pub use super::respond::RespondArgs;
 pub use super::rules::args::RulesVerb;
 use crate::config::{Size, Span};
@@ -127,7 +128,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "PATH")]
     pub state: Option<PathBuf>,
     /// Replace a value of mesh.toml's [set] table
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::key_value)]
     pub set: Vec<(String, String)>,
     /// End after the listed tasks, with their outcome as exit code
     #[arg(long, conflicts_with = "detach")]
@@ -161,7 +162,7 @@ pub struct CheckArgs {
     #[arg(default_value = ".")]
     pub dir: PathBuf,
     /// Replace a value of mesh.toml's [set] table
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::key_value)]
     pub set: Vec<(String, String)>,
 }
 
@@ -453,7 +454,7 @@ pub struct TaskArgs {
     pub priority: Option<u32>,
     /// Only these may get work of it, by delegation or by handing it over: AGENT/SKILL, such as
     /// billing/billing.check or teams/billing/billing.check; may be said more than once
-    #[arg(long, value_name = "AGENT/SKILL", value_parser = scoped)]
+    #[arg(long, value_name = "AGENT/SKILL", value_parser = pairs::scoped)]
     pub scope: Vec<(String, String)>,
     /// Makes it safe to say again: with the same key and input it is the same task, as long as the
     /// sidecar that took it is there
@@ -543,17 +544,6 @@ pub enum StateArg {
     Rejected,
     InputRequired,
     AuthRequired,
-}
-
-/// An agent, with its namespace or without, and a skill of it.
-fn scoped(text: &str) -> Result<(String, String), String> {
-    let (agent, skill) = text.rsplit_once('/').ok_or("write AGENT/SKILL")?;
-    Ok((agent.to_owned(), skill.to_owned()))
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod journal;
 mod log;
 mod mesh;
 pub mod output;
+mod pairs;
 mod process;
 mod respond;
 mod rules;

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use crate::pb;
 
-use super::kept::{CHUNK_BYTES, Kept, part_bytes};
+use super::kept::{CHUNK_BYTES, Kept};
 
 /// An artifact: what it is called, and the events that its content came in.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,4 +66,15 @@ impl KeptArtifact {
 pub(super) fn begins_anew(before: &KeptArtifact, chunk: &pb::ArtifactChunk, attempt: u32) -> bool {
     let same = before.summary.artifact_id == chunk.artifact_id;
     same && !chunk.append && before.last_attempt() < attempt
+}
+
+/// Bytes of a part's content, without its frame.
+pub(super) fn part_bytes(part: Option<&pb::Part>) -> usize {
+    match part.and_then(|part| part.content.as_ref()) {
+        Some(pb::part::Content::Text(text)) => text.len(),
+        Some(pb::part::Content::Raw(raw)) => raw.len(),
+        Some(pb::part::Content::Url(url)) => url.len(),
+        Some(pb::part::Content::Data(value)) => value.encoded_len(),
+        Some(pb::part::Content::Blob(_)) | None => 0,
+    }
 }

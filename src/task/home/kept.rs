@@ -21,6 +21,7 @@ use super::artifacts::KeptArtifact;
 use super::dialogue::asks;
 use super::handover::Promised;
 use super::snapshot::{contract_of, executor_of};
+use super::usage;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
 pub(super) const EVENTS_MAX: usize = 10_000;
@@ -349,8 +350,8 @@ impl Kept {
                 self.messages.push(event.clone());
             }
             Some(Kind::Artifact(chunk)) => self.chunk(chunk, &event),
-            Some(Kind::Usage(usage)) => {
-                super::usage::add(self.task.usage.get_or_insert_default(), usage);
+            Some(Kind::Usage(more)) => {
+                usage::add(self.task.usage.get_or_insert_default(), more);
             }
             Some(Kind::Failure(failure)) => self.task.failure = Some(failure.clone()),
             Some(Kind::CancelRequested(_)) => self.task.cancel_requested = true,
@@ -458,16 +459,5 @@ pub(super) fn ended(state: pb::TaskState) -> bool {
         | pb::TaskState::Working
         | pb::TaskState::InputRequired
         | pb::TaskState::AuthRequired => false,
-    }
-}
-
-/// Bytes of a part's content, without its frame.
-pub(super) fn part_bytes(part: Option<&pb::Part>) -> usize {
-    match part.and_then(|part| part.content.as_ref()) {
-        Some(pb::part::Content::Text(text)) => text.len(),
-        Some(pb::part::Content::Raw(raw)) => raw.len(),
-        Some(pb::part::Content::Url(url)) => url.len(),
-        Some(pb::part::Content::Data(value)) => value.encoded_len(),
-        Some(pb::part::Content::Blob(_)) | None => 0,
     }
 }

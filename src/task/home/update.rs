@@ -12,9 +12,9 @@ use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 use crate::task::spec::check_part;
 
-use super::artifacts::begins_anew;
+use super::artifacts::{begins_anew, part_bytes};
 use super::dialogue::asked;
-use super::kept::{Kept, part_bytes};
+use super::kept::Kept;
 
 /// Most bytes of an event without a result, encoded.
 pub(super) const EVENT_MAX: usize = 256 << 10;

@@ -313,7 +313,7 @@ where
 /// A piece of an artifact without its first `skip` bytes; `None`: all of it is skipped. What is left
 /// to skip is taken from `skip`.
 fn after_skipping(part: &pb::Part, skip: &mut u64) -> Option<pb::Part> {
-    let size = super::kept::part_bytes(Some(part)) as u64;
+    let size = super::artifacts::part_bytes(Some(part)) as u64;
     if *skip > 0 && *skip >= size {
         *skip -= size;
         return None;
