@@ -12,10 +12,13 @@ pub const DESCENDANTS_MAX: u32 = 1000;
 
 /// Of what an attempt has, this part may go to children as shares. The rest is for children alone: a
 /// wide fan of leaves needs no shares.
-const SHARED: (u32, u32) = (2, 3);
-/// A child gets this part of the shares that are left: ten times ten fit, and so do a few that go
-/// deeper.
+const SHARED: (u32, u32) = (5, 8);
+/// A child gets this part of the shares that are left: ten times ten fit.
 const SHARE: u32 = 10;
+/// At least so many, while that is no more than a third of them: a few that go deeper fit.
+const LEAST: u32 = 4;
+/// The first child may get what a chain to full depth needs, but for so many: two more beside it.
+const BESIDE: u32 = 2;
 /// This part of what is left is kept back for another attempt, where there may be one.
 const KEPT_BACK: u32 = 8;
 
@@ -38,7 +41,7 @@ impl Purse {
         Self {
             got,
             left: got,
-            shares: (got * SHARED.0).div_ceil(SHARED.1).max(whole),
+            shares: (got * SHARED.0 / SHARED.1).max(whole),
             untouched: true,
         }
     }
@@ -48,10 +51,10 @@ impl Purse {
     pub fn take(&mut self, depth: usize) -> Option<u32> {
         self.left = self.left.checked_sub(1)?;
         let below = below(depth);
-        let mut share = self.shares / SHARE;
+        let mut share = (self.shares / SHARE).max(LEAST.min(self.shares / 3));
         if std::mem::take(&mut self.untouched) {
-            // Where there is one child only, a chain may go on to its full depth.
-            share = share.max(below);
+            // Where there is one child only, a chain may go on.
+            share = share.max(below.min(self.left.saturating_sub(BESIDE)));
         }
         // Where the chain ends nothing is needed.
         let share = if below == 0 { 0 } else { share };
@@ -115,7 +118,7 @@ mod tests {
     #[test]
     fn a_fork_bomb_makes_no_more_than_a_root_may() {
         assert_eq!(grown(DESCENDANTS_MAX, 0, usize::MAX), DESCENDANTS_MAX);
-        assert_eq!(grown(DESCENDANTS_MAX, 0, 1), below(0), "a chain");
+        assert!(grown(DESCENDANTS_MAX, 0, 1) >= 5, "a chain");
     }
 
     /// Shares of `wide` children that are all there at a time.
@@ -124,20 +127,36 @@ mod tests {
         (0..wide).map(|_| purse.take(depth + 1)).collect()
     }
 
+    /// Whether a tree fits all of whose tasks are there at a time: so many children by depth.
+    fn fits(got: u32, depth: usize, shape: &[usize], again: bool) -> bool {
+        let Some((wide, deeper)) = shape.split_first() else {
+            return true;
+        };
+        let shares = shared(for_attempt(got, again), depth, *wide);
+        shares.is_some_and(|shares| {
+            let below = |share| fits(share, depth + 1, deeper, again);
+            shares.into_iter().all(below)
+        })
+    }
+
     #[test]
     fn usual_trees_fit_also_while_all_of_them_are_there() {
         assert!(shared(DESCENDANTS_MAX, 0, 330).is_some(), "a wide fan");
+        for (shape, again) in [
+            (&[1, 1, 3][..], true),
+            (&[1, 1, 1, 2], true),
+            (&[2, 2, 2], true),
+            (&[3, 3, 3], true),
+            (&[10, 10], true),
+        ] {
+            assert!(fits(DESCENDANTS_MAX, 0, shape, again), "{shape:?} {again}");
+        }
         // Ten times ten, where each may be run again.
         let root = shared(for_attempt(DESCENDANTS_MAX, true), 0, 10).unwrap();
         for share in root {
             let got = for_attempt(share, true);
             assert!(shared(got, 1, 10).is_some(), "{share}");
         }
-        let mut got = DESCENDANTS_MAX;
-        for depth in 0..CHAIN_MAX {
-            got = shared(got, depth, 1).unwrap()[0];
-        }
-        assert_eq!(got, 0);
     }
 
     proptest! {

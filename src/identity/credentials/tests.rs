@@ -214,23 +214,29 @@ fn dates_are_judged_without_leeway() {
     let mesh = Mesh::new();
     let server = mesh.credentials("registry/r1");
     let client = mesh.credentials("operator/ops");
-    let peer = Arc::clone(client.current().peer());
     let second = Duration::from_secs(1);
-    for (when, fits) in [
-        (peer.not_before - second, false),
-        (peer.not_before, true),
-        (peer.not_after, true),
-        (peer.not_after + second, false),
-    ] {
+    // Of each its own dates: a second may have begun between the two certificates.
+    let moments = |of: &Credentials| {
+        let peer = Arc::clone(of.current().peer());
+        [
+            (peer.not_before - second, false),
+            (peer.not_before, true),
+            (peer.not_after, true),
+            (peer.not_after + second, false),
+        ]
+    };
+    let own = client.client_config(Expect::AnyRegistry);
+    for (when, fits) in moments(&client) {
         let mut config = (*server.server_config()).clone();
         config.time_provider = at(when);
-        let own = client.client_config(Expect::AnyRegistry);
         let outcome = shake(&Arc::new(config), &own);
-        assert_eq!(outcome.is_ok(), fits, "{when:?}");
+        assert_eq!(outcome.is_ok(), fits, "the client's, {when:?}");
+    }
+    for (when, fits) in moments(&server) {
         let mut config = (*own).clone();
         config.time_provider = at(when);
         let outcome = shake(&server.server_config(), &Arc::new(config));
-        assert_eq!(outcome.is_ok(), fits, "{when:?}");
+        assert_eq!(outcome.is_ok(), fits, "the server's, {when:?}");
     }
 }
 

@@ -57,10 +57,11 @@ impl Url {
         Ok(Self {
             host,
             port: port.filter(|port| *port > 0).ok_or("its port is none")?,
-            path: uri
-                .path_and_query()
-                .map_or("/", |path| path.as_str())
-                .to_owned(),
+            path: match uri.path_and_query().map_or("/", |path| path.as_str()) {
+                // RFC 9112: the target of a request begins with a slash.
+                query if query.starts_with('?') => format!("/{query}"),
+                path => path.to_owned(),
+            },
         })
     }
 
@@ -129,6 +130,13 @@ mod tests {
                 "https://a.example:8443/...",
             ),
             ("https://[::1]:9/", "::1", 9, "/", "https://[::1]:9/"),
+            (
+                "https://a.example?token=s",
+                "a.example",
+                443,
+                "/?token=s",
+                "https://a.example/...",
+            ),
             (
                 "https://10.0.0.1",
                 "10.0.0.1",

@@ -130,7 +130,7 @@ impl AgentService {
         authorize(&who.id, Action::SubmitTask, target)?;
         let options = spec.options.as_ref();
         if let Some(callback) = options.and_then(|options| options.callback.as_ref()) {
-            self.may_call_back(&who.id, namespace, callback)?;
+            self.may_call_back(who, namespace, callback)?;
         }
         Ok(Submission {
             spec,

@@ -380,3 +380,35 @@ async fn what_breaks_a_bound_of_all_tasks_is_told_as_that() {
         Some("INVALID_FIELD")
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_agent_has_nobody_told_but_itself() {
+    let service = service();
+    let told = |agent: &str| {
+        let mut request = submit("work.do", "");
+        let skill = pb::AgentSkill {
+            agent: agent.into(),
+            skill: "work.told".into(),
+        };
+        let spec = request.spec.get_or_insert_default();
+        spec.options.get_or_insert_default().callback = Some(pb::Callback {
+            target: Some(pb::callback::Target::Agent(skill)),
+            ..Default::default()
+        });
+        request
+    };
+    let peer = || member("ns/default/agent/peer");
+    service.submit_task(by(peer(), told("peer"))).await.unwrap();
+    for other in ["default/other", "worker"] {
+        let status = service.submit_task(by(peer(), told(other))).await;
+        let status = status.unwrap_err();
+        assert_eq!(
+            reason_of(&status).as_deref(),
+            Some("PERMISSION_DENIED"),
+            "{other}"
+        );
+    }
+    // Operators may submit to anybody themselves.
+    let operator = by(member("operator/ops"), told("default/other"));
+    service.submit_task(operator).await.unwrap();
+}
