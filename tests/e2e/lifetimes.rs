@@ -438,6 +438,7 @@ async fn clocks_that_are_set_ahead_and_back_end_nothing() {
     let across = across.unwrap().id;
     // By timeout, and by the wall time that it is on the clock that holds now.
     let never = site.path("never").display().to_string();
+    let began = Instant::now();
     let bounded = client::submit(&mut home, client::bounded("test.hold", &never, 25));
     let bounded = bounded.await.unwrap().id;
     let mut dated = client::spec("test.hold", &never);
@@ -446,7 +447,6 @@ async fn clocks_that_are_set_ahead_and_back_end_nothing() {
         ..Default::default()
     });
     let dated = client::submit(&mut home, dated).await.unwrap().id;
-    let began = Instant::now();
     let load = Load::start(home.clone(), 4);
     at_home(&site, &up, Duration::ZERO, "before").await;
 
