@@ -192,11 +192,11 @@ impl Grants {
             self.shares.claim(who, waiting);
         }
         for number in said.returned {
-            if self.open.get(&number).is_some_and(|grant| grant.to == who)
-                && let Some(grant) = self.open.remove(&number)
-            {
+            // Its turn is over all the same: were it had again at once, what cannot run here would
+            // keep the slot from all others.
+            if self.open.get(&number).is_some_and(|grant| grant.to == who) {
+                self.open.remove(&number);
                 self.counts.returned += 1;
-                self.shares.give_back(&grant.origin);
             }
         }
     }

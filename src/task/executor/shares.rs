@@ -21,8 +21,6 @@ pub(super) type Key = (Arc<str>, u32);
 
 /// What a slot costs in virtual time, before it is divided by its weight: fine enough for that.
 const COST: u64 = 1 << 20;
-/// Unused slots that an origin may have back at most, so that it cannot save up.
-const DEFICIT_MAX: u32 = 16;
 
 /// All that is claimed and not granted.
 #[derive(Debug, Default)]
@@ -85,13 +83,6 @@ impl Shares {
             }
         }
         Some((who, key))
-    }
-
-    /// The origin's turn came to nothing: it has another one.
-    pub(super) fn give_back(&mut self, origin: &str) {
-        if let Some(origin) = self.origins.get_mut(origin) {
-            origin.deficit = (origin.deficit + 1).min(DEFICIT_MAX);
-        }
     }
 
     /// Tasks that are claimed for.
@@ -237,22 +228,6 @@ mod tests {
             shares.claim(1, claims(&[("a", 10, 5), ("a", 1, 1)]));
             shares.claim(2, claims(&[("a", 10, 5)]));
         }
-    }
-
-    #[test]
-    fn a_turn_that_came_to_nothing_is_had_again() {
-        let mut shares = Shares::default();
-        shares.claim(1, claims(&[("a", 5, 10)]));
-        shares.claim(2, claims(&[("b", 5, 10)]));
-        assert_eq!(shares.next().unwrap().0, 1);
-        shares.give_back("a");
-        let all = taken(&mut shares, 4);
-        assert_eq!(count(&all, |(who, ..)| *who == 1), 2, "{all:?}");
-        for _ in 0..1000 {
-            shares.give_back("a");
-        }
-        let all = taken(&mut shares, 1000);
-        assert_eq!(all.len(), 15);
     }
 
     proptest! {

@@ -249,6 +249,8 @@ impl Line {
                     Some(Ok(grant)) => {
                         heard_at = Instant::now();
                         self.hand(&mut claims, grant, &back).await;
+                        // One that nobody needs goes back at once.
+                        news = true;
                     }
                     ended => {
                         tracing::debug!(instance = %self.instance, ?ended, "grants no more slots");
