@@ -75,10 +75,7 @@ impl Load {
     }
 
     async fn one(&self, channel: Channel) -> Outcome<()> {
-        let part = pb::Part {
-            content: Some(pb::part::Content::Text(self.input.clone())),
-            ..Default::default()
-        };
+        let part = text(&self.input);
         match self.call {
             Call::Durable => task(channel, part, pb::Durability::Durable).await,
             Call::Ephemeral => task(channel, part, pb::Durability::Ephemeral).await,
@@ -111,13 +108,13 @@ async fn plain(channel: Channel, part: pb::Part) -> Outcome<()> {
     }
 }
 
-/// One task, from the call to its result.
-async fn task(channel: Channel, part: pb::Part, durability: pb::Durability) -> Outcome<()> {
+/// A task for the agent.
+pub(crate) fn spec(part: pb::Part, durability: pb::Durability) -> pb::TaskSpec {
     let options = pb::TaskOptions {
         durability: durability.into(),
         ..Default::default()
     };
-    let spec = pb::TaskSpec {
+    pb::TaskSpec {
         selector: Some(pb::Selector {
             skill: SKILL.into(),
             ..Default::default()
@@ -125,7 +122,20 @@ async fn task(channel: Channel, part: pb::Part, durability: pb::Durability) -> O
         input: vec![part],
         options: Some(options),
         ..Default::default()
-    };
+    }
+}
+
+/// A part of this text.
+pub(crate) fn text(text: &str) -> pb::Part {
+    pb::Part {
+        content: Some(pb::part::Content::Text(text.to_owned())),
+        ..Default::default()
+    }
+}
+
+/// One task, from the call to its result.
+async fn task(channel: Channel, part: pb::Part, durability: pb::Durability) -> Outcome<()> {
+    let spec = spec(part, durability);
     let request = pb::RunTaskRequest { spec: Some(spec) };
     let mut client = AgentClient::new(channel);
     let mut updates = client.run_task(request).await?.into_inner();

@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::{Outcome, SKILL, mesh::Mesh};
+use crate::{Outcome, load, mesh::Mesh};
 
 /// A sidecar takes 100 calls at once on one connection.
 const PER_CONNECTION: usize = 64;
@@ -84,18 +84,7 @@ pub(crate) async fn lost(mesh: &Mesh, scratch: &Path) -> Outcome<Duration> {
 }
 
 async fn submit(client: &mut AgentClient<Channel>, text: &str) -> Outcome<String> {
-    let part = pb::Part {
-        content: Some(pb::part::Content::Text(text.to_owned())),
-        ..Default::default()
-    };
-    let spec = pb::TaskSpec {
-        selector: Some(pb::Selector {
-            skill: SKILL.into(),
-            ..Default::default()
-        }),
-        input: vec![part],
-        ..Default::default()
-    };
+    let spec = load::spec(load::text(text), pb::Durability::Durable);
     let request = pb::SubmitTaskRequest { spec: Some(spec) };
     let answer = client.submit_task(request).await?.into_inner();
     Ok(answer.task.unwrap_or_default().id)

@@ -36,7 +36,7 @@ pub struct Purse {
 impl Purse {
     /// Of an attempt that got so many.
     pub fn new(got: u32) -> Self {
-        // A narrow chain to full depth needs all of the little that there is.
+        // Of the little that a narrow chain has left, all may go on.
         let whole = got.min(below(0));
         Self {
             got,

@@ -251,6 +251,18 @@ fn said(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
 
+/// How often to kill, and when: said, so that it can be repeated.
+#[allow(
+    clippy::print_stdout,
+    reason = "the seed repeats it; shown where it fails"
+)]
+fn chance() -> (u64, StdRng) {
+    let kills = said("ATTACHE_KILLS", KILLS as u64);
+    let seed = said("ATTACHE_SEED", rand::random());
+    println!("ATTACHE_KILLS={kills} ATTACHE_SEED={seed}");
+    (kills, StdRng::seed_from_u64(seed))
+}
+
 /// A home for tasks, and two workers for slow ones.
 fn home_and_workers() -> String {
     agent("home", &["test.home"], "")
@@ -262,15 +274,9 @@ fn home_and_workers() -> String {
 }
 
 #[tokio::test]
-#[allow(
-    clippy::print_stdout,
-    reason = "the seed repeats it; shown where it fails"
-)]
+#[allow(clippy::print_stdout, reason = "the counts are what a soak is for")]
 async fn a_home_that_is_killed_again_and_again_loses_nothing() {
-    let kills = said("ATTACHE_KILLS", KILLS as u64);
-    let seed = said("ATTACHE_SEED", rand::random());
-    println!("ATTACHE_KILLS={kills} ATTACHE_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let (kills, mut random) = chance();
     let mut mesh = ByHand::started(&home_and_workers()).await;
     // No skill that may run twice: what runs twice is seen.
     let shape = Shape {
@@ -315,15 +321,9 @@ async fn a_home_that_is_killed_again_and_again_loses_nothing() {
 }
 
 #[tokio::test]
-#[allow(
-    clippy::print_stdout,
-    reason = "the seed repeats it; shown where it fails"
-)]
+#[allow(clippy::print_stdout, reason = "the counts are what a soak is for")]
 async fn whoever_is_killed_again_and_again_every_task_ends_once_and_no_stream_has_a_gap() {
-    let kills = said("ATTACHE_KILLS", KILLS as u64);
-    let seed = said("ATTACHE_SEED", rand::random());
-    println!("ATTACHE_KILLS={kills} ATTACHE_SEED={seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let (kills, mut random) = chance();
     let mut mesh = ByHand::made(&home_and_workers()).await;
     // What is lost with its sidecar is given up before the load ends.
     mesh.set("home-1", "agent_lost_after", "3s");

@@ -49,28 +49,25 @@ async fn submit(home: &Local, count: usize, priority: u32) -> Vec<String> {
     callers.join_all().await.concat()
 }
 
-async fn used(admin: &str) -> f64 {
-    let page = Page::of(admin, OPEN_METRICS).await;
-    page.sum("attache_executor_grants_total", &["outcome=\"used\""])
+/// Waits until an executor has granted slots, and they were used.
+async fn are_used(what: &str, worker: &str) {
+    eventually(what, || async {
+        let page = Page::of(worker, OPEN_METRICS).await;
+        let used = page.sum("attache_executor_grants_total", &["outcome=\"used\""]);
+        if used > 10.0 {
+            Ok(())
+        } else {
+            Err(format!("{used} grants were used"))
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn ten_tasks_of_another_sidecar_are_soon_done_though_thousands_wait() {
     let mut mesh = ByHand::started(&mesh()).await;
     submit(&mesh.local("many-1"), MANY, 10).await;
-    let worker = mesh.admin("worker-1");
-    eventually("slots are granted", || {
-        let worker = worker.clone();
-        async move {
-            let used = used(&worker).await;
-            if used > 10.0 {
-                Ok(())
-            } else {
-                Err(format!("{used} grants were used"))
-            }
-        }
-    })
-    .await;
+    are_used("slots are granted", &mesh.admin("worker-1")).await;
     let few = mesh.local("few-1");
     let before = mesh.site.runs().len();
     let ids = submit(&few, FEW, 1).await;
@@ -92,17 +89,5 @@ async fn ten_tasks_of_another_sidecar_are_soon_done_though_thousands_wait() {
     for id in &ids {
         client::watch_whole(&mut few.clone(), id).await;
     }
-    let worker = mesh.admin("worker-1");
-    eventually("slots are granted again", || {
-        let worker = worker.clone();
-        async move {
-            let used = used(&worker).await;
-            if used > 10.0 {
-                Ok(())
-            } else {
-                Err(format!("{used} grants were used"))
-            }
-        }
-    })
-    .await;
+    are_used("slots are granted again", &mesh.admin("worker-1")).await;
 }

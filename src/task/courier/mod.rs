@@ -1,8 +1,8 @@
 //! Carries what a home has to tell to whoever is called back, and tells the home what came of it.
 //!
 //! The home decides what is told and when it is tried again; here one try is made. `desk`: who goes
-//! next; pure. `agent`: by a task of the mesh. `web`: by an https URL. Nothing is kept here: what a stop cuts off is told
-//! again after the restart.
+//! next; pure. `agent`: by a task of the mesh. `web`: by an https URL. Nothing is kept here: what a
+//! stop cuts off is told again after the restart.
 
 mod agent;
 mod desk;

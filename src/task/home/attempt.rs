@@ -62,11 +62,7 @@ impl Tasks {
         });
         let Some(entry) = current else {
             // Fenced: the attempt ended here, whatever comes from it.
-            self.effects.push(Effect::Release {
-                task,
-                attempt,
-                abort: None,
-            });
+            self.release(task, attempt, None);
             return;
         };
         entry.lost_at = match &heard {
@@ -131,6 +127,24 @@ impl Tasks {
         }
     }
 
+    /// The executor hears, once all so far is on disk, that its updates up to this one are.
+    pub(super) fn acknowledge(&mut self, task: Uuid, attempt: u32, update: u64) {
+        self.effects.push(Effect::Ack {
+            task,
+            attempt,
+            update,
+        });
+    }
+
+    /// The attempt is over here, whatever it still says; `abort`: it is told to stop, and why.
+    pub(super) fn release(&mut self, task: Uuid, attempt: u32, abort: Option<String>) {
+        self.effects.push(Effect::Release {
+            task,
+            attempt,
+            abort,
+        });
+    }
+
     /// The running attempt, if there is one, is over as far as this home is concerned.
     pub(super) fn let_go(&mut self, task: Uuid, abort: Option<&str>, now: Instant) {
         let Some(entry) = self.tasks.get_mut(&task) else {
@@ -144,11 +158,7 @@ impl Tasks {
         self.gates.ended(&running.instance, now);
         self.look_again(now);
         let (attempt, abort) = (running.attempt, abort.map(str::to_owned));
-        self.effects.push(Effect::Release {
-            task,
-            attempt,
-            abort,
-        });
+        self.release(task, attempt, abort);
     }
 
     fn accepted(&mut self, task: Uuid, at: Moment) {
@@ -199,11 +209,7 @@ impl Tasks {
         let (id, attempt) = (entry.kept.task.id.clone(), running.attempt);
         self.log(id, Recorded::NotStarted(NotStarted { attempt }), 0);
         self.follow(task);
-        self.effects.push(Effect::Release {
-            task,
-            attempt,
-            abort: None,
-        });
+        self.release(task, attempt, None);
         Some(running.instance)
     }
 
@@ -236,11 +242,7 @@ impl Tasks {
         }
         if number != last + 1 {
             // Said before: acknowledged again. A gap is the carrier's to close, by a resume.
-            self.effects.push(Effect::Ack {
-                task,
-                attempt,
-                update: last.min(number),
-            });
+            self.acknowledge(task, attempt, last.min(number));
             return;
         }
         if said.as_ref().is_some_and(is_last) {
@@ -249,11 +251,7 @@ impl Tasks {
         }
         let unavailable = first && is_unavailable(said.as_ref()) && entry.gets_another();
         if unavailable || is_loss(said.as_ref()) {
-            self.effects.push(Effect::Ack {
-                task,
-                attempt,
-                update: number,
-            });
+            self.acknowledge(task, attempt, number);
             self.returned(task);
             if unavailable {
                 self.run_again(task, (Reason::AgentUnavailable, true), world);
@@ -332,11 +330,7 @@ impl Tasks {
                 return self.end_failed(task, breach.reason(), &breach.to_string(), world.at);
             }
         }
-        self.effects.push(Effect::Ack {
-            task,
-            attempt,
-            update: number,
-        });
+        self.acknowledge(task, attempt, number);
     }
 
     /// Live watchers see it, nobody else.
@@ -368,16 +362,8 @@ impl Tasks {
         }
         self.emit(task, kind, state, number, at);
         if over {
-            self.effects.push(Effect::Ack {
-                task,
-                attempt,
-                update: number,
-            });
-            self.effects.push(Effect::Release {
-                task,
-                attempt,
-                abort: None,
-            });
+            self.acknowledge(task, attempt, number);
+            self.release(task, attempt, None);
         }
     }
 }

@@ -101,7 +101,7 @@ impl Tasks {
                 let Some(first) = first.and_then(|first| self.tasks.get(&first)) else {
                     continue;
                 };
-                let skill: Arc<str> = first.kept.task.skill.as_str().into();
+                let skill: Arc<str> = first.kept.skill().into();
                 for (origin, priority, count) in turns.counts() {
                     let key = (origin.clone(), priority, skill.clone());
                     let count = u32::try_from(count).unwrap_or(u32::MAX);

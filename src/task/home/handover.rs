@@ -19,7 +19,7 @@ use crate::task::lineage::{self, Bounds, extended};
 use crate::task::spec::INPUT_MAX;
 
 use super::kept::{Kept, event_bytes};
-use super::machine::{Effect, Tasks, World};
+use super::machine::{Tasks, World};
 use super::unfit::failure_of;
 use super::update::{failure, fits, parts_fit};
 
@@ -70,17 +70,8 @@ impl Tasks {
         self.look_again(at.now);
         let state = pb::TaskState::Submitted;
         self.emit(task, Kind::Delegation(to), state, number, at);
-        let update = number;
-        self.effects.push(Effect::Ack {
-            task,
-            attempt,
-            update,
-        });
-        self.effects.push(Effect::Release {
-            task,
-            attempt,
-            abort: None,
-        });
+        self.acknowledge(task, attempt, number);
+        self.release(task, attempt, None);
         if let Some(entry) = self.tasks.get_mut(&task) {
             entry.lost_at = None;
             entry.again = None;
@@ -100,20 +91,19 @@ impl Kept {
         }
     }
 
+    /// Whose it is, where it was handed over.
+    fn handed_to(&self) -> Option<&pb::AgentSkill> {
+        self.delegation()?.to.as_ref()
+    }
+
     /// The skill that is to be run now.
     pub(super) fn skill(&self) -> &str {
-        let to = self
-            .delegation()
-            .and_then(|delegation| delegation.to.as_ref());
-        to.map_or(&self.task.skill, |to| &to.skill)
+        self.handed_to().map_or(&self.task.skill, |to| &to.skill)
     }
 
     /// Who fits now.
     pub(super) fn selector(&self) -> Cow<'_, pb::Selector> {
-        let to = self
-            .delegation()
-            .and_then(|delegation| delegation.to.as_ref());
-        match (to, &self.spec.selector) {
+        match (self.handed_to(), &self.spec.selector) {
             (Some(to), _) => Cow::Owned(pb::Selector {
                 skill: to.skill.clone(),
                 agent: to.agent.clone(),
@@ -183,10 +173,8 @@ impl Kept {
             // Nobody holds on to it any more.
             self.bytes -= event_bytes(&before);
         }
-        let to = self
-            .delegation()
-            .and_then(|delegation| delegation.to.as_ref());
-        self.task.delegated_to = to.map_or_else(String::new, |to| to.agent.clone());
+        let to = self.handed_to().map(|to| to.agent.clone());
+        self.task.delegated_to = to.unwrap_or_default();
     }
 
     /// The hop that its present attempt is.

@@ -14,10 +14,10 @@ impl AgentService {
     pub(super) fn may_call_back(
         &self,
         who: &Principal,
-        namespace: Option<&Label>,
+        namespace: &Label,
         callback: &pb::Callback,
     ) -> Result<(), Fault> {
-        let Some(Ok(target)) = namespace.map(|namespace| Target::read(callback, namespace)) else {
+        let Ok(target) = Target::read(callback, namespace) else {
             return Ok(());
         };
         match target {

@@ -100,18 +100,11 @@ impl AgentService {
                 "say what to do: spec.selector.skill and spec.input",
             ));
         };
-        let namespace = who
-            .id
-            .member
-            .namespace()
-            .or_else(|| self.own().member.namespace());
+        let namespace = self.home.namespace_of(&who.id);
         let selector = spec.selector.get_or_insert_default();
-        let named = match (selector.agent.is_empty(), namespace) {
-            (true, _) => None,
-            (false, Some(namespace)) => Some(AgentName::parse_in(&selector.agent, namespace)),
-            (false, None) => Some(selector.agent.parse()),
-        };
-        let named = named.transpose();
+        let named = (!selector.agent.is_empty())
+            .then(|| AgentName::parse_in(&selector.agent, &namespace))
+            .transpose();
         let named =
             named.map_err(|wrong| Fault::field("spec.selector.agent", wrong.to_string()))?;
         if let Some(named) = &named {
@@ -123,14 +116,17 @@ impl AgentService {
                 .to_string();
         }
         let target: Option<&Label> = if who.local {
-            named.as_ref().map(|name| &name.namespace).or(namespace)
+            named
+                .as_ref()
+                .map(|name| &name.namespace)
+                .or(Some(&namespace))
         } else {
             self.own().member.namespace()
         };
         authorize(&who.id, Action::SubmitTask, target)?;
         let options = spec.options.as_ref();
         if let Some(callback) = options.and_then(|options| options.callback.as_ref()) {
-            self.may_call_back(who, namespace, callback)?;
+            self.may_call_back(who, &namespace, callback)?;
         }
         Ok(Submission {
             spec,
