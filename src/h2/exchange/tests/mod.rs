@@ -1,0 +1,4 @@
+//! The exchange between callers and those who answer, all in memory.
+
+mod calls;
+mod trouble;
