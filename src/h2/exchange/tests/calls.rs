@@ -146,7 +146,7 @@ fn a_slow_reader_holds_up_itself_alone_and_parks_one_window() {
         world.server(0).fields(call, &[(":status", "200")], false);
     }
     let piece = vec![7; 256 << 10];
-    for _ in 0..60 {
+    for _ in 0..200 {
         for call in 0..slow.len() {
             world.server(0).send(call, &piece, false);
         }

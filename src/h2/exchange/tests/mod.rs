@@ -1,4 +1,5 @@
 //! The exchange between callers and those who answer, all in memory.
 
 mod calls;
+mod floods;
 mod trouble;
