@@ -163,6 +163,7 @@ impl End {
         Ok(())
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table of what is noted")]
     fn note(&mut self, event: Event<'_>) {
         let (call, said) = match event {
             Event::Quiet | Event::Eased | Event::Changed => return,
@@ -415,9 +416,10 @@ impl World {
     }
 
     /// The connection of somebody who answers breaks.
-    pub(super) fn cut(&mut self, answering: usize) {
-        let (line, ..) = self.answering.remove(answering);
+    pub(super) fn cut(&mut self, answering: usize) -> End {
+        let (line, _, end) = self.answering.remove(answering);
         self.exchange.closed(line, self.now);
+        end
     }
 
     pub(super) fn outcomes(&mut self) -> Vec<Outcome> {

@@ -118,6 +118,12 @@ impl<P: Policy> Exchange<P> {
         line.is_none_or(|line| line.connection.over())
     }
 
+    /// Bytes for a line that were not written yet.
+    pub fn backlog(&self, line: Key) -> usize {
+        let line = self.lines.get(line);
+        line.map_or(0, |line| line.connection.backlog())
+    }
+
     /// Takes what is to be written, into an empty buffer. `false` where there is nothing.
     pub fn take_output(&mut self, line: Key, into: &mut Vec<u8>, now: Instant) -> bool {
         let Some(place) = self.lines.get_mut(line) else {

@@ -277,6 +277,7 @@ fn said(exchange: &mut Exchange<Recorder>, line: Key, now: tokio::time::Instant)
     let (mut rest, mut said) = (&out[..], Vec::new());
     while let Ok(Some(split)) = frame::split(rest, 1 << 14) {
         rest = split.rest;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "shown as they are")]
         said.push(match Frame::parse(split.head, split.payload).unwrap() {
             Frame::GoAway { code, debug, .. } => {
                 format!("goaway {code} {}", String::from_utf8_lossy(debug))

@@ -147,7 +147,7 @@ fn a_goaway_loses_no_call() {
     world.run();
     let line = world.answering[0].0;
     raw(&mut world, line, |out| {
-        write::goaway(out, 1, ErrorCode::NoError, b"")
+        write::goaway(out, 1, ErrorCode::NoError, b"");
     });
     world.run();
     assert_eq!(
@@ -351,7 +351,7 @@ fn a_caller_that_breaks_the_protocol_takes_nobody_along() {
     world.run();
     // The second time a WINDOW_UPDATE by 0 comes for a stream, the stream is gone already.
     raw(&mut world, line, |out| {
-        out.extend([0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 0])
+        out.extend([0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
     });
     world.run();
     assert_eq!(
@@ -359,7 +359,7 @@ fn a_caller_that_breaks_the_protocol_takes_nobody_along() {
         "reset CANCEL false"
     );
     raw(&mut world, line, |out| {
-        out.extend([0, 0, 0, 9, 4, 0, 0, 0, 9])
+        out.extend([0, 0, 0, 9, 4, 0, 0, 0, 9]);
     });
     assert!(world.exchange.over(line));
     world.server(0).answer(0, b"fine", "0");
