@@ -19,6 +19,8 @@ pub enum Action {
     Execute,
     /// Read, follow or cancel a task; [`may_see_task`] decides on top which ones exist for it.
     ReadTask,
+    /// Call an agent of the namespace: any method of any service.
+    Call,
     /// Find agents of the namespace.
     Discover,
     /// Put an instance of the namespace into the catalog.
@@ -35,6 +37,7 @@ impl Action {
         Self::SubmitTask,
         Self::Execute,
         Self::ReadTask,
+        Self::Call,
         Self::Discover,
         Self::Register,
         Self::ChangeRules,
@@ -53,6 +56,7 @@ impl fmt::Display for Action {
             Self::SubmitTask => "submit tasks",
             Self::Execute => "have tasks run",
             Self::ReadTask => "read tasks",
+            Self::Call => "call agents",
             Self::Discover => "discover agents",
             Self::Register => "register",
             Self::ChangeRules => "change traffic rules",

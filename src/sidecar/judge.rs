@@ -16,7 +16,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Status};
 
 use crate::{
-    domain::Reason,
+    domain::{AgentName, Reason},
     pb::{self, execute_response::Step, handle_response::Update},
     registry::client::Entry,
     resilience::{Outcome, Permit, Trip, Turn},
@@ -78,14 +78,20 @@ impl Judge {
 
     fn first_update(&mut self) {
         let turn = self.permit.first_message(Instant::now());
-        tell(turn, self.entry.as_deref());
+        self.tell(turn);
     }
 
     /// Only the first time counts.
     fn finish(&mut self, outcome: Outcome) {
         let permit = std::mem::take(&mut self.permit);
         let turn = permit.finish(outcome, Instant::now(), rand::random());
-        tell(turn, self.entry.as_deref());
+        self.tell(turn);
+    }
+
+    fn tell(&self, turn: Option<Turn>) {
+        let entry = self.entry.as_ref();
+        let instance = entry.map_or("", |entry| entry.instance_id.as_str());
+        tell(turn, (instance, entry.map(|entry| &entry.agent)));
     }
 }
 
@@ -246,12 +252,10 @@ fn known(label: &str) -> Option<Reason> {
     all.find(|reason| reason.label() == label)
 }
 
-/// Says once that a breaker turned.
-fn tell(turn: Option<Turn>, entry: Option<&Entry>) {
+/// Says once that an instance's breaker turned.
+pub(super) fn tell(turn: Option<Turn>, (instance, agent): (&str, Option<&AgentName>)) {
     let Some(turn) = turn else { return };
-    let (instance, agent) = entry.map_or((String::new(), String::new()), |entry| {
-        (entry.instance_id.to_string(), entry.agent.to_string())
-    });
+    let agent = agent.map(ToString::to_string).unwrap_or_default();
     match turn {
         Turn::Opened { why, cool_down } => {
             let why = because(why);

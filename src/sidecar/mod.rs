@@ -16,6 +16,7 @@ mod health;
 mod join;
 mod judge;
 mod metrics;
+mod passage;
 mod pools;
 mod promises;
 mod register;

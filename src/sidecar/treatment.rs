@@ -48,9 +48,9 @@ pub(super) fn settings_for(
 }
 
 impl Treatment {
-    /// Which of the weights an instance has, for calls of `skill`.
-    pub(super) fn group(&self, skill: &SkillName, entry: &Entry) -> usize {
-        self.effective.group(Some(skill), entry)
+    /// Which of the weights an instance has, for calls of `skill`; `None`: for calls of no skill.
+    pub(super) fn group(&self, skill: Option<&SkillName>, entry: &Entry) -> usize {
+        self.effective.group(skill, entry)
     }
 
     /// What is done on purpose to a call of this caller. Each fault is drawn by itself: waits add

@@ -249,7 +249,10 @@ impl Balancer {
     /// Makes the set anew, unless the catalog has changed elsewhere only.
     fn renew(&self, target: &mut Target, rules: Arc<Rules>, now: Instant) {
         let Some(query) = &target.query else { return };
-        let Some(skill) = query.skill() else { return };
+        let skill = query.skill();
+        if skill.is_none() && query.agent().is_none() {
+            return;
+        }
         let entries = self.mirror.catalog().find(query);
         let pairs = entries.iter().zip(&target.entries);
         let same = entries.len() == target.entries.len()
@@ -263,7 +266,7 @@ impl Balancer {
         let mut agents: HashMap<&AgentName, Arc<Treatment>> = HashMap::new();
         for entry in &entries {
             let treated =
-                || settings_for(&rules, &target.namespace, Some(skill), Some(&entry.agent));
+                || settings_for(&rules, &target.namespace, skill, Some(&entry.agent));
             let known = agents.entry(&entry.agent);
             known.or_insert_with(|| Arc::new(treated()));
         }
@@ -272,7 +275,7 @@ impl Balancer {
             1 => entries.first().map(|entry| &entry.agent),
             _ => query.agent(),
         };
-        let whole = settings_for(&rules, &target.namespace, Some(skill), only);
+        let whole = settings_for(&rules, &target.namespace, skill, only);
         let member = |entry: &Arc<Entry>| {
             let treatment = agents.get(&entry.agent)?.clone();
             self.member(entry, skill, (whole.group(skill, entry), treatment), now)
@@ -280,30 +283,39 @@ impl Balancer {
         let members = entries.iter().filter_map(member).collect();
         let epoch = self.endpoints.epoch().clone();
         let set = Set::new(members, &whole.weights, whole.settings, epoch);
-        let set = set.of_kind(Kind::new(named(skill.as_str())));
+        let kind = skill.map_or("", |skill| skill.as_str());
+        let set = set.of_kind(Kind::new(named(kind)));
         target.reach.set = Arc::new(set);
         target.entries = entries;
         target.rules = rules;
     }
 
+    /// With a skill only who offers it.
     fn member(
         &self,
         entry: &Arc<Entry>,
-        skill: &SkillName,
+        skill: Option<&SkillName>,
         (group, treatment): (usize, Arc<Treatment>),
         now: Instant,
     ) -> Option<Member<Arc<Choice>>> {
-        let mut offers = entry.offers.iter().zip(&entry.card.skills);
-        let (offer, has) = offers.find(|(offer, _)| offer.name == *skill)?;
+        let (idempotent, contract) = match skill {
+            None => Default::default(),
+            Some(skill) => {
+                let mut offers = entry.offers.iter().zip(&entry.card.skills);
+                let (offer, has) = offers.find(|(offer, _)| offer.name == *skill)?;
+                let contract = Contract {
+                    version: offer.version.clone(),
+                    schemas: offer.schemas.clone(),
+                };
+                (has.idempotent, contract)
+            }
+        };
         let candidate = Candidate {
             instance: entry.instance_id.clone(),
             agent: entry.agent.clone(),
-            idempotent: has.idempotent,
+            idempotent,
             boot_id: entry.instance.boot_id.clone(),
-            contract: Contract {
-                version: offer.version.clone(),
-                schemas: offer.schemas.clone(),
-            },
+            contract,
         };
         let endpoint = self.endpoints.of(entry, now);
         Some(Member {

@@ -1,0 +1,171 @@
+//! Calls that pass a sidecar, of whatever service: whom they are for, who answers them, what is
+//! stamped on them and what is learned from how they end. The policy of the engine's exchange.
+//!
+//! | file | what |
+//! |---|---|
+//! | `named` | whom a request is for |
+//! | `outward` | a call of the own agent's to somebody else's: chosen as for a task |
+//! | `inward` | a member's call to the own agent: admitted or refused |
+//! | `stamp` | metadata of the mesh's own |
+//! | `targets` | numbers for those who answer |
+//!
+//! Refuses to wait: what a rule wants delayed goes out at once, unlike a task.
+
+mod inward;
+mod named;
+mod outward;
+mod stamp;
+mod targets;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use tokio::time::Instant;
+use tonic::Code;
+
+use super::judge;
+use crate::{
+    domain::{AgentName, InstanceId, Label, SpiffeId},
+    h2::{
+        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Target, Verdict},
+        grpc,
+        hpack::Fields,
+    },
+    identity::{Caller, Connection},
+    resilience::{Outcome, Permit},
+    task::Route,
+};
+
+use self::{named::Named, targets::Targets};
+
+/// A member's answer that says that nothing was done: the call may go elsewhere.
+const NOT_PROCESSED: &[u8] = b"attache-not-processed";
+
+const INVALID_ARGUMENT: grpc::Code = grpc::Code(3);
+
+/// Whose sidecar this is, and how calls find their way from it. One for all threads.
+pub(super) struct Passage {
+    /// The sidecar's own id.
+    pub(super) own: SpiffeId,
+    pub(super) namespace: Label,
+    pub(super) instance: InstanceId,
+    /// The own agent; `None`: it has none, or one that nobody can call.
+    pub(super) agent: Option<AgentName>,
+    pub(super) route: Arc<dyn Route>,
+    pub(super) targets: Targets,
+}
+
+impl fmt::Debug for Passage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passage")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is remembered of a call while it passes.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    /// Whom the own agent has called; `None`: the call goes nowhere but where it went.
+    to: Option<AgentName>,
+    /// Where it is now, and who hears how it goes there.
+    at: Option<(InstanceId, Permit)>,
+    /// Where it was before; as many as a call has tries.
+    tried: Vec<InstanceId>,
+}
+
+impl Passing {
+    /// The instance has shown what it makes of the call.
+    fn judged(&mut self, outcome: Outcome, now: Instant) {
+        let Some((instance, permit)) = self.at.take() else {
+            return;
+        };
+        let turn = permit.finish(outcome, now, rand::random());
+        judge::tell(turn, (instance.as_str(), self.to.as_ref()));
+        self.tried.push(instance);
+    }
+}
+
+impl Policy for Arc<Passage> {
+    type Peer = Arc<Connection>;
+    type Call = Passing;
+
+    fn on_request(
+        &mut self,
+        peer: &Arc<Connection>,
+        request: &mut Request<'_>,
+    ) -> (Verdict, Passing) {
+        let mut passing = Passing::default();
+        let named = named::named(request.fields, &self.namespace);
+        let verdict = match (&peer.caller, named) {
+            (_, Named::Sidecar) | (Caller::Anonymous, _) => Verdict::Local,
+            (_, Named::Unreadable) => reply(
+                INVALID_ARGUMENT,
+                "attache-agent is no agent's name; write `name` or `namespace/name`",
+            ),
+            (Caller::Local, named) => self.outward(&mut passing, request, named),
+            (Caller::Member(member), named) => self.inward(request, &member.id, &named),
+        };
+        (verdict, passing)
+    }
+
+    fn on_again(
+        &mut self,
+        call: &mut Passing,
+        request: &mut Request<'_>,
+        why: GivenBack,
+    ) -> Verdict {
+        let outcome = match why {
+            GivenBack::Unreachable => Outcome::Failure,
+            GivenBack::Unprocessed => Outcome::Neutral,
+            GivenBack::Wanted => Outcome::Overload(None),
+        };
+        call.judged(outcome, request.now);
+        if call.to.is_none() {
+            let text = "the agent could not be reached; ask again later";
+            return reply(grpc::Code::UNAVAILABLE, text);
+        }
+        self.choose(call, request, true)
+    }
+
+    fn on_response(&mut self, call: &mut Passing, fields: &mut Fields, end: bool) -> Onward {
+        let wanted = |name: &[u8]| fields.iter().any(|field| field.name == name);
+        if end && call.to.is_some() && wanted(NOT_PROCESSED) {
+            return Onward::Again;
+        }
+        stamp::back(fields);
+        if let Some((instance, permit)) = &mut call.at {
+            permit.taken();
+            // A head that is all there is may be a failure: the end says so.
+            let turn = (!end).then(|| permit.first_message(Instant::now()));
+            judge::tell(turn.flatten(), (instance.as_str(), call.to.as_ref()));
+        }
+        Onward::Pass
+    }
+
+    fn on_trailers(&mut self, _: &mut Passing, fields: &mut Fields) {
+        stamp::back(fields);
+    }
+
+    fn on_end(&mut self, mut call: Passing, ended: &Ended) {
+        let outcome = match ended.end {
+            End::Replied | End::GivenUp => Outcome::Neutral,
+            End::Answered | End::Failed => ended.code.map_or(Outcome::Success, |code| {
+                Outcome::of(Code::from_i32(code.0.into()))
+            }),
+        };
+        call.judged(outcome, Instant::now());
+    }
+}
+
+impl Passage {
+    /// Whom a target's number stands for; `None`: the own agent.
+    pub(super) fn instance(&self, target: Target) -> Option<InstanceId> {
+        self.targets.instance(target)
+    }
+}
+
+fn reply(code: grpc::Code, text: impl Into<std::borrow::Cow<'static, str>>) -> Verdict {
+    Verdict::Reply(code, text.into())
+}

@@ -1,0 +1,98 @@
+//! Whom a request is for, by what it says: its path, its metadata, its authority. Pure.
+
+use crate::{
+    domain::{AgentName, Label},
+    h2::hpack::{Fields, Name},
+};
+
+/// Metadata that names the agent a call is for.
+pub(super) const AGENT: &[u8] = b"attache-agent";
+/// What follows an agent's name and namespace in the name of its certificate.
+const SUFFIX: &str = ".agent.attache";
+/// Services of the mesh itself: they always end at the sidecar that they reach.
+const MESH: &str = "/attache.v1.";
+/// Services that a sidecar has and agents may have too: the sidecar's unless an agent is named.
+const BOTH: &[&str] = &["/grpc.health.v1.Health/", "/grpc.reflection."];
+
+/// Whom a request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Named {
+    /// The sidecar that it has reached.
+    Sidecar,
+    /// This agent.
+    Agent(AgentName),
+    /// Nobody: neither the sidecar's service nor an agent.
+    Nobody,
+    /// Something that is no agent's name.
+    Unreadable,
+}
+
+/// Reads a request; a bare name is one of `namespace`.
+pub(super) fn named(fields: &Fields, namespace: &Label) -> Named {
+    let path = text(fields.get(Name::Path)).unwrap_or_default();
+    if path.starts_with(MESH) {
+        return Named::Sidecar;
+    }
+    let said = fields.iter().find(|field| field.name == AGENT);
+    if let Some(said) = said {
+        let agent = text(Some(said.value));
+        let agent = agent.and_then(|agent| AgentName::parse_in(agent, namespace).ok());
+        return agent.map_or(Named::Unreadable, Named::Agent);
+    }
+    if let Some(agent) = text(fields.get(Name::Authority)).and_then(by_authority) {
+        return Named::Agent(agent);
+    }
+    if BOTH.iter().any(|service| path.starts_with(service)) {
+        return Named::Sidecar;
+    }
+    Named::Nobody
+}
+
+/// `<name>.<namespace>.agent.attache`, with or without a port.
+fn by_authority(authority: &str) -> Option<AgentName> {
+    let host = authority.split_once(':').map_or(authority, |(host, _)| host);
+    let (name, namespace) = host.strip_suffix(SUFFIX)?.split_once('.')?;
+    Some(AgentName {
+        namespace: namespace.parse().ok()?,
+        name: name.parse().ok()?,
+    })
+}
+
+fn text(octets: Option<&[u8]>) -> Option<&str> {
+    std::str::from_utf8(octets?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_a_request_names() {
+        let agent = |name: &str| Named::Agent(name.parse().unwrap());
+        for (path, said, authority, expected) in [
+            ("/attache.v1.Agent/RunTask", Some("x"), "", Named::Sidecar),
+            ("/grpc.health.v1.Health/Check", None, "a", Named::Sidecar),
+            ("/grpc.health.v1.Health/Check", Some("x"), "", agent("home/x")),
+            ("/grpc.reflection.v1.ServerReflection/X", None, "", Named::Sidecar),
+            ("/a.B/C", None, "localhost:80", Named::Nobody),
+            ("/a.B/C", Some("other/x"), "", agent("other/x")),
+            ("/a.B/C", Some("X!"), "", Named::Unreadable),
+            ("/a.B/C", Some(""), "x.y.agent.attache", Named::Unreadable),
+            ("/a.B/C", None, "x.y.agent.attache", agent("y/x")),
+            ("/a.B/C", None, "x.y.agent.attache:443", agent("y/x")),
+            ("/a.B/C", None, "i1.x.y.agent.attache", Named::Nobody),
+            ("/a.B/C", None, "x.y.service.attache", Named::Nobody),
+            ("", None, "", Named::Nobody),
+        ] {
+            let mut fields = Fields::new();
+            fields.push(b":path", path.as_bytes());
+            fields.push(b":authority", authority.as_bytes());
+            if let Some(said) = said {
+                fields.push(AGENT, said.as_bytes());
+            }
+            let namespace = "home".parse().unwrap();
+            let found = named(&fields, &namespace);
+            assert_eq!(found, expected, "{path} {said:?} {authority}");
+        }
+    }
+}
