@@ -164,6 +164,36 @@ fn a_goaway_loses_no_call() {
 }
 
 #[test]
+fn what_stood_in_line_for_a_connection_goes_by_another() {
+    let mut world = World::new();
+    let caller = world.caller();
+    let large = world.client(caller).start(&request("/t/1/large"), false);
+    let small = world.client(caller).start(&request("/t/1/small"), false);
+    world.run();
+    // Nobody takes what goes to the target: it is full, and the second call stands in line.
+    let (caller_line, line) = (world.callers[caller].0, world.answering[0].0);
+    world.client(caller).send(large, &[1; 600 << 10], false);
+    let mut bytes = world.client(caller).take();
+    world.client(caller).send(large, &[1; 100 << 10], false);
+    world.client(caller).send(small, &[2; 10_000], true);
+    bytes.extend(world.client(caller).take());
+    world.exchange.receive(caller_line, &bytes, world.now);
+    assert!(world.exchange.parked() > 10_000);
+    raw(&mut world, line, |out| {
+        write::goaway(out, 0, ErrorCode::NoError, b"")
+    });
+    world.run();
+    assert_eq!(
+        status(&mut world, caller, large),
+        "14",
+        "too large to be kept"
+    );
+    assert_eq!(world.server(1).calls[0].body, [2; 10_000]);
+    assert!(world.server(1).calls[0].ended);
+    assert_eq!(world.exchange.parked(), 0);
+}
+
+#[test]
 fn a_drained_server_and_a_drained_caller_lose_nothing() {
     let (mut world, caller, call) = under_way(b"x", true);
     let now = world.now;
