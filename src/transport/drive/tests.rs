@@ -1,6 +1,6 @@
 //! Our engine between a client and a server of the `h2` crate, over pipes in memory.
 
-use std::{future::poll_fn, rc::Rc, time::Duration};
+use std::{cell::Cell, future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client, server};
@@ -17,6 +17,7 @@ use crate::h2::{
 #[derive(Debug, Default)]
 struct Straight {
     outcomes: Vec<Outcome>,
+    dials: Cell<usize>,
 }
 
 impl Policy for Straight {
@@ -41,12 +42,21 @@ impl Policy for Straight {
     fn on_end(&mut self, (): (), outcome: &Outcome) {
         self.outcomes.push(*outcome);
     }
+
+    fn config(&self, _: Option<Target>) -> Config {
+        self.dials.set(self.dials.get() + 1);
+        Config::upstream()
+    }
 }
 
 type Client = client::SendRequest<Bytes>;
 
 /// A client whose calls go through the engine to a server of another implementation.
 async fn world(pipe: usize) -> (Rc<Core<Straight>>, Client) {
+    world_with(pipe, usize::MAX).await
+}
+
+async fn world_with(pipe: usize, most: usize) -> (Rc<Core<Straight>>, Client) {
     let core = Core::new(Straight::default());
     let (near, far) = tokio::io::duplex(pipe);
     let serving = core.clone();
@@ -58,7 +68,7 @@ async fn world(pipe: usize) -> (Rc<Core<Straight>>, Client) {
         loop {
             let dial = dialing.next_dial().await;
             let (near, far) = tokio::io::duplex(pipe);
-            spawn_local(answer_all(far));
+            spawn_local(answer_some(far, most));
             spawn_local(dialing.clone().dialed(near, dial.line));
         }
     });
@@ -72,15 +82,21 @@ async fn world(pipe: usize) -> (Rc<Core<Straight>>, Client) {
     (core, client.ready().await.unwrap())
 }
 
-async fn answer_all(io: tokio::io::DuplexStream) {
+/// Serves until so many calls came, then takes no more on this connection.
+async fn answer_some(io: tokio::io::DuplexStream, most: usize) {
     let mut connection = server::Builder::new()
         .initial_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .handshake::<_, Bytes>(io)
         .await
         .unwrap();
+    let mut count = 0;
     while let Some(Ok((request, respond))) = connection.accept().await {
         spawn_local(answer(request, respond));
+        count += 1;
+        if count == most {
+            connection.graceful_shutdown();
+        }
     }
 }
 
@@ -250,6 +266,37 @@ async fn a_deadline_ends_a_call_that_nobody_answers() {
             took >= Duration::from_millis(250) && took < Duration::from_millis(300),
             "{took:?}"
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_that_end_by_goaway_all_the_time_lose_no_call() {
+    local(async {
+        let (core, client) = world_with(1 << 16, 7).await;
+        let calls: Vec<_> = (0..50)
+            .map(|_| {
+                let mut client = client.clone();
+                spawn_local(async move {
+                    for _ in 0..10 {
+                        client = client.ready().await.unwrap();
+                        let (response, mut out) = client.send_request(ask("/echo"), false).unwrap();
+                        out.send_data(Bytes::from_static(b"hello"), true).unwrap();
+                        let mut body = response.await.unwrap().into_body();
+                        assert_eq!(read(&mut body).await, b"hello");
+                        let trailers = body.trailers().await.unwrap().unwrap();
+                        assert_eq!(trailers["grpc-status"], "0");
+                    }
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+        let outcomes = core.with(|exchange| exchange.policy().outcomes.clone());
+        assert_eq!(outcomes.len(), 500);
+        let dials = core.with(|exchange| exchange.policy().dials.get());
+        assert!(dials >= 5, "{dials} connections, one after the other");
     })
     .await;
 }

@@ -165,9 +165,9 @@ fn a_slow_reader_holds_up_itself_alone_and_parks_one_window() {
     );
     // They wake up: everything comes, and their streams upstream go on.
     for _ in 0..100 {
-        for call in 0..slow.len() {
-            world.server(0).send(call, &[7; 64 << 10], false);
-            world.client(caller).read(slow[call]);
+        for (answering, call) in slow.iter().enumerate() {
+            world.server(0).send(answering, &[7; 64 << 10], false);
+            world.client(caller).read(*call);
         }
         world.run();
     }
