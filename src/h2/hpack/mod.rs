@@ -17,14 +17,17 @@
 //! A peer is trusted with nothing: every length is bounded before it is believed, what a block costs
 //! is bounded by [`Limits`], and no input makes the decoder panic or go back over what it has read.
 
+mod chains;
 mod decoder;
 mod encoder;
 mod error;
+mod facts;
 mod fields;
 mod hash;
 mod huffman;
 mod integer;
 mod name;
+mod seen;
 mod statics;
 mod table;
 

@@ -1,9 +1,8 @@
 //! The static table: RFC 7541, appendix A.
 
 use super::{
-    fields::Facts,
+    facts::{Facts, Row},
     name::{NAMES, Name},
-    table::Row,
 };
 
 /// Entries 1 to 61.
@@ -44,34 +43,56 @@ pub(super) const FIRST: [u8; NAMES] = {
     first
 };
 
+/// The entries with what is known of them.
+static ROWS: [Row<'_>; ENTRIES.len()] = {
+    let (name, value) = ENTRIES[0];
+    let mut rows = [row_of(name, value, 1); ENTRIES.len()];
+    let mut at = 1;
+    while at < rows.len() {
+        let (name, value) = ENTRIES[at];
+        rows[at] = row_of(name, value, at + 1);
+        at += 1;
+    }
+    rows
+};
+
 /// An entry; none for 0 and beyond the table.
 #[inline]
 pub(super) fn row(index: usize) -> Option<Row<'static>> {
-    let (name, value) = ENTRIES.get(index.checked_sub(1)?)?;
-    let value = value.as_bytes();
-    Some(Row {
-        name: b"",
-        value,
-        facts: Facts::of(*name, name.octets(), value),
-    })
+    ROWS.get(index.wrapping_sub(1)).copied()
 }
 
-/// The index of the entry with this name and value.
+/// The index of the entry with this name and value; 0 for none.
 #[inline]
-pub(super) fn exact(name: Name, value: &[u8]) -> Option<usize> {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "no other name has values there"
-    )]
-    let candidates = match name {
-        Name::Method => 2..4,
-        Name::Path => 4..6,
-        Name::Scheme => 6..8,
-        Name::Status => 8..15,
-        Name::AcceptEncoding => 16..17,
-        _ => return None,
-    };
-    candidates
-        .into_iter()
-        .find(|index| ENTRIES[index - 1].1.as_bytes() == value)
+pub(super) fn exact(name: Name, value: &[u8]) -> u8 {
+    match (name, value) {
+        (Name::Method, b"GET") => 2,
+        (Name::Method, b"POST") => 3,
+        (Name::Path, b"/") => 4,
+        (Name::Path, b"/index.html") => 5,
+        (Name::Scheme, b"http") => 6,
+        (Name::Scheme, b"https") => 7,
+        (Name::Status, b"200") => 8,
+        (Name::Status, b"204") => 9,
+        (Name::Status, b"206") => 10,
+        (Name::Status, b"304") => 11,
+        (Name::Status, b"400") => 12,
+        (Name::Status, b"404") => 13,
+        (Name::Status, b"500") => 14,
+        (Name::AcceptEncoding, b"gzip, deflate") => 16,
+        (_, b"") => match usize::from(FIRST[name as usize]) {
+            first @ 1.. if ENTRIES[first - 1].1.is_empty() => FIRST[name as usize],
+            _ => 0,
+        },
+        (_, _) => 0,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indices are at most 61")]
+const fn row_of(name: Name, value: &'static str, index: usize) -> Row<'static> {
+    Row {
+        octets: value.as_bytes(),
+        split: 0,
+        facts: Facts::of_static(name, value, index as u8),
+    }
 }
