@@ -10,4 +10,6 @@
 //! | [`hpack`] | how a list of header fields looks: RFC 7541 |
 
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod hpack;

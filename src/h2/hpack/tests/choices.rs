@@ -39,7 +39,10 @@ fn a_field_goes_into_the_table_when_it_comes_again() {
     assert_eq!(table(&mut pair.decoder).len(), 2);
     // What comes once, as a path with an id in it does, pushes nothing out.
     for id in 0..1000 {
-        pair.send(&list(&[(":path", &format!("/a.B/{id}")), ("x-tenant", "blue")]));
+        pair.send(&list(&[
+            (":path", &format!("/a.B/{id}")),
+            ("x-tenant", "blue"),
+        ]));
     }
     assert_eq!(table(&mut pair.decoder).len(), 2);
 }
@@ -70,7 +73,10 @@ fn secrets_are_never_indexed_and_stay_so_when_they_are_passed_on() {
     for _ in 0..4 {
         let block = pair.send(&fields);
         assert_eq!(block[0], 0x1f);
-        assert_eq!(secrets(&decode(&mut pair.decoder, &block).unwrap()), [true; 4]);
+        assert_eq!(
+            secrets(&decode(&mut pair.decoder, &block).unwrap()),
+            [true; 4]
+        );
     }
     assert!(table(&mut pair.decoder).is_empty());
 
@@ -114,7 +120,11 @@ fn the_static_table_is_used_where_it_fits() {
     ];
     for (name, value, block) in cases {
         let fields = list(&[(name, value)]);
-        assert_eq!(encode(&mut Encoder::new(), &fields), octets(block), "{name}");
+        assert_eq!(
+            encode(&mut Encoder::new(), &fields),
+            octets(block),
+            "{name}"
+        );
     }
 }
 
@@ -202,11 +212,19 @@ fn nothing_is_allocated_once_the_buffers_have_grown() {
 #[test]
 fn what_an_entry_is_known_to_be_comes_with_it() {
     let mut pair = Pair::new();
-    let fields = list(&[("Upper", "x"), ("x-line", "a\nb"), (":unknown", "x"), ("x-good", "y")]);
+    let fields = list(&[
+        ("Upper", "x"),
+        ("x-line", "a\nb"),
+        (":unknown", "x"),
+        ("x-good", "y"),
+    ]);
     for _ in 0..4 {
         let block = pair.send(&fields);
         let arrived = decode(&mut pair.decoder, &block).unwrap();
-        let malformed: Vec<_> = arrived.iter().map(|field: Field<'_>| field.malformed).collect();
+        let malformed: Vec<_> = arrived
+            .iter()
+            .map(|field: Field<'_>| field.malformed)
+            .collect();
         assert_eq!(malformed, [true, true, true, false]);
     }
 }

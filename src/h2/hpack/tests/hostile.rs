@@ -17,19 +17,35 @@ fn every_breach_is_an_error_of_its_own() {
         ("5.1 an integer that ends early", "ff", Error::Truncated),
         ("5.1 an integer that goes on", "ffff ff", Error::Truncated),
         ("5.1 an integer too long", "ff80 8080 8001", Error::Integer),
-        ("5.1 zeros without end", "ff80 8080 8080 8080 8080 00", Error::Integer),
-        ("5.1 an integer too large", "ffff ffff ffff 7f", Error::Integer),
+        (
+            "5.1 zeros without end",
+            "ff80 8080 8080 8080 8080 00",
+            Error::Integer,
+        ),
+        (
+            "5.1 an integer too large",
+            "ffff ffff ffff 7f",
+            Error::Integer,
+        ),
         ("5.2 a name that ends early", "4005 6162", Error::Truncated),
         ("5.2 a value that ends early", "0402 61", Error::Truncated),
         ("5.2 no value", "04", Error::Truncated),
         ("5.2 no name", "40", Error::Truncated),
-        ("5.2 a string longer than memory", "047f ffff ff7f", Error::Truncated),
+        (
+            "5.2 a string longer than memory",
+            "047f ffff ff7f",
+            Error::Truncated,
+        ),
         ("5.2 EOS in a string", "0484 ffff ffff", Error::EndOfString),
         ("5.2 padding of 8 bits", "0482 1fff", Error::Padding),
         ("5.2 padding of zeros", "0481 18", Error::Padding),
         ("4.2 a size after a field", "8220", Error::MisplacedUpdate),
         ("4.2 a third size", "2020 2082", Error::MisplacedUpdate),
-        ("6.3 a size above what was announced", "3fe2 1f", Error::Update),
+        (
+            "6.3 a size above what was announced",
+            "3fe2 1f",
+            Error::Update,
+        ),
     ];
     for (case, block, error) in cases {
         let decoded = decode(&mut Decoder::new(4096), &octets(block));
@@ -42,7 +58,10 @@ fn every_breach_is_an_error_of_its_own() {
         ("4.2 a size and no field", "20"),
         ("5.1 an integer with a zero too many", "3fe1 9f00 82"),
     ] {
-        assert!(decode(&mut Decoder::new(4096), &octets(block)).is_ok(), "{case}");
+        assert!(
+            decode(&mut Decoder::new(4096), &octets(block)).is_ok(),
+            "{case}"
+        );
     }
 }
 
@@ -106,7 +125,9 @@ fn a_list_above_its_limit_is_cut_and_the_connection_goes_on() {
 fn a_bomb_ends_the_connection_before_it_costs_anything() {
     let mut decoder = Decoder::new(4096);
     let mut fields = Fields::new();
-    let _ = decoder.decode(&large_entry(), &LIMITS, &mut fields).unwrap();
+    let _ = decoder
+        .decode(&large_entry(), &LIMITS, &mut fields)
+        .unwrap();
     let bombs = [
         // 16 KiB that name 4 KiB each time: 64 MiB.
         vec![0xbe; 1 << 14],

@@ -45,9 +45,14 @@ static ALL: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| {
     (0..=255_u8)
         .map(|octet| {
             let bits = encoded_length(&[octet; 8]);
-            let code = encoded(&[octet]).iter().fold(0_u64, |all, o| all << 8 | u64::from(*o));
+            let code = encoded(&[octet])
+                .iter()
+                .fold(0_u64, |all, o| all << 8 | u64::from(*o));
             let padding = encoded_length(&[octet]) * 8 - bits;
-            (u32::try_from(code >> padding).unwrap(), u32::try_from(bits).unwrap())
+            (
+                u32::try_from(code >> padding).unwrap(),
+                u32::try_from(bits).unwrap(),
+            )
         })
         .collect()
 });
@@ -55,7 +60,10 @@ static ALL: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| {
 /// Bit by bit, by looking for each code in turn.
 fn decoded_plainly(input: &[u8]) -> Result<Vec<u8>, Error> {
     let (mut out, mut code, mut bits) = (Vec::new(), 0_u32, 0_u32);
-    for bit in input.iter().flat_map(|octet| (0..8).rev().map(move |at| octet >> at & 1)) {
+    for bit in input
+        .iter()
+        .flat_map(|octet| (0..8).rev().map(move |at| octet >> at & 1))
+    {
         (code, bits) = (code << 1 | u32::from(bit), bits + 1);
         if let Some(octet) = ALL.iter().position(|known| *known == (code, bits)) {
             out.push(u8::try_from(octet).unwrap());
@@ -76,7 +84,11 @@ fn codes_are_those_of_the_appendix() {
         let padding = (8 - bits % 8) % 8;
         let whole = u64::from(code) << padding | ((1 << padding) - 1);
         let length = ((bits + padding) / 8) as usize;
-        assert_eq!(encoded(&[octet]), whole.to_be_bytes()[8 - length..], "{octet}");
+        assert_eq!(
+            encoded(&[octet]),
+            whole.to_be_bytes()[8 - length..],
+            "{octet}"
+        );
     }
 }
 
@@ -86,7 +98,10 @@ fn every_octet_comes_back_wherever_it_stands() {
         for length in 0..20 {
             let text = [&vec![b'0'; length], &[octet][..], b"behind it a tail"].concat();
             assert_eq!(decoded(&encoded(&text)).unwrap(), text);
-            assert_eq!(decoded(&encoded(&text[..=length])).unwrap(), text[..=length]);
+            assert_eq!(
+                decoded(&encoded(&text[..=length])).unwrap(),
+                text[..=length]
+            );
         }
     }
 }
@@ -105,7 +120,10 @@ fn bad_endings_are_told_apart() {
         ("ff ff ff fc", Err(Error::EndOfString)),
         ("ff ff ff ff", Err(Error::EndOfString)),
         ("1f ff ff ff ff", Err(Error::EndOfString)),
-        ("ff ff ff ff 00 00 00 00 00 00 00 00", Err(Error::EndOfString)),
+        (
+            "ff ff ff ff 00 00 00 00 00 00 00 00",
+            Err(Error::EndOfString),
+        ),
         // '\n' is 30 bits, and two ones follow.
         ("ff ff ff f3", Ok(())),
         ("ff ff ff f0", Err(Error::Padding)),

@@ -36,14 +36,22 @@ fn each_entry_of_the_static_table_is_found_by_name_and_by_both() {
 
 #[test]
 fn a_list_is_changed_in_place() {
-    let mut fields = list(&[(":path", "/"), ("grpc-timeout", "1S"), ("x-a", "1"), ("x-b", "")]);
+    let mut fields = list(&[
+        (":path", "/"),
+        ("grpc-timeout", "1S"),
+        ("x-a", "1"),
+        ("x-b", ""),
+    ]);
     assert_eq!(fields.get(Name::GrpcTimeout), Some(&b"1S"[..]));
     fields.set(Name::GrpcTimeout, b"900m");
     fields.set(Name::Authority, b"b.mesh");
     fields.retain(|field| field.name != b"x-a");
     let changed = ":path: /\ngrpc-timeout: 900m\nx-b: \n:authority: b.mesh\n";
     assert_eq!((shown(&fields), fields.len()), (changed.to_owned(), 4));
-    let counted: usize = fields.iter().map(|f| f.name.len() + f.value.len() + 32).sum();
+    let counted: usize = fields
+        .iter()
+        .map(|f| f.name.len() + f.value.len() + 32)
+        .sum();
     assert_eq!(fields.size(), counted);
     assert_eq!(fields.get(Name::Status), None);
 
@@ -61,7 +69,9 @@ fn breaks_the_rules(name: &[u8], value: &[u8]) -> bool {
         matches!(octet, 0x00..=0x20 | 0x41..=0x5a | 0x7f..=0xff) || (*octet == b':' && at > 0)
     });
     let blank = |octet: Option<&u8>| matches!(octet, Some(0x20 | 0x09));
-    let value_breaks = value.iter().any(|octet| matches!(octet, 0x00 | 0x0a | 0x0d))
+    let value_breaks = value
+        .iter()
+        .any(|octet| matches!(octet, 0x00 | 0x0a | 0x0d))
         || blank(value.first())
         || blank(value.last());
     // Section 8.3, and a name of nothing, which RFC 9110 has not.

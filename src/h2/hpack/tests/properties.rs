@@ -15,8 +15,18 @@ enum Step {
 }
 
 const NAMES: [&str; 12] = [
-    ":path", ":status", "te", "grpc-timeout", "authorization", "x-a", "x-b", "x-c", "x-some-longer-name",
-    "x-data-bin", "content-type", "cookie",
+    ":path",
+    ":status",
+    "te",
+    "grpc-timeout",
+    "authorization",
+    "x-a",
+    "x-b",
+    "x-c",
+    "x-some-longer-name",
+    "x-data-bin",
+    "content-type",
+    "cookie",
 ];
 
 fn value(at: usize) -> String {
