@@ -245,9 +245,12 @@ fn codes_and_kinds_keep_their_numbers() {
     assert_eq!(ErrorCode::Other(0xff).to_string(), "0xff");
 }
 
+/// Writes one frame.
+type Write = fn(&mut Vec<u8>);
+
 /// A section, what is written and its octets.
 #[rustfmt::skip]
-const DRAWN: &[(&str, fn(&mut Vec<u8>), &[u8])] = &[
+const DRAWN: &[(&str, Write, &[u8])] = &[
     ("6.1", |out| write::data(out, 3, b"hi", true), b"\0\0\x02\x00\x01\0\0\0\x03hi"),
     ("6.2", |out| write::headers(out, 1, true, 9, |out| out.extend_from_slice(b"hb")), b"\0\0\x02\x01\x05\0\0\0\x01hb"),
     ("6.3", |out| write::priority(out, 1, priority(3, true, 4)), b"\0\0\x05\x02\0\0\0\0\x01\x80\0\0\x03\x04"),
@@ -295,7 +298,7 @@ impl Written {
             Self::Data(stream, data, end) => write::data(out, *stream, data, *end),
             Self::Headers(stream, block, end, most) => {
                 write::headers(out, *stream, *end, *most, |out| {
-                    out.extend_from_slice(block)
+                    out.extend_from_slice(block);
                 });
             }
             Self::Priority(stream, priority) => write::priority(out, *stream, *priority),

@@ -7,7 +7,7 @@ use super::{frames, hpack};
 /// Mutations of each target.
 const MUTATIONS: usize = 10_000;
 /// Changes of one mutation at most.
-const MAX_CHANGES: u64 = 6;
+const MAX_CHANGES: usize = 6;
 /// Octets that mean something in one place or another.
 const TELLING: [u8; 12] = [0, 1, 4, 8, 9, 0x20, 0x3f, 0x40, 0x7f, 0x80, 0xbe, 0xff];
 
@@ -37,7 +37,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 fn mutated(corpus: &[Vec<u8>], chance: &mut Chance) -> Vec<u8> {
     let mut bytes = corpus[chance.below(corpus.len())].clone();
-    for _ in 0..=chance.below(MAX_CHANGES as usize) {
+    for _ in 0..=chance.below(MAX_CHANGES) {
         let at = chance.below(bytes.len());
         match chance.below(6) {
             _ if bytes.is_empty() => bytes.push(0),

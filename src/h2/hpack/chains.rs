@@ -16,7 +16,7 @@ const ENTRIES: usize = 128;
 const BUCKETS: usize = 256;
 /// How far a chain is gone along. Chains of honest fields have one or two; who sends fields that
 /// share a bucket gets longer blocks, not slower ones.
-const MAX_STEPS: usize = 8;
+pub(super) const MAX_STEPS: usize = 8;
 
 impl Chains {
     pub(super) fn new() -> Box<Self> {
@@ -33,30 +33,23 @@ impl Chains {
         *head = number;
     }
 
-    /// How old the entries are that may have this hash, in a table of `live` entries of which
-    /// `newest` is the newest: 0 is that one.
+    /// The newest number of this hash's bucket; one that is older than the table if there is none.
     #[inline]
-    pub(super) fn ages(
-        &self,
-        hash: u64,
-        newest: u32,
-        live: usize,
-    ) -> impl Iterator<Item = usize> + '_ {
-        let age = move |number: u32| newest.wrapping_sub(number) as usize;
-        let mut number = self.heads[bucket(hash)];
-        let ages = std::iter::from_fn(move || {
-            let found = age(number);
-            number = self.older[place(number)];
-            Some(found)
-        });
-        ages.take_while(move |age| *age < live).take(MAX_STEPS)
+    pub(super) const fn newest(&self, hash: u64) -> u32 {
+        self.heads[bucket(hash)]
+    }
+
+    /// The next older number of the same bucket.
+    #[inline]
+    pub(super) const fn older(&self, number: u32) -> u32 {
+        self.older[place(number)]
     }
 }
 
 #[inline]
-fn bucket(hash: u64) -> usize {
+const fn bucket(hash: u64) -> usize {
     let [low, ..] = hash.to_le_bytes();
-    usize::from(low)
+    low as usize
 }
 
 #[inline]

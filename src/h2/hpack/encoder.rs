@@ -6,8 +6,14 @@
 //! indexed by anybody on the way.
 
 use super::{
-    DEFAULT_TABLE_SIZE, Fields, chains::Chains, facts::Row, huffman, integer, name::Indexing,
-    seen::Seen, statics, table::Table,
+    DEFAULT_TABLE_SIZE, Fields,
+    chains::{Chains, MAX_STEPS},
+    facts::Row,
+    huffman, integer,
+    name::Indexing,
+    seen::Seen,
+    statics,
+    table::Table,
 };
 
 /// The state of one direction of a connection, at its sender.
@@ -151,10 +157,16 @@ impl Encoder {
     /// The index of an entry that is the same; 0 for none.
     #[inline]
     fn find(&self, chains: &Chains, hash: u64, same: impl Fn(&Row<'_>) -> bool) -> usize {
-        let found = |age: &usize| self.table.get(*age).is_some_and(|entry| same(&entry));
-        let mut ages = chains.ages(hash, self.newest, self.table.len());
-        ages.find(found)
-            .map_or(0, |age| 1 + statics::ENTRIES.len() + age)
+        let mut number = chains.newest(hash);
+        for _ in 0..MAX_STEPS {
+            let age = self.newest.wrapping_sub(number) as usize;
+            match self.table.get(age) {
+                Some(entry) if same(&entry) => return 1 + statics::ENTRIES.len() + age,
+                Some(_) => number = chains.older(number),
+                None => break,
+            }
+        }
+        0
     }
 }
 

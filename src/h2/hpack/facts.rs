@@ -114,7 +114,7 @@ impl<'a> Row<'a> {
     #[inline]
     pub(super) fn same_name(&self, other: &Row<'_>) -> bool {
         self.facts.name == other.facts.name
-            && self.octets[..self.split] == other.octets[..other.split]
+            && (self.facts.name != Name::Other || self.name() == other.name())
     }
 
     #[inline]

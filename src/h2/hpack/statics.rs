@@ -65,27 +65,25 @@ pub(super) fn row(index: usize) -> Option<Row<'static>> {
 /// The index of the entry with this name and value; 0 for none.
 #[inline]
 pub(super) fn exact(name: Name, value: &[u8]) -> u8 {
-    match (name, value) {
-        (Name::Method, b"GET") => 2,
-        (Name::Method, b"POST") => 3,
-        (Name::Path, b"/") => 4,
-        (Name::Path, b"/index.html") => 5,
-        (Name::Scheme, b"http") => 6,
-        (Name::Scheme, b"https") => 7,
-        (Name::Status, b"200") => 8,
-        (Name::Status, b"204") => 9,
-        (Name::Status, b"206") => 10,
-        (Name::Status, b"304") => 11,
-        (Name::Status, b"400") => 12,
-        (Name::Status, b"404") => 13,
-        (Name::Status, b"500") => 14,
-        (Name::AcceptEncoding, b"gzip, deflate") => 16,
-        (_, b"") => match usize::from(FIRST[name as usize]) {
-            first @ 1.. if ENTRIES[first - 1].1.is_empty() => FIRST[name as usize],
-            _ => 0,
-        },
-        (_, _) => 0,
+    if value.is_empty() {
+        let first = FIRST[name as usize];
+        let is_empty = first > 0 && ENTRIES[usize::from(first) - 1].1.is_empty();
+        return if is_empty { first } else { 0 };
     }
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "no other name has values there"
+    )]
+    let mut candidates = match name {
+        Name::Method => 2..=3,
+        Name::Path => 4..=5,
+        Name::Scheme => 6..=7,
+        Name::Status => 8..=14,
+        Name::AcceptEncoding => 16..=16,
+        _ => return 0,
+    };
+    let same = |index: &u8| ENTRIES[usize::from(*index) - 1].1.as_bytes() == value;
+    candidates.find(same).unwrap_or(0)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "indices are at most 61")]

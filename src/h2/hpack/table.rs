@@ -49,12 +49,6 @@ impl Table {
         self.max
     }
 
-    /// How many entries.
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Changes the bound and drops what is above it.
     pub(super) fn resize(&mut self, max: usize) {
         self.max = max.min(self.capacity);
