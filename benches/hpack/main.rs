@@ -1,4 +1,4 @@
-//! What frames and header compression cost: `cargo bench --bench h2`.
+//! What frames and header compression cost: `cargo bench --bench hpack`.
 //!
 //! One line each: the least of the means of many short rounds, so that a busy machine does not show.
 //! Header blocks are those of one connection that has been in use for a while: what comes again is
