@@ -1,9 +1,14 @@
 //! Lists into field blocks: RFC 7541, sections 6 and 7.
 //!
-//! A field goes into the table when it is seen for the second time, so that values which never come
-//! again (paths with ids in them) push nothing out. Names that are known to differ from call to
-//! call, `-bin` metadata and long values are never put in, and secrets are marked as never to be
-//! indexed by anybody on the way.
+//! What is compressed how is decided here, for a connection that many callers may share:
+//!
+//! - A field goes into the table when it is seen for the second time, so that values which never
+//!   come again (paths with ids in them) push nothing out.
+//! - Of fields whose values differ from call to call (timeouts, trace contexts, `-bin` metadata) only
+//!   the name is learned.
+//! - Large fields stay out.
+//! - Secrets, by their name or by the mark of whoever sent them, are sent as literals that nobody
+//!   on the way may index, so that no caller can guess those of another by the length of blocks.
 
 use super::{
     DEFAULT_TABLE_SIZE, Fields,

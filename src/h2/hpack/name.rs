@@ -95,6 +95,8 @@ names! {
     Tracestate = "tracestate",
     Baggage = "baggage",
     RequestId = "x-request-id",
+    // A secret that is no standard's, but many people's.
+    ApiKey = "x-api-key",
 }
 
 /// How a field may be written.
@@ -152,9 +154,11 @@ impl Name {
             reason = "every other name is ordinary"
         )]
         match self {
-            Self::Authorization | Self::ProxyAuthorization | Self::Cookie | Self::SetCookie => {
-                Indexing::Forbidden
-            }
+            Self::Authorization
+            | Self::ProxyAuthorization
+            | Self::Cookie
+            | Self::SetCookie
+            | Self::ApiKey => Indexing::Forbidden,
             Self::Traceparent
             | Self::Tracestate
             | Self::Baggage

@@ -39,8 +39,10 @@ fn decode_bulk<'a>(input: &'a [u8], out: &mut [u8]) -> (usize, Bits<'a>) {
             let look = &LOOKS[bits.look()];
             if look.count == 0 {
                 match bits.long() {
-                    // The tail decoder meets EOS again and says so.
-                    Some((EOS, _)) | None => return (at, bits),
+                    // The end is decoded elsewhere: it meets EOS again and says so.
+                    Some((EOS, _)) => return (at, bits),
+                    // It reaches below the window.
+                    None => break,
                     Some((symbol, length)) => {
                         out[at] = (symbol & 0xff) as u8;
                         at += 1;

@@ -69,13 +69,14 @@ fn secrets_are_never_indexed_and_stay_so_when_they_are_passed_on() {
         ("cookie", "a=b"),
         ("proxy-authorization", "Basic abc"),
         ("set-cookie", "a=b"),
+        ("x-api-key", "abc"),
     ]);
     for _ in 0..4 {
         let block = pair.send(&fields);
         assert_eq!(block[0], 0x1f);
         assert_eq!(
             secrets(&decode(&mut pair.decoder, &block).unwrap()),
-            [true; 4]
+            [true; 5]
         );
     }
     assert!(table(&mut pair.decoder).is_empty());
