@@ -36,15 +36,15 @@
 //! ```text
 //!   driver: exchange.receive(line, bytes, now)
 //!     connection.receive        a frame: parsed, in order?, within budget?
-//!       headers                 field block assembled, decoded, a valid request?
+//!       block, header           field block assembled, decoded, a valid request?
 //!       stream, window          allowed in this state? within the window?
-//!     -> Event::Headers         exchange::request: Policy::on_request says Forward(target)
+//!     -> Event::Request         exchange::request: Policy::on_request says Forward(target)
 //!          exchange::upstream   the target's connection: open, or to be dialed; a stream on it
 //!          connection.open      HEADERS into its output; the line is dirty
 //!     -> Event::Data            exchange::transit: copied once, into the other side's output,
 //!                               or parked in the call until windows open (bounded by our windows)
 //!   driver: for each dirty line: wake it once; it takes the output and writes it in one go
-//!   ... and back: Event::Headers of the answer, Event::Data, trailers
+//!   ... and back: Event::Fields of the answer, Event::Data, trailers
 //!          exchange::ending     both sides are through: Policy::on_end, once for every call
 //! ```
 //!
@@ -57,6 +57,8 @@ pub mod call;
 pub mod connection;
 pub mod exchange;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod grpc;
 pub mod header;
 pub mod hpack;

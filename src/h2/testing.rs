@@ -402,8 +402,9 @@ impl World {
     }
 
     fn dial(&mut self) -> bool {
-        let dials: Vec<_> = self.exchange.take_dials().collect();
-        for dial in &dials {
+        let mut dialed = false;
+        while let Some(dial) = self.exchange.next_dial() {
+            dialed = true;
             if self.unreachable {
                 self.exchange.closed(dial.line, self.now);
                 continue;
@@ -412,7 +413,7 @@ impl World {
             let end = End::new(self.server.clone(), self.now);
             self.answering.push((dial.line, dial.to, end));
         }
-        !dials.is_empty()
+        dialed
     }
 
     /// The connection of somebody who answers breaks.

@@ -30,6 +30,7 @@ mod fleet;
 mod foreign_clients;
 mod grpcurl;
 mod health;
+mod hpack;
 mod impostor;
 mod injection;
 mod keys;

@@ -25,6 +25,9 @@ pub(super) struct Times {
     pub(super) asked: Option<Instant>,
     /// The peer has acknowledged our SETTINGS.
     pub(super) acknowledged: bool,
+    /// There was a stream, when something happened last before now.
+    busy: Instant,
+    idle: bool,
 }
 
 impl Times {
@@ -36,6 +39,8 @@ impl Times {
             partial: None,
             asked: None,
             acknowledged: false,
+            busy: now,
+            idle: false,
         }
     }
 }
@@ -180,6 +185,15 @@ impl Connection {
         if self.streams.len() > 0 || self.leaving != Leaving::Not {
             return None;
         }
-        Some(self.times.received.max(self.times.wrote) + idle)
+        Some(self.times.busy + idle)
+    }
+
+    /// Something happened: a connection is idle from the first time on that it has no streams.
+    pub(super) fn note_busy(&mut self, now: Instant) {
+        let idle = self.streams.len() == 0;
+        if !(idle && self.times.idle) {
+            self.times.busy = now;
+        }
+        self.times.idle = idle;
     }
 }

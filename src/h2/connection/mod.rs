@@ -272,6 +272,7 @@ impl Connection {
         std::mem::swap(&mut self.out, into);
         self.in_flight = into.len();
         self.times.wrote = now;
+        self.note_busy(now);
     }
 
     /// The driver has written `bytes` of what it took.

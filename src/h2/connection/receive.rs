@@ -114,6 +114,7 @@ impl Connection {
     pub fn note_remainder(&mut self, partial: bool, now: Instant) {
         self.times.received = now;
         self.times.asked = None;
+        self.note_busy(now);
         if !partial && !self.assembly.running() {
             self.times.partial = None;
         } else if self.times.partial.is_none() {

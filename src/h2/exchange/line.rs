@@ -96,9 +96,9 @@ impl<P: Policy> Exchange<P> {
         }
     }
 
-    /// Connections to be made.
-    pub fn take_dials(&mut self) -> impl Iterator<Item = Dial> {
-        self.dials.drain(..)
+    /// A connection to be made; ask until there is none.
+    pub fn next_dial(&mut self) -> Option<Dial> {
+        self.dials.pop()
     }
 
     /// Moves the lines whose drivers are to be woken to `into`.

@@ -18,7 +18,7 @@
 //!
 //! A driver's turn: read all there is, [`Exchange::receive`], [`Exchange::take_output`], write it
 //! in one go, [`Exchange::written`]; then wake each line of [`Exchange::take_dirty`] once, dial
-//! what [`Exchange::take_dials`] asks for, and set its one timer to [`Exchange::next_deadline`].
+//! what [`Exchange::next_dial`] asks for, and set its one timer to [`Exchange::next_deadline`].
 
 mod answer;
 mod ending;

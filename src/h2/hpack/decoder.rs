@@ -1,8 +1,7 @@
 //! Field blocks into lists: RFC 7541, sections 3 and 6.
 
 use super::{
-    DEFAULT_TABLE_SIZE, Error, Fields, Name, huffman, integer, statics,
-    table::{Row, Table},
+    DEFAULT_TABLE_SIZE, Error, Fields, Name, facts::Row, huffman, integer, statics, table::Table,
 };
 
 /// What one block may cost. Whoever calls bounds the octets of the block itself.
@@ -143,7 +142,7 @@ impl Pass<'_> {
         let index = integer::read(input, 7)?;
         let row = row(self.table, index)?;
         // Not copied when it is not kept: so a long block of short references stays cheap.
-        if self.budget.take(row.size(), self.fields)? {
+        if self.budget.take(row.facts.size(), self.fields)? {
             self.fields.append(row);
         }
         Ok(())
@@ -158,21 +157,24 @@ impl Pass<'_> {
             0 => self.name_as_string(input)?,
             index => {
                 let row = row(self.table, index)?;
-                self.fields.octets.extend_from_slice(row.name);
+                self.fields
+                    .octets
+                    .extend_from_slice(&row.octets[..row.split]);
                 row.facts.name
             }
         };
-        let value = self.fields.octets.len();
+        let split = self.fields.octets.len() - start;
         string(input, &mut self.fields.octets)?;
-        let row = self.fields.drafted(start, value, name);
-        let mut facts = row.facts.keep_secret(form == Literal::NeverIndexed);
-        let kept = self.budget.take(row.size(), self.fields)?;
+        let mut row = self.fields.last(start, split, name);
+        row.facts = row.facts.keep_secret(form == Literal::NeverIndexed);
+        let kept = self.budget.take(row.facts.size(), self.fields)?;
         if form == Literal::Indexed {
-            facts.hash = row.hash();
-            self.table.insert(Row { facts, ..row });
+            row.facts.hash = row.hash();
+            self.table.insert(row);
         }
+        let facts = row.facts;
         match kept {
-            true => self.fields.keep_draft(start, value, facts),
+            true => self.fields.keep(start, split, facts),
             false => self.fields.octets.truncate(start),
         }
         Ok(())

@@ -15,7 +15,7 @@ macro_rules! names {
         }
 
         /// In the order of the variants.
-        const KNOWN: [(Name, &str); NAMES] = [$((Name::$name, $text),)* (Name::Other, "")];
+        pub(super) const KNOWN: [(Name, &str); NAMES] = [$((Name::$name, $text),)* (Name::Other, "")];
     };
 }
 
@@ -95,6 +95,8 @@ names! {
     Tracestate = "tracestate",
     Baggage = "baggage",
     RequestId = "x-request-id",
+    // A secret that is no standard's, but many people's.
+    ApiKey = "x-api-key",
 }
 
 /// How a field may be written.
@@ -102,8 +104,8 @@ names! {
 pub(super) enum Indexing {
     /// Into the table, once it was seen twice.
     Wanted,
-    /// As a literal: it differs from call to call and would only push others out.
-    Useless,
+    /// Only its name: the value differs from call to call and would push others out.
+    NameOnly,
     /// As a literal that nobody after us may index either: it is a secret (RFC 7541, section 7.1).
     Forbidden,
 }
@@ -145,16 +147,18 @@ impl Name {
         statics::FIRST[self as usize]
     }
 
-    /// What a name says about indexing, `octets` where it is not a known one.
-    pub(super) fn indexing(self, octets: &[u8]) -> Indexing {
+    /// What the name says about indexing.
+    pub(super) const fn indexing(self) -> Indexing {
         #[expect(
             clippy::wildcard_enum_match_arm,
             reason = "every other name is ordinary"
         )]
         match self {
-            Self::Authorization | Self::ProxyAuthorization | Self::Cookie | Self::SetCookie => {
-                Indexing::Forbidden
-            }
+            Self::Authorization
+            | Self::ProxyAuthorization
+            | Self::Cookie
+            | Self::SetCookie
+            | Self::ApiKey => Indexing::Forbidden,
             Self::Traceparent
             | Self::Tracestate
             | Self::Baggage
@@ -169,9 +173,18 @@ impl Name {
             | Self::Date
             | Self::Etag
             | Self::Age
-            | Self::LastModified => Indexing::Useless,
-            Self::Other if octets.ends_with(b"-bin") => Indexing::Useless,
+            | Self::LastModified => Indexing::NameOnly,
             _ => Indexing::Wanted,
+        }
+    }
+}
+
+impl Indexing {
+    /// What a name that is not known says: gRPC's binary metadata is seldom the same twice.
+    pub(super) fn of_other(name: &[u8]) -> Self {
+        match name.ends_with(b"-bin") {
+            true => Self::NameOnly,
+            false => Self::Wanted,
         }
     }
 }

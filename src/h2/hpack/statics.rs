@@ -1,9 +1,8 @@
 //! The static table: RFC 7541, appendix A.
 
 use super::{
-    fields::Facts,
+    facts::{Facts, Row},
     name::{NAMES, Name},
-    table::Row,
 };
 
 /// Entries 1 to 61.
@@ -44,34 +43,54 @@ pub(super) const FIRST: [u8; NAMES] = {
     first
 };
 
+/// The entries with what is known of them.
+static ROWS: [Row<'_>; ENTRIES.len()] = {
+    let (name, value) = ENTRIES[0];
+    let mut rows = [row_of(name, value, 1); ENTRIES.len()];
+    let mut at = 1;
+    while at < rows.len() {
+        let (name, value) = ENTRIES[at];
+        rows[at] = row_of(name, value, at + 1);
+        at += 1;
+    }
+    rows
+};
+
 /// An entry; none for 0 and beyond the table.
 #[inline]
 pub(super) fn row(index: usize) -> Option<Row<'static>> {
-    let (name, value) = ENTRIES.get(index.checked_sub(1)?)?;
-    let value = value.as_bytes();
-    Some(Row {
-        name: b"",
-        value,
-        facts: Facts::of(*name, name.octets(), value),
-    })
+    ROWS.get(index.wrapping_sub(1)).copied()
 }
 
-/// The index of the entry with this name and value.
+/// The index of the entry with this name and value; 0 for none.
 #[inline]
-pub(super) fn exact(name: Name, value: &[u8]) -> Option<usize> {
+pub(super) fn exact(name: Name, value: &[u8]) -> u8 {
+    if value.is_empty() {
+        let first = FIRST[name as usize];
+        let is_empty = first > 0 && ENTRIES[usize::from(first) - 1].1.is_empty();
+        return if is_empty { first } else { 0 };
+    }
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "no other name has values there"
     )]
-    let candidates = match name {
-        Name::Method => 2..4,
-        Name::Path => 4..6,
-        Name::Scheme => 6..8,
-        Name::Status => 8..15,
-        Name::AcceptEncoding => 16..17,
-        _ => return None,
+    let mut candidates = match name {
+        Name::Method => 2..=3,
+        Name::Path => 4..=5,
+        Name::Scheme => 6..=7,
+        Name::Status => 8..=14,
+        Name::AcceptEncoding => 16..=16,
+        _ => return 0,
     };
-    candidates
-        .into_iter()
-        .find(|index| ENTRIES[index - 1].1.as_bytes() == value)
+    let same = |index: &u8| ENTRIES[usize::from(*index) - 1].1.as_bytes() == value;
+    candidates.find(same).unwrap_or(0)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "indices are at most 61")]
+const fn row_of(name: Name, value: &'static str, index: usize) -> Row<'static> {
+    Row {
+        octets: value.as_bytes(),
+        split: 0,
+        facts: Facts::of_static(name, value, index as u8),
+    }
 }

@@ -1,9 +1,9 @@
-//! The dynamic table: RFC 7541, section 2.3.2 and 4. Both sides of a connection keep one that grows
-//! and shrinks in the same way.
+//! The dynamic table: RFC 7541, sections 2.3.2 and 4. Both sides of a connection keep one, which
+//! grow and shrink in the same way.
 
 use std::collections::VecDeque;
 
-use super::{ENTRY_OVERHEAD, Name, fields::Facts, hash};
+use super::facts::{Facts, Row};
 
 /// A ring of octets and a ring of entries that point into it: insertion copies once, eviction moves
 /// a mark, and neither allocates once the rings have grown.
@@ -27,53 +27,9 @@ pub(super) struct Table {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     at: usize,
-    /// Octets of the name in the ring: none where it is a known one.
-    name: usize,
-    value: usize,
+    length: usize,
+    split: usize,
     facts: Facts,
-}
-
-/// An entry and its octets.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row<'a> {
-    /// Empty where `facts` says which name it is.
-    pub(super) name: &'a [u8],
-    pub(super) value: &'a [u8],
-    pub(super) facts: Facts,
-}
-
-impl Row<'_> {
-    /// Octets that RFC 7541 counts for it.
-    pub(super) fn size(&self) -> usize {
-        name_octets(self.facts.name, self.name).len() + self.value.len() + ENTRY_OVERHEAD
-    }
-
-    /// A hash of name and value: the one that was kept, if there is one.
-    #[inline]
-    pub(super) fn hash(&self) -> u64 {
-        match self.facts.hash {
-            0 => hash::of(self.name_hash(), self.value),
-            kept => kept,
-        }
-    }
-
-    /// A hash of the name alone.
-    #[inline]
-    pub(super) fn name_hash(&self) -> u64 {
-        match self.facts.name == Name::Other {
-            true => hash::of(0, self.name),
-            false => hash::of_known(self.facts.name),
-        }
-    }
-}
-
-/// The octets of a name, wherever they are.
-#[inline]
-pub(super) fn name_octets(name: Name, other: &[u8]) -> &[u8] {
-    match name == Name::Other {
-        true => other,
-        false => name.octets(),
-    }
 }
 
 impl Table {
@@ -104,51 +60,43 @@ impl Table {
     pub(super) fn get(&self, age: usize) -> Option<Row<'_>> {
         let place = self.entries.len().checked_sub(age + 1)?;
         let entry = self.entries.get(place)?;
-        let (name, rest) = self.ring[entry.at..].split_at(entry.name);
         Some(Row {
-            name,
-            value: &rest[..entry.value],
+            octets: &self.ring[entry.at..entry.at + entry.length],
+            split: entry.split,
             facts: entry.facts,
         })
     }
 
     /// Puts a field in and older ones out. One that is larger than the table empties it and is not
-    /// put in, which is no error (section 4.4). Says whether it is in.
-    pub(super) fn insert(&mut self, row: Row<'_>) -> bool {
-        let size = row.size();
+    /// put in, which is no error (section 4.4).
+    pub(super) fn insert(&mut self, row: Row<'_>) {
+        let size = row.facts.size();
         if size > self.max {
-            self.evict_to(0);
-            return false;
+            return self.evict_to(0);
         }
         self.evict_to(self.max - size);
         if self.ring.is_empty() {
             self.ring.resize(2 * self.capacity, 0);
         }
-        let length = row.name.len() + row.value.len();
-        if self.head + length > self.ring.len() {
+        if self.head + row.octets.len() > self.ring.len() {
             self.head = 0;
         }
         let at = self.head;
-        self.head += length;
-        let (name, value) = self.ring[at..self.head].split_at_mut(row.name.len());
-        name.copy_from_slice(row.name);
-        value.copy_from_slice(row.value);
+        self.head += row.octets.len();
+        self.ring[at..self.head].copy_from_slice(row.octets);
         self.entries.push_back(Entry {
             at,
-            name: row.name.len(),
-            value: row.value.len(),
+            length: row.octets.len(),
+            split: row.split,
             facts: row.facts,
         });
         self.size += size;
-        true
     }
 
     fn evict_to(&mut self, most: usize) {
         while self.size > most {
-            let oldest = self.entries.len() - 1;
-            let size = self.get(oldest).expect("a size above 0 has entries").size();
-            self.entries.pop_front();
-            self.size -= size;
+            let oldest = self.entries.pop_front();
+            self.size -= oldest.expect("a size above 0 has entries").facts.size();
         }
     }
 }

@@ -3,4 +3,5 @@
 mod calls;
 mod chaos;
 mod floods;
+mod frugal;
 mod trouble;

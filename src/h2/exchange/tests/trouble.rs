@@ -164,6 +164,36 @@ fn a_goaway_loses_no_call() {
 }
 
 #[test]
+fn what_stood_in_line_for_a_connection_goes_by_another() {
+    let mut world = World::new();
+    let caller = world.caller();
+    let large = world.client(caller).start(&request("/t/1/large"), false);
+    let small = world.client(caller).start(&request("/t/1/small"), false);
+    world.run();
+    // Nobody takes what goes to the target: it is full, and the second call stands in line.
+    let (caller_line, line) = (world.callers[caller].0, world.answering[0].0);
+    world.client(caller).send(large, &[1; 600 << 10], false);
+    let mut bytes = world.client(caller).take();
+    world.client(caller).send(large, &[1; 100 << 10], false);
+    world.client(caller).send(small, &[2; 10_000], true);
+    bytes.extend(world.client(caller).take());
+    world.exchange.receive(caller_line, &bytes, world.now);
+    assert!(world.exchange.parked() > 10_000);
+    raw(&mut world, line, |out| {
+        write::goaway(out, 0, ErrorCode::NoError, b"");
+    });
+    world.run();
+    assert_eq!(
+        status(&mut world, caller, large),
+        "14",
+        "too large to be kept"
+    );
+    assert_eq!(world.server(1).calls[0].body, [2; 10_000]);
+    assert!(world.server(1).calls[0].ended);
+    assert_eq!(world.exchange.parked(), 0);
+}
+
+#[test]
 fn a_drained_server_and_a_drained_caller_lose_nothing() {
     let (mut world, caller, call) = under_way(b"x", true);
     let now = world.now;
@@ -340,6 +370,75 @@ fn waiting_and_not_reading_have_an_end() {
     world.run();
     assert_eq!((world.exchange.calls(), world.exchange.parked()), (0, 0));
     assert_eq!(status(&mut world, caller, call), "8");
+}
+
+#[test]
+fn a_target_that_fell_silent_is_noticed_and_an_idle_one_is_let_go() {
+    let (mut world, caller, call) = under_way(b"x", true);
+    let line = world.answering[0].0;
+    let second = Duration::from_secs(1);
+    // Whatever is said to it goes nowhere.
+    let silence = world.answering.pop().unwrap();
+    world.now += 10 * second;
+    assert!(world.exchange.next_deadline().unwrap() <= world.now);
+    world.exchange.on_time(world.now);
+    assert!(world.exchange.backlog(line) > 0, "a PING");
+    world.now += 20 * second;
+    world.exchange.on_time(world.now);
+    assert!(world.exchange.over(line));
+    world.run();
+    assert_eq!(status(&mut world, caller, call), "14");
+    drop(silence);
+
+    let (mut world, ..) = under_way(b"x", true);
+    world.server(0).answer(0, b"", "0");
+    world.run();
+    let line = world.answering[0].0;
+    for tens in 1..=31 {
+        world.now += 10 * second;
+        world.exchange.on_time(world.now);
+        world.run();
+        assert_eq!(
+            world.exchange.over(line),
+            tens >= 30,
+            "idle after {tens}0 s"
+        );
+    }
+}
+
+#[test]
+fn slow_headers_and_slow_greetings_end_their_connection() {
+    let mut world = World::new();
+    let caller = world.caller();
+    let line = world.callers[caller].0;
+    assert_eq!(
+        world
+            .exchange
+            .receive(line, &[0, 0, 9, 1, 4, 0, 0, 0], world.now),
+        0
+    );
+    let mute = world
+        .exchange
+        .accept((), crate::h2::connection::Config::caller(), world.now);
+    world.now += Duration::from_secs(5);
+    world.exchange.on_time(world.now);
+    assert_eq!(
+        (world.exchange.over(mute), world.exchange.over(line)),
+        (true, false)
+    );
+    // A byte now and then does not help.
+    world
+        .exchange
+        .receive(line, &[0, 0, 9, 1, 4, 0, 0, 0], world.now);
+    world.now += Duration::from_secs(5);
+    world.exchange.on_time(world.now);
+    assert!(world.exchange.over(line));
+    let mut dirty = Vec::new();
+    world.exchange.take_dirty(&mut dirty);
+    assert!(
+        dirty.contains(&line) && dirty.contains(&mute),
+        "their drivers are woken"
+    );
 }
 
 #[test]

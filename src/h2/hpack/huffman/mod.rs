@@ -39,8 +39,10 @@ fn decode_bulk<'a>(input: &'a [u8], out: &mut [u8]) -> (usize, Bits<'a>) {
             let look = &LOOKS[bits.look()];
             if look.count == 0 {
                 match bits.long() {
-                    // The tail decoder meets EOS again and says so.
-                    Some((EOS, _)) | None => return (at, bits),
+                    // The end is decoded elsewhere: it meets EOS again and says so.
+                    Some((EOS, _)) => return (at, bits),
+                    // It reaches below the window.
+                    None => break,
                     Some((symbol, length)) => {
                         out[at] = (symbol & 0xff) as u8;
                         at += 1;
@@ -82,11 +84,11 @@ impl Bits<'_> {
     }
 
     /// Fills the window from the last octets.
+    #[inline]
     fn refill_slowly(&mut self) {
-        while self.count <= 56 {
-            let Some((octet, rest)) = self.input.split_first() else {
-                return;
-            };
+        while self.count <= 56
+            && let Some((octet, rest)) = self.input.split_first()
+        {
             self.window |= u64::from(*octet) << (56 - self.count);
             self.count += 8;
             self.input = rest;
@@ -116,26 +118,29 @@ impl Bits<'_> {
         (bits <= self.count).then(|| (ORDER[place], bits))
     }
 
-    /// Decodes the last octets symbol by symbol and checks the padding.
+    /// Decodes the last octets and checks the padding.
     fn finish(mut self, out: &mut Vec<u8>) -> Result<(), Error> {
         loop {
             self.refill_slowly();
             let look = &LOOKS[self.look()];
-            let (symbol, bits) = match look.first {
-                0 => match self.long() {
-                    Some(found) => found,
-                    None => return self.check_padding(),
-                },
-                bits if u32::from(bits) <= self.count => {
-                    (u16::from(look.symbols[0]), u32::from(bits))
+            let (both, first) = (u32::from(look.bits), u32::from(look.first));
+            if look.count == 2 && both <= self.count {
+                out.extend_from_slice(&look.symbols);
+                self.skip(both);
+            } else if look.count > 0 && first <= self.count {
+                out.push(look.symbols[0]);
+                self.skip(first);
+            } else if look.count == 0
+                && let Some((symbol, bits)) = self.long()
+            {
+                if symbol == EOS {
+                    return Err(Error::EndOfString);
                 }
-                _ => return self.check_padding(),
-            };
-            if symbol == EOS {
-                return Err(Error::EndOfString);
+                out.push((symbol & 0xff) as u8);
+                self.skip(bits);
+            } else {
+                return self.check_padding();
             }
-            out.push((symbol & 0xff) as u8);
-            self.skip(bits);
         }
     }
 
