@@ -10,13 +10,13 @@
 mod tests;
 
 use std::{
-    cell::{Cell, RefCell},
     fmt, io,
     pin::Pin,
-    rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::Notify,
@@ -34,17 +34,18 @@ const READ: usize = 256 << 10;
 /// A buffer for writing is kept up to this size.
 const WRITE_KEEP: usize = 1 << 20;
 
-/// An exchange and the drivers of its lines. Not [`Send`]: there is one per core of the machine.
+/// An exchange and the drivers of its lines. There is one per core of the machine, and all its drivers
+/// run on one thread: its locks are for the compiler, and never waited for.
 pub struct Core<P: Policy> {
-    exchange: RefCell<Exchange<P>>,
+    exchange: Mutex<Exchange<P>>,
     /// The driver of each line, by the line's place.
-    drivers: RefCell<Vec<Option<Waker>>>,
-    dirty: RefCell<Vec<Key>>,
-    scratch: RefCell<Vec<u8>>,
-    dials: RefCell<Vec<Dial>>,
+    drivers: Mutex<Vec<Option<Waker>>>,
+    dirty: Mutex<Vec<Key>>,
+    scratch: Mutex<Vec<u8>>,
+    dials: Mutex<Vec<Dial>>,
     dialing: Notify,
     /// When the clock will look again.
-    alarm: Cell<Option<Instant>>,
+    alarm: Mutex<Option<Instant>>,
     sooner: Notify,
 }
 
@@ -56,22 +57,22 @@ impl<P: Policy> fmt::Debug for Core<P> {
 
 impl<P: Policy> Core<P> {
     /// Without connections.
-    pub fn new(policy: P) -> Rc<Self> {
-        Rc::new(Self {
-            exchange: RefCell::new(Exchange::new(policy, Instant::now())),
-            drivers: RefCell::default(),
-            dirty: RefCell::default(),
-            scratch: RefCell::new(vec![0; READ]),
-            dials: RefCell::default(),
+    pub fn new(policy: P) -> Arc<Self> {
+        Arc::new(Self {
+            exchange: Mutex::new(Exchange::new(policy, Instant::now())),
+            drivers: Mutex::default(),
+            dirty: Mutex::default(),
+            scratch: Mutex::new(vec![0; READ]),
+            dials: Mutex::default(),
             dialing: Notify::new(),
-            alarm: Cell::new(None),
+            alarm: Mutex::default(),
             sooner: Notify::new(),
         })
     }
 
     /// Looks at the exchange, or tells it something; drivers that got something to do are woken.
     pub fn with<T>(&self, look: impl FnOnce(&mut Exchange<P>) -> T) -> T {
-        let answer = look(&mut self.exchange.borrow_mut());
+        let answer = look(&mut self.exchange.lock());
         self.spread();
         answer
     }
@@ -80,7 +81,7 @@ impl<P: Policy> Core<P> {
     ///
     /// # Errors
     /// The stream's own, where it broke.
-    pub async fn serve<IO>(self: Rc<Self>, io: IO, peer: P::Peer, config: Config) -> io::Result<()>
+    pub async fn serve<IO>(self: Arc<Self>, io: IO, peer: P::Peer, config: Config) -> io::Result<()>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -93,7 +94,7 @@ impl<P: Policy> Core<P> {
     ///
     /// # Errors
     /// The stream's own, where it broke.
-    pub async fn dialed<IO>(self: Rc<Self>, io: IO, line: Key) -> io::Result<()>
+    pub async fn dialed<IO>(self: Arc<Self>, io: IO, line: Key) -> io::Result<()>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -104,7 +105,7 @@ impl<P: Policy> Core<P> {
     /// The next connection to be made.
     pub async fn next_dial(&self) -> Dial {
         loop {
-            let dial = self.dials.borrow_mut().pop();
+            let dial = self.dials.lock().pop();
             if let Some(dial) = dial {
                 return dial;
             }
@@ -115,8 +116,8 @@ impl<P: Policy> Core<P> {
     /// Keeps the deadlines of all calls and connections. Never ends.
     pub async fn keep_time(&self) {
         loop {
-            let next = self.exchange.borrow().next_deadline();
-            self.alarm.set(next);
+            let next = self.exchange.lock().next_deadline();
+            *self.alarm.lock() = next;
             match next {
                 None => self.sooner.notified().await,
                 Some(at) => {
@@ -132,33 +133,33 @@ impl<P: Policy> Core<P> {
 
     /// After the exchange was told something: whoever has something to do is told, once.
     fn spread(&self) {
-        let mut exchange = self.exchange.borrow_mut();
-        let mut dirty = self.dirty.borrow_mut();
+        let mut exchange = self.exchange.lock();
+        let mut dirty = self.dirty.lock();
         exchange.take_dirty(&mut dirty);
-        let drivers = self.drivers.borrow();
+        let drivers = self.drivers.lock();
         for line in dirty.drain(..) {
             if let Some(Some(driver)) = drivers.get(line.index()) {
                 driver.wake_by_ref();
             }
         }
         while let Some(dial) = exchange.next_dial() {
-            self.dials.borrow_mut().push(dial);
+            self.dials.lock().push(dial);
             self.dialing.notify_one();
         }
         let next = exchange.next_deadline();
-        let earlier = match (next, self.alarm.get()) {
+        let earlier = match (next, *self.alarm.lock()) {
             (Some(next), Some(alarm)) => next < alarm,
             (Some(_), None) => true,
             (None, _) => false,
         };
         if earlier {
-            self.alarm.set(next);
+            *self.alarm.lock() = next;
             self.sooner.notify_one();
         }
     }
 
     fn register(&self, line: Key, waker: &Waker) {
-        let mut drivers = self.drivers.borrow_mut();
+        let mut drivers = self.drivers.lock();
         if drivers.len() <= line.index() {
             drivers.resize(line.index() + 1, None);
         }
@@ -171,7 +172,7 @@ impl<P: Policy> Core<P> {
 
 /// Drives one connection. Dropping it ends the connection's calls.
 struct Driver<IO, P: Policy> {
-    core: Rc<Core<P>>,
+    core: Arc<Core<P>>,
     line: Key,
     io: IO,
     /// The beginning of a frame that is not whole.
@@ -182,7 +183,7 @@ struct Driver<IO, P: Policy> {
 }
 
 impl<IO, P: Policy> Driver<IO, P> {
-    fn new(core: Rc<Core<P>>, line: Key, io: IO) -> Self {
+    fn new(core: Arc<Core<P>>, line: Key, io: IO) -> Self {
         Self {
             core,
             line,
@@ -197,7 +198,7 @@ impl<IO, P: Policy> Driver<IO, P> {
 
 impl<IO, P: Policy> Drop for Driver<IO, P> {
     fn drop(&mut self) {
-        if let Some(driver) = self.core.drivers.borrow_mut().get_mut(self.line.index()) {
+        if let Some(driver) = self.core.drivers.lock().get_mut(self.line.index()) {
             *driver = None;
         }
         let line = self.line;
@@ -212,7 +213,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
         if self.ended || !self.wanted() {
             return Ok(false);
         }
-        let mut scratch = self.core.scratch.borrow_mut();
+        let mut scratch = self.core.scratch.lock();
         let kept = self.left.len();
         scratch[..kept].copy_from_slice(&self.left);
         let mut buffer = ReadBuf::new(&mut scratch);
@@ -231,7 +232,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
         }
         let bytes = buffer.filled();
         if bytes.len() > kept {
-            let mut exchange = self.core.exchange.borrow_mut();
+            let mut exchange = self.core.exchange.lock();
             let used = exchange.receive(self.line, bytes, Instant::now());
             self.left.clear();
             self.left.extend_from_slice(&bytes[used..]);
@@ -249,7 +250,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Ok(count)) => {
                         self.written += count;
-                        let mut exchange = self.core.exchange.borrow_mut();
+                        let mut exchange = self.core.exchange.lock();
                         exchange.written(self.line, count, Instant::now());
                     }
                     Poll::Ready(Err(error)) => return Err(error),
@@ -260,7 +261,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
             if self.out.capacity() > WRITE_KEEP {
                 self.out = Vec::new();
             }
-            let mut exchange = self.core.exchange.borrow_mut();
+            let mut exchange = self.core.exchange.lock();
             if !exchange.take_output(self.line, &mut self.out, Instant::now()) {
                 break;
             }
@@ -273,7 +274,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
 
     /// Whether the exchange takes more from this line: not while its peer reads nothing.
     fn wanted(&self) -> bool {
-        self.core.exchange.borrow().wants_input(self.line)
+        self.core.exchange.lock().wants_input(self.line)
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -282,7 +283,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
             let more = self.read(cx)?;
             let done = self.write(cx)?;
             self.core.spread();
-            let over = self.ended || self.core.exchange.borrow().over(self.line);
+            let over = self.ended || self.core.exchange.lock().over(self.line);
             if done && over {
                 return Ok(true);
             }
