@@ -17,6 +17,7 @@
 
 mod disk;
 mod fleeting;
+mod large;
 mod load;
 mod machine;
 mod mesh;
@@ -66,6 +67,9 @@ struct Options {
     /// Only a restart with so many open tasks in the log, such as 100000
     #[arg(long, value_name = "TASKS")]
     restart: Option<usize>,
+    /// Only so many tasks with inputs of 256 KiB: beside the log, and in it as before
+    #[arg(long, value_name = "TASKS")]
+    large: Option<usize>,
     /// Another build to measure, to compare the two in turns
     #[arg(long, default_value = env!("CARGO_BIN_EXE_attache"))]
     attache: PathBuf,
@@ -97,6 +101,9 @@ fn main() -> Outcome<()> {
         return Ok(());
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
+    if let Some(tasks) = options.large {
+        return runtime.block_on(large::compare(tasks, options.rounds));
+    }
     if let Some(tasks) = options.restart {
         return runtime.block_on(restart(&options, tasks));
     }

@@ -33,6 +33,7 @@ mod health;
 mod impostor;
 mod injection;
 mod keys;
+mod large;
 mod lifecycle;
 mod lifetimes;
 mod metrics;

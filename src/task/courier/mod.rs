@@ -81,6 +81,15 @@ impl Courier {
 }
 
 async fn one_try(home: &Home, post: &dyn Post, delivery: &Delivery) -> Outcome {
+    let delivery = match home.whole_delivery(delivery).await {
+        Ok(whole) => &Box::new(whole),
+        Err(fault) => {
+            return Outcome::Later {
+                why: fault.to_string(),
+                wait: None,
+            };
+        }
+    };
     match &delivery.target {
         Target::Agent { agent, skill } => agent::tell(home, delivery, agent, skill).await,
         Target::Url(url) => post.post(url, delivery).await,

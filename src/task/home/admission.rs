@@ -51,6 +51,11 @@ impl Tasks {
             submitted.descendants = new.descendants;
         }
         submitted.callback_url = new.callback_url;
+        let mut recorded = Recorded::Submitted(submitted);
+        let blobs = self.cut(&mut recorded);
+        let Recorded::Submitted(submitted) = recorded else {
+            unreachable!("nothing but its contents was taken out")
+        };
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
@@ -59,7 +64,7 @@ impl Tasks {
             let text = "the id of the new task is taken: submit it again";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
-        self.log(id, Recorded::Submitted(submitted), 0);
+        self.log_with(id, Recorded::Submitted(submitted), 0, blobs);
         self.enter(kept, new.due);
         if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
             self.children.add(task, token);
@@ -108,6 +113,10 @@ impl Tasks {
         if self.low_space {
             let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
             return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
+        }
+        if self.stored_full {
+            let text = "the tasks of this home have more than 16 GiB of large content on its disk: try again when some have ended";
+            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
         let live = self.tasks.len() - self.ended.len();
         if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {

@@ -18,12 +18,15 @@ use crate::pb::execute_response::Step as Answer;
 use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop, chance, watch};
 use crate::task::doors::{Call, Connect, Steps, Updates};
+use crate::task::journal::blobs::Blobs;
 use crate::telemetry::Work;
 use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
+use super::large::fill_start;
 use super::machine::Carrying;
 use super::request::Request;
+use super::update::failure;
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
@@ -65,6 +68,8 @@ pub(super) struct Carrier {
     pub(super) said: watch::Receiver<Said>,
     pub(super) shard: mpsc::Sender<Request>,
     pub(super) connect: Arc<dyn Connect>,
+    /// Where large content is.
+    pub(super) blobs: Option<Blobs>,
     /// Its span, which ends with the carrier.
     pub(super) work: Work,
 }
@@ -117,6 +122,9 @@ impl Carrier {
         let first = std::mem::replace(&mut self.first, First::Resume(0));
         let (mut after, first, mut call) = match first {
             First::Start(mut start, call) => {
+                if !self.filled(&mut start).await {
+                    return;
+                }
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
                 (0, Ask::Start(start), Some(call))
@@ -140,6 +148,40 @@ impl Carrier {
                 biased;
                 () = sleep(wait) => {}
                 () = released(&mut said) => return,
+            }
+        }
+    }
+
+    /// Puts its large contents into what is sent; `false`: they cannot be read, and the task ends, or
+    /// it is over.
+    async fn filled(&self, start: &mut pb::Start) -> bool {
+        let mut backoff = RESUME;
+        let mut said = self.said.clone();
+        loop {
+            let fault = tokio::select! {
+                biased;
+                filled = fill_start(self.blobs.as_ref(), self.to.task, start) => match filled {
+                    Ok(()) => return true,
+                    Err(fault) => fault,
+                },
+                () = released(&mut said) => return false,
+            };
+            tracing::error!(task = self.to.task_id, %fault, "its input cannot be read");
+            if fault.reason != Reason::StorageFailed {
+                self.work.fail(fault.reason.label());
+                let failure = failure(fault.reason, &fault.text, false);
+                let refused = Heard::Refused {
+                    reason: fault.reason.label().into(),
+                    wait: None,
+                    failure: Some(Box::new(failure)),
+                };
+                self.tell(refused).await;
+                return false;
+            }
+            tokio::select! {
+                biased;
+                () = sleep(backoff.next(chance::fraction())) => {}
+                () = released(&mut said) => return false,
             }
         }
     }

@@ -66,6 +66,8 @@ pub(super) enum Effect {
     },
     /// A child has ended, and needs so many of the tasks no more that its parent gave it.
     GiveBack { token: String, count: u32 },
+    /// The task is not in memory and log any more: nor is what it named needed there.
+    LetGo { task: Uuid },
     /// Tell whoever asked for it of the oldest change that is to be told.
     Tell { task: Uuid },
     /// The attempt is over here, whatever it still says; with a reason: tell it to stop.

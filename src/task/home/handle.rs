@@ -14,6 +14,7 @@ use crate::task::archive::Archive;
 use crate::task::callback::Delivery;
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::Journal;
+use crate::task::journal::blobs::Blobs;
 use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
@@ -21,6 +22,7 @@ use super::config::HomeConfig;
 use super::deliver::DELIVERIES;
 use super::ephemeral;
 use super::kept::RecordError;
+use super::large;
 use super::machine::Tasks;
 use super::released::Released;
 use super::replay::{Replay, shard_of};
@@ -91,7 +93,8 @@ impl Home {
         parents: Arc<dyn Parents>,
         nurseries: Vec<Nursery>,
     ) -> Result<Self, RecordError> {
-        let (shards, archive, stay) = replay.finish()?;
+        let (mut shards, archive, stay) = replay.finish()?;
+        large::begin(journal.blobs(), &mut shards, archive.as_ref());
         let durable = shards.len();
         let released = Arc::new(Released::new(durable));
         let failed = Stop::new();
@@ -134,7 +137,6 @@ impl Home {
             nursery.start("task shard", |stop| shard.run(stop));
         }
         Desk::start(board, &inboxes, connect, &nurseries[0]);
-        let drain = Stop::new();
         let shared = Shared {
             config,
             durable,
@@ -145,7 +147,7 @@ impl Home {
             metrics,
             deliveries: Mutex::new(Some(deliveries)),
             parents,
-            drain,
+            drain: Stop::new(),
             failed,
         };
         Ok(Self {
@@ -228,6 +230,11 @@ impl Home {
         self.shared.archive.as_ref()
     }
 
+    /// Large content of its tasks; `None`: there is no disk.
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.shared.journal.blobs()
+    }
+
     pub(super) fn shard(&self, id: &TaskId) -> Result<usize, Fault> {
         if id.home == self.shared.config.instance {
             return Ok(self.shard_with(id.uuid));
@@ -262,6 +269,7 @@ impl Home {
             agent: None,
             shard: self.shared.inboxes[shard].clone(),
             archive: self.shared.archive.clone(),
+            blobs: self.blobs().cloned(),
             drain: self.shared.drain.clone(),
             _counted: self.shared.metrics.watching(),
         }

@@ -19,6 +19,7 @@ use crate::task::lineage::{self, Bounds, extended};
 use crate::task::spec::INPUT_MAX;
 
 use super::kept::{Kept, event_bytes};
+use super::large::refers;
 use super::machine::{Tasks, World};
 use super::unfit::failure_of;
 use super::update::{failure, fits, parts_fit};
@@ -260,6 +261,10 @@ impl Kept {
         } else {
             &said.input
         };
+        // Its executor holds it against what it promises, with its contents.
+        if refers(parts) {
+            return Ok(());
+        }
         let Ok(namespace) = self.task.namespace.parse() else {
             return Ok(());
         };

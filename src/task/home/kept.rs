@@ -14,6 +14,7 @@ use crate::pb::task_event::Kind;
 use crate::task::descendants::DESCENDANTS_MAX;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
+use crate::task::parts::{beyond, of_event};
 use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
 
@@ -340,13 +341,14 @@ impl Kept {
         let size = event_bytes(&event);
         self.bytes += size;
         self.events_bytes += size;
-        self.said += size;
+        let beyond = beyond(of_event(&event));
+        self.said += size + beyond;
         let from = self.state();
         self.enter(&event);
         self.owe(from, &event);
         match &event.kind {
             Some(Kind::Message(message)) => {
-                self.content += message.encoded_len() + CHUNK_BYTES;
+                self.content += message.encoded_len() + beyond + CHUNK_BYTES;
                 self.messages.push(event.clone());
             }
             Some(Kind::Artifact(chunk)) => self.chunk(chunk, &event),

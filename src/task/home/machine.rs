@@ -36,6 +36,7 @@ use super::give::Round;
 use super::kept::{Kept, UNCONFIRMED};
 use super::keys::Keys;
 use super::lanes::{Lane, Lanes};
+use super::large::Waiting;
 use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
@@ -86,6 +87,8 @@ pub(super) struct Tasks {
     pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
+    /// There is more large content on disk than there should be: nothing new is taken.
+    pub(super) stored_full: bool,
     /// An archive takes what has ended: it leaves memory that way, and never before it is there.
     pub(super) archived: bool,
     /// Tasks that were submitted with a key.
@@ -96,6 +99,8 @@ pub(super) struct Tasks {
     /// Empty but during the replay.
     pub(super) stash: Stash,
     pub(super) records: Vec<Record>,
+    /// Large contents that those name.
+    pub(super) waiting: Waiting,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -126,12 +131,14 @@ impl Tasks {
             draining: false,
             holding: false,
             low_space: false,
+            stored_full: false,
             archived: false,
             keys: Keys::default(),
             children: Children::default(),
             compaction: Compaction::default(),
             stash: Stash::default(),
             records: Vec::new(),
+            waiting: Waiting::default(),
             effects: Vec::new(),
         }
     }
@@ -244,12 +251,9 @@ impl Tasks {
     }
 
     /// Adds a record to what is to be appended.
-    pub(super) fn log(&mut self, task_id: String, kind: Recorded, after_update: u64) {
-        self.records.push(Record {
-            task_id,
-            kind: Some(kind),
-            after_update,
-        });
+    pub(super) fn log(&mut self, task_id: String, mut kind: Recorded, after_update: u64) {
+        let blobs = self.cut(&mut kind);
+        self.log_with(task_id, kind, after_update, blobs);
     }
 
     /// Takes the record that was just added into the task.

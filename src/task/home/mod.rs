@@ -6,6 +6,7 @@
 //! - `granted`, `claims`: slots that executors grant to those who wait; pure. `slots`: carries those.
 //! - `kept`, `artifacts`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
+//! - `large`: large content, by reference; what it takes to show it again.
 //! - `children`: tasks that end with the attempt that made them; pure.
 //! - `dialogue`: questions of agents, and how an answer lets the task go on; pure.
 //! - `ephemeral`: tasks in memory only, in shards of their own.
@@ -43,6 +44,7 @@ mod hold;
 mod kept;
 mod keys;
 mod lanes;
+mod large;
 mod loss;
 mod machine;
 mod moving;
@@ -77,6 +79,8 @@ mod drive_tests;
 mod ephemeral_tests;
 #[cfg(test)]
 mod key_tests;
+#[cfg(test)]
+mod large_tests;
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]

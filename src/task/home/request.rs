@@ -10,13 +10,14 @@ use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::ArchiveError;
 use crate::task::callback::Outcome;
+use crate::task::journal::blobs::Hash;
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
 use super::dialogue::Response;
 use super::granted::Granted;
 use super::reads::{Batch, Page, Pieces};
-use super::view::ListQuery;
+use super::view::{ListQuery, Whole};
 
 /// What a caller gets back, once it may.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
@@ -49,7 +50,13 @@ pub(super) enum Request {
         task: Uuid,
         viewer: Arc<SpiffeId>,
         full: bool,
-        answer: Reply<(pb::Task, bool)>,
+        answer: Reply<Whole>,
+    },
+    Naming {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        hash: Hash,
+        answer: Reply<pb::Part>,
     },
     List {
         query: Arc<ListQuery>,

@@ -77,6 +77,7 @@ impl Running {
             | Request::List { .. }
             | Request::Watch { .. }
             | Request::Next { .. }
+            | Request::Naming { .. }
             | Request::Pieces { .. }) => self.read(read),
         }
     }
@@ -208,8 +209,16 @@ impl Running {
                 from,
                 answer,
             } => {
-                let pieces = reads::pieces(&self.shard.tasks, (task, &viewer), &artifact, from);
-                drop(answer.send(pieces));
+                let who = (task, &*viewer);
+                drop(answer.send(reads::pieces(&self.shard.tasks, who, &artifact, from)));
+            }
+            Request::Naming {
+                task,
+                viewer,
+                hash,
+                answer,
+            } => {
+                drop(answer.send(reads::naming(&self.shard.tasks, task, &viewer, hash)));
             }
             Request::Heard { .. }
             | Request::Told { .. }

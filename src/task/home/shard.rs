@@ -22,6 +22,7 @@ use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
 use crate::task::callback::Delivery;
 use crate::task::doors::{Connect, Parents, Route};
+use crate::task::journal::blobs::{Blob, Blobs, Holder};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
@@ -29,6 +30,7 @@ use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 use super::archiving::Archiving;
 use super::dispatch::{Carrier, First, Said};
 use super::hold::Hold;
+use super::large::{STORED_MAX, Waiting};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
@@ -219,6 +221,8 @@ impl Running {
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
         self.shard.tasks.low_space = self.shard.journal.low_space();
+        let stored = self.shard.journal.blobs().map(Blobs::disk_bytes);
+        self.shard.tasks.stored_full = stored.is_some_and(|bytes| bytes > STORED_MAX);
         for request in requests.drain(..) {
             self.handle(request);
             self.gather();
@@ -264,12 +268,11 @@ impl Running {
     pub(super) fn append(&mut self) -> Result<(), JournalError> {
         self.stuck = false;
         while !self.shard.tasks.records.is_empty() {
-            let group = group(&self.shard.tasks.records);
-            match self
-                .shard
-                .journal
-                .append(&self.shard.tasks.records[..group])
-            {
+            let tasks = &self.shard.tasks;
+            let group = group(&tasks.records, &tasks.waiting);
+            let blobs = self.held(group);
+            let records = &self.shard.tasks.records[..group];
+            match self.shard.journal.append_with(records, &blobs) {
                 Ok(last) => self.last = last,
                 Err(JournalError::Full { .. }) => {
                     self.stuck = true;
@@ -284,11 +287,26 @@ impl Running {
                 self.shard.tasks.logged(lsn, &record);
             }
             self.shard.tasks.records = records;
+            self.shard.tasks.waiting.appended(group);
         }
         let last = self.last;
         self.gated
             .extend(self.pending.drain(..).map(|gated| (last, gated)));
         Ok(())
+    }
+
+    /// The contents that the first records name, which are kept from here on.
+    fn held(&self, records: usize) -> Vec<Blob> {
+        let Some(store) = self.shard.journal.blobs() else {
+            return Vec::new();
+        };
+        let of = self.shard.tasks.waiting.of(records);
+        let held = of.map(|(task, blob)| {
+            store.hold(Holder::in_log(task), [blob.hash]);
+            store.keep_recent(task, blob);
+            blob.clone()
+        });
+        held.collect()
     }
 
     /// Carries out what the disk allows.
@@ -324,6 +342,11 @@ impl Running {
             Effect::Resume { to, after_update } => {
                 self.count_attempt(to.task, to.attempt, true);
                 self.carry(to, First::Resume(after_update));
+            }
+            Effect::LetGo { task } => {
+                if let Some(blobs) = self.shard.journal.blobs() {
+                    blobs.let_go(Holder::in_log(task));
+                }
             }
             Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
             Effect::Tell { task } => self.tell(task),
@@ -390,6 +413,7 @@ impl Running {
             said,
             shard,
             connect,
+            blobs: self.shard.journal.blobs().cloned(),
             work,
         };
         self.shard
@@ -436,13 +460,13 @@ pub(super) fn moment() -> Moment {
 
 /// How many of the first records go to the journal in one piece: together they stay far below what
 /// it takes at once.
-fn group(records: &[Record]) -> usize {
+fn group(records: &[Record], waiting: &Waiting) -> usize {
     if records.len() <= GROUP {
         return records.len();
     }
     let mut bytes = 0;
-    let fitting = records.iter().take_while(|record| {
-        bytes += record.encoded_len();
+    let fitting = records.iter().enumerate().take_while(|(place, record)| {
+        bytes += record.encoded_len() + waiting.bytes(*place);
         bytes <= GROUP_BYTES
     });
     fitting.count().max(1)

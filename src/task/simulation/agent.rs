@@ -39,6 +39,9 @@ pub(super) fn words(run: usize, word: usize) -> String {
     format!("run {run} word {word}")
 }
 
+/// How inputs begin; all of them are large.
+pub(super) const WANTED: &str = "what is wanted";
+
 /// The same read back.
 pub(super) fn read(words: &str) -> Option<(usize, usize)> {
     let (run, word) = words.strip_prefix("run ")?.split_once(" word ")?;
@@ -130,6 +133,22 @@ impl HandlerLink for Agent {
         let talk = request.inputs.iter().skip(1);
         let talk = talk.map(|said| said.message_id.clone()).collect();
         world.history.lock().runs[run].talk = talk;
+        let given = request.inputs.iter().flat_map(|said| &said.parts);
+        for part in given {
+            match &part.content {
+                Some(Content::Blob(_)) => {
+                    let how = format!("I1: run {run} was given a reference for what was said");
+                    world.history.lock().breach(how);
+                }
+                Some(Content::Text(said)) if said.starts_with(WANTED) => {
+                    if *said != format!("{WANTED} in {}", task.context_id) {
+                        let how = format!("I1: run {run} was given {said:?}");
+                        world.history.lock().breach(how);
+                    }
+                }
+                _ => {}
+            }
+        }
         let over = Over {
             world: Arc::clone(&world),
             run,

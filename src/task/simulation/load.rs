@@ -14,7 +14,7 @@ use crate::pb::task_update::Update as Shown;
 use crate::task::home::{Response, Submission, Submitted};
 
 use super::World;
-use super::agent::{SKILLS, text};
+use super::agent::{SKILLS, WANTED, text};
 use super::callbacks;
 use super::checker::ended;
 use super::history::{History, Request};
@@ -89,6 +89,7 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         ..Default::default()
     };
     let spec = pb::TaskSpec {
+        input: vec![text(&format!("{WANTED} in {context}"))],
         selector: Some(selector),
         options: Some(options),
         idempotency_key: if keyed {

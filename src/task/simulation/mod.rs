@@ -235,6 +235,15 @@ impl World {
                 self.history.lock().breach(how);
             }
         }
+        for node in &self.nodes {
+            // What was planned for a write must not come to whoever reads now; and a process whose
+            // disk a read has found dead, and that had nothing to write since, ends now.
+            node.disk.relent();
+            if node.disk.is_dead() {
+                node.end(self, Ending::Killed, Duration::ZERO);
+            }
+        }
+        sleep(QUIET).await;
         let told = checker::ask(self).await;
         for node in &self.nodes {
             // A fault that was planned and never came would hit the last start.

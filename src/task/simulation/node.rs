@@ -23,6 +23,8 @@ use super::callbacks::Receiver;
 use super::catalog::Sight;
 use super::network::Way;
 
+/// Content of more bytes stands beside the log: most of what is said does, and some does not.
+pub(super) const LARGE: usize = 12;
 /// How long a process whose log has failed goes on at most.
 const LAST_WORDS: u64 = 300;
 
@@ -198,6 +200,7 @@ impl Node {
             segment_bytes,
             pending_bytes: 1 << 20,
             disk_reserve: segment_bytes,
+            large_bytes: LARGE,
         };
         let mut replay = Replay::new(&self.instance, 2);
         let disk = Box::new(self.disk.clone());

@@ -184,6 +184,17 @@ families! {
     JOURNAL_FAILED "attache_journal_failed" Gauge None, []
         "1 once a write or sync has failed: the process ends.";
 
+    BLOBS "attache_blobs" Gauge None, []
+        "Large contents of tasks on disk, each counted once.";
+    BLOB_BYTES "attache_blob_bytes" Gauge BYTES, []
+        "Their bytes.";
+    BLOB_DISK "attache_blob_disk_bytes" Gauge BYTES, []
+        "Bytes of the files that hold them, with what is still to be removed.";
+    BLOBS_COLLECTED "attache_blobs_collected_total" Counter None, []
+        "Large contents that no task named any more.";
+    BLOBS_DAMAGED "attache_blobs_damaged_total" Counter None, []
+        "Large contents that did not check when they were read.";
+
     ARCHIVE_TASKS "attache_archive_tasks" Gauge None, []
         "Finished tasks in the archive.";
     ARCHIVE_BYTES "attache_archive_bytes" Gauge BYTES, []
