@@ -21,8 +21,8 @@ use super::store::{BlobError, Store};
 /// Reads that may wait; who asks waits beyond it.
 const QUEUE: usize = 64;
 
-/// A content that is asked for, and where it goes.
-type Question = (Hash, oneshot::Sender<Result<Bytes, BlobError>>);
+/// A content that is asked for, and where it goes; `None`: nobody asks any more.
+type Question = Option<(Hash, oneshot::Sender<Result<Bytes, BlobError>>)>;
 
 /// How contents are read.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Blobs {
         let store = self.inner.store.clone();
         let thread = thread::Builder::new().name("journal-reader".to_owned());
         let thread = thread.spawn(move || {
-            while let Some((hash, answer)) = asked.blocking_recv() {
+            while let Some(Some((hash, answer))) = asked.blocking_recv() {
                 // Whoever asked may be gone: then nothing is read.
                 if !answer.is_closed() {
                     drop(answer.send(store.read(hash)));
@@ -183,7 +183,7 @@ impl Blobs {
             None => self.inner.store.read(hash)?,
             Some(ask) => {
                 let (answer, answered) = oneshot::channel();
-                let asked = ask.send((hash, answer)).await;
+                let asked = ask.send(Some((hash, answer))).await;
                 asked.map_err(|_| BlobError::Closed)?;
                 drop(ask);
                 answered.await.map_err(|_| BlobError::Closed)??
@@ -218,7 +218,14 @@ impl Blobs {
 
     /// Reads nothing any more, ends the thread (waiting for it), and gives the directory free.
     pub(in crate::task::journal) fn close(&self) {
-        *self.inner.reading.lock() = Reading::Closed;
+        let reading = std::mem::replace(&mut *self.inner.reading.lock(), Reading::Closed);
+        if let Reading::Thread(ask) = reading {
+            // Not by letting go of the channel: whoever waits for room in it, and is not polled any
+            // more, holds on to it.
+            while let Err(mpsc::error::TrySendError::Full(_)) = ask.try_send(None) {
+                thread::yield_now();
+            }
+        }
         if let Some(thread) = self.inner.thread.lock().take() {
             // A panic has been told of where it was.
             drop(thread.join());
