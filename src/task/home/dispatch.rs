@@ -15,7 +15,6 @@ use crate::domain::Reason;
 use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
-use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop, chance, watch};
 use crate::task::doors::{Call, Connect, Steps, Updates};
 use crate::task::journal::blobs::Blobs;
@@ -23,10 +22,8 @@ use crate::telemetry::Work;
 use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
-use super::large::fill_start;
 use super::machine::Carrying;
 use super::request::Request;
-use super::update::failure;
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
@@ -41,7 +38,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How long an executor that was told to stop is listened to.
 const LINGER_ABORT: Duration = Duration::from_secs(12);
 /// Waits before a broken stream is taken up again: well under the 45 s after which it is lost.
-const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+pub(super) const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// What the shard has to say to the executor; only the newest counts.
 #[derive(Clone, Debug, Default)]
@@ -154,40 +151,6 @@ impl Carrier {
                 biased;
                 () = sleep(wait) => {}
                 () = released(&mut said) => return,
-            }
-        }
-    }
-
-    /// Puts its large contents into what is sent; `false`: they cannot be read, and the task ends, or
-    /// it is over.
-    async fn filled(&self, start: &mut pb::Start) -> bool {
-        let mut backoff = RESUME;
-        let mut said = self.said.clone();
-        loop {
-            let fault = tokio::select! {
-                biased;
-                filled = fill_start(self.blobs.as_ref(), self.to.task, start) => match filled {
-                    Ok(()) => return true,
-                    Err(fault) => fault,
-                },
-                () = released(&mut said) => return false,
-            };
-            tracing::error!(task = self.to.task_id, %fault, "its input cannot be read");
-            if fault.reason != Reason::StorageFailed {
-                self.work.fail(fault.reason.label());
-                let failure = failure(fault.reason, &fault.text, false);
-                let refused = Heard::Refused {
-                    reason: fault.reason.label().into(),
-                    wait: None,
-                    failure: Some(Box::new(failure)),
-                };
-                self.tell(refused).await;
-                return false;
-            }
-            tokio::select! {
-                biased;
-                () = sleep(backoff.next(chance::fraction())) => {}
-                () = released(&mut said) => return false,
             }
         }
     }
@@ -337,20 +300,6 @@ impl Carrier {
         }
     }
 
-    /// An end that the agent tells of is the attempt's.
-    fn judge(&self, update: &pb::NumberedUpdate) {
-        match update.update.as_ref().and_then(|said| said.update.as_ref()) {
-            Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
-            Some(
-                Update::Result(_)
-                | Update::Canceled(_)
-                | Update::Question(_)
-                | Update::Delegation(_),
-            ) => self.work.done(),
-            _ => {}
-        }
-    }
-
     /// Lets the last words arrive.
     async fn linger(&self, mut updates: Updates) {
         let told_to_stop = self.said.borrow().abort.is_some();
@@ -365,7 +314,7 @@ impl Carrier {
     }
 
     /// Whether the shard is still there. Waits for room in its inbox: that is the back-pressure.
-    async fn tell(&self, heard: Heard) -> bool {
+    pub(super) async fn tell(&self, heard: Heard) -> bool {
         let (task, attempt) = (self.to.task, self.to.attempt);
         let heard = Request::Heard {
             task,
@@ -443,7 +392,7 @@ const REFUSED: &[Reason] = &[
 ];
 
 /// Waits until the shard lets go of the attempt.
-async fn released(said: &mut watch::Receiver<Said>) {
+pub(super) async fn released(said: &mut watch::Receiver<Said>) {
     // An error means that the shard is gone, and the attempt with it.
     drop(said.wait_for(|said| said.release).await);
 }

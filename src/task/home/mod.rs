@@ -6,7 +6,7 @@
 //! - `granted`, `claims`: slots that executors grant to those who wait; pure. `slots`: carries those.
 //! - `kept`, `artifacts`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
-//! - `large`: large content, by reference; what it takes to show it again.
+//! - `beside`: carries large content to the journal and back. `large`: large content, by reference; what it takes to show it again.
 //! - `children`: tasks that end with the attempt that made them; pure.
 //! - `dialogue`: questions of agents, and how an answer lets the task go on; pure.
 //! - `ephemeral`: tasks in memory only, in shards of their own.
@@ -22,6 +22,7 @@ mod admission;
 mod archiving;
 mod artifacts;
 mod attempt;
+mod beside;
 mod calls;
 mod children;
 mod claims;

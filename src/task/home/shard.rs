@@ -11,26 +11,25 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use tokio::{
     sync::{broadcast, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
 
-use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
 use crate::task::callback::Delivery;
 use crate::task::doors::{Connect, Parents, Route};
-use crate::task::journal::blobs::{Blob, Blobs, Holder};
+use crate::task::journal::blobs::{Blobs, Holder};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
+use super::beside::group;
 use super::dispatch::{Carrier, First, Said};
 use super::hold::Hold;
-use super::large::{STORED_MAX, Waiting};
+use super::large::STORED_MAX;
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
@@ -43,10 +42,6 @@ pub(super) const INBOX: usize = 1024;
 const TURN: usize = 256;
 /// Records that wait before they are appended, not to the end of a turn: a record may be 1 MiB.
 const APPEND: usize = 32;
-/// So few records are never too many bytes for one append.
-const GROUP: usize = 4;
-/// Most bytes of more records in one append; the journal takes 8 MiB at least.
-const GROUP_BYTES: usize = 4 << 20;
 /// How often children of ended attempts are cancelled, old tasks forgotten and segments let go.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Pause before a journal that had no room is asked again.
@@ -295,20 +290,6 @@ impl Running {
         Ok(())
     }
 
-    /// The contents that the first records name, which are kept from here on.
-    fn held(&self, records: usize) -> Vec<Blob> {
-        let Some(store) = self.shard.journal.blobs() else {
-            return Vec::new();
-        };
-        let of = self.shard.tasks.waiting.of(records);
-        let held = of.map(|(task, blob)| {
-            store.hold(Holder::in_log(task), [blob.hash]);
-            store.keep_recent(task, blob);
-            blob.clone()
-        });
-        held.collect()
-    }
-
     /// Carries out what the disk allows.
     fn perform(&mut self) {
         let synced = self.synced.borrow().lsn;
@@ -456,18 +437,4 @@ pub(super) fn moment() -> Moment {
         now: Instant::now(),
         wall: clock::wall(),
     }
-}
-
-/// How many of the first records go to the journal in one piece: together they stay far below what
-/// it takes at once.
-fn group(records: &[Record], waiting: &Waiting) -> usize {
-    if records.len() <= GROUP {
-        return records.len();
-    }
-    let mut bytes = 0;
-    let fitting = records.iter().enumerate().take_while(|(place, record)| {
-        bytes += record.encoded_len() + waiting.bytes(*place);
-        bytes <= GROUP_BYTES
-    });
-    fitting.count().max(1)
 }

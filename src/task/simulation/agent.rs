@@ -140,11 +140,12 @@ impl HandlerLink for Agent {
                     let how = format!("I1: run {run} was given a reference for what was said");
                     world.history.lock().breach(how);
                 }
-                Some(Content::Text(said)) if said.starts_with(WANTED) => {
-                    if *said != format!("{WANTED} in {}", task.context_id) {
-                        let how = format!("I1: run {run} was given {said:?}");
-                        world.history.lock().breach(how);
-                    }
+                Some(Content::Text(said))
+                    if said.starts_with(WANTED)
+                        && *said != format!("{WANTED} in {}", task.context_id) =>
+                {
+                    let how = format!("I1: run {run} was given {said:?}");
+                    world.history.lock().breach(how);
                 }
                 _ => {}
             }

@@ -14,7 +14,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
 use tokio_stream::StreamExt as _;
 
 use crate::domain::TaskId;
@@ -24,15 +23,12 @@ use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 use crate::pb::task_update::Update as Shown;
 use crate::task::home::ListQuery;
-use crate::task::journal::faulty::FaultyDisk;
-use crate::task::journal::{Journal, JournalConfig};
-use crate::task::parts::{fill, hash_of, of_event_mut, reference};
 
 use super::World;
 use super::agent::{is_idempotent, read};
 use super::callbacks;
+use super::contents::records;
 use super::history::{History, Request};
-use super::node::LARGE;
 
 /// Tasks of a page.
 const PAGE: usize = 100;
@@ -330,46 +326,6 @@ fn told<'a>(events: &'a [pb::TaskEvent], attempt: u32, agent: &str) -> Vec<&'a s
     given
         .flat_map(|answer| [answer.message_id.as_str(); 2])
         .collect()
-}
-
-/// What the disk says, record by record, with all contents; and how many contents those name.
-fn records(disk: FaultyDisk, segment_bytes: u64) -> Result<(Vec<Record>, usize), String> {
-    let mut records = Vec::new();
-    let config = JournalConfig {
-        segment_bytes,
-        large_bytes: LARGE,
-        ..JournalConfig::default()
-    };
-    let opened = Journal::on_disk(Box::new(disk), config, |_, record| records.push(record));
-    let (journal, _) = opened.map_err(|refused| format!("I1: does not open: {refused}"))?;
-    let blobs = journal.blobs().unwrap();
-    let mut named = BTreeSet::new();
-    for record in &mut records {
-        let parts: &mut [pb::Part] = match &mut record.kind {
-            Some(Recorded::Submitted(made)) => {
-                made.spec.as_mut().map_or(&mut [], |it| &mut it.input)
-            }
-            Some(Recorded::Snapshot(snapshot)) => {
-                let spec = snapshot.submitted.as_mut().and_then(|it| it.spec.as_mut());
-                spec.map_or(&mut [], |it| &mut it.input)
-            }
-            Some(Recorded::Event(event) | Recorded::Copied(event)) => of_event_mut(event),
-            _ => continue,
-        };
-        for part in parts {
-            let Some(hash) = reference(part).and_then(hash_of) else {
-                continue;
-            };
-            named.insert(hash);
-            let read = blobs.load(uuid::Uuid::nil(), hash).now_or_never().unwrap();
-            let bytes =
-                read.map_err(|error| format!("I1: {} is not whole: {error}", record.task_id))?;
-            if !fill(part, bytes) {
-                return Err(format!("I1: {} names what it is not", record.task_id));
-            }
-        }
-    }
-    Ok((records, named.len()))
 }
 
 fn check_log(records: &[Record], told: &Told) -> Vec<String> {

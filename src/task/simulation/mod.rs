@@ -4,7 +4,8 @@
 //! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it.
 //! - `network`: streams between sidecars. `catalog`: who is believed to live.
 //! - `load`: who wants work done. `callbacks`: who is told of it. `faults`: what goes wrong.
-//! - `history`: what happened. `checker`: whether it may have.
+//! - `history`: what happened. `checker`: whether it may have; `contents`: what the disks
+//!   say.
 //!
 //! # Why no simulated TCP
 //! Home and executor meet at [`Connect`](super::doors::Connect), far above sockets: a stream of
@@ -27,6 +28,7 @@ mod agent;
 mod callbacks;
 mod catalog;
 mod checker;
+mod contents;
 mod faults;
 mod history;
 mod load;
