@@ -141,6 +141,7 @@ fn start(dir: &Path) -> Outcome<(Home, Vec<Nursery>)> {
         instance,
         own: own(),
         lost_after: LOST_AFTER,
+        descendants: attache::task::descendants::DESCENDANTS_MAX,
     };
     let state = (journal, replay);
     let home = Home::on(config, state, &route, &connect, far, nurseries.clone())?;
@@ -194,6 +195,7 @@ impl Route for Far {
             return Pick::Nobody;
         }
         let far = Candidate {
+            wants_descendants: true,
             instance: "far".parse().expect("an instance"),
             agent: "default/far".parse().expect("an agent"),
             idempotent: true,

@@ -15,8 +15,7 @@ use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
 use super::callback;
-use super::descendants::DESCENDANTS_MAX;
-use super::doors::Parent;
+use super::doors::{Fare, Parent};
 use super::key::IdempotencyKey;
 use super::lineage::{self, extended, narrowed};
 
@@ -80,7 +79,7 @@ pub struct Asked {
 }
 
 /// A task that passed every check and is not on disk yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct NewTask {
     /// Ids, parties and options in force; SUBMITTED, without events.
     pub task: pb::Task,
@@ -90,8 +89,13 @@ pub struct NewTask {
     pub maker: Option<String>,
     /// It ends with that attempt.
     pub ends_with_maker: bool,
-    /// Tasks that may be made below it, at all depths; of a child what its maker has for it.
+    /// Tasks that may be made below it, at all depths: of a root in all, of a child those that it gets
+    /// beforehand.
     pub descendants: u32,
+    /// What it takes out of those that its maker may have made; `None`: it is not paid for yet.
+    pub fare: Option<Fare>,
+    /// How many it would take.
+    pub wants: u32,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
     /// Why it is refused, unless it was taken before.
@@ -166,7 +170,9 @@ impl NewTask {
             spec,
             maker,
             ends_with_maker,
-            descendants: DESCENDANTS_MAX,
+            descendants: 0,
+            fare: None,
+            wants: 1,
             trace: None,
             unfit: None,
             key,

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use futures_util::future::join_all;
+
 use crate::domain::Reason;
 use crate::pb;
 
@@ -36,7 +38,8 @@ async fn a_fork_bomb_stops_at_a_thousand_tasks() {
         let mut open = VecDeque::from([(0, token(&mut bench, 0).await)]);
         let (mut made, mut stopped) = (0, 0);
         while let Some((depth, parent)) = open.pop_front() {
-            loop {
+            // Breadth first and depth first in turn.
+            for _ in 0..1 + made % 30 {
                 let skill = format!("bomb.{}", depth + 1);
                 match child(&bench, &skill, &parent).await {
                     Ok(task) => {
@@ -44,7 +47,11 @@ async fn a_fork_bomb_stops_at_a_thousand_tasks() {
                         assert_eq!(task.root_task_id, root.task.id);
                         assert_eq!(task.correlation_id, root.task.correlation_id);
                         let next = (depth + 1, token(&mut bench, made).await);
-                        open.push_back(next);
+                        if made % 2 == 0 {
+                            open.push_front(next);
+                        } else {
+                            open.push_back(next);
+                        }
                     }
                     Err(fault) => {
                         let deep = depth == CHAIN_MAX && fault.reason == Reason::InvalidField;
@@ -55,16 +62,69 @@ async fn a_fork_bomb_stops_at_a_thousand_tasks() {
                     }
                 }
             }
+            if stopped == 0 {
+                open.push_back((depth, parent));
+            }
         }
-        let most = DESCENDANTS_MAX as usize;
-        let least = if idempotent { most / 3 } else { most };
-        assert!((least..=most).contains(&made), "{made}");
+        assert_eq!(made, DESCENDANTS_MAX as usize);
         assert!(stopped > 0);
     }
 }
 
+/// Makes a tree all of whose tasks are there at a time: so many children by depth. Gives how many.
+async fn grown(shape: &[usize], at_once: bool) -> usize {
+    let mut bench = Bench::new(2 * DESCENDANTS_MAX);
+    bench
+        .home
+        .submit(bench.asked("bomb.0", ""), 0)
+        .await
+        .unwrap();
+    let mut made = 0;
+    let mut level = vec![token(&mut bench, 0).await];
+    for (depth, wide) in shape.iter().enumerate() {
+        let skill = format!("bomb.{}", depth + 1);
+        let children = || level.iter().flat_map(|parent| vec![parent; *wide]);
+        if at_once {
+            let all = children().map(|parent| child(&bench, &skill, parent));
+            for one in join_all(all).await {
+                one.unwrap();
+            }
+        } else {
+            for parent in children() {
+                child(&bench, &skill, parent).await.unwrap();
+            }
+        }
+        let (from, count) = (made + 1, children().count());
+        made += count;
+        token(&mut bench, made).await;
+        level = bench.tokens.borrow()[from..=made].to_vec();
+    }
+    made
+}
+
 #[tokio::test(start_paused = true)]
-async fn what_a_child_has_not_used_is_there_again_after_its_end() {
+async fn a_tree_of_any_shape_fits_while_all_of_it_is_there() {
+    let most = DESCENDANTS_MAX as usize;
+    for (shape, tasks) in [
+        (&[1; CHAIN_MAX][..], CHAIN_MAX),
+        (&[3, 3, 3, 3], 120),
+        (&[2; CHAIN_MAX], 510),
+        (&[1, 50], 51),
+        (&[10, 10], 110),
+        (&[1, 1, 1, 1, 1, 1, 1, 993], most),
+        (&[31, 31], 992),
+        (&[200, 4], most),
+        (&[1000], most),
+    ] {
+        assert_eq!(grown(shape, true).await, tasks, "{shape:?}");
+        if tasks < 130 {
+            assert_eq!(grown(shape, false).await, tasks, "{shape:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_count_also_when_they_have_ended_and_only_those_that_were_made() {
     let mut bench = Bench::new(8);
     bench
         .home
@@ -72,14 +132,23 @@ async fn what_a_child_has_not_used_is_there_again_after_its_end() {
         .await
         .unwrap();
     let token = token(&mut bench, 0).await;
-    // Each would hold shares for ever, if they did not come back.
     for _ in 0..DESCENDANTS_MAX {
+        // What is refused takes nothing.
+        let mut asked = bench.asked("work.do", &token);
+        asked.spec.correlation_id = "another one".into();
+        let fault = bench.home.submit(asked, 0).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::InvalidField);
         let made = child(&bench, "work.do", &token).await.unwrap();
         let task = bench.end(&made.id).await;
         assert_eq!(task.state(), pb::TaskState::Completed);
     }
     let fault = child(&bench, "work.do", &token).await.unwrap_err();
     assert_eq!(fault.reason, Reason::DescendantsExhausted);
+    assert!(
+        fault.text.contains("without parent_token"),
+        "{}",
+        fault.text
+    );
 }
 
 #[tokio::test(start_paused = true)]

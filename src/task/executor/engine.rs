@@ -35,7 +35,7 @@ use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop, chance};
-use crate::task::doors::{Parent, Parents, Steps, Updates};
+use crate::task::doors::{Drawing, Parent, Parents, Steps, Updates};
 use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
 
@@ -216,6 +216,7 @@ impl Executor {
         let first = timeout(FIRST_STEP, steps.next()).await;
         let session = Session {
             cursor: None,
+            asked: 0,
             steps: Some(steps),
             out,
         };
@@ -234,7 +235,7 @@ impl Executor {
                 Err(fault) => session.end(fault),
             },
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
-            Some(Step::Ack(_) | Step::Abort(_)) | None => session.end(Fault::new(
+            Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => session.end(Fault::new(
                 Reason::ProtocolViolation,
                 "the first step of a stream is Start or Resume",
             )),
@@ -334,9 +335,9 @@ impl Executor {
             trace,
         };
         let tokens = &self.shared.tokens;
-        tokens.lend(token.clone(), parent, work.descendants);
+        let asks = tokens.lend(token.clone(), parent, work.purse);
         self.shared.changed.send_replace(());
-        let slot = Slot::new(Arc::clone(&self.shared), token, began);
+        let slot = Slot::new(Arc::clone(&self.shared), token, began, asks);
         (slot, request, deadline)
     }
 
@@ -389,8 +390,17 @@ impl Parents for Executor {
         self.shared.tokens.parent(token)
     }
 
-    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
-        self.shared.tokens.take(token, depth)
+    fn take(&self, token: &str, most: u32) -> Result<u32, Fault> {
+        self.shared.tokens.take(token, most)
+    }
+
+    fn draw(&self, token: &str, count: u32, within: Option<Duration>) -> Drawing {
+        let (shared, token) = (Arc::clone(&self.shared), token.to_owned());
+        Box::pin(async move { shared.tokens.draw(&token, count, within).await })
+    }
+
+    fn left(&self, token: &str) -> u32 {
+        self.shared.tokens.left(token)
     }
 
     fn give_back(&self, token: &str, count: u32) {

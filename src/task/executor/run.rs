@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::StreamExt as _;
@@ -23,7 +23,7 @@ use super::course::{Course, Said, Verdict};
 use super::handler::HandlerLink;
 use super::offers::Offer;
 use super::refusal::refusal;
-use super::session::{Command, Session};
+use super::session::{Command, Session, send};
 use super::spans::Spans;
 use super::suspicion::Witness;
 use super::{Answer, accepted, answer};
@@ -32,6 +32,7 @@ use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::Stop;
+use crate::task::descendants::{Given, Wants};
 use crate::task::doors::Steps;
 
 /// How long an attempt whose home is gone is kept: a home comes back after a restart within it.
@@ -50,6 +51,15 @@ pub(super) trait Guard: Send {
 
     /// Whether any were: then it has begun, whatever it says.
     fn has_children(&self) -> bool;
+
+    /// Moves when more tasks may have to be asked for.
+    fn asks(&self) -> watch::Receiver<()>;
+
+    /// What the home is asked for, and has not answered.
+    fn wants(&self) -> Option<Wants>;
+
+    /// It has answered.
+    fn given(&self, given: Given);
 }
 
 /// How an attempt ended here.
@@ -106,6 +116,8 @@ impl Run {
             return Ended::Refused;
         }
         let mut owner = Owner {
+            asks: self.slot.asks(),
+            wants: None,
             attempt: Attempt::new(),
             course: Course::new(self.deadline),
             handler,
@@ -157,6 +169,9 @@ struct Owner {
     /// They were that it has not begun.
     refused: bool,
     slot: Option<Box<dyn Guard>>,
+    asks: watch::Receiver<()>,
+    /// Tasks that the home was not heard to give.
+    wants: Option<Wants>,
     spans: Spans,
     witness: Witness,
     task_id: String,
@@ -176,11 +191,13 @@ impl Owner {
                 .is_none()
                 .then(|| self.orphan_since + ORPHAN_KEEP);
             let listens = self.attempt.has_room() && !self.course.is_over();
-            let (steps, out, cursor) = match &mut self.session {
-                Some(session) => (session.steps.as_mut(), Some(&session.out), session.cursor),
+            let (steps, out, unsent) = match &mut self.session {
+                Some(session) => {
+                    let unsent = session.unsent(&self.attempt, self.wants);
+                    (session.steps.as_mut(), Some(&session.out), unsent)
+                }
                 None => (None, None, None),
             };
-            let unsent = cursor.and_then(|cursor| self.attempt.after(cursor));
             let due = [orphan_ends, self.course.wake_at(), Some(keepalive)];
             let due = due.into_iter().flatten().min().unwrap_or(keepalive);
             if wake.deadline() != due {
@@ -214,10 +231,12 @@ impl Owner {
                 () = gone(out) => self.detach(),
                 sent = send(out, unsent) => {
                     if let Some(session) = &mut self.session {
-                        session.cursor = Some(sent);
+                        session.sent(sent);
                     }
                     keepalive = Instant::now() + KEEPALIVE;
                 }
+                // Where the token is over nothing is asked for any more.
+                Ok(()) = self.asks.changed(), if self.slot.is_some() => self.look(),
                 asked = ask(&mut self.asking) => self.asked(&asked),
                 heard = self.handler.next(), if listens => self.heard(heard),
             }
@@ -273,6 +292,18 @@ impl Owner {
         }
     }
 
+    /// Looks what the handler's children need.
+    fn look(&mut self) {
+        self.wants = self.slot.as_ref().and_then(|slot| slot.wants());
+    }
+
+    fn given(&mut self, given: Given) {
+        if let Some(slot) = &self.slot {
+            slot.given(given);
+        }
+        self.look();
+    }
+
     fn step(&mut self, step: Option<pb::ExecuteRequest>) {
         let step = match step {
             None => {
@@ -289,6 +320,14 @@ impl Owner {
                 Ok(()) => return,
                 Err(error) => error.to_string(),
             },
+            Some(Step::DescendantsGranted(granted)) => {
+                return self.given(Given {
+                    turn: granted.turn,
+                    total: granted.total,
+                    left: granted.left,
+                    exhausted: granted.exhausted,
+                });
+            }
             Some(Step::Abort(abort)) => {
                 self.unwanted = true;
                 let verdict = self.course.abort(&abort.reason, Instant::now());
@@ -378,6 +417,7 @@ impl Owner {
             self.handler = Handler::Closed;
             self.asking = None;
             self.slot = None;
+            self.wants = None;
             self.spans.handled();
         }
     }
@@ -421,16 +461,4 @@ async fn gone(out: Option<&mpsc::Sender<Answer>>) {
         Some(out) => out.closed().await,
         None => pending().await,
     }
-}
-
-async fn send(out: Option<&mpsc::Sender<Answer>>, update: Option<&pb::NumberedUpdate>) -> u64 {
-    let (Some(out), Some(update)) = (out, update) else {
-        return pending().await;
-    };
-    let Ok(room) = out.reserve().await else {
-        // The home left: `gone` sees it as well.
-        return pending().await;
-    };
-    room.send(Box::new(Ok(answer(Reply::Update(update.clone())))));
-    update.number
 }

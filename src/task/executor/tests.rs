@@ -216,6 +216,9 @@ impl Home {
                     Step::Refused(refused) => format!("refused {}", refused.reason),
                     Step::AttemptUnknown(_) => "unknown".into(),
                     Step::Keepalive(_) => continue,
+                    Step::DescendantsWanted(wanted) => {
+                        format!("wants {} as {}", wanted.total, wanted.turn)
+                    }
                     Step::Update(update) => short(&update),
                 },
             };
@@ -886,7 +889,7 @@ fn a_card_with_a_schema_that_cannot_be_is_refused_by_its_path() {
 /// A Start whose handler may have so many tasks made below it.
 fn wide(task: u128, descendants_left: u32) -> Ask {
     Ask::Start(Box::new(pb::Start {
-        descendants_left,
+        descendants_left: Some(descendants_left),
         ..*start(task, 1)
     }))
 }
@@ -897,8 +900,7 @@ async fn the_last_update_says_what_was_made_below_and_who_made_any_has_begun() {
     let mut home = bench.open(wide(1, 30)).await;
     assert_eq!(home.next().await, "accepted");
     let token = bench.agent.handled.lock()[0].parent_token.clone();
-    let share = bench.executor.take(&token, 1).unwrap();
-    assert!(share > 2, "{share}");
+    assert_eq!(bench.executor.take(&token, 5), Ok(5));
     bench.executor.give_back(&token, 2);
     // It cannot say any more that it has done nothing.
     bench.say(Err(unbegun())).await;
@@ -906,15 +908,16 @@ async fn the_last_update_says_what_was_made_below_and_who_made_any_has_begun() {
     let Step::Update(last) = step else {
         panic!("{step:?}")
     };
-    assert_eq!((last.number, last.descendants_used), (1, 1 + share - 2));
+    assert_eq!((last.number, last.descendants_used), (1, Some(3)));
     let late = bench.executor.take(&token, 1).unwrap_err();
     assert_eq!(late.reason, Reason::ParentTokenInvalid);
 
     let mut home = bench.open(wide(2, 1)).await;
     assert_eq!(home.next().await, "accepted");
     let token = bench.agent.handled.lock()[1].parent_token.clone();
-    assert_eq!(bench.executor.take(&token, 1), Ok(0));
-    let full = bench.executor.take(&token, 1).unwrap_err();
+    assert_eq!(bench.executor.take(&token, 2), Ok(1));
+    // A home that gives no more is not asked.
+    let full = bench.executor.draw(&token, 1, None).await.unwrap_err();
     assert_eq!(full.reason, Reason::DescendantsExhausted);
 }
 

@@ -1,17 +1,21 @@
 //! Parent tokens: what a running handler shows when it submits children, and who hears when one is
 //! over, since its children go with it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::domain::{Fault, Reason};
-use crate::task::descendants::{DESCENDANTS_MAX, Purse};
-use crate::task::doors::Parent;
+use crate::task::descendants::{Given, Purse, Wanted, Wants};
+use crate::task::doors::{Parent, descendants_exhausted};
 
 /// Tokens that are over and not heard of by everybody yet; who is further behind asks for each.
 const OVER: usize = 1024;
+/// Where nothing else is said, who waits for more does so to the end of the attempt: no longer than
+/// this.
+const ATTEMPT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The tokens of all attempts whose handlers run and are wanted.
 #[derive(Debug)]
@@ -27,6 +31,10 @@ struct Lent {
     shown: bool,
     /// Tasks that may still be made below.
     purse: Purse,
+    /// Moves when more is wanted than its home has answered.
+    asks: watch::Sender<()>,
+    /// Moves when its home answers, or some come back.
+    comes: watch::Sender<()>,
 }
 
 impl Tokens {
@@ -37,40 +45,85 @@ impl Tokens {
         }
     }
 
-    /// From now on who shows `token` speaks for `parent`, and may have so many tasks made below it.
-    pub(super) fn lend(&self, token: String, parent: Parent, descendants: u32) {
+    /// From now on who shows `token` speaks for `parent`, and may have made below it what is in the
+    /// purse. Moves when more is wanted than that.
+    pub(super) fn lend(&self, token: String, parent: Parent, purse: Purse) -> watch::Receiver<()> {
         let lent = Lent {
             parent,
             shown: false,
-            purse: Purse::new(descendants),
+            purse,
+            asks: watch::Sender::new(()),
+            comes: watch::Sender::new(()),
         };
+        let asks = lent.asks.subscribe();
         self.lent.lock().insert(token, lent);
+        asks
     }
 
-    /// Takes a child out of what may be made below; gives what that one may have made below itself.
+    /// Takes up to so many of what is in hand.
     ///
     /// # Errors
-    /// PARENT_TOKEN_INVALID, DESCENDANTS_EXHAUSTED.
-    pub(super) fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
+    /// PARENT_TOKEN_INVALID.
+    pub(super) fn take(&self, token: &str, most: u32) -> Result<u32, Fault> {
         let mut lent = self.lent.lock();
-        let found = lent.get_mut(token).ok_or_else(|| {
-            let text = "the attempt that parent_token names is over";
-            Fault::new(Reason::ParentTokenInvalid, text)
-        })?;
-        found.purse.take(depth).ok_or_else(|| {
-            let got = found.purse.got();
-            let text = format!(
-                "no more tasks may be made below this one: it may have {got} at all depths (a root {DESCENDANTS_MAX}, a child a share of what its parent has left); do the work here, or wait for children to end, which gives back what they have not used"
-            );
-            Fault::new(Reason::DescendantsExhausted, text)
-        })
+        let found = lent.get_mut(token).ok_or_else(over)?;
+        Ok(found.purse.take(most))
+    }
+
+    /// The same, waiting until there is one; no longer than `within`.
+    ///
+    /// # Errors
+    /// PARENT_TOKEN_INVALID, DESCENDANTS_EXHAUSTED, HOME_UNAVAILABLE.
+    pub(super) async fn draw(
+        &self,
+        token: &str,
+        count: u32,
+        within: Option<Duration>,
+    ) -> Result<u32, Fault> {
+        let until = Instant::now() + within.unwrap_or(ATTEMPT_MAX);
+        let mut asking = Asking {
+            tokens: self,
+            token,
+            count,
+            turn: 0,
+        };
+        loop {
+            let mut comes = match asking.look()? {
+                Look::Taken(taken) => return Ok(taken),
+                Look::Waits(comes) => comes,
+            };
+            // An error means that the token is over, which the next look finds.
+            if timeout_at(until, comes.changed()).await.is_err() {
+                return Err(silent());
+            }
+        }
     }
 
     /// So many were not needed.
     pub(super) fn give_back(&self, token: &str, count: u32) {
         if let Some(lent) = self.lent.lock().get_mut(token) {
             lent.purse.give_back(count);
+            lent.comes.send_replace(());
         }
+    }
+
+    /// What the attempt's home has not answered yet.
+    pub(super) fn wants(&self, token: &str) -> Option<Wants> {
+        self.lent.lock().get(token)?.purse.wants()
+    }
+
+    /// The attempt's home has answered.
+    pub(super) fn given(&self, token: &str, given: Given) {
+        if let Some(lent) = self.lent.lock().get_mut(token) {
+            lent.purse.given(given);
+            lent.comes.send_replace(());
+        }
+    }
+
+    /// How many more may be made in the tree, as far as is known here.
+    pub(super) fn left(&self, token: &str) -> u32 {
+        let lent = self.lent.lock();
+        lent.get(token).map_or(0, |lent| lent.purse.left())
     }
 
     /// Tasks that were made below the token, or may yet be by those that were; 0: it is over.
@@ -107,4 +160,59 @@ impl Tokens {
     pub(super) fn over(&self) -> broadcast::Receiver<Arc<str>> {
         self.over.subscribe()
     }
+}
+
+/// Somebody who waits for tasks that may be made.
+struct Asking<'a> {
+    tokens: &'a Tokens,
+    token: &'a str,
+    count: u32,
+    /// Of the asking whose answer it waits for; 0: none yet.
+    turn: u64,
+}
+
+enum Look {
+    Taken(u32),
+    /// Until this moves.
+    Waits(watch::Receiver<()>),
+}
+
+impl Asking<'_> {
+    fn look(&mut self) -> Result<Look, Fault> {
+        let mut lent = self.tokens.lent.lock();
+        let found = lent.get_mut(self.token).ok_or_else(over)?;
+        let taken = found.purse.take(self.count);
+        if taken > 0 {
+            return Ok(Look::Taken(taken));
+        }
+        match found.purse.want(self.count, self.turn) {
+            Wanted::Exhausted => Err(descendants_exhausted()),
+            Wanted::Waits(turn) => {
+                if std::mem::replace(&mut self.turn, turn) != turn {
+                    found.asks.send_replace(());
+                }
+                Ok(Look::Waits(found.comes.subscribe()))
+            }
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if self.turn > 0
+            && let Some(lent) = self.tokens.lent.lock().get_mut(self.token)
+        {
+            lent.purse.leave(self.count);
+        }
+    }
+}
+
+fn over() -> Fault {
+    let text = "the attempt that parent_token names is over";
+    Fault::new(Reason::ParentTokenInvalid, text)
+}
+
+fn silent() -> Fault {
+    let text = "the homes of the tasks above, which count how many are made in a tree, do not answer: try again in a moment";
+    Fault::new(Reason::HomeUnavailable, text)
 }

@@ -43,13 +43,7 @@ impl Tasks {
         }
         let id = new.task.id.clone();
         let mut submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
-        if !submitted
-            .task
-            .as_ref()
-            .is_none_or(|task| task.parent_task_id.is_empty())
-        {
-            submitted.descendants = new.descendants;
-        }
+        submitted.descendants = Some(new.descendants);
         submitted.callback_url = new.callback_url;
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
@@ -61,6 +55,9 @@ impl Tasks {
         }
         self.log(id, Recorded::Submitted(submitted), 0);
         self.enter(kept, new.due);
+        if let Some(entry) = self.tasks.get_mut(&task) {
+            entry.maker.clone_from(&new.maker);
+        }
         if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
             self.children.add(task, token);
         }

@@ -61,6 +61,8 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         | Effect::Resume { .. }
         | Effect::Ack { .. }
         | Effect::Abort { .. }
+        | Effect::Give { .. }
+        | Effect::Draw { .. }
         | Effect::GiveBack { .. }
         | Effect::Release { .. } => None,
     });

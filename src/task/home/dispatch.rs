@@ -17,6 +17,7 @@ use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
 use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop, chance, watch};
+use crate::task::descendants::{Given, Wants};
 use crate::task::doors::{Call, Connect, Steps, Updates};
 use crate::telemetry::Work;
 use crate::wire::status::{failure_of, reason_of, retry_after};
@@ -47,6 +48,8 @@ pub(super) struct Said {
     pub(super) ack: u64,
     /// Stop, and why.
     pub(super) abort: Option<String>,
+    /// What the attempt has been given to be made below it.
+    pub(super) given: Given,
     /// The attempt is over for the home.
     pub(super) release: bool,
 }
@@ -243,6 +246,10 @@ impl Carrier {
                     never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
                 }
             }
+            Some(Answer::DescendantsWanted(wanted)) => Heard::Wanted(Wants {
+                turn: wanted.turn,
+                total: wanted.total,
+            }),
             Some(Answer::Keepalive(_)) | None => Heard::Alive,
         })
     }
@@ -406,6 +413,7 @@ fn steps(first: Ask, said: watch::Receiver<Said>) -> Steps {
         first: Option<Ask>,
         said: watch::Receiver<Said>,
         acked: u64,
+        given: Given,
         aborted: bool,
     }
     impl Pen {
@@ -418,6 +426,15 @@ fn steps(first: Ask, said: watch::Receiver<Said>) -> Steps {
                 self.acked = said.ack;
                 return Some(Ask::Ack(pb::Ack { update: said.ack }));
             }
+            let given = said.given;
+            if std::mem::replace(&mut self.given, given) != given {
+                return Some(Ask::DescendantsGranted(pb::DescendantsGranted {
+                    turn: given.turn,
+                    total: given.total,
+                    left: given.left,
+                    exhausted: given.exhausted,
+                }));
+            }
             let reason = said.abort.clone().filter(|_| !self.aborted)?;
             self.aborted = true;
             Some(Ask::Abort(pb::Abort { reason }))
@@ -427,6 +444,7 @@ fn steps(first: Ask, said: watch::Receiver<Said>) -> Steps {
         first: Some(first),
         said,
         acked: 0,
+        given: Given::default(),
         aborted: false,
     };
     Box::pin(stream::unfold(pen, |mut pen| async move {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::InstanceId;
 use crate::pb;
+use crate::task::descendants::Given;
 use crate::task::doors::{Call, Route};
 use crate::task::spec::Moment;
 
@@ -63,6 +64,19 @@ pub(super) enum Effect {
         task: Uuid,
         attempt: u32,
         reason: String,
+    },
+    /// The attempt has been given so many tasks to be made below it.
+    Give {
+        task: Uuid,
+        attempt: u32,
+        given: Given,
+    },
+    /// The attempt needs so many more, of those that the attempt with this token may have.
+    Draw {
+        task: Uuid,
+        attempt: u32,
+        token: String,
+        count: u32,
     },
     /// A child has ended, and needs so many of the tasks no more that its parent gave it.
     GiveBack { token: String, count: u32 },

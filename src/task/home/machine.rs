@@ -326,7 +326,8 @@ impl Tasks {
             }
             // What it did not need is free at its end, told or not.
             let count = entry.kept.descendants + entry.unused;
-            if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
+            self.children.remove(task);
+            if let Some(token) = entry.maker.take().filter(|_| count > 0) {
                 self.effects.push(Effect::GiveBack { token, count });
             }
         }

@@ -58,6 +58,7 @@ mod shard;
 mod slots;
 mod snapshot;
 mod submit;
+mod supply;
 mod sweep;
 mod telling;
 mod turns;

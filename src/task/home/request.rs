@@ -78,6 +78,13 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
+    /// What came of asking the attempt that made this task, for one of its own, for tasks that may be
+    /// made.
+    Drawn {
+        task: Uuid,
+        attempt: u32,
+        drawn: Drawn,
+    },
     /// An executor says something about its slots.
     Slots(SlotsWord),
     /// What became of telling event `seq` to whoever is called back.
@@ -98,6 +105,17 @@ pub(super) enum Request {
     Drain {
         answer: Reply<()>,
     },
+}
+
+/// What came of asking an attempt for tasks that may be made.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    /// The attempt's token.
+    pub(super) token: String,
+    /// How many it gave; 0: it has none, nor is over.
+    pub(super) got: u32,
+    /// How many are left for the tree.
+    pub(super) left: u32,
 }
 
 /// What an executor says about its slots.
@@ -121,6 +139,8 @@ pub(super) enum Answered<T> {
     Again(T),
     /// Its task is, or may be, in the archive by now: look there again.
     Archived(Box<NewTask>),
+    /// Its maker has to ask for what it takes first.
+    Unpaid(Box<NewTask>),
 }
 
 /// Newest events that a mark carries: what one sync mostly shows of a task.

@@ -32,7 +32,7 @@ use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
-use super::request::{Mark, Reply, Request, Watchers};
+use super::request::{Drawn, Mark, Reply, Request, Watchers};
 use super::slots::Board;
 
 /// Requests that wait for a shard; senders wait beyond it.
@@ -325,6 +325,17 @@ impl Running {
                 self.count_attempt(to.task, to.attempt, true);
                 self.carry(to, First::Resume(after_update));
             }
+            Effect::Give {
+                task,
+                attempt,
+                given,
+            } => self.say(task, attempt, |said| said.given = given),
+            Effect::Draw {
+                task,
+                attempt,
+                token,
+                count,
+            } => self.draw((task, attempt), token, count),
             Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
             Effect::Tell { task } => self.tell(task),
             Effect::Ack {
@@ -359,6 +370,26 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Asks the attempt that made the task for more.
+    fn draw(&self, (task, attempt): (Uuid, u32), token: String, count: u32) {
+        let (parents, shard) = (self.shard.parents.clone(), self.shard.sender.clone());
+        self.shard.nursery.start("draw", |stop| async move {
+            let got = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                got = parents.draw(&token, count, None) => got.unwrap_or(0),
+            };
+            let left = parents.left(&token);
+            let drawn = Request::Drawn {
+                task,
+                attempt,
+                drawn: Drawn { token, got, left },
+            };
+            // A shard that is gone takes what it was given with it.
+            drop(shard.send(drawn).await);
+        });
     }
 
     /// Whoever watches may see the event now.

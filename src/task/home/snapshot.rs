@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
 use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
@@ -63,7 +64,7 @@ impl Kept {
                     self.key.as_ref(),
                 )
             }),
-            descendants_left: self.descendants,
+            descendants_left: Some(self.descendants),
             handover: self.delegation.as_ref().map(|event| {
                 let promised = self.relied_on.as_ref();
                 Handover {
@@ -136,6 +137,12 @@ impl Kept {
         let running = snapshot
             .running
             .map(|running| taken_up(running).ok_or_else(wrong));
+        let descendants = match (snapshot.descendants_left, &running) {
+            (Some(left), _) => left,
+            // What there was is with the attempt.
+            (None, Some(Ok(running))) if running.descendants > 0 => 0,
+            (None, _) => unsaid(task.chain.len()),
+        };
         let tried = snapshot
             .tried
             .iter()
@@ -155,7 +162,7 @@ impl Kept {
             tried: tried.collect::<Result<_, _>>()?,
             started: snapshot.started,
             contract: snapshot.contract.as_ref().map(contract_of),
-            descendants: snapshot.descendants_left,
+            descendants,
             relied_on: snapshot.handover.as_ref().map(promised_of),
             delegation: snapshot.handover.map(|it| event(&it.seq)).transpose()?,
             checkpoint: snapshot.checkpoint,
@@ -200,7 +207,7 @@ pub(super) fn submitted(
         tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
         key_scope: key.map_or_else(Vec::new, |key| key.scope.into()),
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
-        descendants: 0,
+        descendants: None,
         callback_url: String::new(),
     }
 }

@@ -131,6 +131,7 @@ impl Owners {
                 Kind::Checkpoint(_)
                 | Kind::NotStarted(_)
                 | Kind::Returned(_)
+                | Kind::Granted(_)
                 | Kind::Copied(_)
                 | Kind::Forgotten(_)
                 | Kind::Told(_)

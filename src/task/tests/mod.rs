@@ -158,6 +158,7 @@ impl Route for Here {
             return Pick::Busy(None);
         }
         let here = Candidate {
+            wants_descendants: true,
             instance: instance(),
             agent,
             idempotent: self.idempotent,
@@ -251,6 +252,7 @@ impl Bench {
             instance: instance(),
             own: own.clone(),
             lost_after: crate::task::home::LOST_AFTER,
+            descendants: crate::task::descendants::DESCENDANTS_MAX,
         };
         let journal = (journal, Replay::new(&instance(), 2));
         let nurseries = vec![Nursery::here()];
