@@ -15,6 +15,9 @@ pub const FIRST: u32 = 8;
 /// Most that a root's attempt gets beyond what it asks for. All that is made in the tree is asked for
 /// by way of it, so nobody else lacks what it has in hand; it is lost with its executor.
 const AHEAD_MAX: u32 = 64;
+/// What an attempt with detached children has in hand beyond what it needs, if there is so much: once
+/// it has ended nobody can be asked for more.
+pub const RESERVE: u32 = 8;
 /// What an attempt whose home does not say what it may have gets on its own account, below a root and
 /// at each further hop: such a home counts nothing, so each executor counts what is made below it.
 const UNSAID: [u32; CHAIN_MAX] = [DESCENDANTS_MAX, 16, 8, 8, 8, 8, 8, 8];
@@ -66,6 +69,8 @@ pub struct Purse {
     in_hand: u32,
     /// For children that wait for it.
     awaited: u32,
+    /// It is to have so many more in hand, for what outlives its attempt.
+    reserve: u32,
     /// Its home gives more when asked.
     grows: bool,
     turn: u64,
@@ -116,6 +121,21 @@ impl Purse {
         Wanted::Waits(self.turn)
     }
 
+    /// Something is made that may outlive the attempt: asks for [`RESERVE`]. Whether that is new.
+    pub fn reserve(&mut self) -> bool {
+        let new = self.grows && self.reserve == 0;
+        if new {
+            self.reserve = RESERVE;
+            self.turn += 1;
+        }
+        new
+    }
+
+    /// Takes all that is in hand; what is left counts as used.
+    pub fn close(&mut self) -> u32 {
+        std::mem::take(&mut self.in_hand)
+    }
+
     /// Who asked for so many waits no longer.
     pub fn leave(&mut self, count: u32) {
         self.awaited = self.awaited.saturating_sub(count);
@@ -123,7 +143,7 @@ impl Purse {
 
     /// What its home has not answered yet.
     pub fn wants(&self) -> Option<Wants> {
-        let short = self.awaited.saturating_sub(self.in_hand);
+        let short = (self.awaited + self.reserve).saturating_sub(self.in_hand);
         (self.turn > self.answered).then(|| Wants {
             turn: self.turn,
             total: self.got.saturating_add(short),

@@ -284,6 +284,16 @@ pub trait Parents: Send + Sync + 'static {
         let (_, _) = (token, count);
     }
 
+    /// A detached child of the attempt was made: what that has in hand at its end is for such children.
+    fn keep_for(&self, token: &str) {
+        let _ = token;
+    }
+
+    /// One of those has ended.
+    fn let_go(&self, token: &str) {
+        let _ = token;
+    }
+
     /// How many more may be made in the tree, as far as is known here.
     fn left(&self, token: &str) -> u32 {
         let _ = token;

@@ -1,14 +1,20 @@
 //! Trees of tasks over a real home and a real executor: who may get a task, and how many there may be.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
 
 use crate::domain::Reason;
 use crate::pb;
 
-use super::descendants::DESCENDANTS_MAX;
-use super::journal::Journal;
+use super::descendants::{DESCENDANTS_MAX, RESERVE};
+use super::doors::descendants_exhausted;
+use super::journal::{Journal, JournalConfig};
 use super::lineage::CHAIN_MAX;
 use super::tests::Bench;
 
@@ -152,6 +158,47 @@ async fn children_count_also_when_they_have_ended_and_only_those_that_were_made(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_detached_child_has_what_the_one_that_made_it_has_left() {
+    let mut bench = Bench::new(64);
+    bench
+        .home
+        .submit(bench.asked("bomb.0", ""), 0)
+        .await
+        .unwrap();
+    let first = token(&mut bench, 0).await;
+    let parent = child(&bench, "bomb.1", &first).await.unwrap();
+    let second = token(&mut bench, 1).await;
+    let mut asked = bench.asked("bomb.2", &second);
+    asked.spec.options.get_or_insert_default().detached = true;
+    let detached = bench.home.submit(asked, 0).await.unwrap().task;
+    let third = token(&mut bench, 2).await;
+    // While its maker is there, it has what the tree has.
+    for _ in 0..2 * RESERVE {
+        child(&bench, "bomb.3", &third).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let (id, viewer) = (parent.id.parse().unwrap(), Arc::new(bench.own.clone()));
+    let canceled = bench.home.cancel(&id, &viewer, "enough".into()).await;
+    canceled.unwrap();
+    assert_eq!(bench.end(&parent.id).await.state(), pb::TaskState::Canceled);
+    for _ in 0..RESERVE {
+        child(&bench, "bomb.3", &third).await.unwrap();
+    }
+    let fault = child(&bench, "bomb.3", &third).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::DescendantsExhausted);
+    assert_eq!(fault.text, descendants_exhausted().text);
+    let (id, viewer) = (detached.id.parse().unwrap(), Arc::new(bench.own.clone()));
+    let task = bench.home.get(&id, &viewer, false).await.unwrap().0;
+    assert_eq!(task.state(), pb::TaskState::Working);
+    // The rest of the tree has all that is left.
+    for _ in 0..DESCENDANTS_MAX - 2 - 3 * RESERVE {
+        child(&bench, "bomb.1", &first).await.unwrap();
+    }
+    let fault = child(&bench, "bomb.1", &first).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::DescendantsExhausted);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_gets_no_work_that_it_is_at_further_up() {
     let mut bench = Bench::new(8);
     bench
@@ -214,4 +261,50 @@ async fn a_scope_holds_down_the_chain_and_only_gets_narrower() {
     }
     let third = child(&bench, "bomb.1", &second).await.unwrap();
     assert_eq!(third.scope, [pair("bomb.1")], "it goes on");
+}
+
+/// What fifty children in a row take that are made so many hops below the root, on a real disk.
+async fn cost(depth: usize, asks: bool) -> Duration {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), JournalConfig::default(), |_, _| ()).unwrap();
+    let mut bench = Bench::over(200, false, journal);
+    bench.asks.store(asks, Ordering::SeqCst);
+    let root = bench.asked("bomb.0", "");
+    bench.home.submit(root, 0).await.unwrap();
+    let mut parent = token(&mut bench, 0).await;
+    for hop in 1..depth {
+        let skill = format!("bomb.{hop}");
+        child(&bench, &skill, &parent).await.unwrap();
+        parent = token(&mut bench, hop).await;
+    }
+    let (skill, began) = (format!("bomb.{depth}"), Instant::now());
+    for _ in 0..50 {
+        child(&bench, &skill, &parent).await.unwrap();
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+#[ignore = "a measurement: cargo test --lib what_a_child_costs -- --ignored --nocapture"]
+#[allow(clippy::print_stdout, reason = "it is there to be read")]
+async fn what_a_child_costs() {
+    cost(1, true).await;
+    for (depth, asks) in [
+        (1, false),
+        (1, true),
+        (2, false),
+        (2, true),
+        (4, true),
+        (8, true),
+    ] {
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            all.push(cost(depth, asks).await / 50);
+        }
+        all.sort();
+        println!(
+            "depth {depth}, on demand {asks}: {:?} each, from {:?}",
+            all[2], all[0]
+        );
+    }
 }

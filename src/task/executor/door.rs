@@ -79,10 +79,7 @@ pub(super) fn start(home: &HomePeer, start: pb::Start, skills: &Offers) -> Resul
         remaining,
         chain: start.chain,
         // Whatever a home says: no tree is larger.
-        purse: Purse::new(
-            descendants.min(DESCENDANTS_MAX),
-            start.grants_descendants,
-        ),
+        purse: Purse::new(descendants.min(DESCENDANTS_MAX), start.grants_descendants),
         caller,
         offer: Arc::clone(offer),
         grant: start.grant_id,

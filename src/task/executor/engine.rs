@@ -235,10 +235,11 @@ impl Executor {
                 Err(fault) => session.end(fault),
             },
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
-            Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => session.end(Fault::new(
-                Reason::ProtocolViolation,
-                "the first step of a stream is Start or Resume",
-            )),
+            Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => session
+                .end(Fault::new(
+                    Reason::ProtocolViolation,
+                    "the first step of a stream is Start or Resume",
+                )),
         }
     }
 
@@ -397,6 +398,14 @@ impl Parents for Executor {
     fn draw(&self, token: &str, count: u32, within: Option<Duration>) -> Drawing {
         let (shared, token) = (Arc::clone(&self.shared), token.to_owned());
         Box::pin(async move { shared.tokens.draw(&token, count, within).await })
+    }
+
+    fn keep_for(&self, token: &str) {
+        self.shared.tokens.keep_for(token);
+    }
+
+    fn let_go(&self, token: &str) {
+        self.shared.tokens.let_go(token);
     }
 
     fn left(&self, token: &str) -> u32 {

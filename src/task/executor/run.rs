@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::StreamExt as _;
@@ -31,7 +31,7 @@ use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
-use crate::runtime::Stop;
+use crate::runtime::{Stop, watch};
 use crate::task::descendants::{Given, Wants};
 use crate::task::doors::Steps;
 

@@ -6,10 +6,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::domain::TaskId;
+use crate::runtime::watch;
 use crate::task::descendants::{Given, Wants};
 
 use super::engine::Shared;

@@ -4,10 +4,11 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::{Fault, Reason};
+use crate::runtime::watch;
 use crate::task::descendants::{Given, Purse, Wanted, Wants};
 use crate::task::doors::{Parent, descendants_exhausted};
 
@@ -21,6 +22,8 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug)]
 pub(super) struct Tokens {
     lent: Mutex<HashMap<String, Lent>>,
+    /// What attempts that are over have left to their detached children; never locked before `lent`.
+    left: Mutex<HashMap<String, Estate>>,
     over: broadcast::Sender<Arc<str>>,
 }
 
@@ -31,6 +34,8 @@ struct Lent {
     shown: bool,
     /// Tasks that may still be made below.
     purse: Purse,
+    /// Detached children that have not ended.
+    detached: usize,
     /// Moves when more is wanted than its home has answered.
     asks: watch::Sender<()>,
     /// Moves when its home answers, or some come back.
@@ -41,6 +46,7 @@ impl Tokens {
     pub(super) fn new() -> Self {
         Self {
             lent: Mutex::default(),
+            left: Mutex::default(),
             over: broadcast::Sender::new(OVER),
         }
     }
@@ -52,6 +58,7 @@ impl Tokens {
             parent,
             shown: false,
             purse,
+            detached: 0,
             asks: watch::Sender::new(()),
             comes: watch::Sender::new(()),
         };
@@ -104,6 +111,33 @@ impl Tokens {
         if let Some(lent) = self.lent.lock().get_mut(token) {
             lent.purse.give_back(count);
             lent.comes.send_replace(());
+        } else if let Some(estate) = self.left.lock().get_mut(token) {
+            estate.in_hand += count;
+        }
+    }
+
+    /// A detached child was made.
+    pub(super) fn keep_for(&self, token: &str) {
+        if let Some(lent) = self.lent.lock().get_mut(token) {
+            lent.detached += 1;
+            if lent.purse.reserve() {
+                lent.asks.send_replace(());
+            }
+        }
+    }
+
+    /// One of those has ended; what is left after the last one stays used up.
+    pub(super) fn let_go(&self, token: &str) {
+        if let Some(lent) = self.lent.lock().get_mut(token) {
+            lent.detached = lent.detached.saturating_sub(1);
+            return;
+        }
+        let mut left = self.left.lock();
+        if let Some(estate) = left.get_mut(token) {
+            estate.children = estate.children.saturating_sub(1);
+            if estate.children == 0 {
+                left.remove(token);
+            }
         }
     }
 
@@ -148,7 +182,16 @@ impl Tokens {
     /// The token speaks for nobody any more. May be said twice; the first time it says how many
     /// tasks were made below it, or may yet be.
     pub(super) fn end(&self, token: &str) -> Option<u32> {
-        let ended = self.lent.lock().remove(token)?;
+        let mut lent = self.lent.lock();
+        let mut ended = lent.remove(token)?;
+        if ended.detached > 0 {
+            let estate = Estate {
+                in_hand: ended.purse.close(),
+                children: ended.detached,
+            };
+            self.left.lock().insert(token.to_owned(), estate);
+        }
+        drop(lent);
         if ended.shown {
             // Nobody may listen.
             drop(self.over.send(token.into()));
@@ -160,6 +203,13 @@ impl Tokens {
     pub(super) fn over(&self) -> broadcast::Receiver<Arc<str>> {
         self.over.subscribe()
     }
+}
+
+/// What an attempt that is over has left to its detached children.
+#[derive(Debug)]
+struct Estate {
+    in_hand: u32,
+    children: usize,
 }
 
 /// Somebody who waits for tasks that may be made.
@@ -180,7 +230,9 @@ enum Look {
 impl Asking<'_> {
     fn look(&mut self) -> Result<Look, Fault> {
         let mut lent = self.tokens.lent.lock();
-        let found = lent.get_mut(self.token).ok_or_else(over)?;
+        let Some(found) = lent.get_mut(self.token) else {
+            return self.look_back();
+        };
         let taken = found.purse.take(self.count);
         if taken > 0 {
             return Ok(Look::Taken(taken));
@@ -194,6 +246,20 @@ impl Asking<'_> {
                 Ok(Look::Waits(found.comes.subscribe()))
             }
         }
+    }
+}
+
+impl Asking<'_> {
+    /// The attempt is over: what it has left is all that there is.
+    fn look_back(&self) -> Result<Look, Fault> {
+        let mut left = self.tokens.left.lock();
+        let estate = left.get_mut(self.token).ok_or_else(over)?;
+        let taken = self.count.min(estate.in_hand);
+        if taken == 0 {
+            return Err(descendants_exhausted());
+        }
+        estate.in_hand -= taken;
+        Ok(Look::Taken(taken))
     }
 }
 

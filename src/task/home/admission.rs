@@ -55,9 +55,7 @@ impl Tasks {
         }
         self.log(id, Recorded::Submitted(submitted), 0);
         self.enter(kept, new.due);
-        if let Some(entry) = self.tasks.get_mut(&task) {
-            entry.maker.clone_from(&new.maker);
-        }
+        self.made_by(task, new.maker.clone());
         if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
             self.children.add(task, token);
         }

@@ -213,8 +213,8 @@ impl Tasks {
         let running = entry.kept.running.clone()?;
         let (id, attempt) = (entry.kept.task.id.clone(), running.attempt);
         let count = std::mem::take(&mut entry.supply).lent;
-        if let Some(token) = entry.maker.clone().filter(|_| count > 0) {
-            self.effects.push(Effect::GiveBack { token, count });
+        if let Some(to) = entry.maker.clone().filter(|_| count > 0) {
+            self.effects.push(Effect::GiveBack { to, count });
         }
         self.log(id, Recorded::NotStarted(NotStarted { attempt }), 0);
         self.follow(task);

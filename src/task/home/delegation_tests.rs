@@ -13,7 +13,7 @@ use crate::task::doors::Candidate;
 use super::attempt::Heard;
 use super::kept::Kept;
 use super::machine::{Effect, Tasks};
-use super::request::Drawn;
+use super::request::{Asker, Drawn, Maker};
 use super::snapshot::{Numbered, submitted};
 use super::tests::{Bench, text};
 
@@ -286,7 +286,12 @@ async fn the_result_has_to_fit_what_the_first_agent_promised() {
     bench.route.promised = Some(std::sync::Arc::new(text_only.unwrap()));
     there(&bench, &["other"]);
     bench.update(task, 2, over("other", "other.do", ""));
+    is_durable(&bench, task);
     bench.hear(task, Heard::Accepted);
+    // Its home was away meanwhile, and the first agent is gone.
+    bench.route.promised = None;
+    bench.tasks = bench.replayed();
+    bench.step(Tasks::recovered);
     let number = prost_types::value::Kind::NumberValue(1.0);
     let part = pb::Part {
         content: Some(pb::part::Content::Data(prost_types::Value {
@@ -325,7 +330,11 @@ fn told(bench: &Bench) -> Vec<(u32, bool)> {
 fn back(bench: &Bench) -> Vec<(&str, u32)> {
     let mut back = Vec::new();
     for effect in &bench.effects {
-        if let Effect::GiveBack { token, count } = effect {
+        if let Effect::GiveBack {
+            to: Maker::Attempt(token),
+            count,
+        } = effect
+        {
             back.push((token.as_str(), *count));
         }
     }
@@ -427,7 +436,7 @@ fn child(bench: &mut Bench, descendants: u32) -> Uuid {
 
 fn drawn(bench: &mut Bench, task: Uuid, attempt: u32, got: u32) {
     let drawn = Drawn {
-        token: "token".into(),
+        from: Maker::Attempt("token".into()),
         got,
         left: 77,
     };
@@ -444,7 +453,12 @@ async fn a_child_asks_who_made_it_and_gives_back_what_it_has_not_used() {
     let asked = |bench: &Bench| {
         let mut asked = Vec::new();
         for effect in &bench.effects {
-            if let Effect::Draw { token, count, .. } = effect {
+            if let Effect::Draw {
+                from: Maker::Attempt(token),
+                count,
+                ..
+            } = effect
+            {
                 asked.push((token.clone(), *count));
             }
         }
@@ -484,6 +498,39 @@ async fn what_a_lost_attempt_was_lent_is_not_given_back() {
     let result = Update::Result(pb::TaskResult::default());
     bench.hear(task, last(1, result, Some(0)));
     assert_eq!(back(&bench), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tells_of_a_root_has_what_is_left_for_its_tree() {
+    let (mut bench, task) = working(&["worker"]);
+    let by = Asker {
+        task: Uuid::from_u128(77),
+        attempt: 1,
+    };
+    let lend = |bench: &mut Bench, count: u32| {
+        bench.step(|tasks, _| tasks.lend(task, by, count));
+        let drawn = bench.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Drawn { drawn, .. } => Some((drawn.got, drawn.left)),
+            _ => None,
+        });
+        drawn.unwrap()
+    };
+    let most = DESCENDANTS_MAX - FIRST;
+    assert_eq!(lend(&mut bench, 5), (5, most - 5));
+    bench.step(|tasks, _| tasks.came_back(task, 2));
+    assert_eq!(lend(&mut bench, 2000), (most - 3, 0));
+    assert_eq!(lend(&mut bench, 1), (0, 0));
+    is_durable(&bench, task);
+    // What is below another task goes on to who made that.
+    let mut bench = Bench::new(&["i1"], false);
+    let task = child(&mut bench, 0);
+    bench.step(|tasks, _| tasks.lend(task, by, 3));
+    bench.step(|tasks, _| tasks.came_back(task, 2));
+    assert!(bench.effects.iter().any(|effect| matches!(
+        effect,
+        Effect::Draw { by: asker, from: Maker::Attempt(_), count: 3 } if asker.task == by.task
+    )));
+    assert_eq!(back(&bench), [("token", 2)]);
 }
 
 #[test]

@@ -63,6 +63,8 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         | Effect::Abort { .. }
         | Effect::Give { .. }
         | Effect::Draw { .. }
+        | Effect::Drawn { .. }
+        | Effect::LeaveParent { .. }
         | Effect::GiveBack { .. }
         | Effect::Release { .. } => None,
     });

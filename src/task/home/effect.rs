@@ -11,6 +11,8 @@ use crate::task::descendants::Given;
 use crate::task::doors::{Call, Route};
 use crate::task::spec::Moment;
 
+use super::request::{Asker, Drawn, Maker};
+
 /// Bounds of one shard.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -71,15 +73,14 @@ pub(super) enum Effect {
         attempt: u32,
         given: Given,
     },
-    /// The attempt needs so many more, of those that the attempt with this token may have.
-    Draw {
-        task: Uuid,
-        attempt: u32,
-        token: String,
-        count: u32,
-    },
-    /// A child has ended, and needs so many of the tasks no more that its parent gave it.
-    GiveBack { token: String, count: u32 },
+    /// An attempt needs so many more, of whoever made its task.
+    Draw { by: Asker, from: Maker, count: u32 },
+    /// So many were given, or none, to an attempt that asked.
+    Drawn { by: Asker, drawn: Drawn },
+    /// A child has ended, and needs so many of the tasks no more that it was given.
+    GiveBack { to: Maker, count: u32 },
+    /// A detached child of the attempt with this token has ended.
+    LeaveParent { token: String },
     /// Tell whoever asked for it of the oldest change that is to be told.
     Tell { task: Uuid },
     /// The attempt is over here, whatever it still says; with a reason: tell it to stop.

@@ -10,6 +10,7 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::request::Maker;
 use super::supply::Supply;
 use super::telling::Telling;
 use super::turns::Turn;
@@ -61,8 +62,8 @@ pub(super) struct Entry {
     pub(super) unused: u32,
     /// What the running attempt was given for those.
     pub(super) supply: Supply,
-    /// Token of the attempt that made it; `None`: nobody's, or an earlier life's.
-    pub(super) maker: Option<String>,
+    /// Who made it; `None`: nobody, or an attempt of an earlier life.
+    pub(super) maker: Option<Maker>,
     /// How long the executor that it was last sent to may say nothing at all before it is lost.
     pub(super) lost_after: Duration,
 }

@@ -22,8 +22,9 @@ use super::deliver::DELIVERIES;
 use super::ephemeral;
 use super::kept::RecordError;
 use super::machine::Tasks;
+use super::neighbours::Neighbours;
 use super::released::Released;
-use super::replay::{Replay, shard_of};
+use super::replay::Replay;
 use super::request::{Request, Watching};
 use super::shard::{INBOX, Shard};
 use super::slots::{Board, Desk};
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     /// Until somebody carries it.
     pub(super) deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
     pub(super) parents: Arc<dyn Parents>,
+    neighbours: Arc<Neighbours>,
     drain: Stop,
     failed: Stop,
 }
@@ -102,6 +104,7 @@ impl Home {
         });
         let mut inboxes = Vec::new();
         let board = Arc::new(Board::new(2 * durable));
+        let neighbours = Arc::new(Neighbours::new(durable));
         let (tell, deliveries) = mpsc::channel(DELIVERIES);
         let all = shards.into_iter().chain(fleeting);
         let on = nurseries.iter().cycle().take(durable).cycle();
@@ -129,10 +132,12 @@ impl Home {
                 deliveries: tell.clone(),
                 nursery: nursery.clone(),
                 board: board.clone(),
+                neighbours: neighbours.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
         }
+        neighbours.are(inboxes.clone());
         Desk::start(board, &inboxes, connect, &nurseries[0]);
         let drain = Stop::new();
         let shared = Shared {
@@ -145,6 +150,7 @@ impl Home {
             metrics,
             deliveries: Mutex::new(Some(deliveries)),
             parents,
+            neighbours,
             drain,
             failed,
         };
@@ -238,13 +244,7 @@ impl Home {
 
     /// The shard of a task of this home.
     pub(super) fn shard_with(&self, task: Uuid) -> usize {
-        let durable = self.shared.durable;
-        let behind = if ephemeral::is_marked(task) {
-            durable
-        } else {
-            0
-        };
-        behind + shard_of(task, durable)
+        self.shared.neighbours.place(task)
     }
 
     pub(super) fn watcher(

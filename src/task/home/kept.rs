@@ -200,6 +200,7 @@ impl Kept {
                     running.descendants = granted.total;
                 }
             }
+            Some(Recorded::Promised(promised)) => self.relies_on(promised),
             Some(Recorded::NotStarted(_)) => {
                 let running = self.running.take();
                 self.descendants += running.map_or(0, |running| running.descendants);

@@ -46,6 +46,7 @@ mod lanes;
 mod loss;
 mod machine;
 mod moving;
+mod neighbours;
 mod pick;
 mod reads;
 mod recovery;

@@ -78,12 +78,22 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
-    /// What came of asking the attempt that made this task, for one of its own, for tasks that may be
-    /// made.
+    /// What came of asking whoever made this task, for an attempt of it, for tasks that may be made.
     Drawn {
         task: Uuid,
         attempt: u32,
         drawn: Drawn,
+    },
+    /// An attempt of a task that tells of this one needs so many.
+    Draw {
+        task: Uuid,
+        by: Asker,
+        count: u32,
+    },
+    /// So many of those were not needed.
+    GiveBack {
+        task: Uuid,
+        count: u32,
     },
     /// An executor says something about its slots.
     Slots(SlotsWord),
@@ -107,12 +117,40 @@ pub(super) enum Request {
     },
 }
 
-/// What came of asking an attempt for tasks that may be made.
+/// Who has made a task, and is asked for what may be made below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// The attempt with this token, which runs on this sidecar.
+    Attempt(String),
+    /// No attempt: it tells of this task, which is of this home.
+    Task(Uuid),
+}
+
+/// The attempt of a task that needs more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) task: Uuid,
+    pub(super) attempt: u32,
+}
+
+impl Asker {
+    /// What it is told.
+    pub(super) fn drawn(self, drawn: Drawn) -> Request {
+        let Self { task, attempt } = self;
+        Request::Drawn {
+            task,
+            attempt,
+            drawn,
+        }
+    }
+}
+
+/// What came of asking for tasks that may be made.
 #[derive(Debug)]
 pub(super) struct Drawn {
-    /// The attempt's token.
-    pub(super) token: String,
-    /// How many it gave; 0: it has none, nor is over.
+    /// Who was asked.
+    pub(super) from: Maker,
+    /// How many it gave; 0: it has none, or is over.
     pub(super) got: u32,
     /// How many are left for the tree.
     pub(super) left: u32,

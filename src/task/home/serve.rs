@@ -67,6 +67,12 @@ impl Running {
             } => {
                 self.world(|tasks, _| tasks.drawn(task, attempt, drawn));
             }
+            Request::Draw { task, by, count } => {
+                self.world(|tasks, _| tasks.lend(task, by, count));
+            }
+            Request::GiveBack { task, count } => {
+                self.world(|tasks, _| tasks.came_back(task, count));
+            }
             Request::Respond {
                 task,
                 viewer,
@@ -159,9 +165,13 @@ impl Running {
             return self.admit(new);
         };
         new.descendants = fare.count().saturating_sub(1);
+        let detached = !new.ends_with_maker;
         let made = self.world(|tasks, world| tasks.submit(*new, world))?;
         // Else it goes back.
         fare.spend();
+        if detached {
+            self.shard.parents.keep_for(&token);
+        }
         Ok(Admitted::Made(made))
     }
 
@@ -254,6 +264,8 @@ impl Running {
             | Request::Settle { .. }
             | Request::Slots(_)
             | Request::Drawn { .. }
+            | Request::Draw { .. }
+            | Request::GiveBack { .. }
             | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }

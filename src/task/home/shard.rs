@@ -30,9 +30,10 @@ use super::archiving::Archiving;
 use super::dispatch::{Carrier, First, Said};
 use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::neighbours::Neighbours;
 use super::reads;
 use super::released::Released;
-use super::request::{Drawn, Mark, Reply, Request, Watchers};
+use super::request::{Asker, Drawn, Maker, Mark, Reply, Request, Watchers};
 use super::slots::Board;
 
 /// Requests that wait for a shard; senders wait beyond it.
@@ -81,6 +82,7 @@ pub(super) struct Shard {
     pub(super) nursery: Nursery,
     /// Where it says who waits for executors without room.
     pub(super) board: Arc<Board>,
+    pub(super) neighbours: Arc<Neighbours>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -330,13 +332,13 @@ impl Running {
                 attempt,
                 given,
             } => self.say(task, attempt, |said| said.given = given),
-            Effect::Draw {
-                task,
-                attempt,
-                token,
-                count,
-            } => self.draw((task, attempt), token, count),
-            Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
+            Effect::Draw { by, from, count } => self.draw(by, from, count),
+            Effect::Drawn { by, drawn } => self.pass_on(by.task, by.drawn(drawn)),
+            Effect::GiveBack { to, count } => match to {
+                Maker::Attempt(token) => self.shard.parents.give_back(&token, count),
+                Maker::Task(task) => self.pass_on(task, Request::GiveBack { task, count }),
+            },
+            Effect::LeaveParent { token } => self.shard.parents.let_go(&token),
             Effect::Tell { task } => self.tell(task),
             Effect::Ack {
                 task,
@@ -372,9 +374,13 @@ impl Running {
         }
     }
 
-    /// Asks the attempt that made the task for more.
-    fn draw(&self, (task, attempt): (Uuid, u32), token: String, count: u32) {
-        let (parents, shard) = (self.shard.parents.clone(), self.shard.sender.clone());
+    /// Asks whoever made the task for more.
+    fn draw(&self, by: Asker, from: Maker, count: u32) {
+        let token = match from {
+            Maker::Attempt(token) => token,
+            Maker::Task(task) => return self.pass_on(task, Request::Draw { task, by, count }),
+        };
+        let (parents, neighbours) = (self.shard.parents.clone(), self.shard.neighbours.clone());
         self.shard.nursery.start("draw", |stop| async move {
             let got = tokio::select! {
                 biased;
@@ -382,13 +388,28 @@ impl Running {
                 got = parents.draw(&token, count, None) => got.unwrap_or(0),
             };
             let left = parents.left(&token);
-            let drawn = Request::Drawn {
-                task,
-                attempt,
-                drawn: Drawn { token, got, left },
+            let from = Maker::Attempt(token);
+            let drawn = by.drawn(Drawn { from, got, left });
+            if let Some(shard) = neighbours.of(by.task) {
+                // A shard that is gone takes what it was given with it.
+                drop(shard.send(drawn).await);
+            }
+        });
+    }
+
+    /// Asks the shard of a task, which may be this one, and does not wait for it.
+    fn pass_on(&self, task: Uuid, request: Request) {
+        let neighbours = self.shard.neighbours.clone();
+        self.shard.nursery.start("pass on", |stop| async move {
+            let Some(shard) = neighbours.of(task) else {
+                return;
             };
-            // A shard that is gone takes what it was given with it.
-            drop(shard.send(drawn).await);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                // Whose shard is gone needs nothing more.
+                sent = shard.send(request) => drop(sent),
+            }
         });
     }
 

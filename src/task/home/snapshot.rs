@@ -71,6 +71,8 @@ impl Kept {
                     seq: event.seq,
                     promised_by: promised.map_or_else(String::new, |one| one.agent.clone()),
                     promised: promised.map(|one| promise(&one.contract)),
+                    output_schema: promised
+                        .map_or_else(String::new, |one| one.output_schema.clone()),
                 }
             }),
             running: self.running.as_ref().map(|running| Attempt {
@@ -240,6 +242,7 @@ fn promised_of(handover: &Handover) -> Promised {
             .as_ref()
             .map(contract_of)
             .unwrap_or_default(),
+        output_schema: handover.output_schema.clone(),
     }
 }
 

@@ -241,7 +241,9 @@ impl Home {
         let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
         // No attempt pays for what none asked for.
         new.maker = new.maker.filter(|_| asked_for);
-        new.descendants = config.descendants;
+        if new.task.parent_task_id.is_empty() {
+            new.descendants = config.descendants;
+        }
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
         new.unfit = unfit;

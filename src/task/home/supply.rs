@@ -6,15 +6,17 @@
 
 use uuid::Uuid;
 
+use crate::domain::TaskId;
 use crate::pb::journal::{Granted, record::Kind as Recorded};
-use crate::task::descendants::{FIRST, Given, Wants, for_attempt, lot};
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
+use crate::task::descendants::{FIRST, Given, Wants, for_attempt, lot};
 
 use super::effect::Effect;
+use super::entry::Entry;
 use super::kept::Kept;
 use super::machine::Tasks;
-use super::request::Drawn;
+use super::request::{Asker, Drawn, Maker};
 
 /// What the attempt under way was given beyond what is in its task's records.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,13 +59,17 @@ impl Tasks {
 
     /// What came of passing an asking of `attempt` on.
     pub(super) fn drawn(&mut self, task: Uuid, attempt: u32, drawn: Drawn) {
-        let Drawn { token, got, left } = drawn;
+        let Drawn { from, got, left } = drawn;
         let current = self.tasks.get_mut(&task).filter(|entry| {
             let running = entry.kept.running.as_ref();
             running.is_some_and(|running| running.attempt == attempt)
         });
         let Some(entry) = current else {
-            self.effects.push(Effect::GiveBack { token, count: got });
+            let back = Effect::GiveBack {
+                to: from,
+                count: got,
+            };
+            self.effects.push(back);
             return;
         };
         let asked = entry.supply.asking.take();
@@ -72,6 +78,72 @@ impl Tasks {
         self.tell_given(task, asked.unwrap_or_default(), got == 0);
         // What was asked for meanwhile.
         self.supply(task);
+    }
+
+    /// Somebody below a task that tells of this one needs so many.
+    pub(super) fn lend(&mut self, task: Uuid, by: Asker, count: u32) {
+        let from = Maker::Task(task);
+        // What is about to be archived does not change any more.
+        let entry = self.tasks.get(&task).filter(|entry| !entry.filed);
+        let kept = entry.map(|entry| &entry.kept);
+        if let Some(maker) = entry.and_then(|entry| entry.maker.clone()) {
+            let draw = Effect::Draw {
+                by,
+                from: maker,
+                count,
+            };
+            self.effects.push(draw);
+            return;
+        }
+        let (got, left) = match kept.filter(|kept| kept.is_root()) {
+            Some(kept) => {
+                let got = count.min(left_of(kept, count));
+                (got, kept.descendants.saturating_sub(got))
+            }
+            None => (0, 0),
+        };
+        if got > 0 {
+            self.leaves(task, left);
+        }
+        let drawn = Drawn { from, got, left };
+        self.effects.push(Effect::Drawn { by, drawn });
+    }
+
+    /// So many of those were not needed.
+    pub(super) fn came_back(&mut self, task: Uuid, count: u32) {
+        let Some(entry) = self.tasks.get(&task).filter(|entry| !entry.filed) else {
+            return;
+        };
+        if let Some(to) = entry.maker.clone() {
+            self.effects.push(Effect::GiveBack { to, count });
+        } else if entry.kept.is_root() {
+            let left = entry.kept.descendants + count;
+            self.leaves(task, left);
+        }
+    }
+
+    /// A root has so many left, whoever has the others.
+    fn leaves(&mut self, root: Uuid, left: u32) {
+        if let Some(entry) = self.tasks.get(&root) {
+            let id = entry.kept.task.id.clone();
+            let granted = Granted {
+                left,
+                ..Granted::default()
+            };
+            self.log(id, Recorded::Granted(granted), 0);
+            self.follow(root);
+        }
+    }
+
+    /// A task was made by the attempt with this token; without one: it may tell of a task of here.
+    pub(super) fn made_by(&mut self, task: Uuid, token: Option<String>) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let above = entry.kept.task.parent_task_id.parse::<TaskId>().ok();
+        let here = above.filter(|above| above.home == self.own);
+        let told = || here.map(|above| Maker::Task(above.uuid));
+        entry.maker = token.map(Maker::Attempt).or_else(told);
     }
 
     /// Gives what is asked for, or asks for it in turn.
@@ -112,10 +184,9 @@ impl Tasks {
             self.follow(task);
         }
         match maker {
-            Some(token) => self.effects.push(Effect::Draw {
-                task,
-                attempt,
-                token,
+            Some(from) => self.effects.push(Effect::Draw {
+                by: Asker { task, attempt },
+                from,
                 count: missing,
             }),
             None => self.tell_given(task, wants.turn, missing > 0),
@@ -148,6 +219,24 @@ impl Tasks {
             attempt,
             given,
         });
+    }
+}
+
+impl Entry {
+    /// The task has ended: what it did not need is free, told or not.
+    pub(super) fn leave_maker(&mut self, effects: &mut Vec<Effect>) {
+        let count = self.kept.descendants + self.unused;
+        let Some(to) = self.maker.take() else {
+            return;
+        };
+        let leaves = match &to {
+            Maker::Attempt(token) if !self.kept.ends_with_parent() => Some(token.clone()),
+            Maker::Attempt(_) | Maker::Task(_) => None,
+        };
+        if count > 0 {
+            effects.push(Effect::GiveBack { to, count });
+        }
+        effects.extend(leaves.map(|token| Effect::LeaveParent { token }));
     }
 }
 

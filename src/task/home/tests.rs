@@ -18,9 +18,9 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{GaveUp, Record, Told, record::Kind as Recorded};
 use crate::task::callback::Outcome;
+use crate::task::descendants::{DESCENDANTS_MAX, Wants};
 use crate::task::doors::{Call, Candidate, Contract, Pick, Promise, Route, Want};
 use crate::task::journal::Segments;
-use crate::task::descendants::{DESCENDANTS_MAX, Wants};
 use crate::task::spec::{Asked, Moment, NewTask};
 
 use super::attempt::Heard;
@@ -1320,10 +1320,7 @@ fn word(what: u8, now: Instant) -> Heard {
         4 => Heard::NotSent,
         5 => UNKNOWN,
         6 => Heard::Silent(now),
-        7 => Heard::Wanted(Wants {
-            turn: 1,
-            total: 40,
-        }),
+        7 => Heard::Wanted(Wants { turn: 1, total: 40 }),
         _ => Heard::Broken(now),
     }
 }
@@ -1493,6 +1490,7 @@ fn check_log(log: &[(u64, Record)]) {
             Recorded::Checkpoint(_)
             | Recorded::NotStarted(_)
             | Recorded::Granted(_)
+            | Recorded::Promised(_)
             | Recorded::Returned(_) => {
                 assert!(!last[id].2);
             }

@@ -132,6 +132,7 @@ impl Owners {
                 | Kind::NotStarted(_)
                 | Kind::Returned(_)
                 | Kind::Granted(_)
+                | Kind::Promised(_)
                 | Kind::Copied(_)
                 | Kind::Forgotten(_)
                 | Kind::Told(_)

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use crate::pb;
 
+use super::trees::Refused;
+
 /// Lines that are kept for whoever reads how a seed failed.
 const LINES: usize = 200;
 
@@ -57,6 +59,8 @@ pub(super) struct History {
     pub(super) canceled: BTreeSet<String>,
     /// Answers that were acknowledged, by their tasks and questions.
     pub(super) answered: BTreeSet<(String, String)>,
+    /// Children that were not taken.
+    pub(super) refused: Vec<Refused>,
     /// How often each kind of fault came.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// Invariants that were broken, and how.
@@ -76,6 +80,7 @@ impl History {
             told: BTreeMap::new(),
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
+            refused: Vec::new(),
             faults: BTreeMap::new(),
             broken: Vec::new(),
         }

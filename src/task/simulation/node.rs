@@ -216,7 +216,7 @@ impl Node {
             instance: self.instance.clone(),
             own: SpiffeId::clone(&self.own),
             lost_after: LOST_AFTER,
-            descendants: crate::task::descendants::DESCENDANTS_MAX,
+            descendants: world.size.descendants,
         };
         let route: Arc<dyn Route> = Arc::new(Sight(Arc::downgrade(world)));
         let connect: Arc<dyn Connect> = Arc::new(Way {
