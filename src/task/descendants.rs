@@ -5,6 +5,8 @@
 //! attempt, and so on up to the root. Nothing is shared out beforehand, so that the tree may have any
 //! shape; what is lost with a process stays used up.
 
+use crate::pb;
+
 use super::lineage::CHAIN_MAX;
 
 /// Most tasks below a root, at all depths and by all attempts.
@@ -50,6 +52,28 @@ pub struct Given {
     pub left: u32,
     /// What was asked for cannot be given now.
     pub exhausted: bool,
+}
+
+impl From<&pb::DescendantsGranted> for Given {
+    fn from(granted: &pb::DescendantsGranted) -> Self {
+        Self {
+            turn: granted.turn,
+            total: granted.total,
+            left: granted.left,
+            exhausted: granted.exhausted,
+        }
+    }
+}
+
+impl From<Given> for pb::DescendantsGranted {
+    fn from(given: Given) -> Self {
+        Self {
+            turn: given.turn,
+            total: given.total,
+            left: given.left,
+            exhausted: given.exhausted,
+        }
+    }
 }
 
 /// What came of wanting more.

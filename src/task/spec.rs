@@ -3,6 +3,7 @@
 //! Pure: the clock's readings, the new id and the parent are passed in. Refused here: everything
 //! that breaks a bound, and what the contract has but this version does not serve.
 
+use std::mem;
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
@@ -94,8 +95,6 @@ pub struct NewTask {
     pub descendants: u32,
     /// What it takes out of those that its maker may have made; `None`: it is not paid for yet.
     pub fare: Option<Fare>,
-    /// How many it would take.
-    pub wants: u32,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
     /// Why it is refused, unless it was taken before.
@@ -135,7 +134,6 @@ impl NewTask {
             Some(Ok(deadline)) => at.instant_of(deadline),
             Some(Err(_)) | None => at.now,
         };
-        let token = std::mem::take(&mut spec.parent_token);
         let ends_with_maker = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
@@ -158,7 +156,7 @@ impl NewTask {
         // As it was asked for it stays in the spec.
         let above = parent.as_ref().map_or(&[][..], |above| &above.task.scope);
         task.scope = narrowed(above, spec.scope.clone(), &namespace)?;
-        let maker = parent.is_some().then_some(token);
+        let maker = parent.is_some().then(|| mem::take(&mut spec.parent_token));
         if let Some(parent) = parent {
             inherit(&mut task, parent, &own)?;
         }
@@ -172,7 +170,6 @@ impl NewTask {
             ends_with_maker,
             descendants: 0,
             fare: None,
-            wants: 1,
             trace: None,
             unfit: None,
             key,

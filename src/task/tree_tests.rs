@@ -122,9 +122,9 @@ async fn a_tree_of_any_shape_fits_while_all_of_it_is_there() {
         (&[200, 4], most),
         (&[1000], most),
     ] {
-        assert_eq!(grown(shape, true).await, tasks, "{shape:?}");
+        assert_eq!(Box::pin(grown(shape, true)).await, tasks, "{shape:?}");
         if tasks < 130 {
-            assert_eq!(grown(shape, false).await, tasks, "{shape:?}");
+            assert_eq!(Box::pin(grown(shape, false)).await, tasks, "{shape:?}");
         }
     }
 }
@@ -288,7 +288,7 @@ async fn cost(depth: usize, asks: bool) -> Duration {
 #[ignore = "a measurement: cargo test --lib what_a_child_costs -- --ignored --nocapture"]
 #[allow(clippy::print_stdout, reason = "it is there to be read")]
 async fn what_a_child_costs() {
-    cost(1, true).await;
+    Box::pin(cost(1, true)).await;
     for (depth, asks) in [
         (1, false),
         (1, true),
@@ -299,7 +299,7 @@ async fn what_a_child_costs() {
     ] {
         let mut all = Vec::new();
         for _ in 0..5 {
-            all.push(cost(depth, asks).await / 50);
+            all.push(Box::pin(cost(depth, asks)).await / 50);
         }
         all.sort();
         println!(

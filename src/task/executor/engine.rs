@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{broadcast, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -35,7 +35,7 @@ use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop, chance};
-use crate::task::doors::{Drawing, Parent, Parents, Steps, Updates};
+use crate::task::doors::{Parent, Steps, Updates};
 use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
 
@@ -383,45 +383,6 @@ impl metrics::Source for Executor {
             (["expired"], counts.expired as f64),
         ];
         sheet.counter(&family::EXECUTOR_GRANTS, outcomes);
-    }
-}
-
-impl Parents for Executor {
-    fn parent(&self, token: &str) -> Option<Parent> {
-        self.shared.tokens.parent(token)
-    }
-
-    fn take(&self, token: &str, most: u32) -> Result<u32, Fault> {
-        self.shared.tokens.take(token, most)
-    }
-
-    fn draw(&self, token: &str, count: u32, within: Option<Duration>) -> Drawing {
-        let (shared, token) = (Arc::clone(&self.shared), token.to_owned());
-        Box::pin(async move { shared.tokens.draw(&token, count, within).await })
-    }
-
-    fn keep_for(&self, token: &str) {
-        self.shared.tokens.keep_for(token);
-    }
-
-    fn let_go(&self, token: &str) {
-        self.shared.tokens.let_go(token);
-    }
-
-    fn left(&self, token: &str) -> u32 {
-        self.shared.tokens.left(token)
-    }
-
-    fn give_back(&self, token: &str, count: u32) {
-        self.shared.tokens.give_back(token, count);
-    }
-
-    fn lives(&self, token: &str) -> bool {
-        self.shared.tokens.lives(token)
-    }
-
-    fn over(&self) -> broadcast::Receiver<Arc<str>> {
-        self.shared.tokens.over()
     }
 }
 

@@ -3,37 +3,30 @@
 //! The decisions are [`Course`]'s and [`Attempt`]'s; everything here waits, and every wait has an
 //! end: the deadline, the grace, or [`ORPHAN_KEEP`] after the home's stream broke.
 
-use std::{
-    future::pending,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
 use super::attempt::{Attempt, Last, Phase};
-use super::call::{Handler, Heard};
+use super::call::{Asking, Handler, Heard, ask};
 use super::course::{Course, Said, Verdict};
 use super::handler::HandlerLink;
 use super::offers::Offer;
 use super::refusal::refusal;
-use super::session::{Command, Session, send};
+use super::session::{Command, Session, gone, send, step};
 use super::spans::Spans;
 use super::suspicion::Witness;
-use super::{Answer, accepted, answer};
+use super::{accepted, answer};
 use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Stop, watch};
 use crate::task::descendants::{Given, Wants};
-use crate::task::doors::Steps;
 
 /// How long an attempt whose home is gone is kept: a home comes back after a restart within it.
 pub const ORPHAN_KEEP: Duration = Duration::from_secs(60);
@@ -150,8 +143,6 @@ impl Run {
         }
     }
 }
-
-type Asking = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
 struct Owner {
     attempt: Attempt,
@@ -297,9 +288,9 @@ impl Owner {
         self.wants = self.slot.as_ref().and_then(|slot| slot.wants());
     }
 
-    fn given(&mut self, given: Given) {
+    fn given(&mut self, granted: &pb::DescendantsGranted) {
         if let Some(slot) = &self.slot {
-            slot.given(given);
+            slot.given(granted.into());
         }
         self.look();
     }
@@ -320,14 +311,7 @@ impl Owner {
                 Ok(()) => return,
                 Err(error) => error.to_string(),
             },
-            Some(Step::DescendantsGranted(granted)) => {
-                return self.given(Given {
-                    turn: granted.turn,
-                    total: granted.total,
-                    left: granted.left,
-                    exhausted: granted.exhausted,
-                });
-            }
+            Some(Step::DescendantsGranted(granted)) => return self.given(&granted),
             Some(Step::Abort(abort)) => {
                 self.unwanted = true;
                 let verdict = self.course.abort(&abort.reason, Instant::now());
@@ -439,26 +423,5 @@ async fn stopped([one, other]: &[Stop; 2]) {
     tokio::select! {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
-    }
-}
-
-async fn ask(asking: &mut Option<Asking>) -> Result<(), Status> {
-    match asking {
-        Some(asking) => asking.await,
-        None => pending().await,
-    }
-}
-
-async fn step(steps: Option<&mut Steps>) -> Option<pb::ExecuteRequest> {
-    match steps {
-        Some(steps) => steps.next().await,
-        None => pending().await,
-    }
-}
-
-async fn gone(out: Option<&mpsc::Sender<Answer>>) {
-    match out {
-        Some(out) => out.closed().await,
-        None => pending().await,
     }
 }

@@ -3,6 +3,7 @@
 use std::{future::pending, time::Duration};
 
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 
 use super::attempt::Attempt;
 use super::course::Said;
@@ -46,6 +47,22 @@ pub(super) async fn send(out: Option<&mpsc::Sender<Answer>>, unsent: Option<Unse
     };
     room.send(Box::new(Ok(answer(said))));
     sent
+}
+
+/// The next step that comes on the stream.
+pub(super) async fn step(steps: Option<&mut Steps>) -> Option<pb::ExecuteRequest> {
+    match steps {
+        Some(steps) => steps.next().await,
+        None => pending().await,
+    }
+}
+
+/// The home leaves.
+pub(super) async fn gone(out: Option<&mpsc::Sender<Answer>>) {
+    match out {
+        Some(out) => out.closed().await,
+        None => pending().await,
+    }
 }
 
 /// To an attempt's owner.

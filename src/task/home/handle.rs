@@ -98,15 +98,11 @@ impl Home {
         let released = Arc::new(Released::new(durable));
         let failed = Stop::new();
         let metrics = TaskMetrics::new(2 * durable);
-        let fleeting = (0..durable).map(|_| {
-            let limits = ephemeral::limits(durable);
-            Tasks::new(config.instance.clone(), limits, Instant::now())
-        });
         let mut inboxes = Vec::new();
         let board = Arc::new(Board::new(2 * durable));
         let neighbours = Arc::new(Neighbours::new(durable));
         let (tell, deliveries) = mpsc::channel(DELIVERIES);
-        let all = shards.into_iter().chain(fleeting);
+        let all = shards.into_iter().chain(fleeting(&config, durable));
         let on = nurseries.iter().cycle().take(durable).cycle();
         for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
             tasks.lost_after = config.lost_after;
@@ -117,11 +113,9 @@ impl Home {
                 tasks,
                 inbox,
                 sender,
-                journal: if in_memory {
-                    Journal::memory()
-                } else {
-                    journal.clone()
-                },
+                journal: Some(journal.clone())
+                    .filter(|_| !in_memory)
+                    .unwrap_or_else(Journal::memory),
                 released: (!in_memory).then(|| released.clone()),
                 archiving: Archiving::new(archive.clone().filter(|_| !in_memory), stay),
                 metrics: metrics.clone(),
@@ -288,6 +282,15 @@ impl fmt::Debug for Home {
             .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
+}
+
+/// The shards that have no disk: as many as have one.
+fn fleeting(config: &HomeConfig, durable: usize) -> impl Iterator<Item = Tasks> {
+    let instance = config.instance.clone();
+    (0..durable).map(move |_| {
+        let limits = ephemeral::limits(durable);
+        Tasks::new(instance.clone(), limits, Instant::now())
+    })
 }
 
 fn drained(answer: oneshot::Sender<Result<(), Fault>>) -> Request {

@@ -193,13 +193,7 @@ impl Kept {
                     running.descendants = running.descendants.saturating_sub(returned.descendants);
                 }
             }
-            Some(Recorded::Granted(granted)) => {
-                self.descendants = granted.left;
-                let running = self.running.as_mut();
-                if let Some(running) = running.filter(|one| one.attempt == granted.attempt) {
-                    running.descendants = granted.total;
-                }
-            }
+            Some(Recorded::Granted(granted)) => self.granted(granted),
             Some(Recorded::Promised(promised)) => self.relies_on(promised),
             Some(Recorded::NotStarted(_)) => {
                 let running = self.running.take();

@@ -58,6 +58,7 @@ mod serve;
 mod shard;
 mod slots;
 mod snapshot;
+mod steps;
 mod submit;
 mod supply;
 mod sweep;

@@ -78,23 +78,8 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
-    /// What came of asking whoever made this task, for an attempt of it, for tasks that may be made.
-    Drawn {
-        task: Uuid,
-        attempt: u32,
-        drawn: Drawn,
-    },
-    /// An attempt of a task that tells of this one needs so many.
-    Draw {
-        task: Uuid,
-        by: Asker,
-        count: u32,
-    },
-    /// So many of those were not needed.
-    GiveBack {
-        task: Uuid,
-        count: u32,
-    },
+    /// About tasks that may be made below this one.
+    Supply(Uuid, SupplyWord),
     /// An executor says something about its slots.
     Slots(SlotsWord),
     /// What became of telling event `seq` to whoever is called back.
@@ -117,6 +102,16 @@ pub(super) enum Request {
     },
 }
 
+/// What is said about tasks that may be made below one.
+pub(super) enum SupplyWord {
+    /// What came of asking whoever made it, for this attempt of it.
+    Drawn { attempt: u32, drawn: Drawn },
+    /// An attempt of a task that tells of it needs so many.
+    Draw { by: Asker, count: u32 },
+    /// So many of those were not needed.
+    GiveBack { count: u32 },
+}
+
 /// Who has made a task, and is asked for what may be made below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Maker {
@@ -137,11 +132,7 @@ impl Asker {
     /// What it is told.
     pub(super) fn drawn(self, drawn: Drawn) -> Request {
         let Self { task, attempt } = self;
-        Request::Drawn {
-            task,
-            attempt,
-            drawn,
-        }
+        Request::Supply(task, SupplyWord::Drawn { attempt, drawn })
     }
 }
 
@@ -177,8 +168,8 @@ pub(super) enum Answered<T> {
     Again(T),
     /// Its task is, or may be, in the archive by now: look there again.
     Archived(Box<NewTask>),
-    /// Its maker has to ask for what it takes first.
-    Unpaid(Box<NewTask>),
+    /// Its maker has to ask first for what it takes, so many.
+    Unpaid(Box<NewTask>, u32),
 }
 
 /// Newest events that a mark carries: what one sync mostly shows of a task.

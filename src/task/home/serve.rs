@@ -60,19 +60,7 @@ impl Running {
                 self.answer(answer, canceled);
             }
             Request::Slots(word) => self.slots(word),
-            Request::Drawn {
-                task,
-                attempt,
-                drawn,
-            } => {
-                self.world(|tasks, _| tasks.drawn(task, attempt, drawn));
-            }
-            Request::Draw { task, by, count } => {
-                self.world(|tasks, _| tasks.lend(task, by, count));
-            }
-            Request::GiveBack { task, count } => {
-                self.world(|tasks, _| tasks.came_back(task, count));
-            }
+            Request::Supply(task, word) => self.world(|tasks, _| tasks.heed(task, word)),
             Request::Respond {
                 task,
                 viewer,
@@ -138,7 +126,7 @@ impl Running {
         let skill = new.task.skill.clone();
         let task = match self.admit(new)? {
             Admitted::Made(task) => task,
-            Admitted::Unpaid(new) => return Ok(Answered::Unpaid(new)),
+            Admitted::Unpaid(new, count) => return Ok(Answered::Unpaid(new, count)),
         };
         self.shard.metrics.submitted(&skill);
         show(self, task).map(Answered::New)
@@ -156,10 +144,10 @@ impl Running {
             return Err(parent_gone());
         }
         let Some(fare) = new.fare.take() else {
-            new.wants = 1 + self.share(&new, &token);
-            let taken = parents.take(&token, new.wants)?;
+            let wants = 1 + self.share(&new, &token);
+            let taken = parents.take(&token, wants)?;
             if taken == 0 {
-                return Ok(Admitted::Unpaid(new));
+                return Ok(Admitted::Unpaid(new, wants));
             }
             new.fare = Some(Fare::taken(parents, token, taken));
             return self.admit(new);
@@ -263,9 +251,7 @@ impl Running {
             | Request::Respond { .. }
             | Request::Settle { .. }
             | Request::Slots(_)
-            | Request::Drawn { .. }
-            | Request::Draw { .. }
-            | Request::GiveBack { .. }
+            | Request::Supply(..)
             | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
@@ -306,8 +292,8 @@ impl Running {
 /// What became of a submission that was not known.
 enum Admitted {
     Made(Uuid),
-    /// Its maker has nothing in hand for it.
-    Unpaid(Box<NewTask>),
+    /// Its maker has nothing in hand for it, of so many.
+    Unpaid(Box<NewTask>, u32),
 }
 
 /// The control that a key makes one task.

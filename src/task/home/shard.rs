@@ -13,7 +13,7 @@ use std::{
 
 use prost::Message;
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
@@ -27,14 +27,16 @@ use crate::task::spec::Moment;
 use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
-use super::dispatch::{Carrier, First, Said};
+use super::children::next_over;
+use super::dispatch::{Carrier, First};
 use super::hold::Hold;
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::neighbours::Neighbours;
 use super::reads;
 use super::released::Released;
-use super::request::{Asker, Drawn, Maker, Mark, Reply, Request, Watchers};
+use super::request::{Mark, Reply, Request, Watchers};
 use super::slots::Board;
+use super::steps::Said;
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -334,10 +336,7 @@ impl Running {
             } => self.say(task, attempt, |said| said.given = given),
             Effect::Draw { by, from, count } => self.draw(by, from, count),
             Effect::Drawn { by, drawn } => self.pass_on(by.task, by.drawn(drawn)),
-            Effect::GiveBack { to, count } => match to {
-                Maker::Attempt(token) => self.shard.parents.give_back(&token, count),
-                Maker::Task(task) => self.pass_on(task, Request::GiveBack { task, count }),
-            },
+            Effect::GiveBack { to, count } => self.give_back(to, count),
             Effect::LeaveParent { token } => self.shard.parents.let_go(&token),
             Effect::Tell { task } => self.tell(task),
             Effect::Ack {
@@ -372,45 +371,6 @@ impl Running {
                 }
             }
         }
-    }
-
-    /// Asks whoever made the task for more.
-    fn draw(&self, by: Asker, from: Maker, count: u32) {
-        let token = match from {
-            Maker::Attempt(token) => token,
-            Maker::Task(task) => return self.pass_on(task, Request::Draw { task, by, count }),
-        };
-        let (parents, neighbours) = (self.shard.parents.clone(), self.shard.neighbours.clone());
-        self.shard.nursery.start("draw", |stop| async move {
-            let got = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                got = parents.draw(&token, count, None) => got.unwrap_or(0),
-            };
-            let left = parents.left(&token);
-            let from = Maker::Attempt(token);
-            let drawn = by.drawn(Drawn { from, got, left });
-            if let Some(shard) = neighbours.of(by.task) {
-                // A shard that is gone takes what it was given with it.
-                drop(shard.send(drawn).await);
-            }
-        });
-    }
-
-    /// Asks the shard of a task, which may be this one, and does not wait for it.
-    fn pass_on(&self, task: Uuid, request: Request) {
-        let neighbours = self.shard.neighbours.clone();
-        self.shard.nursery.start("pass on", |stop| async move {
-            let Some(shard) = neighbours.of(task) else {
-                return;
-            };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                // Whose shard is gone needs nothing more.
-                sent = shard.send(request) => drop(sent),
-            }
-        });
     }
 
     /// Whoever watches may see the event now.
@@ -464,18 +424,6 @@ impl fmt::Debug for Shard {
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
-}
-
-/// The next token that is over; `None`: some were missed. Waits for ever where no more come.
-async fn next_over(over: &mut Option<broadcast::Receiver<Arc<str>>>) -> Option<Arc<str>> {
-    if let Some(tokens) = over {
-        match tokens.recv().await {
-            Ok(token) => return Some(token),
-            Err(broadcast::error::RecvError::Lagged(_)) => return None,
-            Err(broadcast::error::RecvError::Closed) => *over = None,
-        }
-    }
-    std::future::pending().await
 }
 
 /// Both clocks, now.

@@ -136,15 +136,11 @@ impl Kept {
             events.get(seq).cloned().ok_or_else(missing)
         };
         let all = |seqs: &[u64]| seqs.iter().map(event).collect::<Result<Vec<_>, _>>();
+        let has = snapshot.running.as_ref().map_or(0, |one| one.descendants);
+        let descendants = snapshot.descendants_left;
         let running = snapshot
             .running
             .map(|running| taken_up(running).ok_or_else(wrong));
-        let descendants = match (snapshot.descendants_left, &running) {
-            (Some(left), _) => left,
-            // What there was is with the attempt.
-            (None, Some(Ok(running))) if running.descendants > 0 => 0,
-            (None, _) => unsaid(task.chain.len()),
-        };
         let tried = snapshot
             .tried
             .iter()
@@ -164,7 +160,7 @@ impl Kept {
             tried: tried.collect::<Result<_, _>>()?,
             started: snapshot.started,
             contract: snapshot.contract.as_ref().map(contract_of),
-            descendants,
+            descendants: descendants.unwrap_or_else(|| left_unsaid(has, &task)),
             relied_on: snapshot.handover.as_ref().map(promised_of),
             delegation: snapshot.handover.map(|it| event(&it.seq)).transpose()?,
             checkpoint: snapshot.checkpoint,
@@ -192,6 +188,16 @@ impl Kept {
         kept.events_bytes = kept.events.iter().map(|event| event_bytes(event)).sum();
         kept.bytes = size(snapshot.base) + kept.checkpoint.len() + held;
         Ok(kept)
+    }
+}
+
+/// What is left for attempts to come where an older version has left that out; the one under way has so
+/// many.
+fn left_unsaid(running: u32, task: &pb::Task) -> u32 {
+    // Then what there was is with that.
+    match running {
+        0 => unsaid(task.chain.len()),
+        _ => 0,
     }
 }
 

@@ -155,8 +155,8 @@ impl Home {
             let (task, replayed) = match answered.await? {
                 Answered::New(task) => (task, false),
                 Answered::Again(task) => (task, true),
-                Answered::Unpaid(back) => {
-                    new = self.pay(back).await?;
+                Answered::Unpaid(back, count) => {
+                    new = self.pay(back, count).await?;
                     continue;
                 }
                 Answered::Archived(back) => {
@@ -179,13 +179,16 @@ impl Home {
     }
 
     /// Has the maker of a task ask for what that takes.
-    async fn pay(&self, mut new: Box<NewTask>) -> Result<Box<NewTask>, Fault> {
+    async fn pay(&self, mut new: Box<NewTask>, count: u32) -> Result<Box<NewTask>, Fault> {
         let token = new.maker.clone().unwrap_or_default();
         let parents = &self.shared.parents;
-        let drawing = parents.draw(&token, new.wants, Some(DRAW_WITHIN));
-        let taken = drawing.await.map_err(|fault| match fault.reason {
-            Reason::ParentTokenInvalid => parent_gone(),
-            _ => fault,
+        let drawing = parents.draw(&token, count, Some(DRAW_WITHIN));
+        let taken = drawing.await.map_err(|fault| {
+            if fault.reason == Reason::ParentTokenInvalid {
+                parent_gone()
+            } else {
+                fault
+            }
         })?;
         new.fare = Some(Fare::taken(parents.clone(), token, taken));
         Ok(new)

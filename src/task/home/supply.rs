@@ -16,7 +16,7 @@ use super::effect::Effect;
 use super::entry::Entry;
 use super::kept::Kept;
 use super::machine::Tasks;
-use super::request::{Asker, Drawn, Maker};
+use super::request::{Asker, Drawn, Maker, SupplyWord};
 
 /// What the attempt under way was given beyond what is in its task's records.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +35,15 @@ impl Kept {
     /// Whether its home counts the tree.
     pub(super) fn is_root(&self) -> bool {
         self.task.parent_task_id.is_empty()
+    }
+
+    /// So much of what is left was given away.
+    pub(super) fn granted(&mut self, granted: &Granted) {
+        self.descendants = granted.left;
+        let running = self.running.as_mut();
+        if let Some(running) = running.filter(|one| one.attempt == granted.attempt) {
+            running.descendants = granted.total;
+        }
     }
 
     /// What its next attempt gets with its Start. `again`: yet another one may follow that; `asks`:
@@ -78,6 +87,15 @@ impl Tasks {
         self.tell_given(task, asked.unwrap_or_default(), got == 0);
         // What was asked for meanwhile.
         self.supply(task);
+    }
+
+    /// Whoever is asked, or has asked, says so.
+    pub(super) fn heed(&mut self, task: Uuid, word: SupplyWord) {
+        match word {
+            SupplyWord::Drawn { attempt, drawn } => self.drawn(task, attempt, drawn),
+            SupplyWord::Draw { by, count } => self.lend(task, by, count),
+            SupplyWord::GiveBack { count } => self.came_back(task, count),
+        }
     }
 
     /// Somebody below a task that tells of this one needs so many.

@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
+use crate::domain::Reason;
 use crate::pb;
 
 use super::trees::Refused;
@@ -109,6 +110,12 @@ impl History {
     pub(super) fn fault(&mut self, kind: &'static str, how: fmt::Arguments<'_>) {
         *self.faults.entry(kind).or_default() += 1;
         self.note(format_args!("fault {kind} {how}"));
+    }
+
+    /// Somebody was refused a task, of the tree below `root`; without: of none.
+    pub(super) fn refuse(&mut self, root: Option<String>, reason: Reason) {
+        let refused = root.map(|root| Refused { root, reason });
+        self.refused.extend(refused);
     }
 
     /// An invariant is broken.

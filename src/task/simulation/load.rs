@@ -18,7 +18,6 @@ use super::agent::{SKILLS, text};
 use super::callbacks;
 use super::checker::ended;
 use super::history::{History, Request};
-use super::trees::Refused;
 
 /// How many tries a submission gets; its process may be down for long.
 const TRIES: u32 = 40;
@@ -168,10 +167,7 @@ fn learn(history: &mut History, wish: &Wish, outcome: Outcome) -> ControlFlow<Op
         }
         Outcome::Refused(reason) => {
             history.note(format_args!("wish {} refused: {reason:?}", wish.number));
-            if is_child {
-                let root = wish.root.clone();
-                history.refused.push(Refused { root, reason });
-            }
+            history.refuse(is_child.then(|| wish.root.clone()), reason);
             !is_child && comes_back(reason)
         }
         Outcome::Unknown => {

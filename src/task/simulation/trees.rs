@@ -38,10 +38,11 @@ pub(super) fn check(world: &World, history: &History, told: &Told) -> Vec<String
     let mut refused: BTreeMap<&str, (bool, usize)> = BTreeMap::new();
     for one in &history.refused {
         let entry = refused.entry(&one.root).or_default();
-        match one.reason {
-            Reason::DescendantsExhausted => entry.0 = true,
+        if one.reason == Reason::DescendantsExhausted {
+            entry.0 = true;
+        } else {
             // What it had taken may have come back too late.
-            _ => entry.1 += 1,
+            entry.1 += 1;
         }
     }
     for (root, (exhausted, others)) in refused {

@@ -219,6 +219,7 @@ impl Bench {
         Self::over(slots, false, Journal::memory())
     }
 
+    #[allow(clippy::too_many_lines, reason = "each part of a sidecar once")]
     pub(super) fn over(slots: u32, idempotent: bool, journal: Journal) -> Self {
         let own: SpiffeId = "spiffe://attache.local/ns/default/agent/worker"
             .parse()
