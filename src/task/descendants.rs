@@ -100,7 +100,8 @@ pub struct Purse {
     turn: u64,
     answered: u64,
     exhausted: u64,
-    left: u32,
+    /// For the whole tree, as its home said; `None`: it has not said so.
+    left: Option<u32>,
 }
 
 impl Purse {
@@ -110,7 +111,6 @@ impl Purse {
             got,
             in_hand: got,
             grows,
-            left: if grows { DESCENDANTS_MAX } else { got },
             ..Self::default()
         }
     }
@@ -181,7 +181,7 @@ impl Purse {
         self.in_hand += more;
         if given.turn >= self.answered {
             self.answered = given.turn.min(self.turn);
-            self.left = given.left;
+            self.left = Some(given.left);
         }
         if given.exhausted {
             self.exhausted = self.exhausted.max(given.turn.min(self.turn));
@@ -195,7 +195,13 @@ impl Purse {
 
     /// What may still be made in the tree, as far as is known here.
     pub fn left(&self) -> u32 {
-        self.left.max(self.in_hand)
+        let left = match self.left {
+            Some(left) => left,
+            // What was given beforehand is all that there is.
+            None if !self.grows || self.got > FIRST => 0,
+            None => DESCENDANTS_MAX,
+        };
+        left.max(self.in_hand)
     }
 }
 
@@ -289,6 +295,13 @@ mod tests {
         }
         assert!(wide > 375, "{wide}");
         assert!(share(DESCENDANTS_MAX) >= 11, "ten times ten");
+        // So it is for an attempt that was given all there is, whether it may ask or not.
+        for grows in [false, true] {
+            let mut purse = Purse::new(DESCENDANTS_MAX, grows);
+            let fan = (0..).take_while(|_| purse.take(1 + share(purse.left())) > 0);
+            assert_eq!(fan.count(), wide, "{grows}");
+            assert_eq!(Purse::new(FIRST, grows).left() > FIRST, grows);
+        }
         assert_eq!((unsaid(0), unsaid(7), unsaid(8)), (DESCENDANTS_MAX, 8, 0));
     }
 
