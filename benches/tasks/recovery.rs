@@ -145,6 +145,7 @@ pub(crate) fn start(dir: &Path, large_bytes: usize) -> Outcome<(Home, Vec<Nurser
         instance,
         own: own(),
         lost_after: LOST_AFTER,
+        descendants: attache::task::descendants::DESCENDANTS_MAX,
     };
     let state = (journal, replay);
     let home = Home::on(config, state, &route, &connect, far, nurseries.clone())?;
@@ -198,6 +199,7 @@ impl Route for Far {
             return Pick::Nobody;
         }
         let far = Candidate {
+            wants_descendants: true,
             instance: "far".parse().expect("an instance"),
             agent: "default/far".parse().expect("an agent"),
             idempotent: true,

@@ -90,6 +90,7 @@ impl Route for Way {
             return Pick::Busy(None);
         }
         let there = Candidate {
+            wants_descendants: true,
             instance: worker,
             agent: "default/worker".parse().unwrap(),
             idempotent: false,
@@ -203,6 +204,7 @@ impl Bench {
             instance,
             own,
             lost_after: super::home::LOST_AFTER,
+            descendants: crate::task::descendants::DESCENDANTS_MAX,
         };
         let parents = Arc::new(self.executor.clone());
         let nurseries = vec![Nursery::here(), Nursery::here()];

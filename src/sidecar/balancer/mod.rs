@@ -296,6 +296,7 @@ impl Balancer {
         let mut offers = entry.offers.iter().zip(&entry.card.skills);
         let (offer, has) = offers.find(|(offer, _)| offer.name == *skill)?;
         let candidate = Candidate {
+            wants_descendants: entry.instance.wants_descendants,
             instance: entry.instance_id.clone(),
             agent: entry.agent.clone(),
             idempotent: has.idempotent,

@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{broadcast, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -35,7 +35,7 @@ use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop, chance};
-use crate::task::doors::{Parent, Parents, Steps, Updates};
+use crate::task::doors::{Parent, Steps, Updates};
 use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
 
@@ -216,6 +216,7 @@ impl Executor {
         let first = timeout(FIRST_STEP, steps.next()).await;
         let session = Session {
             cursor: None,
+            asked: 0,
             steps: Some(steps),
             out,
         };
@@ -234,10 +235,11 @@ impl Executor {
                 Err(fault) => session.end(fault),
             },
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
-            Some(Step::Ack(_) | Step::Abort(_)) | None => session.end(Fault::new(
-                Reason::ProtocolViolation,
-                "the first step of a stream is Start or Resume",
-            )),
+            Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => session
+                .end(Fault::new(
+                    Reason::ProtocolViolation,
+                    "the first step of a stream is Start or Resume",
+                )),
         }
     }
 
@@ -334,9 +336,9 @@ impl Executor {
             trace,
         };
         let tokens = &self.shared.tokens;
-        tokens.lend(token.clone(), parent, work.descendants);
+        let asks = tokens.lend(token.clone(), parent, work.purse);
         self.shared.changed.send_replace(());
-        let slot = Slot::new(Arc::clone(&self.shared), token, began);
+        let slot = Slot::new(Arc::clone(&self.shared), token, began, asks);
         (slot, request, deadline)
     }
 
@@ -381,28 +383,6 @@ impl metrics::Source for Executor {
             (["expired"], counts.expired as f64),
         ];
         sheet.counter(&family::EXECUTOR_GRANTS, outcomes);
-    }
-}
-
-impl Parents for Executor {
-    fn parent(&self, token: &str) -> Option<Parent> {
-        self.shared.tokens.parent(token)
-    }
-
-    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
-        self.shared.tokens.take(token, depth)
-    }
-
-    fn give_back(&self, token: &str, count: u32) {
-        self.shared.tokens.give_back(token, count);
-    }
-
-    fn lives(&self, token: &str) -> bool {
-        self.shared.tokens.lives(token)
-    }
-
-    fn over(&self) -> broadcast::Receiver<Arc<str>> {
-        self.shared.tokens.over()
     }
 }
 

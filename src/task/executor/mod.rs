@@ -11,6 +11,7 @@ mod engine;
 mod grants;
 pub mod handler;
 mod offers;
+mod parents;
 mod refusal;
 mod run;
 pub mod service;

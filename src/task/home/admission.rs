@@ -43,13 +43,7 @@ impl Tasks {
         }
         let id = new.task.id.clone();
         let mut submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
-        if !submitted
-            .task
-            .as_ref()
-            .is_none_or(|task| task.parent_task_id.is_empty())
-        {
-            submitted.descendants = new.descendants;
-        }
+        submitted.descendants = Some(new.descendants);
         submitted.callback_url = new.callback_url;
         let mut recorded = Recorded::Submitted(submitted);
         let blobs = self.cut(&mut recorded);
@@ -66,6 +60,7 @@ impl Tasks {
         }
         self.log_with(id, Recorded::Submitted(submitted), 0, blobs);
         self.enter(kept, new.due);
+        self.made_by(task, new.maker.clone());
         if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
             self.children.add(task, token);
         }

@@ -12,7 +12,8 @@ use crate::runtime::chance;
 use crate::task::journal::blobs::{Blob, Holder};
 
 use super::attempt::Heard;
-use super::dispatch::{Carrier, RESUME, released};
+use super::dispatch::{Carrier, RESUME};
+use super::steps::released;
 use super::large::{Waiting, fill_start};
 use super::shard::Running;
 use super::update::failure;

@@ -61,6 +61,10 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         | Effect::Resume { .. }
         | Effect::Ack { .. }
         | Effect::Abort { .. }
+        | Effect::Give { .. }
+        | Effect::Draw { .. }
+        | Effect::Drawn { .. }
+        | Effect::LeaveParent { .. }
         | Effect::GiveBack { .. }
         | Effect::LetGo { .. }
         | Effect::Release { .. } => None,

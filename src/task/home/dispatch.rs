@@ -3,7 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
@@ -16,7 +16,8 @@ use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
 use crate::runtime::{Backoff, Stop, chance, watch};
-use crate::task::doors::{Call, Connect, Steps, Updates};
+use crate::task::descendants::Wants;
+use crate::task::doors::{Call, Connect, Updates};
 use crate::task::journal::blobs::Blobs;
 use crate::telemetry::Work;
 use crate::wire::status::{failure_of, reason_of, retry_after};
@@ -24,6 +25,7 @@ use crate::wire::status::{failure_of, reason_of, retry_after};
 use super::attempt::Heard;
 use super::machine::Carrying;
 use super::request::Request;
+use super::steps::{Said, released, steps};
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
@@ -39,17 +41,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_ABORT: Duration = Duration::from_secs(12);
 /// Waits before a broken stream is taken up again: well under the 45 s after which it is lost.
 pub(super) const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-
-/// What the shard has to say to the executor; only the newest counts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Said {
-    /// Updates up to this one are on disk.
-    pub(super) ack: u64,
-    /// Stop, and why.
-    pub(super) abort: Option<String>,
-    /// The attempt is over for the home.
-    pub(super) release: bool,
-}
 
 /// The first word of a stream.
 #[derive(Debug)]
@@ -254,6 +245,10 @@ impl Carrier {
                     never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
                 }
             }
+            Some(Answer::DescendantsWanted(wanted)) => Heard::Wanted(Wants {
+                turn: wanted.turn,
+                total: wanted.total,
+            }),
             Some(Answer::Keepalive(_)) | None => Heard::Alive,
         })
     }
@@ -390,50 +385,3 @@ const REFUSED: &[Reason] = &[
     Reason::Draining,
     Reason::DeadlineExceeded,
 ];
-
-/// Waits until the shard lets go of the attempt.
-pub(super) async fn released(said: &mut watch::Receiver<Said>) {
-    // An error means that the shard is gone, and the attempt with it.
-    drop(said.wait_for(|said| said.release).await);
-}
-
-/// The first word, then what the shard says, until it lets go.
-fn steps(first: Ask, said: watch::Receiver<Said>) -> Steps {
-    struct Pen {
-        first: Option<Ask>,
-        said: watch::Receiver<Said>,
-        acked: u64,
-        aborted: bool,
-    }
-    impl Pen {
-        fn next(&mut self) -> Option<Ask> {
-            if let Some(first) = self.first.take() {
-                return Some(first);
-            }
-            let said = self.said.borrow_and_update();
-            if said.ack > self.acked {
-                self.acked = said.ack;
-                return Some(Ask::Ack(pb::Ack { update: said.ack }));
-            }
-            let reason = said.abort.clone().filter(|_| !self.aborted)?;
-            self.aborted = true;
-            Some(Ask::Abort(pb::Abort { reason }))
-        }
-    }
-    let pen = Pen {
-        first: Some(first),
-        said,
-        acked: 0,
-        aborted: false,
-    };
-    Box::pin(stream::unfold(pen, |mut pen| async move {
-        loop {
-            if let Some(step) = pen.next() {
-                return Some((pb::ExecuteRequest { step: Some(step) }, pen));
-            }
-            if pen.said.borrow().release || pen.said.changed().await.is_err() {
-                return None;
-            }
-        }
-    }))
-}

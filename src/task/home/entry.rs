@@ -10,6 +10,8 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::request::Maker;
+use super::supply::Supply;
 use super::telling::Telling;
 use super::turns::Turn;
 
@@ -58,6 +60,10 @@ pub(super) struct Entry {
     pub(super) heard: bool,
     /// Of the tasks that the attempt which ended it might have had made below it, so many were not.
     pub(super) unused: u32,
+    /// What the running attempt was given for those.
+    pub(super) supply: Supply,
+    /// Who made it; `None`: nobody, or an attempt of an earlier life.
+    pub(super) maker: Option<Maker>,
     /// How long the executor that it was last sent to may say nothing at all before it is lost.
     pub(super) lost_after: Duration,
 }
@@ -102,6 +108,8 @@ impl Entry {
             settings: None,
             heard: false,
             unused: 0,
+            supply: Supply::default(),
+            maker: None,
             lost_after: Duration::ZERO,
         }
     }

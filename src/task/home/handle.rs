@@ -24,8 +24,9 @@ use super::ephemeral;
 use super::kept::RecordError;
 use super::large;
 use super::machine::Tasks;
+use super::neighbours::Neighbours;
 use super::released::Released;
-use super::replay::{Replay, shard_of};
+use super::replay::Replay;
 use super::request::{Request, Watching};
 use super::shard::{INBOX, Shard};
 use super::slots::{Board, Desk};
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     /// Until somebody carries it.
     pub(super) deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
     pub(super) parents: Arc<dyn Parents>,
+    neighbours: Arc<Neighbours>,
     drain: Stop,
     failed: Stop,
 }
@@ -99,14 +101,11 @@ impl Home {
         let released = Arc::new(Released::new(durable));
         let failed = Stop::new();
         let metrics = TaskMetrics::new(2 * durable);
-        let fleeting = (0..durable).map(|_| {
-            let limits = ephemeral::limits(durable);
-            Tasks::new(config.instance.clone(), limits, Instant::now())
-        });
         let mut inboxes = Vec::new();
         let board = Arc::new(Board::new(2 * durable));
+        let neighbours = Arc::new(Neighbours::new(durable));
         let (tell, deliveries) = mpsc::channel(DELIVERIES);
-        let all = shards.into_iter().chain(fleeting);
+        let all = shards.into_iter().chain(fleeting(&config, durable));
         let on = nurseries.iter().cycle().take(durable).cycle();
         for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
             tasks.lost_after = config.lost_after;
@@ -117,11 +116,9 @@ impl Home {
                 tasks,
                 inbox,
                 sender,
-                journal: if in_memory {
-                    Journal::memory()
-                } else {
-                    journal.clone()
-                },
+                journal: Some(journal.clone())
+                    .filter(|_| !in_memory)
+                    .unwrap_or_else(Journal::memory),
                 released: (!in_memory).then(|| released.clone()),
                 archiving: Archiving::new(archive.clone().filter(|_| !in_memory), stay),
                 metrics: metrics.clone(),
@@ -132,10 +129,12 @@ impl Home {
                 deliveries: tell.clone(),
                 nursery: nursery.clone(),
                 board: board.clone(),
+                neighbours: neighbours.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
         }
+        neighbours.are(inboxes.clone());
         Desk::start(board, &inboxes, connect, &nurseries[0]);
         let shared = Shared {
             config,
@@ -148,6 +147,7 @@ impl Home {
             deliveries: Mutex::new(Some(deliveries)),
             parents,
             drain: Stop::new(),
+            neighbours,
             failed,
         };
         Ok(Self {
@@ -245,13 +245,7 @@ impl Home {
 
     /// The shard of a task of this home.
     pub(super) fn shard_with(&self, task: Uuid) -> usize {
-        let durable = self.shared.durable;
-        let behind = if ephemeral::is_marked(task) {
-            durable
-        } else {
-            0
-        };
-        behind + shard_of(task, durable)
+        self.shared.neighbours.place(task)
     }
 
     pub(super) fn watcher(
@@ -296,6 +290,15 @@ impl fmt::Debug for Home {
             .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
+}
+
+/// The shards that have no disk: as many as have one.
+fn fleeting(config: &HomeConfig, durable: usize) -> impl Iterator<Item = Tasks> {
+    let instance = config.instance.clone();
+    (0..durable).map(move |_| {
+        let limits = ephemeral::limits(durable);
+        Tasks::new(instance.clone(), limits, Instant::now())
+    })
 }
 
 fn drained(answer: oneshot::Sender<Result<(), Fault>>) -> Request {

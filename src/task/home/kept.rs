@@ -11,7 +11,7 @@ use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::journal::{Owed, Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
-use crate::task::descendants::DESCENDANTS_MAX;
+use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::task::parts::{beyond, of_event};
@@ -139,11 +139,8 @@ impl Kept {
         let task = record.task.clone().unwrap_or_default();
         let wrong = || RecordError::Name(id.to_owned());
         let parties = Parties::of(&task)?;
-        let descendants = if task.parent_task_id.is_empty() {
-            DESCENDANTS_MAX
-        } else {
-            record.descendants
-        };
+        let descendants = record.descendants;
+        let descendants = descendants.unwrap_or_else(|| unsaid(task.chain.len()));
         let spec = record.spec.clone().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
@@ -197,6 +194,8 @@ impl Kept {
                     running.descendants = running.descendants.saturating_sub(returned.descendants);
                 }
             }
+            Some(Recorded::Granted(granted)) => self.granted(granted),
+            Some(Recorded::Promised(promised)) => self.relies_on(promised),
             Some(Recorded::NotStarted(_)) => {
                 let running = self.running.take();
                 self.descendants += running.map_or(0, |running| running.descendants);

@@ -328,11 +328,8 @@ impl Tasks {
             if entry.rests_until.take().is_some() {
                 self.lanes.wake(task);
             }
-            // What it did not need is free at its end, told or not.
-            let count = entry.kept.descendants + entry.unused;
-            if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
-                self.effects.push(Effect::GiveBack { token, count });
-            }
+            self.children.remove(task);
+            entry.leave_maker(&mut self.effects);
         }
         if !over {
             self.live_bytes = self.live_bytes + entry.counted - was;

@@ -85,6 +85,8 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
+    /// About tasks that may be made below this one.
+    Supply(Uuid, SupplyWord),
     /// An executor says something about its slots.
     Slots(SlotsWord),
     /// What became of telling event `seq` to whoever is called back.
@@ -105,6 +107,51 @@ pub(super) enum Request {
     Drain {
         answer: Reply<()>,
     },
+}
+
+/// What is said about tasks that may be made below one.
+pub(super) enum SupplyWord {
+    /// What came of asking whoever made it, for this attempt of it.
+    Drawn { attempt: u32, drawn: Drawn },
+    /// An attempt of a task that tells of it needs so many.
+    Draw { by: Asker, count: u32 },
+    /// So many of those were not needed.
+    GiveBack { count: u32 },
+}
+
+/// Who has made a task, and is asked for what may be made below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// The attempt with this token, which runs on this sidecar.
+    Attempt(String),
+    /// No attempt: it tells of this task, which is of this home.
+    Task(Uuid),
+}
+
+/// The attempt of a task that needs more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) task: Uuid,
+    pub(super) attempt: u32,
+}
+
+impl Asker {
+    /// What it is told.
+    pub(super) fn drawn(self, drawn: Drawn) -> Request {
+        let Self { task, attempt } = self;
+        Request::Supply(task, SupplyWord::Drawn { attempt, drawn })
+    }
+}
+
+/// What came of asking for tasks that may be made.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    /// Who was asked.
+    pub(super) from: Maker,
+    /// How many it gave; 0: it has none, or is over.
+    pub(super) got: u32,
+    /// How many are left for the tree.
+    pub(super) left: u32,
 }
 
 /// What an executor says about its slots.
@@ -128,6 +175,8 @@ pub(super) enum Answered<T> {
     Again(T),
     /// Its task is, or may be, in the archive by now: look there again.
     Archived(Box<NewTask>),
+    /// Its maker has to ask first for what it takes, so many.
+    Unpaid(Box<NewTask>, u32),
 }
 
 /// Newest events that a mark carries: what one sync mostly shows of a task.

@@ -8,6 +8,8 @@ use crate::domain::{Fault, SpiffeId};
 use crate::pb;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
+use crate::task::descendants;
+use crate::task::doors::Fare;
 use crate::task::spec::NewTask;
 
 use super::dialogue::{Response, may_answer, not_for_agents};
@@ -58,6 +60,7 @@ impl Running {
                 self.answer(answer, canceled);
             }
             Request::Slots(word) => self.slots(word),
+            Request::Supply(task, word) => self.world(|tasks, _| tasks.heed(task, word)),
             Request::Respond {
                 task,
                 viewer,
@@ -122,28 +125,57 @@ impl Running {
             Known::Unknown => {}
         }
         let skill = new.task.skill.clone();
-        let task = self.admit(new)?;
+        let task = match self.admit(new)? {
+            Admitted::Made(task) => task,
+            Admitted::Unpaid(new, count) => return Ok(Answered::Unpaid(new, count)),
+        };
         self.shard.metrics.submitted(&skill);
         show(self, task).map(Answered::New)
     }
 
     /// Makes a task that was not made before, at the expense of the attempt that asks for it.
-    fn admit(&mut self, mut new: Box<NewTask>) -> Result<Uuid, Fault> {
+    fn admit(&mut self, mut new: Box<NewTask>) -> Result<Admitted, Fault> {
         let Some(token) = new.maker.clone() else {
-            return self.world(|tasks, world| tasks.submit(*new, world));
+            let made = self.world(|tasks, world| tasks.submit(*new, world));
+            return made.map(Admitted::Made);
         };
         let parents = self.shard.parents.clone();
         // It may have ended since the submission was checked; from here on this shard hears of it.
         if !parents.lives(&token) {
             return Err(parent_gone());
         }
-        new.descendants = parents.take(&token, new.task.chain.len())?;
-        let taken = 1 + new.descendants;
-        let made = self.world(|tasks, world| tasks.submit(*new, world));
-        if made.is_err() {
-            parents.give_back(&token, taken);
+        let Some(fare) = new.fare.take() else {
+            let wants = 1 + self.share(&new, &token);
+            let taken = parents.take(&token, wants)?;
+            if taken == 0 {
+                return Ok(Admitted::Unpaid(new, wants));
+            }
+            new.fare = Some(Fare::taken(parents, token, taken));
+            return self.admit(new);
+        };
+        new.descendants = fare.count().saturating_sub(1);
+        let detached = !new.ends_with_maker;
+        let made = self.world(|tasks, world| tasks.submit(*new, world))?;
+        // Else it goes back.
+        fare.spend();
+        if detached {
+            self.shard.parents.keep_for(&token);
         }
-        made
+        Ok(Admitted::Made(made))
+    }
+
+    /// What a child has to get beforehand, as whoever runs it may not be able to ask for it.
+    fn share(&self, new: &NewTask, token: &str) -> u32 {
+        let namespace = new.task.namespace.parse();
+        let selector = new.spec.selector.as_ref();
+        match (namespace, selector) {
+            (Ok(namespace), Some(selector))
+                if !self.shard.route.wants_descendants(&namespace, selector) =>
+            {
+                descendants::share(self.shard.parents.left(token))
+            }
+            _ => 0,
+        }
     }
 
     fn cancel(&mut self, task: Uuid, viewer: &SpiffeId, reason: &str) -> Result<pb::Task, Fault> {
@@ -228,6 +260,7 @@ impl Running {
             | Request::Respond { .. }
             | Request::Settle { .. }
             | Request::Slots(_)
+            | Request::Supply(..)
             | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
@@ -263,6 +296,13 @@ impl Running {
         }
         Ok(watching)
     }
+}
+
+/// What became of a submission that was not known.
+enum Admitted {
+    Made(Uuid),
+    /// Its maker has nothing in hand for it, of so many.
+    Unpaid(Box<NewTask>, u32),
 }
 
 /// The control that a key makes one task.

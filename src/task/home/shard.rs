@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
@@ -27,14 +27,17 @@ use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
 use super::beside::group;
-use super::dispatch::{Carrier, First, Said};
+use super::children::next_over;
+use super::dispatch::{Carrier, First};
 use super::hold::Hold;
 use super::large::STORED_MAX;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::neighbours::Neighbours;
 use super::reads;
 use super::released::Released;
 use super::request::{Mark, Reply, Request, Watchers};
 use super::slots::Board;
+use super::steps::Said;
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -78,6 +81,7 @@ pub(super) struct Shard {
     pub(super) nursery: Nursery,
     /// Where it says who waits for executors without room.
     pub(super) board: Arc<Board>,
+    pub(super) neighbours: Arc<Neighbours>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -329,7 +333,15 @@ impl Running {
                     blobs.let_go(Holder::in_log(task));
                 }
             }
-            Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
+            Effect::Give {
+                task,
+                attempt,
+                given,
+            } => self.say(task, attempt, |said| said.given = given),
+            Effect::Draw { by, from, count } => self.draw(by, from, count),
+            Effect::Drawn { by, drawn } => self.pass_on(by.task, by.drawn(drawn)),
+            Effect::GiveBack { to, count } => self.give_back(to, count),
+            Effect::LeaveParent { token } => self.shard.parents.let_go(&token),
             Effect::Tell { task } => self.tell(task),
             Effect::Ack {
                 task,
@@ -417,18 +429,6 @@ impl fmt::Debug for Shard {
             .field("place", &self.place)
             .finish_non_exhaustive()
     }
-}
-
-/// The next token that is over; `None`: some were missed. Waits for ever where no more come.
-async fn next_over(over: &mut Option<broadcast::Receiver<Arc<str>>>) -> Option<Arc<str>> {
-    if let Some(tokens) = over {
-        match tokens.recv().await {
-            Ok(token) => return Some(token),
-            Err(broadcast::error::RecvError::Lagged(_)) => return None,
-            Err(broadcast::error::RecvError::Closed) => *over = None,
-        }
-    }
-    std::future::pending().await
 }
 
 /// Both clocks, now.

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
 use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
@@ -63,13 +64,15 @@ impl Kept {
                     self.key.as_ref(),
                 )
             }),
-            descendants_left: self.descendants,
+            descendants_left: Some(self.descendants),
             handover: self.delegation.as_ref().map(|event| {
                 let promised = self.relied_on.as_ref();
                 Handover {
                     seq: event.seq,
                     promised_by: promised.map_or_else(String::new, |one| one.agent.clone()),
                     promised: promised.map(|one| promise(&one.contract)),
+                    output_schema: promised
+                        .map_or_else(String::new, |one| one.output_schema.clone()),
                 }
             }),
             running: self.running.as_ref().map(|running| Attempt {
@@ -133,6 +136,8 @@ impl Kept {
             events.get(seq).cloned().ok_or_else(missing)
         };
         let all = |seqs: &[u64]| seqs.iter().map(event).collect::<Result<Vec<_>, _>>();
+        let has = snapshot.running.as_ref().map_or(0, |one| one.descendants);
+        let descendants = snapshot.descendants_left;
         let running = snapshot
             .running
             .map(|running| taken_up(running).ok_or_else(wrong));
@@ -155,7 +160,7 @@ impl Kept {
             tried: tried.collect::<Result<_, _>>()?,
             started: snapshot.started,
             contract: snapshot.contract.as_ref().map(contract_of),
-            descendants: snapshot.descendants_left,
+            descendants: descendants.unwrap_or_else(|| left_unsaid(has, &task)),
             relied_on: snapshot.handover.as_ref().map(promised_of),
             delegation: snapshot.handover.map(|it| event(&it.seq)).transpose()?,
             checkpoint: snapshot.checkpoint,
@@ -186,6 +191,16 @@ impl Kept {
     }
 }
 
+/// What is left for attempts to come where an older version has left that out; the one under way has so
+/// many.
+fn left_unsaid(running: u32, task: &pb::Task) -> u32 {
+    // Then what there was is with that.
+    match running {
+        0 => unsaid(task.chain.len()),
+        _ => 0,
+    }
+}
+
 /// A task as it is accepted, or as it stands.
 pub(super) fn submitted(
     task: pb::Task,
@@ -200,7 +215,7 @@ pub(super) fn submitted(
         tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
         key_scope: key.map_or_else(Vec::new, |key| key.scope.into()),
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
-        descendants: 0,
+        descendants: None,
         callback_url: String::new(),
     }
 }
@@ -233,6 +248,7 @@ fn promised_of(handover: &Handover) -> Promised {
             .as_ref()
             .map(contract_of)
             .unwrap_or_default(),
+        output_schema: handover.output_schema.clone(),
     }
 }
 

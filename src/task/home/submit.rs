@@ -3,7 +3,7 @@
 //! A submission with a key is looked for in memory, then in the archive, then in memory again: tasks
 //! go from memory to the archive and never back, and the shard knows which have gone since the look.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::domain::ids::DEFAULT_NAMESPACE;
 use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::chance;
-use crate::task::doors::Parent;
+use crate::task::doors::{Fare, Parent};
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
@@ -31,6 +31,10 @@ use super::watch::TaskUpdates;
 /// Looks into the archive for one submission; another one is needed only where thousands of tasks
 /// with keys were archived during the last.
 const LOOKS: usize = 4;
+
+/// How long a submission waits for the homes above to give what it takes: longer than a stream between
+/// two of them is broken, mostly.
+const DRAW_WITHIN: Duration = Duration::from_secs(20);
 
 /// A task that was taken in, now or before.
 #[derive(Debug)]
@@ -144,12 +148,17 @@ impl Home {
         // What has no disk, or no archive, has nothing elsewhere.
         let elsewhere = shard < self.shared.durable && self.shared.archive.is_some();
         let mut looked = (!elsewhere).then(Instant::now);
-        for _ in 0..LOOKS {
+        // One more: it is paid for once.
+        for _ in 0..=LOOKS {
             let key = new.key;
             let answered = self.ask(shard, |answer| ask(new, looked, answer));
             let (task, replayed) = match answered.await? {
                 Answered::New(task) => (task, false),
                 Answered::Again(task) => (task, true),
+                Answered::Unpaid(back, count) => {
+                    new = self.pay(back, count).await?;
+                    continue;
+                }
                 Answered::Archived(back) => {
                     looked = Some(Instant::now());
                     if let Some(key) = key
@@ -167,6 +176,22 @@ impl Home {
             return Ok(Submitted { task, replayed });
         }
         Err(storage_failed())
+    }
+
+    /// Has the maker of a task ask for what that takes.
+    async fn pay(&self, mut new: Box<NewTask>, count: u32) -> Result<Box<NewTask>, Fault> {
+        let token = new.maker.clone().unwrap_or_default();
+        let parents = &self.shared.parents;
+        let drawing = parents.draw(&token, count, Some(DRAW_WITHIN));
+        let taken = drawing.await.map_err(|fault| {
+            if fault.reason == Reason::ParentTokenInvalid {
+                parent_gone()
+            } else {
+                fault
+            }
+        })?;
+        new.fare = Some(Fare::taken(parents.clone(), token, taken));
+        Ok(new)
     }
 
     /// The task of this key in the archive.
@@ -219,6 +244,9 @@ impl Home {
         let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
         // No attempt pays for what none asked for.
         new.maker = new.maker.filter(|_| asked_for);
+        if new.task.parent_task_id.is_empty() {
+            new.descendants = config.descendants;
+        }
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
         new.unfit = unfit;

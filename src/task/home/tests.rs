@@ -18,6 +18,7 @@ use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::journal::{GaveUp, Record, Told, record::Kind as Recorded};
 use crate::task::callback::Outcome;
+use crate::task::descendants::{DESCENDANTS_MAX, Wants};
 use crate::task::doors::{Call, Candidate, Contract, Pick, Promise, Route, Want};
 use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
@@ -67,6 +68,7 @@ impl FakeRoute {
         let candidate = |name: &&str| {
             let (name, version) = name.split_once('@').unwrap_or((*name, "1.0.0"));
             Candidate {
+                wants_descendants: true,
                 instance: name.parse().unwrap(),
                 agent: "default/worker".parse().unwrap(),
                 idempotent,
@@ -228,7 +230,10 @@ impl Bench {
             key: None,
             parent: None,
         };
-        NewTask::check(asked, &self.at).unwrap()
+        NewTask {
+            descendants: DESCENDANTS_MAX,
+            ..NewTask::check(asked, &self.at).unwrap()
+        }
     }
 
     pub(super) fn submit(&mut self) -> Uuid {
@@ -1293,7 +1298,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (any::<usize>(), 0..5_u8).prop_map(|(t, o)| Act::Told(t, o)),
         1 => any::<usize>().prop_map(Act::Cancel),
         2 => any::<usize>().prop_map(Act::Respond),
-        4 => (any::<usize>(), 0..8_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
+        4 => (any::<usize>(), 0..9_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
         6 => (any::<usize>(), 0..13_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
         2 => (0..4000_u64).prop_map(Act::Pass),
         1 => (0..3_u8).prop_map(Act::Instead),
@@ -1315,6 +1320,7 @@ fn word(what: u8, now: Instant) -> Heard {
         4 => Heard::NotSent,
         5 => UNKNOWN,
         6 => Heard::Silent(now),
+        7 => Heard::Wanted(Wants { turn: 1, total: 40 }),
         _ => Heard::Broken(now),
     }
 }
@@ -1358,7 +1364,7 @@ fn told(bench: &Bench, what: u8, number: u64) -> Heard {
             update: Some(update),
         }),
         cut: number.is_multiple_of(2),
-        descendants_used: u32::try_from(number % 3).unwrap(),
+        descendants_used: Some(u32::try_from(number % 3).unwrap()),
     })
 }
 
@@ -1481,7 +1487,11 @@ fn check_log(log: &[(u64, Record)]) {
                 assert_eq!(sent.attempt, known.1 + 1);
                 known.1 = sent.attempt;
             }
-            Recorded::Checkpoint(_) | Recorded::NotStarted(_) | Recorded::Returned(_) => {
+            Recorded::Checkpoint(_)
+            | Recorded::NotStarted(_)
+            | Recorded::Granted(_)
+            | Recorded::Promised(_)
+            | Recorded::Returned(_) => {
                 assert!(!last[id].2);
             }
             Recorded::Copied(event) => assert!(event.seq <= last[id].0),

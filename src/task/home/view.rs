@@ -114,7 +114,8 @@ impl Kept {
             handle: Some(handle),
             home: home.to_string(),
             chain,
-            descendants_left: self.running.as_ref().map_or(0, |one| one.descendants),
+            descendants_left: Some(self.running.as_ref().map_or(0, |one| one.descendants)),
+            grants_descendants: true,
             ..pb::Start::default()
         }
     }

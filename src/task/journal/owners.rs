@@ -131,6 +131,8 @@ impl Owners {
                 Kind::Checkpoint(_)
                 | Kind::NotStarted(_)
                 | Kind::Returned(_)
+                | Kind::Granted(_)
+                | Kind::Promised(_)
                 | Kind::Copied(_)
                 | Kind::Forgotten(_)
                 | Kind::Told(_)

@@ -248,7 +248,9 @@ fn plan(
         }
     };
     if skill == SKILLS[2] {
-        steps.push_back((pause(), Next::Delegate(Box::new(request))));
+        for _ in 0..world.roll(1..5) {
+            steps.push_back((pause(), Next::Delegate(Box::new(request.clone()))));
+        }
     }
     let mut word = 0;
     for _ in 0..world.roll(0..6) {

@@ -109,6 +109,7 @@ impl Route for Sight {
         }
         let (node, life) = from[world.roll(0..from.len())];
         let candidate = Candidate {
+            wants_descendants: true,
             instance: node.instance.clone(),
             agent: agent_of(node.index),
             idempotent: is_idempotent(&want.selector.skill),

@@ -8,6 +8,7 @@
 //! - I11 what has ended leaves nothing behind that runs, and no handler outlasts its deadline;
 //! - I12 work that may not run twice runs once at most, other work three times;
 //! - I13 nothing is acknowledged or shown that a crash takes back;
+//! - I14 no tree has more tasks than its root may have, and nobody is refused one that has fewer;
 //! - and each run is given all that was asked and answered before it;
 //! - whoever is called back is told of each change, in order, in the same words.
 
@@ -29,6 +30,7 @@ use super::agent::{is_idempotent, read};
 use super::callbacks;
 use super::contents::records;
 use super::history::{History, Request};
+use super::trees;
 
 /// Tasks of a page.
 const PAGE: usize = 100;
@@ -36,7 +38,7 @@ const PAGE: usize = 100;
 /// A task as its home tells it in the end.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Final {
-    task: pb::Task,
+    pub(super) task: pb::Task,
     events: Vec<pb::TaskEvent>,
 }
 
@@ -131,6 +133,7 @@ pub(super) fn check(world: &World, told: &Told) {
         broken.extend(check_request(request, told));
     }
     broken.extend(check_runs(world, &history, told));
+    broken.extend(trees::check(world, &history, told));
     for how in broken {
         history.breach(how);
     }

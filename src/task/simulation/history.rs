@@ -7,7 +7,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
+use crate::domain::Reason;
 use crate::pb;
+
+use super::trees::Refused;
 
 /// Lines that are kept for whoever reads how a seed failed.
 const LINES: usize = 200;
@@ -57,6 +60,8 @@ pub(super) struct History {
     pub(super) canceled: BTreeSet<String>,
     /// Answers that were acknowledged, by their tasks and questions.
     pub(super) answered: BTreeSet<(String, String)>,
+    /// Children that were not taken.
+    pub(super) refused: Vec<Refused>,
     /// How often each kind of fault came.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// Invariants that were broken, and how.
@@ -76,6 +81,7 @@ impl History {
             told: BTreeMap::new(),
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
+            refused: Vec::new(),
             faults: BTreeMap::new(),
             broken: Vec::new(),
         }
@@ -104,6 +110,12 @@ impl History {
     pub(super) fn fault(&mut self, kind: &'static str, how: fmt::Arguments<'_>) {
         *self.faults.entry(kind).or_default() += 1;
         self.note(format_args!("fault {kind} {how}"));
+    }
+
+    /// Somebody was refused a task, of the tree below `root`; without: of none.
+    pub(super) fn refuse(&mut self, root: Option<String>, reason: Reason) {
+        let refused = root.map(|root| Refused { root, reason });
+        self.refused.extend(refused);
     }
 
     /// An invariant is broken.

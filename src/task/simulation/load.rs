@@ -29,6 +29,8 @@ struct Wish {
     number: usize,
     node: usize,
     spec: pb::TaskSpec,
+    /// Of a child: of the tree that it is for.
+    root: String,
 }
 
 /// How a try to submit ended.
@@ -57,8 +59,10 @@ pub(super) async fn all(world: Arc<World>) {
 
 /// A handler's child, submitted while it works.
 pub(super) fn child(world: &Arc<World>, node: usize, request: &pb::HandleRequest) {
-    let mut wish = wish(world, node, SKILLS[world.roll(0..2)], false);
+    let mut wish = wish(world, node, SKILLS[[0, 1, 2, 2][world.roll(0..4)]], false);
     wish.spec.parent_token.clone_from(&request.parent_token);
+    let above = request.task.as_ref();
+    wish.root = above.map_or_else(String::new, |above| above.root_task_id.clone());
     world
         .clients
         .adopt("child", carry(Arc::clone(world), wish, world.within(0, 50)));
@@ -100,7 +104,12 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         context_id: context,
         ..Default::default()
     };
-    Wish { number, node, spec }
+    Wish {
+        number,
+        node,
+        spec,
+        root: String::new(),
+    }
 }
 
 async fn carry(world: Arc<World>, wish: Wish, after: std::time::Duration) {
@@ -159,6 +168,7 @@ fn learn(history: &mut History, wish: &Wish, outcome: Outcome) -> ControlFlow<Op
         }
         Outcome::Refused(reason) => {
             history.note(format_args!("wish {} refused: {reason:?}", wish.number));
+            history.refuse(is_child.then(|| wish.root.clone()), reason);
             !is_child && comes_back(reason)
         }
         Outcome::Unknown => {

@@ -36,6 +36,7 @@ mod network;
 mod node;
 mod slots;
 mod tests;
+mod trees;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -78,6 +79,8 @@ struct Size {
     window: Duration,
     /// Whether anything goes wrong.
     faults: bool,
+    /// Most tasks below a root.
+    descendants: u32,
     segment_bytes: u64,
 }
 

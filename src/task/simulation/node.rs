@@ -219,6 +219,7 @@ impl Node {
             instance: self.instance.clone(),
             own: SpiffeId::clone(&self.own),
             lost_after: LOST_AFTER,
+            descendants: world.size.descendants,
         };
         let route: Arc<dyn Route> = Arc::new(Sight(Arc::downgrade(world)));
         let connect: Arc<dyn Connect> = Arc::new(Way {

@@ -24,6 +24,7 @@ fn size() -> Size {
         tasks: usize::try_from(tasks).unwrap(),
         window: Duration::from_secs(window),
         faults: true,
+        descendants: 12,
         segment_bytes: 8 << 10,
     }
 }
@@ -102,6 +103,7 @@ fn without_its_controls_the_engine_breaks_its_promises() {
         (Control::NeverBegun, ["I12", "I5"]),
         (Control::Sync, ["I1", "I13"]),
         (Control::Idempotency, ["I4", "I4"]),
+        (Control::Descendants, ["I14", "I14"]),
     ] {
         let broken = |seed| Some((seed, run(seed, size(), false).broken?.0));
         let found = without(control, || (0..seeds).find_map(broken));

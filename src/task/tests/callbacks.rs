@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::domain::Reason;
 use crate::pb::callback::Target as Asked;
 use crate::runtime::clock::{self, set};
 use crate::task::callback::{Delivery, Outcome, RETENTION, Url, letter};
 use crate::task::courier::{Courier, Post};
+use crate::task::descendants::{DESCENDANTS_MAX, FIRST};
 use crate::task::doors::Parent;
 use crate::task::home::{Below, ListQuery};
 
@@ -244,6 +246,30 @@ async fn agents_that_call_each_other_back_come_to_an_end() {
             "{progress:?}"
         );
     }
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_told_makes_no_more_than_the_tree_may_have() {
+    let bench = Bench::new(1100);
+    let courier = bench.called_back(&Script::default());
+    let id = bench.submitted(told_by(agent("bomb.1"), &[])).await;
+    let mut tokens = bench.tokens.clone();
+    // The task's own handler, and that of the one that tells of it.
+    let token = tokens.wait_for(|tokens| tokens.len() > 1).await.unwrap()[1].clone();
+    let mut made = 0;
+    let refused = loop {
+        match bench.home.submit(bench.asked("bomb.2", &token), 0).await {
+            Ok(taken) => {
+                assert_eq!(taken.task.root_task_id, id.to_string());
+                made += 1;
+            }
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(refused.reason, Reason::DescendantsExhausted);
+    assert_eq!(made, DESCENDANTS_MAX - FIRST);
     courier.close(Duration::ZERO).await;
     set::to(None);
 }

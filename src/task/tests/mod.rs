@@ -20,7 +20,7 @@ use tokio::{
 use tokio_stream::{Stream, iter};
 use tonic::Status;
 
-use crate::domain::{InstanceId, SpiffeId, TaskId};
+use crate::domain::{InstanceId, Label, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::task_update::Update as Shown;
@@ -140,6 +140,7 @@ struct Here {
     executor: Executor,
     own: SpiffeId,
     idempotent: bool,
+    asks: Arc<AtomicBool>,
     changes: watch::Sender<u64>,
     apart: watch::Receiver<Apart>,
 }
@@ -158,6 +159,7 @@ impl Route for Here {
             return Pick::Busy(None);
         }
         let here = Candidate {
+            wants_descendants: self.asks.load(Ordering::SeqCst),
             instance: instance(),
             agent,
             idempotent: self.idempotent,
@@ -165,6 +167,10 @@ impl Route for Here {
             contract: Contract::default(),
         };
         Pick::Go(Arc::new(here), Box::default())
+    }
+
+    fn wants_descendants(&self, _: &Label, _: &pb::Selector) -> bool {
+        self.asks.load(Ordering::SeqCst)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -203,6 +209,8 @@ pub(super) struct Bench {
     pub(super) tokens: watch::Receiver<Vec<String>>,
     traces: Traced,
     deaf: Arc<AtomicBool>,
+    /// Its executor asks for the tasks that may be made below an attempt.
+    pub(super) asks: Arc<AtomicBool>,
     apart: watch::Sender<Apart>,
 }
 
@@ -211,6 +219,7 @@ impl Bench {
         Self::over(slots, false, Journal::memory())
     }
 
+    #[allow(clippy::too_many_lines, reason = "each part of a sidecar once")]
     pub(super) fn over(slots: u32, idempotent: bool, journal: Journal) -> Self {
         let own: SpiffeId = "spiffe://attache.local/ns/default/agent/worker"
             .parse()
@@ -239,7 +248,9 @@ impl Bench {
         let executor = Executor::new(config, agent, vec![Nursery::here()]);
         let changes = watch::Sender::new(0);
         let apart = watch::Sender::new(Apart::Together);
+        let asks = Arc::new(AtomicBool::new(true));
         let here = Arc::new(Here {
+            asks: asks.clone(),
             apart: apart.subscribe(),
             executor: executor.clone(),
             own: own.clone(),
@@ -251,6 +262,7 @@ impl Bench {
             instance: instance(),
             own: own.clone(),
             lost_after: crate::task::home::LOST_AFTER,
+            descendants: crate::task::descendants::DESCENDANTS_MAX,
         };
         let journal = (journal, Replay::new(&instance(), 2));
         let nurseries = vec![Nursery::here()];
@@ -268,6 +280,7 @@ impl Bench {
             tokens: heard,
             traces,
             deaf,
+            asks,
             apart,
         }
     }
