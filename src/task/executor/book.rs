@@ -9,14 +9,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::grants::{Counts, Grants, Said};
+use super::grants::{Counts, Grant, Grants, Said};
 use super::refusal::AGENT_RETRY;
 use super::session::Command;
-use super::shares::Claimant;
+use super::shares::{Claimant, Key as Share};
 use crate::domain::{Fault, InstanceId, Reason, TaskId};
 use crate::pb;
 use crate::runtime::chance;
@@ -104,6 +107,8 @@ pub(super) struct Book {
     grants: Grants,
     /// How homes that wait are told.
     waiting: HashMap<Claimant, mpsc::Sender<Told>>,
+    /// How Starts are told that wait here for their turns.
+    guests: HashMap<Claimant, oneshot::Sender<Grant>>,
 }
 
 impl Book {
@@ -124,6 +129,7 @@ impl Book {
             // Half of the numbers: they never come around.
             grants: Grants::from(chance::number() >> 1),
             waiting: HashMap::new(),
+            guests: HashMap::new(),
         }
     }
 
@@ -133,6 +139,29 @@ impl Book {
         if !grant.is_empty() && !self.grants.redeem(start, grant, now) {
             tracing::debug!(grant, "a grant came too late");
         }
+    }
+
+    /// A Start with this grant was turned down for other reasons: the slot is somebody else's.
+    pub(super) fn give_back(&mut self, home: &InstanceId, grant: &str, now: Instant) {
+        if !grant.is_empty() {
+            self.grants.give_back(home, grant, now);
+            self.deal(now);
+        }
+    }
+
+    /// A Start that brought no grant found no room, since others wait: it may wait for its turn, and
+    /// is told of its grant then. `None`: it may not.
+    pub(super) fn wait_here(
+        &mut self,
+        home: &InstanceId,
+        share: Share,
+        now: Instant,
+    ) -> Option<(Claimant, oneshot::Receiver<Grant>)> {
+        let who = self.grants.wait(home, share, now)?;
+        let (tell, told) = oneshot::channel();
+        self.guests.insert(who, tell);
+        self.deal(now);
+        Some((who, told))
     }
 
     /// Decides about a Start; a slot is taken with [`Admission::Run`].
@@ -245,6 +274,7 @@ impl Book {
     pub(super) fn drain(&mut self) {
         self.draining = true;
         self.grants.clear();
+        self.guests.clear();
         for (_, home) in self.waiting.drain() {
             // One that is behind sees an end without a reason.
             drop(home.try_send(Err(draining().into())));
@@ -269,13 +299,12 @@ impl Book {
 
     /// A home says who waits there.
     pub(super) fn say(&mut self, who: Claimant, said: Said, now: Instant) {
-        self.grants.say(who, said);
+        self.grants.say(who, said, now);
         self.deal(now);
     }
 
     /// Looks after the grants of a home; `word`: says that it is not forgotten. Whether it waits.
     pub(super) fn attend(&mut self, who: Claimant, word: bool, now: Instant) -> bool {
-        self.grants.expire(now);
         self.deal(now);
         let Some(home) = self.waiting.get(&who) else {
             return false;
@@ -284,9 +313,10 @@ impl Book {
         !home.is_closed() && (!word || home.try_send(Ok(there)).is_ok())
     }
 
-    /// A home waits no more.
+    /// A home waits no more, or a Start that waited.
     pub(super) fn leave(&mut self, who: Claimant, why: Option<Fault>, now: Instant) {
         self.grants.close(who);
+        self.guests.remove(&who);
         if let (Some(home), Some(why)) = (self.waiting.remove(&who), why) {
             drop(home.try_send(Err(why.into())));
         }
@@ -295,16 +325,27 @@ impl Book {
 
     /// Grants what is free to those who wait.
     pub(super) fn deal(&mut self, now: Instant) {
+        self.grants.expire(now);
         while self.free() > 0
             && let Some(grant) = self.grants.give(now)
         {
-            let told = Ok(grant.message());
-            let home = self.waiting.get(&grant.to);
-            if home.is_none_or(|home| home.try_send(told).is_err()) {
-                self.grants.close(grant.to);
-                self.waiting.remove(&grant.to);
+            let to = grant.to;
+            let told = if let Some(guest) = self.guests.remove(&to) {
+                guest.send(grant).is_ok()
+            } else {
+                let home = self.waiting.get(&to);
+                home.is_some_and(|home| home.try_send(Ok(grant.message())).is_ok())
+            };
+            if !told {
+                self.grants.close(to);
+                self.waiting.remove(&to);
             }
         }
+    }
+
+    /// When claims that rest count again, if any do.
+    pub(super) fn wakes(&self) -> Option<Instant> {
+        self.grants.wakes()
     }
 
     /// Tasks that wait at homes, slots that are granted and not used, and what became of all grants.
