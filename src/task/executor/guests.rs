@@ -63,7 +63,13 @@ mod tests {
     async fn who_comes_again_in_vain_is_a_guest_and_a_burst_is_not() {
         let (mut guests, now) = (Guests::default(), Instant::now());
         let old: InstanceId = "old".parse().unwrap();
-        for (after, is_guest) in [(0, false), (1, false), (39, false), (40, true), (50_000, true)] {
+        for (after, is_guest) in [
+            (0, false),
+            (1, false),
+            (39, false),
+            (40, true),
+            (50_000, true),
+        ] {
             let now = now + Duration::from_millis(after);
             assert_eq!(guests.refused(&old, now), is_guest, "{after}");
         }

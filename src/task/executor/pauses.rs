@@ -15,7 +15,9 @@ use crate::domain::InstanceId;
 
 /// How long a claim rests whose grants came back: at first, and at most. They double as long as none
 /// is used, so a home that has nothing for them is asked ever more slowly.
-const RETURNED: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+const RETURNED: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// One that comes back so long after a rest is the first of its row.
+const APART: Duration = Duration::from_secs(1);
 /// Claims whose grants became void one after the other: then the home has none at all for a while,
 /// and one at a time after that until it uses one. Fewer may be an accident of a few tasks.
 const ROW: u32 = 3;
@@ -78,9 +80,8 @@ impl Pauses {
         let Some(home) = self.home(home, now) else {
             return;
         };
-        // One that comes back later than any pause is the first of its row.
         let rest = home.keys.get(key);
-        let rest = rest.filter(|rest| now < rest.until + RETURNED.1);
+        let rest = rest.filter(|rest| now < rest.until + APART);
         let before = rest.map_or(0, |rest| rest.returned);
         let until = now + doubled(RETURNED, before);
         home.last = now;
@@ -152,7 +153,7 @@ impl Pauses {
     fn look_at(&mut self, now: Instant) {
         let mut due = None;
         self.homes.retain(|_, home| {
-            home.keys.retain(|_, rest| rest.until + RETURNED.1 > now);
+            home.keys.retain(|_, rest| rest.until + APART > now);
             let keys = home.keys.values().map(|rest| rest.until);
             let ends = keys.chain(home.until).filter(|until| *until > now);
             due = ends.chain(due).min();
@@ -204,7 +205,7 @@ mod tests {
             assert!(pauses.ended(now) && !pauses.ended(now));
             assert!(!pauses.rests(&home("h1"), &key("a"), now));
         }
-        assert_eq!(rests, [10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
+        assert_eq!(rests, [10, 20, 40, 80, 160, 250, 250, 250, 250, 250]);
         pauses.used(&home("h1"), &key("a"));
         pauses.returned(&home("h1"), &key("a"), now);
         assert_eq!(pauses.due, Some(now + RETURNED.0));

@@ -140,14 +140,17 @@ impl Shares {
         let mut overdue = overdue.take_while(|(since, _)| since + due <= self.turns);
         let (_, who) = *overdue.find(|(_, who)| may(*who))?;
         let claims = self.by.get_mut(&who)?;
-        let behind = claims.last.clone().map_or(Bound::Unbounded, |last| {
-            Bound::Excluded((last, u32::MAX))
-        });
+        let behind = claims
+            .last
+            .clone()
+            .map_or(Bound::Unbounded, |last| Bound::Excluded((last, u32::MAX)));
         let next = claims.all.range((behind, Bound::Unbounded)).next();
         let ((name, _), _) = next.or_else(|| claims.all.iter().next())?;
         let name = name.clone();
         let ranks = &self.origins.get(&name)?.ranks;
-        let own = ranks.iter().filter(|(_, rank)| rank.claims.contains_key(&who));
+        let own = ranks
+            .iter()
+            .filter(|(_, rank)| rank.claims.contains_key(&who));
         let (priority, _) = own.min_by_key(|(priority, rank)| (rank.next, Reverse(**priority)))?;
         claims.last = Some(name.clone());
         Some((who, (name, *priority)))
