@@ -57,6 +57,8 @@ pub(super) struct History {
     pub(super) canceled: BTreeSet<String>,
     /// Answers that were acknowledged, by their tasks and questions.
     pub(super) answered: BTreeSet<(String, String)>,
+    /// Tasks in memory only, with what they were in the end where that was seen.
+    pub(super) fleeting: BTreeMap<String, Option<pb::Task>>,
     /// How often each kind of fault came.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// Invariants that were broken, and how.
@@ -76,6 +78,7 @@ impl History {
             told: BTreeMap::new(),
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
+            fleeting: BTreeMap::new(),
             faults: BTreeMap::new(),
             broken: Vec::new(),
         }
