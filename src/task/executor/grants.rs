@@ -278,23 +278,26 @@ impl Grants {
         Some(Grant { to, number, key })
     }
 
-    /// A Start of this home for a task of this origin uses a grant. Whether it may.
+    /// A Start of this home for a task of this origin uses a grant: how long that took; `None`: it may
+    /// not.
     pub(super) fn redeem(
         &mut self,
         (home, origin): (&InstanceId, &str),
         id: &str,
         now: Instant,
-    ) -> bool {
-        let Some(number) = number(id) else {
-            return false;
-        };
+    ) -> Option<Duration> {
+        let number = number(id)?;
         let in_time = |grant: &Open| *grant.key.0 == *origin && now < grant.until;
         let fits = self.is_of(number, home) && self.open.get(&number).is_some_and(in_time);
-        if fits && let Some(grant) = self.remove(number) {
-            self.counts.used += 1;
-            self.pauses.used(home, &grant.key);
-        }
-        fits
+        let grant = if fits {
+            self.remove(number)?
+        } else {
+            return None;
+        };
+        self.counts.used += 1;
+        self.pauses.used(home, &grant.key);
+        let given = grant.until - GRANT_LIFE;
+        Some(now.saturating_duration_since(given))
     }
 
     /// Grants that nobody has used in time are void; what rested long enough counts again.
@@ -539,7 +542,7 @@ mod tests {
         grants.expire(later);
         assert_eq!((grants.reserved(), grants.counts().expired), (0, 1));
         let id = lost.message().grant_id;
-        assert!(!grants.redeem((&home(1), "a"), &id, later));
+        assert_eq!(grants.redeem((&home(1), "a"), &id, later), None);
         says(&mut grants, who, &[("a", 2), ("b", 1)], later);
         assert_eq!(all(&mut grants, later), ["b"], "the other one rests");
         // Another stream is the same home.
@@ -579,7 +582,7 @@ mod tests {
         says(&mut grants, who, &[("d", 5)], now);
         let used = grants.give(now).unwrap();
         assert!(grants.give(now).is_none(), "it has not shown that it can");
-        assert!(grants.redeem((&home(1), "d"), &used.id(), now));
+        assert!(grants.redeem((&home(1), "d"), &used.id(), now).is_some());
         assert_eq!(all(&mut grants, now).len(), 4);
     }
 
@@ -656,7 +659,11 @@ mod tests {
         assert_eq!(grants.wait(&home(2), key(), later), None, "it may say so");
         let two = [grants.give(later).unwrap(), grants.give(later).unwrap()];
         let own = two.iter().find(|grant| grant.to == guest).unwrap();
-        assert!(grants.redeem((&home(1), ORIGIN), &own.id(), later));
+        assert!(
+            grants
+                .redeem((&home(1), ORIGIN), &own.id(), later)
+                .is_some()
+        );
         grants.close(guest);
         for number in 10..50 {
             grants.wait(&home(number), key(), now);
@@ -731,8 +738,8 @@ mod tests {
                             let grant = mine.remove(which);
                             let id = grant.message().grant_id;
                             let start = (home(number), grant.key.0);
-                            let used = grants.redeem((&start.0, &start.1), &id, now);
-                            prop_assert!(!grants.redeem((&start.0, &start.1), &id, now));
+                            let used = grants.redeem((&start.0, &start.1), &id, now).is_some();
+                            prop_assert!(grants.redeem((&start.0, &start.1), &id, now).is_none());
                             running += usize::from(used);
                         }
                     }

@@ -12,6 +12,7 @@ mod engine;
 mod grants;
 mod guests;
 pub mod handler;
+mod line;
 mod offers;
 mod pauses;
 mod refusal;

@@ -186,3 +186,56 @@ async fn who_says_nothing_has_its_turn_and_only_from_the_second_time_on() {
     bench.executor.shared.book.lock().drain();
     assert_eq!(third.next().await, "refused DRAINING");
 }
+
+/// Work of one slot that takes a millisecond, granted five before.
+async fn short_work(bench: &Bench, line: &mut Line) {
+    for task in 100..120 {
+        let grant = line.granted().await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut home = bench.open_at("i1", of("i1", task, &grant)).await;
+        assert_eq!(home.next().await, "accepted");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        bench.say(result()).await;
+        bench.hang_up();
+        assert_eq!(home.next().await, "1: result");
+        home.ack(1).await;
+        line.says(100).await;
+        if bench.executor.shared.book.lock().granted().1 > 1 {
+            return;
+        }
+    }
+    panic!("nothing is granted ahead");
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_work_is_granted_slots_before_they_are_free_and_runs_in_them_only() {
+    let bench = Bench::new(1, OnCancel::Ends);
+    let mut line = bench.waits("i1", 100).await;
+    short_work(&bench, &mut line).await;
+    let (first, second, third) = (
+        line.granted().await,
+        line.granted().await,
+        line.granted().await,
+    );
+    let mut running = bench.open_at("i1", of("i1", 1, &first)).await;
+    assert_eq!(running.next().await, "accepted");
+    let mut next = bench.open_at("i1", of("i1", 2, &second)).await;
+    let early = timeout(Duration::from_millis(20), next.next()).await;
+    assert!(early.is_err(), "{early:?}: there is one slot");
+    // Nobody passes it by, and it has the slot as soon as that is free.
+    let mut other = bench.open_at("i2", of("i2", 1, "")).await;
+    assert_eq!(other.next().await, "refused SLOTS_FULL");
+    bench.say(result()).await;
+    bench.hang_up();
+    assert_eq!(running.next().await, "1: result");
+    running.ack(1).await;
+    let began = Instant::now();
+    assert_eq!(next.next().await, "accepted");
+    assert!(began.elapsed() < Duration::from_millis(1));
+    assert_eq!(bench.executor.load().running, 1);
+    // Where what runs takes long after all, who waits goes back.
+    let mut late = bench.open_at("i1", of("i1", 3, &third)).await;
+    assert_eq!(late.next().await, "refused SLOTS_FULL");
+    let book = bench.executor.shared.book.lock();
+    assert_eq!((book.running(), bench.handlers()), (1, 1));
+}
