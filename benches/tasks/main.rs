@@ -25,6 +25,7 @@ mod plain;
 mod recovery;
 mod registry;
 mod report;
+mod slots;
 mod watching;
 
 use std::{
@@ -79,6 +80,9 @@ struct Options {
     /// Measure tasks in memory beside plain tonic over the same hops, instead
     #[arg(long)]
     ephemeral: bool,
+    /// Measure tasks that wait for executors with so many slots beside one that has room for all, instead
+    #[arg(long, value_delimiter = ',')]
+    slots: Vec<u32>,
     /// Measure how many events reach so many watchers of one task, such as 1000, and how soon work goes
     /// on whose executor was killed, instead
     #[arg(long, value_name = "COUNT")]
@@ -112,6 +116,9 @@ fn main() -> Outcome<()> {
     }
     if options.ephemeral {
         return runtime.block_on(fleeting::measure(&options));
+    }
+    if !options.slots.is_empty() {
+        return runtime.block_on(slots::measure(&options));
     }
     if let Some(watchers) = options.watchers {
         return runtime.block_on(watched(&options, watchers));

@@ -227,13 +227,19 @@ impl Executor {
             return session.end(Fault::new(Reason::ConnectionLost, text));
         };
         match first.and_then(|request| request.step) {
-            Some(Step::Start(start)) => match self.check(&home, *start) {
-                Ok(work) => {
-                    let spans = Spans::begin(trace.as_ref(), &work, &home);
-                    Box::pin(self.start(work, spans, session, stops)).await;
+            Some(Step::Start(start)) => {
+                let grant = start.grant_id.clone();
+                match self.check(&home, *start) {
+                    Ok(work) => {
+                        let spans = Spans::begin(trace.as_ref(), &work, &home);
+                        Box::pin(self.start(work, spans, session, stops)).await;
+                    }
+                    Err(fault) => {
+                        self.free_grant(&home.instance, &grant);
+                        session.end(fault);
+                    }
                 }
-                Err(fault) => session.end(fault),
-            },
+            }
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
             Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => session
                 .end(Fault::new(
@@ -261,17 +267,10 @@ impl Executor {
         let attempt = work.request.attempt;
         if work.remaining.is_zero() {
             spans.fail(Reason::DeadlineExceeded.label());
+            self.free_grant(&work.task_id.home, &work.grant);
             return give_up(session, refused(Reason::DeadlineExceeded, None));
         }
-        let admission = {
-            let (mut book, now) = (self.shared.book.lock(), Instant::now());
-            let asks = (&work.task_id.home, &*work.task.origin);
-            book.redeem(asks, &work.grant, now);
-            let admission = book.admit(&work.task_id, attempt, to_owner);
-            // What it would have had may be free again.
-            book.deal(now);
-            admission
-        };
+        let admission = self.admit(&work, to_owner).await;
         let older = match admission {
             Admission::Run { older } => older,
             Admission::Known(owner) => return attach(&owner, session).await,

@@ -2,6 +2,8 @@
 
 #[path = "asking_tests.rs"]
 mod asking;
+#[path = "slots_tests.rs"]
+mod slots;
 
 use std::sync::{
     Arc,

@@ -13,9 +13,9 @@ use crate::task::journal::blobs::{Blob, Holder};
 
 use super::attempt::Heard;
 use super::dispatch::{Carrier, RESUME};
-use super::steps::released;
 use super::large::{Waiting, fill_start};
 use super::shard::Running;
+use super::steps::released;
 use super::update::failure;
 
 /// So few records are never too many bytes for one append.

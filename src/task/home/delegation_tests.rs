@@ -15,7 +15,7 @@ use super::kept::Kept;
 use super::machine::{Effect, Tasks};
 use super::request::{Asker, Drawn, Maker};
 use super::snapshot::{Numbered, submitted};
-use super::tests::{Bench, text};
+use super::tests::{Bench, refused, text};
 
 const IDEMPOTENT: bool = true;
 
@@ -145,6 +145,19 @@ async fn a_task_that_is_handed_over_goes_on_as_the_same() {
         .map(|e| e.seq)
         .collect();
     assert_eq!(seqs, (1..=done.last_seq).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_handed_over_asks_for_slots_under_the_skill_that_it_has_now() {
+    let (mut bench, task) = working(&["worker"]);
+    there(&bench, &["other"]);
+    bench.update(task, 2, over("other", "other.do", ""));
+    bench.hear(task, refused(Reason::SlotsFull));
+    let (other, now) = ("other".parse().unwrap(), bench.at.now);
+    bench.step(|tasks, _| tasks.set_grants(&other, true, now));
+    let report = bench.step(|tasks, _| tasks.report());
+    let skills: Vec<_> = report.waiting[&other].keys().map(|key| &*key.2).collect();
+    assert_eq!(skills, ["other.do"]);
 }
 
 #[tokio::test(start_paused = true)]

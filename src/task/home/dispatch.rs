@@ -25,6 +25,7 @@ use crate::wire::status::{failure_of, reason_of, retry_after};
 use super::attempt::Heard;
 use super::machine::Carrying;
 use super::request::Request;
+use super::slots::Unused;
 use super::steps::{Said, released, steps};
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
@@ -49,10 +50,22 @@ pub(super) enum First {
     Resume(u64),
 }
 
+impl First {
+    /// The grant that it uses.
+    pub(super) fn grant(&self) -> Option<&str> {
+        match self {
+            Self::Start(start, _) => Some(&*start.grant_id).filter(|grant| !grant.is_empty()),
+            Self::Resume(_) => None,
+        }
+    }
+}
+
 /// One attempt under way.
 pub(super) struct Carrier {
     pub(super) to: Carrying,
     pub(super) first: First,
+    /// Its grant, until it has gone out.
+    pub(super) unused: Option<Unused>,
     pub(super) said: watch::Receiver<Said>,
     pub(super) shard: mpsc::Sender<Request>,
     pub(super) connect: Arc<dyn Connect>,
@@ -155,7 +168,7 @@ impl Carrier {
     }
 
     /// One stream, from its first word to its end.
-    async fn stream(&self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
+    async fn stream(&mut self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
         let fresh = call.is_some();
         let silent_at = Instant::now() + call.as_deref().map_or(OPEN, first_word_within);
         let steps = steps(first, self.said.clone());
@@ -171,6 +184,9 @@ impl Carrier {
         };
         match opened {
             Ok(Ok(updates)) => {
+                if let Some(grant) = self.unused.take() {
+                    grant.used();
+                }
                 let silent_at = fresh.then_some(silent_at);
                 self.pump(updates, silent_at, after).await
             }

@@ -110,6 +110,7 @@ impl Tasks {
         let lane = Lanes::name(namespace, &selector, &bounds, hasty);
         entry.lane = Some(lane.clone());
         let flow = entry.kept.flow();
+        self.slots.waits(&flow.origin);
         entry.turn = Some(self.lanes.insert(lane, task, flow, entry.turn));
     }
 
@@ -244,6 +245,8 @@ impl Tasks {
 
     /// Sends the task to whoever fits best and has room.
     fn give(&mut self, task: Uuid, world: World<'_>) -> Given {
+        // Of the last one that was offered.
+        self.full.clear();
         if self.holding {
             return Given::Busy(None);
         }

@@ -33,6 +33,7 @@ pub(super) use super::effect::{Carrying, Effect, Limits, World};
 pub(super) use super::entry::Entry;
 use super::gate::Gates;
 use super::give::Round;
+use super::granted::Slots;
 use super::kept::{Kept, UNCONFIRMED};
 use super::keys::Keys;
 use super::lanes::{Lane, Lanes};
@@ -59,10 +60,7 @@ pub(super) struct Tasks {
     pub(super) gates: Gates,
     /// Who had no room when a task was last offered.
     pub(super) full: BTreeSet<InstanceId>,
-    /// Slots that were granted here: which one was seen last, by who granted it.
-    pub(super) granted: BTreeMap<InstanceId, u64>,
-    /// Which lane had the last granted slot.
-    pub(super) granted_lane: Option<Lane>,
+    pub(super) slots: Slots,
     wakes: BTreeSet<(Instant, Uuid)>,
     /// When the lanes are worth a look.
     pub(super) pump_at: Option<Instant>,
@@ -115,8 +113,7 @@ impl Tasks {
             lanes: Lanes::default(),
             gates: Gates::default(),
             full: BTreeSet::new(),
-            granted: BTreeMap::new(),
-            granted_lane: None,
+            slots: Slots::default(),
             wakes: BTreeSet::new(),
             pump_at: None,
             pumped: None,
@@ -201,6 +198,7 @@ impl Tasks {
         if self.pump_at.is_some_and(|due| due <= now) {
             self.pump_on(world);
         }
+        self.lanes.moved |= self.slots.wake(now);
         if self.compaction.at.is_some_and(|due| due <= now) {
             self.compact_on(now);
         }
@@ -211,6 +209,7 @@ impl Tasks {
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let first = self.wakes.first().map(|(due, _)| *due);
         let others = self.pump_at.into_iter().chain(self.compaction.at);
+        let others = others.chain(self.slots.next_wake());
         first.into_iter().chain(others).min()
     }
 

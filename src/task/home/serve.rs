@@ -18,6 +18,7 @@ use super::machine::not_found;
 use super::reads;
 use super::request::{Answered, Mark, Reply, Request, SlotsWord, Watchers, Watching};
 use super::shard::{Gated, Running, moment};
+use super::slots::Unused;
 use super::submit::parent_gone;
 
 /// Transients that a slow watcher may be behind; it loses the oldest.
@@ -93,12 +94,17 @@ impl Running {
     fn slots(&mut self, word: SlotsWord) {
         match word {
             SlotsWord::Grants { instance, grants } => {
+                if !grants {
+                    self.backs.remove(&instance);
+                }
                 self.world(|tasks, world| tasks.set_grants(&instance, grants, world.at.now));
             }
             SlotsWord::Granted { grant, back } => {
-                if !self.world(|tasks, world| tasks.granted(&grant, world)) {
-                    // Where that does not reach the executor, the grant is void soon.
-                    drop(back.try_send(grant.id));
+                let unused = Unused::new(&grant.id, &back);
+                if self.world(|tasks, world| tasks.granted(&grant, world)) {
+                    // It is with a task that is given out once that is on disk.
+                    unused.used();
+                    self.backs.insert(grant.instance, back);
                 }
             }
         }

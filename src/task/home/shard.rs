@@ -17,6 +17,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
+use crate::domain::InstanceId;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
 use crate::task::callback::Delivery;
 use crate::task::doors::{Connect, Parents, Route};
@@ -36,7 +37,7 @@ use super::neighbours::Neighbours;
 use super::reads;
 use super::released::Released;
 use super::request::{Mark, Reply, Request, Watchers};
-use super::slots::Board;
+use super::slots::{Board, Unused};
 use super::steps::Said;
 
 /// Requests that wait for a shard; senders wait beyond it.
@@ -102,6 +103,8 @@ pub(super) struct Running {
     looked: Option<Instant>,
     /// When it may say again who waits for executors without room.
     pub(super) says_at: Instant,
+    /// Where grants go back that no Start has used, by who granted them.
+    pub(super) backs: BTreeMap<InstanceId, mpsc::Sender<String>>,
     /// Sorted, as the watchers are: who hears of the shard's end first does not depend on chance.
     pub(super) carriers: BTreeMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
@@ -122,6 +125,7 @@ impl Shard {
             hold: Hold::default(),
             looked: None,
             says_at: Instant::now(),
+            backs: BTreeMap::new(),
             carriers: BTreeMap::new(),
             settling: Vec::new(),
             watchers: BTreeMap::new(),
@@ -400,9 +404,12 @@ impl Running {
         let (say, said) = watch::channel(Said::default());
         self.carriers.insert(to.task, (to.attempt, say));
         let (shard, connect) = (self.shard.sender.clone(), self.shard.connect.clone());
+        let grant = first.grant().zip(self.backs.get(&to.instance));
+        let unused = grant.map(|(grant, back)| Unused::new(grant, back));
         let carrier = Carrier {
             to,
             first,
+            unused,
             said,
             shard,
             connect,

@@ -2,6 +2,8 @@
 
 #[path = "dialogue_tests.rs"]
 mod dialogue;
+#[path = "slots_tests.rs"]
+mod slots;
 
 use std::{
     sync::{Arc, Mutex},
@@ -601,7 +603,7 @@ async fn while_everybody_is_broken_tasks_wait_for_the_probe_and_hasty_ones_do_no
 }
 
 /// Of a slot that is taken, or of an agent that is away.
-fn refused(reason: Reason) -> Heard {
+pub(super) fn refused(reason: Reason) -> Heard {
     Heard::Refused {
         reason: reason.label().into(),
         wait: None,
@@ -964,106 +966,6 @@ async fn lanes_that_want_the_same_instance_take_turns() {
         bench.hear(runs, Heard::Accepted);
     }
     assert!(served.iter().all(|count| *count > 1), "{served:?}");
-}
-
-fn granted(origin: &str, priority: u32, until: Instant) -> super::granted::Granted {
-    super::granted::Granted {
-        instance: "i1".parse().unwrap(),
-        id: "g1".into(),
-        number: 7,
-        origin: origin.into(),
-        priority,
-        until,
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_where_slots_are_granted_goes_with_a_grant_only() {
-    let mut bench = Bench::new(&["i1"], false);
-    let first = bench.submit();
-    bench.hear(first, Heard::Accepted);
-    let low = bench.submit_with(pb::TaskOptions {
-        priority: 1,
-        ..Default::default()
-    });
-    bench.hear(low, refused(Reason::SlotsFull));
-    let high = bench.submit_with(pb::TaskOptions {
-        priority: 10,
-        ..Default::default()
-    });
-    bench.pass(Duration::from_millis(1));
-    let (i1, now): (crate::domain::InstanceId, _) = ("i1".parse().unwrap(), bench.at.now);
-    bench.step(|tasks, _| tasks.set_grants(&i1, true, now));
-    let report = bench.step(|tasks, _| tasks.report());
-    let waiting = report.waiting[&i1].iter();
-    let waiting: Vec<_> = waiting
-        .map(|((_, priority, skill), count)| (*priority, &**skill, *count))
-        .collect();
-    assert_eq!(waiting, [(1, "work.do", 1), (10, "work.do", 1)]);
-    // A slot comes free, and is not for whoever is quickest.
-    bench.update(first, 1, done());
-    bench.pass(Duration::from_secs(10));
-    let sent = bench.started().len();
-    let until = bench.at.now + Duration::from_secs(1);
-    let origin = own().to_string();
-    let give = |bench: &mut Bench, origin: &str, priority, until| {
-        let grant = granted(origin, priority, until);
-        bench.step(|tasks, world| tasks.granted(&grant, world))
-    };
-    let now = bench.at.now;
-    assert!(!give(&mut bench, &origin, 1, now), "void");
-    assert!(!give(
-        &mut bench,
-        "spiffe://a/ns/default/agent/other",
-        1,
-        until
-    ));
-    assert_eq!(bench.started().len(), sent);
-    assert!(give(&mut bench, &origin, 1, until));
-    let last = bench.effects.iter().rev();
-    let mut starts = last.filter_map(|effect| {
-        let Effect::Start { to, start, .. } = effect else {
-            return None;
-        };
-        Some((to.task, start.grant_id.clone()))
-    });
-    assert_eq!(starts.next(), Some((low, "g1".into())));
-    // None of that priority is left: another one of the origin goes.
-    assert!(give(&mut bench, &origin, 1, until));
-    assert!(bench.tasks.tasks[&high].kept.running.is_some());
-    assert!(!give(&mut bench, &origin, 1, until), "nobody waits");
-    let report = bench.step(|tasks, _| tasks.report());
-    assert_eq!((report.waiting.len(), report.seen[&i1]), (0, 7));
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_no_slots_are_granted_any_more_those_who_wait_are_offered_again() {
-    let mut bench = Bench::new(&["i1"], false);
-    let (i1, now): (crate::domain::InstanceId, _) = ("i1".parse().unwrap(), bench.at.now);
-    bench.step(|tasks, _| tasks.set_grants(&i1, true, now));
-    // Nobody waits: it needs no grant.
-    let task = bench.submit();
-    assert_eq!(bench.started().len(), 1);
-    bench.hear(task, refused(Reason::SlotsFull));
-    bench.pass(Duration::from_secs(20));
-    assert!(bench.tasks.tasks[&task].kept.running.is_none());
-    let now = bench.at.now;
-    bench.step(|tasks, _| tasks.set_grants(&i1, false, now));
-    bench.pass(Duration::from_secs(1));
-    assert!(bench.tasks.tasks[&task].kept.running.is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_home_that_gives_nothing_out_uses_no_grant_and_says_that_nobody_waits() {
-    let mut bench = Bench::new(&["i1"], false);
-    let task = bench.submit();
-    bench.hear(task, refused(Reason::SlotsFull));
-    assert_eq!(bench.step(|tasks, _| tasks.report()).waiting.len(), 1);
-    bench.step(|tasks, _| tasks.hold());
-    let grant = granted(&own().to_string(), 5, bench.at.now + Duration::from_secs(1));
-    assert!(!bench.step(|tasks, world| tasks.granted(&grant, world)));
-    assert!(bench.tasks.lanes.moved, "it says so");
-    assert_eq!(bench.step(|tasks, _| tasks.report()).waiting.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]

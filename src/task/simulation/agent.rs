@@ -107,9 +107,14 @@ impl Agent {
         self.state.lock().alive.get_or_insert_default();
     }
 
+    /// Cancelled when the process ends; `None`: it has.
+    pub(super) fn lives(&self) -> Option<Stop> {
+        self.state.lock().alive.clone()
+    }
+
     fn alive(&self) -> Result<Stop, HandlerError> {
-        let alive = self.state.lock().alive.clone();
-        alive.ok_or_else(|| HandlerError::Unreachable("connection refused".into()))
+        self.lives()
+            .ok_or_else(|| HandlerError::Unreachable("connection refused".into()))
     }
 }
 

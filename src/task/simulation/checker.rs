@@ -10,7 +10,9 @@
 //! - I13 nothing is acknowledged or shown that a crash takes back;
 //! - I14 no tree has more tasks than its root may have, and nobody is refused one that has fewer;
 //! - and each run is given all that was asked and answered before it;
-//! - whoever is called back is told of each change, in order, in the same words.
+//! - whoever is called back is told of each change, in order, in the same words;
+//! - what is in memory only keeps all of this while its home's process lives, is gone with it or with
+//!   its caller, and nowhere on disk: see `fleeting`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use super::World;
 use super::agent::{is_idempotent, read};
 use super::callbacks;
 use super::contents::records;
+use super::fleeting::is_fleeting;
 use super::history::{History, Request};
 use super::trees;
 
@@ -117,11 +120,18 @@ pub(super) fn compare(history: &mut History, before: &Told, after: &Told) {
 pub(super) fn check(world: &World, told: &Told) {
     let mut history = world.history.lock();
     let mut broken = Vec::new();
-    for (id, one) in told {
+    let mut all = told.clone();
+    for (id, task) in &history.fleeting {
+        let events = history.shown.get(id).into_iter().flat_map(BTreeMap::values);
+        let (events, id) = (events.cloned().collect(), id.clone());
+        let seen = task.clone().map(|task| Final { task, events });
+        all.extend(seen.map(|seen| (id, seen)));
+    }
+    for (id, one) in &all {
         broken.extend(check_task(&history, id, one));
         broken.extend(callbacks::check(&history, &one.task, &one.events));
     }
-    for (id, shown) in &history.shown {
+    for (id, shown) in history.shown.iter().filter(|(id, _)| !is_fleeting(id)) {
         let known = told.get(id).map_or(0, |one| one.task.last_seq);
         if let Some(beyond) = shown.keys().find(|seq| **seq > known) {
             broken.push(format!(
@@ -132,7 +142,7 @@ pub(super) fn check(world: &World, told: &Told) {
     for request in &history.requests {
         broken.extend(check_request(request, told));
     }
-    broken.extend(check_runs(world, &history, told));
+    broken.extend(check_runs(world, &history, &all));
     broken.extend(trees::check(world, &history, told));
     for how in broken {
         history.breach(how);
@@ -265,6 +275,9 @@ fn check_runs(world: &World, history: &History, all: &Told) -> Vec<String> {
     }
     for (id, runs) in runs {
         let Some(one) = all.get(id) else {
+            if is_fleeting(id) {
+                continue;
+            }
             broken.push(format!("I1: {id} ran, and nobody knows it"));
             continue;
         };
@@ -342,6 +355,9 @@ fn check_log(records: &[Record], told: &Told) -> Vec<String> {
     let mut tracks: BTreeMap<&str, Track> = BTreeMap::new();
     for record in records {
         let id = record.task_id.as_str();
+        if is_fleeting(id) {
+            broken.push(format!("{id} is in memory only, and on disk"));
+        }
         let track = tracks.entry(id).or_default();
         match &record.kind {
             Some(Recorded::Event(event)) => {

@@ -62,6 +62,8 @@ pub(super) struct History {
     pub(super) answered: BTreeSet<(String, String)>,
     /// Children that were not taken.
     pub(super) refused: Vec<Refused>,
+    /// Tasks in memory only, with what they were in the end where that was seen.
+    pub(super) fleeting: BTreeMap<String, Option<pb::Task>>,
     /// How often each kind of fault came.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// Invariants that were broken, and how.
@@ -82,6 +84,7 @@ impl History {
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
             refused: Vec::new(),
+            fleeting: BTreeMap::new(),
             faults: BTreeMap::new(),
             broken: Vec::new(),
         }

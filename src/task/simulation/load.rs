@@ -17,10 +17,13 @@ use super::World;
 use super::agent::{SKILLS, WANTED, text};
 use super::callbacks;
 use super::checker::ended;
+use super::fleeting::{self, is_fleeting};
 use super::history::{History, Request};
 
 /// How many tries a submission gets; its process may be down for long.
 const TRIES: u32 = 40;
+/// Tasks in memory only, of all.
+const FLEETING: f64 = 0.15;
 
 /// What somebody wants.
 #[derive(Clone)]
@@ -48,12 +51,17 @@ pub(super) async fn all(world: Arc<World>) {
     for _ in 0..world.size.tasks {
         let node = world.roll(0..world.nodes.len());
         let skill = SKILLS[[0, 0, 1, 1, 1, 2][world.roll(0..6)]];
+        let after = world.within(0, window);
+        if world.chance(FLEETING) {
+            let fleeting = fleeting::carry(Arc::clone(&world), node, skill, after);
+            world.clients.adopt("fleeting", fleeting);
+            continue;
+        }
         let keyed = world.chance(0.6);
         let wish = wish(&world, node, skill, keyed);
-        world.clients.adopt(
-            "wish",
-            carry(Arc::clone(&world), wish, world.within(0, window)),
-        );
+        world
+            .clients
+            .adopt("wish", carry(Arc::clone(&world), wish, after));
     }
 }
 
@@ -299,6 +307,8 @@ async fn answer(world: Arc<World>, node: usize, id: String, question: String) {
                 taken = true;
             }
             Err(fault) if fault.reason == Reason::TaskEnded => return,
+            // It is gone with its home's process.
+            Err(fault) if fault.reason == Reason::TaskNotFound && is_fleeting(&id) => return,
             Err(fault) if fault.reason == Reason::StorageFailed => {}
             Err(fault) => {
                 let how = format!("I4: {question} of {id} cannot be answered: {fault}");
@@ -346,7 +356,7 @@ pub(super) async fn watch(world: &Arc<World>, node: usize, id: &str) {
 }
 
 /// Reads a stream; whether the task's end was seen.
-async fn read(
+pub(super) async fn read(
     world: &Arc<World>,
     (node, id): (usize, &str),
     cursor: &mut u64,

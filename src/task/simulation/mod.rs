@@ -1,9 +1,11 @@
 //! The task engine in a deterministic simulation: the real home, executor and log of a mesh of
 //! sidecars, with everything around them made up, and everything going wrong that may.
 //!
-//! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it.
+//! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it;
+//!   `attached`: one that has no port.
 //! - `network`: streams between sidecars. `catalog`: who is believed to live.
-//! - `load`: who wants work done. `callbacks`: who is told of it. `faults`: what goes wrong.
+//! - `load`: who wants work done; `fleeting`: in memory only. `callbacks`: who is told of it. `faults`:
+//!   what goes wrong.
 //! - `history`: what happened. `checker`: whether it may have; `contents`: what the disks
 //!   say.
 //!
@@ -25,11 +27,13 @@
 //! command.
 
 mod agent;
+mod attached;
 mod callbacks;
 mod catalog;
 mod checker;
 mod contents;
 mod faults;
+mod fleeting;
 mod history;
 mod load;
 mod network;
@@ -313,7 +317,8 @@ fn run(seed: u64, size: Size, trace: bool) -> Ran {
         let requests = history.requests.iter();
         Ran {
             digest: history.digest(),
-            tasks: requests.filter(|request| !request.ids.is_empty()).count(),
+            tasks: requests.filter(|request| !request.ids.is_empty()).count()
+                + history.fleeting.len(),
             faults: history.faults.clone(),
             broken: history
                 .broken
