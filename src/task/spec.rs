@@ -14,7 +14,7 @@ use crate::pb;
 use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
-use super::callback;
+use super::callback::{self, Tells};
 use super::descendants::DESCENDANTS_MAX;
 use super::doors::Parent;
 use super::key::IdempotencyKey;
@@ -103,6 +103,8 @@ pub struct NewTask {
     pub due: Instant,
     /// URL to call back, whole; empty: none.
     pub callback_url: String,
+    /// The change of another task that it tells an agent of; `None`: of none.
+    pub tells: Option<Tells>,
 }
 
 impl NewTask {
@@ -158,6 +160,7 @@ impl NewTask {
         if let Some(parent) = parent {
             inherit(&mut task, parent, &own)?;
         }
+        lineage::may_call_back(&task)?;
         if task.correlation_id.is_empty() {
             task.correlation_id = chance::uuid().to_string();
         }
@@ -172,6 +175,7 @@ impl NewTask {
             key,
             due,
             callback_url,
+            tells: None,
         })
     }
 }

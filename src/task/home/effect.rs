@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use crate::domain::InstanceId;
 use crate::pb;
+use crate::task::callback::Ticket;
 use crate::task::doors::{Call, Route};
 use crate::task::spec::Moment;
+use crate::telemetry::metrics::callbacks::Report;
 
 /// Bounds of one shard.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +68,10 @@ pub(super) enum Effect {
     },
     /// A child has ended, and needs so many of the tasks no more that its parent gave it.
     GiveBack { token: String, count: u32 },
-    /// Tell whoever asked for it of the oldest change that is to be told.
-    Tell { task: Uuid },
+    /// Have the courier tell of a change when its turn comes.
+    Tell(Box<Ticket>),
+    /// Count and say what became of telling a change.
+    Told(Box<Report>),
     /// The attempt is over here, whatever it still says; with a reason: tell it to stop.
     Release {
         task: Uuid,

@@ -10,6 +10,7 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::room::Taken;
 use super::telling::Telling;
 use super::turns::Turn;
 
@@ -38,10 +39,12 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
-    /// It ended, and is not filed before that was told.
-    pub(super) untold: bool,
     /// What is being told of it.
     pub(super) telling: Option<Telling>,
+    /// Where it is told; `None`: nobody is told of it.
+    pub(super) place: Option<Arc<str>>,
+    /// What it takes of the room that not all tasks have.
+    pub(super) taken: Taken,
     /// It is among those that an agent works on.
     pub(super) working: bool,
     /// It is among those whose agent waits for an answer.
@@ -79,6 +82,7 @@ pub(super) struct Again {
 
 impl Entry {
     pub(super) fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
+        let place = kept.told_to().map(|target| target.place().into());
         Self {
             kept: Arc::new(kept),
             deadline,
@@ -92,8 +96,9 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
-            untold: false,
             telling: None,
+            place,
+            taken: Taken::default(),
             working: false,
             asking: false,
             start_counted: false,

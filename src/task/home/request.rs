@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::ArchiveError;
-use crate::task::callback::Outcome;
+use crate::task::callback::{Delivery, Outcome, Tells, Ticket};
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
@@ -80,11 +80,18 @@ pub(super) enum Request {
     },
     /// An executor says something about its slots.
     Slots(SlotsWord),
-    /// What became of telling event `seq` to whoever is called back.
-    Told {
-        task: Uuid,
-        seq: u64,
+    /// A try to tell a change begins: what is to be told.
+    Deliver {
+        ticket: Ticket,
+        answer: Reply<Option<Delivery>>,
+    },
+    /// What became of a try.
+    Told { ticket: Ticket, outcome: Outcome },
+    /// What became of the task that told an agent of a change.
+    Answered {
+        tells: Tells,
         outcome: Outcome,
+        answer: Reply<()>,
     },
     /// Gives nothing more out; answered once no attempt is under way.
     Settle {

@@ -31,7 +31,9 @@ impl Running {
             } => {
                 self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
             }
-            Request::Told { task, seq, outcome } => self.heard_back(task, seq, outcome),
+            told @ (Request::Deliver { .. } | Request::Told { .. } | Request::Answered { .. }) => {
+                self.telling(told);
+            }
             Request::Submit {
                 new,
                 looked,
@@ -212,7 +214,9 @@ impl Running {
                 drop(answer.send(pieces));
             }
             Request::Heard { .. }
+            | Request::Deliver { .. }
             | Request::Told { .. }
+            | Request::Answered { .. }
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
@@ -225,7 +229,7 @@ impl Running {
     }
 
     /// Answers once everything that the answer may show is on disk; a refusal shows nothing.
-    fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
         if with.is_err() {
             // Whoever asked may be gone.
             drop(answer.send(with));

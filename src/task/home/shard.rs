@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
-use crate::task::callback::Delivery;
+use crate::task::callback::Ticket;
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
@@ -77,7 +77,7 @@ pub(super) struct Shard {
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     /// What is to be told, to whoever carries it.
-    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) tickets: mpsc::Sender<Ticket>,
     pub(super) nursery: Nursery,
     /// Where it says who waits for executors without room.
     pub(super) board: Arc<Board>,
@@ -326,7 +326,8 @@ impl Running {
                 self.carry(to, First::Resume(after_update));
             }
             Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
-            Effect::Tell { task } => self.tell(task),
+            Effect::Tell(ticket) => self.tell(*ticket),
+            Effect::Told(report) => self.shard.metrics.callbacks.told(&report),
             Effect::Ack {
                 task,
                 attempt,

@@ -8,12 +8,14 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
 use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::task::callback::Tells;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
 
 use super::artifacts::KeptArtifact;
 use super::handover::Promised;
+use super::owed::Owing;
 use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
 
 /// Events by their numbers.
@@ -56,6 +58,7 @@ impl Kept {
         Snapshot {
             submitted: Some(Submitted {
                 callback_url: self.callback_url.clone(),
+                tells: self.tells.as_ref().map(tells),
                 ..submitted(
                     self.task.clone(),
                     self.spec.clone(),
@@ -103,7 +106,7 @@ impl Kept {
             content: self.content as u64,
             said: self.said as u64,
             working_since: self.working_since.map(Into::into),
-            owed: self.owed.iter().copied().collect(),
+            owed: self.owed.iter().map(|owing| owing.owed).collect(),
             base: self.bytes.saturating_sub(held + self.checkpoint.len()) as u64,
         }
     }
@@ -113,8 +116,10 @@ impl Kept {
         let first = self.first_seq();
         let chunks = self.artifacts.iter().flat_map(|kept| &kept.chunks);
         let content = self.messages.iter().chain(chunks).chain(&self.delegation);
+        let content = content.chain(self.owed_events());
         let mut older: Vec<_> = content.filter(|event| event.seq < first).collect();
         older.sort_unstable_by_key(|event| event.seq);
+        older.dedup_by_key(|event| event.seq);
         older.into_iter().chain(&self.events)
     }
 
@@ -171,7 +176,12 @@ impl Kept {
             said: size(snapshot.said),
             working_since: since.and_then(|at| SystemTime::try_from(at).ok()),
             callback_url: submitted.callback_url,
-            owed: snapshot.owed.into(),
+            owed: snapshot
+                .owed
+                .into_iter()
+                .map(|owed| Owing::restored(owed, events))
+                .collect(),
+            tells: submitted.tells.as_ref().map(|one| told_of(one, &task.id)).transpose()?,
             bytes: 0,
             events_bytes: 0,
             spec: submitted.spec.unwrap_or_default(),
@@ -202,7 +212,27 @@ pub(super) fn submitted(
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
         descendants: 0,
         callback_url: String::new(),
+        tells: None,
     }
+}
+
+/// What a task tells of as it is written down.
+pub(super) fn tells(tells: &Tells) -> pb::journal::Tells {
+    pb::journal::Tells {
+        task_id: tells.task.to_string(),
+        seq: tells.seq,
+        round: tells.round,
+    }
+}
+
+/// What the task `id` tells of as it was written down.
+pub(super) fn told_of(tells: &pb::journal::Tells, id: &str) -> Result<Tells, RecordError> {
+    let task = tells.task_id.parse();
+    Ok(Tells {
+        task: task.map_err(|_| RecordError::Name(id.to_owned()))?,
+        seq: tells.seq,
+        round: tells.round,
+    })
 }
 
 /// A contract as it is written down.

@@ -8,7 +8,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
 };
 
 use attache::{
@@ -24,6 +23,7 @@ use attache::{
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::Instant,
 };
 
 use crate::support::receiver::{Authority, Receiver};
@@ -87,16 +87,14 @@ async fn tell(web: &Web, url: &str) -> Outcome {
     let url = Url::parse(url).unwrap();
     let id = format!("i1.{}", uuid::Uuid::nil());
     let delivery = Delivery {
-        id: id.parse().unwrap(),
         event: Arc::new(pb::TaskEvent {
             task_id: id,
             seq: 1,
             ..Default::default()
         }),
         target: Target::Url(url.clone()),
-        until: SystemTime::UNIX_EPOCH,
-        task: Box::default(),
-        caller: "spiffe://attache.local/ns/default/agent/c".parse().unwrap(),
+        until: Instant::now(),
+        above: None,
     };
     web.post(&url, &delivery).await
 }
