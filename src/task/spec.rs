@@ -128,12 +128,10 @@ impl NewTask {
         check_payload(&spec)?;
         let asked = spec.options.take().unwrap_or_default();
         let (options, callback_url) = options_in_force(asked, at, parent.as_ref(), &namespace)?;
-        let deadline = options.deadline.map(SystemTime::try_from);
-        let due = match deadline {
-            Some(Ok(deadline)) => at.instant_of(deadline),
-            Some(Err(_)) | None => at.now,
-        };
-        let token = std::mem::take(&mut spec.parent_token);
+        let due = options
+            .deadline
+            .and_then(|due| SystemTime::try_from(due).ok());
+        let due = due.map_or(at.now, |due| at.instant_of(due));
         let ends_with_maker = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
@@ -156,11 +154,12 @@ impl NewTask {
         // As it was asked for it stays in the spec.
         let above = parent.as_ref().map_or(&[][..], |above| &above.task.scope);
         task.scope = narrowed(above, spec.scope.clone(), &namespace)?;
-        let maker = parent.is_some().then_some(token);
+        let maker = parent
+            .is_some()
+            .then(|| std::mem::take(&mut spec.parent_token));
         if let Some(parent) = parent {
             inherit(&mut task, parent, &own)?;
         }
-        lineage::may_call_back(&task)?;
         if task.correlation_id.is_empty() {
             task.correlation_id = chance::uuid().to_string();
         }
@@ -416,7 +415,7 @@ fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fa
         return Err(Fault::field("spec.correlation_id", text));
     }
     task.correlation_id = above.correlation_id;
-    Ok(())
+    lineage::may_call_back(task)
 }
 
 pub(super) fn too_large(path: &str, size: usize, most: usize) -> Fault {

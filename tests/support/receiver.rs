@@ -88,6 +88,7 @@ struct Book {
     got: Vec<Got>,
     answers: VecDeque<Answer>,
     otherwise: Option<Answer>,
+    away: bool,
 }
 
 /// A server of the test's own; dropped, it is gone.
@@ -109,6 +110,9 @@ impl Receiver {
         serves.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                if kept.lock().unwrap().away {
+                    continue;
+                }
                 let (acceptor, book) = (acceptor.clone(), kept.clone());
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else {
@@ -137,6 +141,11 @@ impl Receiver {
     /// Answers so whenever nothing else was said.
     pub fn otherwise(&self, status: u16) {
         self.book.lock().unwrap().otherwise = Some((status, None));
+    }
+
+    /// Hangs up on everybody from now on, or not any more.
+    pub fn away(&self, away: bool) {
+        self.book.lock().unwrap().away = away;
     }
 
     /// What it was told so far.

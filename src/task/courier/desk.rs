@@ -166,7 +166,11 @@ mod tests {
             desk.take(ticket("two"));
         }
         let first = went(&mut desk);
-        assert_eq!(first, ["one".into(), "two".into()], "one, while nobody knows");
+        assert_eq!(
+            first,
+            ["one".into(), "two".into()],
+            "one, while nobody knows"
+        );
         desk.done("one", Some(true));
         desk.done("two", Some(true));
         let then = went(&mut desk);

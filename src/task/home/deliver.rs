@@ -2,13 +2,13 @@
 
 use tokio::sync::mpsc;
 
-use crate::domain::{Fault, TaskId};
+use crate::domain::Fault;
 use crate::pb;
 use crate::task::callback::{Delivery, Outcome, Tells, Ticket};
 
 use super::config::Submission;
 use super::handle::Home;
-use super::request::Request;
+use super::request::{CourierWord, Request};
 use super::shard::Running;
 use super::submit::{Below, Submitted};
 
@@ -25,7 +25,8 @@ impl Home {
     pub async fn delivery(&self, ticket: &Ticket) -> Option<Delivery> {
         let shard = self.shard(&ticket.id).ok()?;
         let ticket = ticket.clone();
-        let asked = self.ask(shard, |answer| Request::Deliver { ticket, answer });
+        let begins = |answer| Request::Courier(CourierWord::Begins { ticket, answer });
+        let asked = self.ask(shard, begins);
         asked.await.ok().flatten()
     }
 
@@ -34,8 +35,12 @@ impl Home {
         let Ok(shard) = self.shard(&ticket.id) else {
             return;
         };
-        let told = Request::Told { ticket, outcome };
-        drop(self.shared.inboxes[shard].send(told).await);
+        let told = CourierWord::Told { ticket, outcome };
+        drop(
+            self.shared.inboxes[shard]
+                .send(Request::Courier(told))
+                .await,
+        );
     }
 
     /// What became of the task that told an agent of a change: on disk when this answers, also where
@@ -45,10 +50,12 @@ impl Home {
     /// HOME_ELSEWHERE, STORAGE_FAILED.
     pub async fn answered(&self, tells: &Tells, outcome: Outcome) -> Result<(), Fault> {
         let (shard, tells) = (self.shard(&tells.task)?, tells.clone());
-        let answered = |answer| Request::Answered {
-            tells,
-            outcome,
-            answer,
+        let answered = |answer| {
+            Request::Courier(CourierWord::Answered {
+                tells,
+                outcome,
+                answer,
+            })
         };
         self.ask(shard, answered).await
     }
@@ -75,29 +82,26 @@ impl Running {
         }
     }
 
-    /// Answers the courier.
-    pub(super) fn telling(&mut self, request: Request) {
-        match request {
-            Request::Deliver { ticket, answer } => {
-                let Ticket { id, seq, number, .. } = ticket;
-                let tried = (seq, number);
-                let due = |tasks: &mut super::machine::Tasks, world: super::machine::World<'_>| {
-                    tasks.try_telling(id.uuid, tried, world.at)
-                };
+    /// Hears the courier, and answers it.
+    pub(super) fn courier(&mut self, word: CourierWord) {
+        match word {
+            CourierWord::Begins { ticket, answer } => {
+                let tried = (ticket.seq, ticket.number);
+                let task = ticket.id.uuid;
+                let due = self.world(|tasks, world| tasks.try_telling(task, tried, world.at));
                 // A ticket is given out when its event is on disk. Whoever asked may be gone.
-                drop(answer.send(Ok(self.world(due))));
+                drop(answer.send(Ok(due)));
             }
-            Request::Told { ticket, outcome } => self.heard_back(&ticket, outcome),
-            Request::Answered {
+            CourierWord::Told { ticket, outcome } => self.heard_back(&ticket, outcome),
+            CourierWord::Answered {
                 tells,
                 outcome,
                 answer,
             } => {
-                let TaskId { uuid, .. } = tells.task;
-                self.world(|tasks, world| tasks.answered(uuid, &tells, outcome, world));
+                let task = tells.task.uuid;
+                self.world(|tasks, world| tasks.answered(task, &tells, outcome, world));
                 self.answer(answer, Ok(()));
             }
-            _ => {}
         }
     }
 

@@ -22,7 +22,7 @@ use super::artifacts::KeptArtifact;
 use super::dialogue::asks;
 use super::handover::Promised;
 use super::owed::Owing;
-use super::snapshot::{contract_of, executor_of, told_of};
+use super::snapshot::{contract_of, executor_of, tells_of};
 use super::usage;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
@@ -180,7 +180,7 @@ impl Kept {
             working_since: None,
             callback_url: record.callback_url.clone(),
             owed: VecDeque::new(),
-            tells: record.tells.as_ref().map(|tells| told_of(tells, id)).transpose()?,
+            tells: tells_of(record.tells.as_ref(), id)?,
         })
     }
 

@@ -80,19 +80,8 @@ pub(super) enum Request {
     },
     /// An executor says something about its slots.
     Slots(SlotsWord),
-    /// A try to tell a change begins: what is to be told.
-    Deliver {
-        ticket: Ticket,
-        answer: Reply<Option<Delivery>>,
-    },
-    /// What became of a try.
-    Told { ticket: Ticket, outcome: Outcome },
-    /// What became of the task that told an agent of a change.
-    Answered {
-        tells: Tells,
-        outcome: Outcome,
-        answer: Reply<()>,
-    },
+    /// The courier says something about what is to be told.
+    Courier(CourierWord),
     /// Gives nothing more out; answered once no attempt is under way.
     Settle {
         answer: Reply<()>,
@@ -103,6 +92,23 @@ pub(super) enum Request {
         outcome: Result<(), ArchiveError>,
     },
     Drain {
+        answer: Reply<()>,
+    },
+}
+
+/// What the courier says about what is to be told.
+pub(super) enum CourierWord {
+    /// A try begins: what is to be told.
+    Begins {
+        ticket: Ticket,
+        answer: Reply<Option<Delivery>>,
+    },
+    /// What became of it.
+    Told { ticket: Ticket, outcome: Outcome },
+    /// What became of the task that told an agent of a change.
+    Answered {
+        tells: Tells,
+        outcome: Outcome,
         answer: Reply<()>,
     },
 }

@@ -31,9 +31,7 @@ impl Running {
             } => {
                 self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
             }
-            told @ (Request::Deliver { .. } | Request::Told { .. } | Request::Answered { .. }) => {
-                self.telling(told);
-            }
+            Request::Courier(word) => self.courier(word),
             Request::Submit {
                 new,
                 looked,
@@ -214,9 +212,7 @@ impl Running {
                 drop(answer.send(pieces));
             }
             Request::Heard { .. }
-            | Request::Deliver { .. }
-            | Request::Told { .. }
-            | Request::Answered { .. }
+            | Request::Courier(_)
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }

@@ -3,11 +3,17 @@
 //! The same form goes to the archive when a task has ended, and into the log again when a task
 //! outlives the segments that it began in. Refused is a snapshot whose events are not all there.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
-use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::pb::journal::{
+    Attempt, Handover, KeptArtifact as NamedArtifact, Owed, Snapshot, Submitted,
+};
 use crate::task::callback::Tells;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
@@ -15,8 +21,8 @@ use crate::telemetry::TraceContext;
 
 use super::artifacts::KeptArtifact;
 use super::handover::Promised;
-use super::owed::Owing;
 use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
+use super::owed::Owing;
 
 /// Events by their numbers.
 pub(super) type Numbered = BTreeMap<u64, Arc<pb::TaskEvent>>;
@@ -129,7 +135,6 @@ impl Kept {
     /// `Incomplete` where one is missing; `Name`.
     pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
         let submitted = snapshot.submitted.unwrap_or_default();
-        let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
         let key = IdempotencyKey::written(&submitted);
         let task = submitted.task.unwrap_or_default();
         let wrong = || RecordError::Name(task.id.clone());
@@ -176,17 +181,13 @@ impl Kept {
             said: size(snapshot.said),
             working_since: since.and_then(|at| SystemTime::try_from(at).ok()),
             callback_url: submitted.callback_url,
-            owed: snapshot
-                .owed
-                .into_iter()
-                .map(|owed| Owing::restored(owed, events))
-                .collect(),
-            tells: submitted.tells.as_ref().map(|one| told_of(one, &task.id)).transpose()?,
+            owed: owed_of(&snapshot.owed, events),
+            tells: tells_of(submitted.tells.as_ref(), &task.id)?,
             bytes: 0,
             events_bytes: 0,
             spec: submitted.spec.unwrap_or_default(),
+            trace: TraceContext::parse(&submitted.traceparent, &submitted.tracestate),
             task,
-            trace,
             key,
         };
         let held: usize = kept.all_events().map(|event| event_bytes(event)).sum();
@@ -226,13 +227,22 @@ pub(super) fn tells(tells: &Tells) -> pb::journal::Tells {
 }
 
 /// What the task `id` tells of as it was written down.
-pub(super) fn told_of(tells: &pb::journal::Tells, id: &str) -> Result<Tells, RecordError> {
+pub(super) fn tells_of(
+    tells: Option<&pb::journal::Tells>,
+    id: &str,
+) -> Result<Option<Tells>, RecordError> {
+    let Some(tells) = tells else { return Ok(None) };
     let task = tells.task_id.parse();
-    Ok(Tells {
+    Ok(Some(Tells {
         task: task.map_err(|_| RecordError::Name(id.to_owned()))?,
         seq: tells.seq,
         round: tells.round,
-    })
+    }))
+}
+
+fn owed_of(owed: &[Owed], events: &Numbered) -> VecDeque<Owing> {
+    let owed = owed.iter().map(|owed| Owing::restored(*owed, events));
+    owed.collect()
 }
 
 /// A contract as it is written down.

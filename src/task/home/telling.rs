@@ -22,8 +22,8 @@ use crate::pb;
 use crate::pb::journal::{Anew, GaveUp, Owed, Told, record::Kind as Recorded};
 use crate::task::callback::{Delivery, Outcome, RETENTION, TRY, Target, Tells, Ticket, pause};
 use crate::task::spec::Moment;
-use crate::telemetry::metrics::callbacks::{Kind, Report, Told as Came};
 pub(super) use crate::telemetry::metrics::callbacks::GivenUp;
+use crate::telemetry::metrics::callbacks::{Kind, Report, Told as Came};
 
 use super::entry::Entry;
 use super::machine::{Effect, Tasks, World};

@@ -264,9 +264,11 @@ impl Bench {
 
     /// The last ticket of the task: which event, and which try.
     pub(super) fn ticket(&self, task: Uuid) -> Option<(u64, u64)> {
-        self.effects.iter().rev().find_map(|effect| match effect {
-            Effect::Tell(ticket) if ticket.id.uuid == task => Some((ticket.seq, ticket.number)),
-            _ => None,
+        self.effects.iter().rev().find_map(|effect| {
+            let Effect::Tell(ticket) = effect else {
+                return None;
+            };
+            (ticket.id.uuid == task).then_some((ticket.seq, ticket.number))
         })
     }
 

@@ -27,7 +27,10 @@ struct Script {
 
 #[tonic::async_trait]
 impl Post for Script {
-    async fn post(&self, _: &Url, delivery: &Delivery) -> Outcome {
+    async fn post(&self, url: &Url, delivery: &Delivery) -> Outcome {
+        if url.host().starts_with("dead") {
+            std::future::pending::<()>().await;
+        }
         let letter = letter(&delivery.event);
         self.tries.lock().push(Try {
             at: Instant::now(),
@@ -283,6 +286,52 @@ async fn changes_are_told_in_order_and_in_the_same_words_until_they_are_taken() 
     assert!(gaps[1] >= Duration::from_secs(90) && gaps[1] < Duration::from_secs(92));
     let shown = format!("{task:?}");
     assert!(!shown.contains("secret"), "{shown}");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn receivers_that_hang_are_cut_and_keep_nobody_else_waiting() {
+    let bench = Bench::new(4);
+    let script = Script::default();
+    let courier = bench.called_back(&script);
+    let mut dead = Vec::new();
+    for number in 0..200 {
+        let url = Asked::Url(format!("https://dead{}.example/x", number % 100));
+        dead.push(bench.submitted(told_by(url, &[])).await);
+    }
+    sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        script.answers.lock().push_back(Outcome::Delivered);
+        let id = bench.submitted(told_by(url(), &[])).await;
+        bench.until(&id, is_told).await;
+    }
+    // The first of them waits for its turn among those that nobody knows.
+    assert!(began.elapsed() < Duration::from_secs(60), "{began:?}");
+    let progress = bench.until(&dead[0], |_, told| told.tries > 2).await;
+    let trouble = progress.callback.unwrap().trouble;
+    assert_eq!(trouble, "no answer within 10 s");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_fails_for_now_gets_another_task_and_that_is_told_once() {
+    let bench = Bench::new(4);
+    let courier = bench.called_back(&Script::default());
+    let id = bench.submitted(told_by(agent("work.moody"), &[])).await;
+    let task = bench.until(&id, is_told).await;
+    let progress = task.callback.unwrap();
+    assert_eq!((progress.given_up_seq, progress.tries), (0, 0));
+    let mut states: Vec<_> = bench.all().await.iter().map(pb::Task::state).collect();
+    states.sort_unstable();
+    let expected = [
+        pb::TaskState::Completed,
+        pb::TaskState::Completed,
+        pb::TaskState::Failed,
+    ];
+    assert_eq!(states, expected);
     courier.close(Duration::ZERO).await;
     set::to(None);
 }
