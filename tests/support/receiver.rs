@@ -18,7 +18,11 @@ use rustls::{
     crypto::aws_lc_rs::default_provider,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
 /// An authority of the test's own.
@@ -129,6 +133,38 @@ impl Receiver {
         Self {
             at,
             book,
+            _serves: serves,
+        }
+    }
+
+    /// Answers with `first`, and then with `then` again and again, until its caller goes away.
+    pub async fn endless(authority: &Authority, names: &[&str], first: &str, then: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(authority.server(names)));
+        let (first, then) = (first.to_owned(), then.to_owned());
+        let mut serves = JoinSet::new();
+        serves.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut asked = [0; 1024];
+                let mut said = stream.read(&mut asked).await.map(drop);
+                if said.is_ok() {
+                    said = stream.write_all(first.as_bytes()).await;
+                }
+                while said.is_ok() {
+                    if then.is_empty() {
+                        std::future::pending::<()>().await;
+                    }
+                    said = stream.write_all(then.as_bytes()).await;
+                }
+            }
+        });
+        Self {
+            at,
+            book: Arc::default(),
             _serves: serves,
         }
     }
