@@ -128,10 +128,7 @@ impl NewTask {
         check_payload(&spec)?;
         let asked = spec.options.take().unwrap_or_default();
         let (options, callback_url) = options_in_force(asked, at, parent.as_ref(), &namespace)?;
-        let due = options
-            .deadline
-            .and_then(|due| SystemTime::try_from(due).ok());
-        let due = due.map_or(at.now, |due| at.instant_of(due));
+        let due = due(&options, at);
         let ends_with_maker = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
@@ -374,6 +371,13 @@ fn options_in_force(
         budget: None,
     };
     Ok((options, callback_url))
+}
+
+/// When a task of these options ends at the latest.
+fn due(options: &pb::TaskOptions, at: &Moment) -> Instant {
+    let due = options.deadline.map(SystemTime::try_from);
+    due.and_then(Result::ok)
+        .map_or(at.now, |due| at.instant_of(due))
 }
 
 /// The priority in force.
