@@ -79,6 +79,9 @@ pub fn cut(kind: &mut Recorded, large: usize) -> Vec<Blob> {
         | Recorded::Forgotten(_)
         | Recorded::Copied(_)
         | Recorded::Snapshot(_)
+        | Recorded::Granted(_)
+        | Recorded::Promised(_)
+        | Recorded::Anew(_)
         | Recorded::Told(_)
         | Recorded::GaveUp(_) => &mut [],
     };

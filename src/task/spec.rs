@@ -15,7 +15,7 @@ use crate::pb;
 use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
-use super::callback;
+use super::callback::{self, Tells};
 use super::doors::{Fare, Parent};
 use super::key::IdempotencyKey;
 use super::lineage::{self, extended, narrowed};
@@ -106,6 +106,8 @@ pub struct NewTask {
     pub due: Instant,
     /// URL to call back, whole; empty: none.
     pub callback_url: String,
+    /// The change of another task that it tells an agent of; `None`: of none.
+    pub tells: Option<Tells>,
 }
 
 impl NewTask {
@@ -129,11 +131,7 @@ impl NewTask {
         check_payload(&spec)?;
         let asked = spec.options.take().unwrap_or_default();
         let (options, callback_url) = options_in_force(asked, at, parent.as_ref(), &namespace)?;
-        let deadline = options.deadline.map(SystemTime::try_from);
-        let due = match deadline {
-            Some(Ok(deadline)) => at.instant_of(deadline),
-            Some(Err(_)) | None => at.now,
-        };
+        let due = due(&options, at);
         let ends_with_maker = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
@@ -175,6 +173,7 @@ impl NewTask {
             key,
             due,
             callback_url,
+            tells: None,
         })
     }
 }
@@ -376,6 +375,13 @@ fn options_in_force(
     Ok((options, callback_url))
 }
 
+/// When a task of these options ends at the latest.
+fn due(options: &pb::TaskOptions, at: &Moment) -> Instant {
+    let due = options.deadline.map(SystemTime::try_from);
+    due.and_then(Result::ok)
+        .map_or(at.now, |due| at.instant_of(due))
+}
+
 /// The priority in force.
 fn priority_of(asked: u32) -> Result<u32, Fault> {
     match asked {
@@ -415,7 +421,7 @@ fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fa
         return Err(Fault::field("spec.correlation_id", text));
     }
     task.correlation_id = above.correlation_id;
-    Ok(())
+    lineage::may_call_back(task)
 }
 
 pub(super) fn too_large(path: &str, size: usize, most: usize) -> Fault {

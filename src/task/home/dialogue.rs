@@ -98,6 +98,9 @@ pub(super) fn not_for_agents() -> Fault {
 
 /// The event of a question, and the state after it; an error is a sentence for the agent's author.
 pub(super) fn asked(kept: &Kept, question: pb::Question) -> Result<(Kind, pb::TaskState), String> {
+    if kept.tells.is_some() {
+        return Err("a question of a task that tells it of a change: nobody answers those".into());
+    }
     let mut question = question;
     let id = &question.question_id;
     if id.is_empty() || id.len() > QUESTION_ID_MAX || id.chars().any(char::is_control) {

@@ -57,7 +57,8 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         Effect::Start { start, .. } => start.handle.clone(),
         Effect::Shown { .. }
         | Effect::Transient { .. }
-        | Effect::Tell { .. }
+        | Effect::Tell(_)
+        | Effect::Told(_)
         | Effect::Resume { .. }
         | Effect::Ack { .. }
         | Effect::Abort { .. }

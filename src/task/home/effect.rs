@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use crate::domain::InstanceId;
 use crate::pb;
+use crate::task::callback::Ticket;
 use crate::task::descendants::Given;
 use crate::task::doors::{Call, Route};
 use crate::task::spec::Moment;
+use crate::telemetry::metrics::callbacks::Report;
 
 use super::request::{Asker, Drawn, Maker};
 
@@ -83,8 +85,10 @@ pub(super) enum Effect {
     GiveBack { to: Maker, count: u32 },
     /// A detached child of the attempt with this token has ended.
     LeaveParent { token: String },
-    /// Tell whoever asked for it of the oldest change that is to be told.
-    Tell { task: Uuid },
+    /// Have the courier tell of a change when its turn comes.
+    Tell(Box<Ticket>),
+    /// Count and say what became of telling a change.
+    Told(Box<Report>),
     /// The attempt is over here, whatever it still says; with a reason: tell it to stop.
     Release {
         task: Uuid,

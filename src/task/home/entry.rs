@@ -11,6 +11,7 @@ use crate::resilience::Settings;
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
 use super::request::Maker;
+use super::room::Taken;
 use super::supply::Supply;
 use super::telling::Telling;
 use super::turns::Turn;
@@ -40,10 +41,12 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
-    /// It ended, and is not filed before that was told.
-    pub(super) untold: bool,
     /// What is being told of it.
     pub(super) telling: Option<Telling>,
+    /// Where it is told; `None`: nobody is told of it.
+    pub(super) place: Option<Arc<str>>,
+    /// What it takes of the room that not all tasks have.
+    pub(super) taken: Taken,
     /// It is among those that an agent works on.
     pub(super) working: bool,
     /// It is among those whose agent waits for an answer.
@@ -85,6 +88,7 @@ pub(super) struct Again {
 
 impl Entry {
     pub(super) fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
+        let place = kept.told_to().map(|target| target.place().into());
         Self {
             kept: Arc::new(kept),
             deadline,
@@ -98,8 +102,9 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
-            untold: false,
             telling: None,
+            place,
+            taken: Taken::default(),
             working: false,
             asking: false,
             start_counted: false,

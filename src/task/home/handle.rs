@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::domain::{Fault, Reason, TaskId};
 use crate::runtime::{DataThreads, Nursery, Stop};
 use crate::task::archive::Archive;
-use crate::task::callback::Delivery;
+use crate::task::callback::Ticket;
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::Journal;
 use crate::task::journal::blobs::Blobs;
@@ -19,7 +19,7 @@ use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
 use super::config::HomeConfig;
-use super::deliver::DELIVERIES;
+use super::deliver::TICKETS;
 use super::ephemeral;
 use super::kept::RecordError;
 use super::large;
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) archive: Option<Archive>,
     metrics: Arc<TaskMetrics>,
     /// Until somebody carries it.
-    pub(super) deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
+    pub(super) tickets: Mutex<Option<mpsc::Receiver<Ticket>>>,
     pub(super) parents: Arc<dyn Parents>,
     neighbours: Arc<Neighbours>,
     drain: Stop,
@@ -104,7 +104,7 @@ impl Home {
         let mut inboxes = Vec::new();
         let board = Arc::new(Board::new(2 * durable));
         let neighbours = Arc::new(Neighbours::new(durable));
-        let (tell, deliveries) = mpsc::channel(DELIVERIES);
+        let (tell, tickets) = mpsc::channel(TICKETS);
         let all = shards.into_iter().chain(fleeting(&config, durable));
         let on = nurseries.iter().cycle().take(durable).cycle();
         for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
@@ -126,7 +126,7 @@ impl Home {
                 route: route.clone(),
                 connect: connect.clone(),
                 parents: parents.clone(),
-                deliveries: tell.clone(),
+                tickets: tell.clone(),
                 nursery: nursery.clone(),
                 board: board.clone(),
                 neighbours: neighbours.clone(),
@@ -144,7 +144,7 @@ impl Home {
             journal,
             archive,
             metrics,
-            deliveries: Mutex::new(Some(deliveries)),
+            tickets: Mutex::new(Some(tickets)),
             parents,
             drain: Stop::new(),
             neighbours,

@@ -234,6 +234,7 @@ impl Kept {
         }
         if let Some(before) = self.delegation.replace(event.clone())
             && before.seq < self.first_seq()
+            && !self.owes(before.seq)
         {
             // Nobody holds on to it any more.
             self.bytes -= event_bytes(&before);

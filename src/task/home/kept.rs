@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
-use crate::pb::journal::{Owed, Record, record::Kind as Recorded};
+use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
+use crate::task::callback::Tells;
 use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
@@ -21,7 +22,8 @@ use crate::telemetry::TraceContext;
 use super::artifacts::KeptArtifact;
 use super::dialogue::asks;
 use super::handover::Promised;
-use super::snapshot::{contract_of, executor_of};
+use super::owed::Owing;
+use super::snapshot::{contract_of, executor_of, tells_of};
 use super::usage;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
@@ -127,7 +129,9 @@ pub(super) struct Kept {
     /// Whole; empty: none is called back.
     pub(super) callback_url: String,
     /// Changes that are still to be told, the oldest first.
-    pub(super) owed: VecDeque<Owed>,
+    pub(super) owed: VecDeque<Owing>,
+    /// The change of another task that this one tells an agent of.
+    pub(super) tells: Option<Tells>,
 }
 
 impl Kept {
@@ -174,6 +178,7 @@ impl Kept {
             working_since: None,
             callback_url: record.callback_url.clone(),
             owed: VecDeque::new(),
+            tells: tells_of(record.tells.as_ref(), id)?,
         })
     }
 
@@ -203,6 +208,7 @@ impl Kept {
             }
             Some(Recorded::Told(told)) => self.told(told),
             Some(Recorded::GaveUp(gave_up)) => self.gave_up(gave_up.seq, &gave_up.why),
+            Some(Recorded::Anew(anew)) => self.told_anew(anew.seq),
             // What they say is in the task already.
             Some(Recorded::Copied(_) | Recorded::Snapshot(_)) => {}
             Some(Recorded::Submitted(_) | Recorded::Forgotten(_)) | None => {
@@ -415,13 +421,8 @@ impl Kept {
         };
         let size = event_bytes(&oldest);
         self.events_bytes -= size;
-        // What messages, artifacts and the result hold on to stays in memory.
-        let handed = matches!(oldest.kind, Some(Kind::Delegation(_)));
-        let last = self
-            .delegation
-            .as_ref()
-            .is_some_and(|one| one.seq == oldest.seq);
-        if !holds_content(&oldest) || handed && !last {
+        // What messages, artifacts and the result hold on to stays in memory, and what is owed.
+        if !self.holds(&oldest) && !self.owes(oldest.seq) {
             self.bytes -= size;
         }
     }

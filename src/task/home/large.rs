@@ -253,10 +253,10 @@ impl Home {
     ///
     /// # Errors
     /// CONTENT_DAMAGED, STORAGE_FAILED.
-    pub async fn whole_delivery(&self, delivery: &Delivery) -> Result<Delivery, Fault> {
+    pub async fn whole_delivery(&self, task: Uuid, delivery: &Delivery) -> Result<Delivery, Fault> {
         let mut whole = delivery.clone();
         if refers(of_event(&whole.event)) {
-            let event = filled(self.blobs(), delivery.id.uuid, &whole.event).await?;
+            let event = filled(self.blobs(), task, &whole.event).await?;
             whole.event = Arc::new(event);
         }
         Ok(whole)

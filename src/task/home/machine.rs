@@ -38,6 +38,8 @@ use super::kept::{Kept, UNCONFIRMED};
 use super::keys::Keys;
 use super::lanes::{Lane, Lanes};
 use super::large::Waiting;
+use super::places::Places;
+use super::room::Rooms;
 use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
@@ -76,10 +78,16 @@ pub(super) struct Tasks {
     pub(super) working: usize,
     /// Tasks whose agent waits for an answer.
     pub(super) asking: usize,
-    /// Tasks that have ended and wait to be told of.
-    pub(super) untold: usize,
+    /// What is taken of the room that not all tasks have.
+    pub(super) rooms: Rooms,
     /// Tasks with anything that is to be told.
     pub(super) telling: usize,
+    /// Tries to tell anything, so far.
+    pub(super) tries: u64,
+    /// Nothing is given up before this for its age.
+    pub(super) tell_until: Instant,
+    /// Where what is to be told goes.
+    pub(super) places: Places,
     pub(super) draining: bool,
     /// What waits goes on waiting: nobody is given anything any more.
     pub(super) holding: bool,
@@ -123,8 +131,11 @@ impl Tasks {
             live_bytes: 0,
             working: 0,
             asking: 0,
-            untold: 0,
+            rooms: Rooms::default(),
             telling: 0,
+            tries: 0,
+            tell_until: base,
+            places: Places::default(),
             draining: false,
             holding: false,
             low_space: false,
@@ -202,6 +213,7 @@ impl Tasks {
         if self.compaction.at.is_some_and(|due| due <= now) {
             self.compact_on(now);
         }
+        self.shed(world.at);
         self.forget_old(world.at);
     }
 
@@ -242,8 +254,10 @@ impl Tasks {
             kind: Some(kind),
         };
         let (id, seq) = (summary.id.clone(), event.seq);
+        let given_up = entry.kept.given_up();
         self.log(id, Recorded::Event(event), after_update);
         self.follow(task);
+        self.told_too_late(task, given_up);
         let ended = super::kept::ended(state);
         self.effects.push(Effect::Shown { task, seq, ended });
         self.begin_telling(task, at);
@@ -316,10 +330,6 @@ impl Tasks {
             self.wakes.extend(wake.map(|due| (due, task)));
         }
         let was = std::mem::replace(&mut entry.counted, entry.kept.bytes);
-        let untold = ended && !over;
-        self.untold += usize::from(untold && !entry.untold);
-        self.untold -= usize::from(entry.untold && !untold);
-        entry.untold = untold;
         if ended {
             if let Some(lane) = entry.lane.take() {
                 self.lanes.remove(&lane, task, false);
@@ -330,14 +340,16 @@ impl Tasks {
             self.children.remove(task);
             entry.leave_maker(&mut self.effects);
         }
-        if !over {
-            self.live_bytes = self.live_bytes + entry.counted - was;
-            return;
+        let counted = entry.counted;
+        entry.filed = over;
+        if over {
+            self.live_bytes -= was;
+            self.ended_bytes += counted;
+            self.ended.push_back(task);
+        } else {
+            self.live_bytes = self.live_bytes + counted - was;
         }
-        entry.filed = true;
-        self.live_bytes -= was;
-        self.ended_bytes += entry.counted;
-        self.ended.push_back(task);
+        self.count_room(task);
     }
 
     /// Takes a new task in.
@@ -363,7 +375,7 @@ impl Tasks {
         };
         let (at, now) = (world.at, world.at.now);
         if entry.kept.ended() {
-            return self.telling_due(task, at);
+            return self.telling_due(task, world);
         }
         if entry.deadline <= now {
             self.end_failed(
@@ -379,7 +391,7 @@ impl Tasks {
         } else if entry.rests_until.is_some_and(|due| due <= now) {
             self.rested(task, world);
         }
-        self.telling_due(task, at);
+        self.telling_due(task, world);
     }
 }
 

@@ -13,7 +13,8 @@
 //! - `handover`: tasks that their agents hand over for good; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
-//! - `telling`, `deliver`: what is still to be told to whoever is called back.
+//! - `owed`, `telling`: what is still to be told to whoever is called back, and when; `places`: whose turn it is there; pure. `deliver`: how it leaves.
+//! - `room`: how much of memory which tasks may take; pure.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `submit`: how a task gets in. `calls`: what else callers may ask. `shard`, `sweep`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
@@ -50,13 +51,16 @@ mod loss;
 mod machine;
 mod moving;
 mod neighbours;
+mod owed;
 mod pick;
+mod places;
 mod reads;
 mod recovery;
 mod refused;
 mod released;
 mod replay;
 mod request;
+mod room;
 mod serve;
 mod shard;
 mod slots;

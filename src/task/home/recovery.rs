@@ -52,6 +52,7 @@ impl Tasks {
 
     /// After the last replayed record: counts, arms timers, and goes on where the home stopped.
     pub(super) fn recovered(&mut self, world: World<'_>) {
+        self.tell_again(world.at);
         let all: Vec<Uuid> = self.tasks.keys().copied().collect();
         for task in all {
             let Some(entry) = self.tasks.get_mut(&task) else {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::ArchiveError;
-use crate::task::callback::Outcome;
+use crate::task::callback::{Delivery, Outcome, Tells, Ticket};
 use crate::task::journal::blobs::Hash;
 use crate::task::spec::NewTask;
 
@@ -89,12 +89,8 @@ pub(super) enum Request {
     Supply(Uuid, SupplyWord),
     /// An executor says something about its slots.
     Slots(SlotsWord),
-    /// What became of telling event `seq` to whoever is called back.
-    Told {
-        task: Uuid,
-        seq: u64,
-        outcome: Outcome,
-    },
+    /// The courier says something about what is to be told.
+    Courier(CourierWord),
     /// Gives nothing more out; answered once no attempt is under way.
     Settle {
         answer: Reply<()>,
@@ -152,6 +148,23 @@ pub(super) struct Drawn {
     pub(super) got: u32,
     /// How many are left for the tree.
     pub(super) left: u32,
+}
+
+/// What the courier says about what is to be told.
+pub(super) enum CourierWord {
+    /// A try begins: what is to be told.
+    Begins {
+        ticket: Ticket,
+        answer: Reply<Option<Delivery>>,
+    },
+    /// What became of it.
+    Told { ticket: Ticket, outcome: Outcome },
+    /// What became of the task that told an agent of a change.
+    Answered {
+        tells: Tells,
+        outcome: Outcome,
+        answer: Reply<()>,
+    },
 }
 
 /// What an executor says about its slots.

@@ -34,7 +34,7 @@ impl Running {
             } => {
                 self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
             }
-            Request::Told { task, seq, outcome } => self.heard_back(task, seq, outcome),
+            Request::Courier(word) => self.courier(word),
             Request::Submit {
                 new,
                 looked,
@@ -259,7 +259,7 @@ impl Running {
                 drop(answer.send(reads::naming(&self.shard.tasks, task, &viewer, hash)));
             }
             Request::Heard { .. }
-            | Request::Told { .. }
+            | Request::Courier(_)
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
@@ -273,7 +273,7 @@ impl Running {
     }
 
     /// Answers once everything that the answer may show is on disk; a refusal shows nothing.
-    fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
         if with.is_err() {
             // Whoever asked may be gone.
             drop(answer.send(with));

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::domain::InstanceId;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
-use crate::task::callback::Delivery;
+use crate::task::callback::Ticket;
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::blobs::{Blobs, Holder};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
@@ -78,7 +78,7 @@ pub(super) struct Shard {
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     /// What is to be told, to whoever carries it.
-    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) tickets: mpsc::Sender<Ticket>,
     pub(super) nursery: Nursery,
     /// Where it says who waits for executors without room.
     pub(super) board: Arc<Board>,
@@ -346,7 +346,8 @@ impl Running {
             Effect::Drawn { by, drawn } => self.pass_on(by.task, by.drawn(drawn)),
             Effect::GiveBack { to, count } => self.give_back(to, count),
             Effect::LeaveParent { token } => self.shard.parents.let_go(&token),
-            Effect::Tell { task } => self.tell(task),
+            Effect::Tell(ticket) => self.tell(*ticket),
+            Effect::Told(report) => self.shard.metrics.callbacks.told(&report),
             Effect::Ack {
                 task,
                 attempt,

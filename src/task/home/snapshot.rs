@@ -3,11 +3,18 @@
 //! The same form goes to the archive when a task has ended, and into the log again when a task
 //! outlives the segments that it began in. Refused is a snapshot whose events are not all there.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
-use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::pb::journal::{
+    Attempt, Handover, KeptArtifact as NamedArtifact, Owed, Snapshot, Submitted,
+};
+use crate::task::callback::Tells;
 use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
@@ -16,6 +23,7 @@ use crate::telemetry::TraceContext;
 use super::artifacts::KeptArtifact;
 use super::handover::Promised;
 use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
+use super::owed::Owing;
 
 /// Events by their numbers.
 pub(super) type Numbered = BTreeMap<u64, Arc<pb::TaskEvent>>;
@@ -57,6 +65,7 @@ impl Kept {
         Snapshot {
             submitted: Some(Submitted {
                 callback_url: self.callback_url.clone(),
+                tells: self.tells.as_ref().map(tells),
                 ..submitted(
                     self.task.clone(),
                     self.spec.clone(),
@@ -106,7 +115,7 @@ impl Kept {
             content: self.content as u64,
             said: self.said as u64,
             working_since: self.working_since.map(Into::into),
-            owed: self.owed.iter().copied().collect(),
+            owed: self.owed.iter().map(|owing| owing.owed).collect(),
             base: self.bytes.saturating_sub(held + self.checkpoint.len()) as u64,
         }
     }
@@ -116,8 +125,10 @@ impl Kept {
         let first = self.first_seq();
         let chunks = self.artifacts.iter().flat_map(|kept| &kept.chunks);
         let content = self.messages.iter().chain(chunks).chain(&self.delegation);
+        let content = content.chain(self.owed_events());
         let mut older: Vec<_> = content.filter(|event| event.seq < first).collect();
         older.sort_unstable_by_key(|event| event.seq);
+        older.dedup_by_key(|event| event.seq);
         older.into_iter().chain(&self.events)
     }
 
@@ -127,7 +138,6 @@ impl Kept {
     /// `Incomplete` where one is missing; `Name`.
     pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
         let submitted = snapshot.submitted.unwrap_or_default();
-        let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
         let key = IdempotencyKey::written(&submitted);
         let task = submitted.task.unwrap_or_default();
         let wrong = || RecordError::Name(task.id.clone());
@@ -176,12 +186,13 @@ impl Kept {
             said: size(snapshot.said),
             working_since: since.and_then(|at| SystemTime::try_from(at).ok()),
             callback_url: submitted.callback_url,
-            owed: snapshot.owed.into(),
+            owed: owed_of(&snapshot.owed, events),
+            tells: tells_of(submitted.tells.as_ref(), &task.id)?,
             bytes: 0,
             events_bytes: 0,
             spec: submitted.spec.unwrap_or_default(),
+            trace: TraceContext::parse(&submitted.traceparent, &submitted.tracestate),
             task,
-            trace,
             key,
         };
         let held: usize = kept.all_events().map(|event| event_bytes(event)).sum();
@@ -217,7 +228,36 @@ pub(super) fn submitted(
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
         descendants: None,
         callback_url: String::new(),
+        tells: None,
     }
+}
+
+/// What a task tells of as it is written down.
+pub(super) fn tells(tells: &Tells) -> pb::journal::Tells {
+    pb::journal::Tells {
+        task_id: tells.task.to_string(),
+        seq: tells.seq,
+        round: tells.round,
+    }
+}
+
+/// What the task `id` tells of as it was written down.
+pub(super) fn tells_of(
+    tells: Option<&pb::journal::Tells>,
+    id: &str,
+) -> Result<Option<Tells>, RecordError> {
+    let Some(tells) = tells else { return Ok(None) };
+    let task = tells.task_id.parse();
+    Ok(Some(Tells {
+        task: task.map_err(|_| RecordError::Name(id.to_owned()))?,
+        seq: tells.seq,
+        round: tells.round,
+    }))
+}
+
+fn owed_of(owed: &[Owed], events: &Numbered) -> VecDeque<Owing> {
+    let owed = owed.iter().map(|owed| Owing::restored(*owed, events));
+    owed.collect()
 }
 
 /// A contract as it is written down.

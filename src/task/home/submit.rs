@@ -12,6 +12,7 @@ use crate::domain::ids::DEFAULT_NAMESPACE;
 use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::chance;
+use crate::task::callback::Tells;
 use crate::task::doors::{Fare, Parent};
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
@@ -47,7 +48,12 @@ pub struct Submitted<T> {
 
 /// What a task goes below that no handler asked for.
 #[derive(Clone, Debug)]
-pub struct Below(pub Box<Parent>);
+pub struct Below {
+    /// The task there, as if an attempt of it had asked.
+    pub parent: Box<Parent>,
+    /// What of a task it tells an agent of; `None`: of nothing.
+    pub tells: Option<Tells>,
+}
 
 /// A submission that passed every check.
 struct Checked {
@@ -69,7 +75,16 @@ impl Home {
         asked: impl Into<Held>,
         thread: usize,
     ) -> Result<Submitted<pb::Task>, Fault> {
-        let checked = self.check(asked.into(), None, (thread, "SubmitTask"))?;
+        Box::pin(self.submit_for(asked.into(), None, thread)).await
+    }
+
+    pub(super) async fn submit_for(
+        &self,
+        held: Held,
+        below: Option<Below>,
+        thread: usize,
+    ) -> Result<Submitted<pb::Task>, Fault> {
+        let checked = self.check(held, below, (thread, "SubmitTask"))?;
         let ask = |new, looked, answer| Request::Submit {
             new,
             looked,
@@ -92,17 +107,12 @@ impl Home {
         thread: usize,
     ) -> impl Future<Output = Result<Submitted<TaskUpdates>, Fault>> + Send {
         // Not async itself: what is asked for would be in its future twice.
-        self.run_for(asked.into(), None, thread)
+        self.run_held(asked.into(), thread)
     }
 
-    pub(super) async fn run_for(
-        &self,
-        held: Held,
-        below: Option<Below>,
-        thread: usize,
-    ) -> Result<Submitted<TaskUpdates>, Fault> {
+    async fn run_held(&self, held: Held, thread: usize) -> Result<Submitted<TaskUpdates>, Fault> {
         let caller = held.asked.caller.clone();
-        let checked = self.check(held, below, (thread, "RunTask"))?;
+        let checked = self.check(held, None, (thread, "RunTask"))?;
         let ask = |new, looked, answer| Request::Run {
             new,
             looked,
@@ -212,9 +222,9 @@ impl Home {
         let Held { mut asked, unfit } = held;
         let config = &self.shared.config;
         let asked_for = below.is_none();
-        let parent = match below {
-            Some(Below(parent)) => Ok(Some(*parent)),
-            None => self.parent_of(&asked),
+        let (parent, tells) = match below {
+            Some(below) => (Ok(Some(*below.parent)), below.tells),
+            None => (self.parent_of(&asked), None),
         };
         let known = parent.as_ref().ok().and_then(Option::as_ref);
         let key = IdempotencyKey::of(&mut asked.spec, &asked.caller, known)?;
@@ -247,6 +257,7 @@ impl Home {
         if new.task.parent_task_id.is_empty() {
             new.descendants = config.descendants;
         }
+        new.tells = tells;
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
         new.unfit = unfit;

@@ -18,8 +18,8 @@ use crate::contract;
 use crate::domain::{Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
-use crate::pb::journal::{GaveUp, Record, Told, record::Kind as Recorded};
-use crate::task::callback::Outcome;
+use crate::pb::journal::{Anew, GaveUp, Record, Told, record::Kind as Recorded};
+use crate::task::callback::{Delivery, Outcome};
 use crate::task::descendants::{DESCENDANTS_MAX, Wants};
 use crate::task::doors::{Call, Candidate, Contract, Pick, Promise, Route, Want};
 use crate::task::journal::Segments;
@@ -263,10 +263,26 @@ impl Bench {
 
     /// What became of telling the oldest change that is to be told.
     pub(super) fn tell(&mut self, task: Uuid, outcome: Outcome) {
-        if let Some(delivery) = self.tasks.delivery(task) {
-            let seq = delivery.event.seq;
-            self.step(|tasks, world| tasks.told(task, seq, outcome, world));
+        self.tries(task);
+        if let Some(tried) = self.ticket(task) {
+            self.step(|tasks, world| tasks.told(task, tried, outcome, world));
         }
+    }
+
+    /// The last ticket of the task: which event, and which try.
+    pub(super) fn ticket(&self, task: Uuid) -> Option<(u64, u64)> {
+        self.effects.iter().rev().find_map(|effect| {
+            let Effect::Tell(ticket) = effect else {
+                return None;
+            };
+            (ticket.id.uuid == task).then_some((ticket.seq, ticket.number))
+        })
+    }
+
+    /// The courier begins with the last ticket of the task.
+    pub(super) fn tries(&mut self, task: Uuid) -> Option<Delivery> {
+        let tried = self.ticket(task)?;
+        self.step(|tasks, world| tasks.try_telling(task, tried, world.at))
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -1197,7 +1213,7 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => (any::<bool>(), 0..4_u8).prop_map(|(fail_fast, told)| Act::Submit { fail_fast, told }),
-        3 => (any::<usize>(), 0..5_u8).prop_map(|(t, o)| Act::Told(t, o)),
+        3 => (any::<usize>(), 0..7_u8).prop_map(|(t, o)| Act::Told(t, o)),
         1 => any::<usize>().prop_map(Act::Cancel),
         2 => any::<usize>().prop_map(Act::Respond),
         4 => (any::<usize>(), 0..9_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
@@ -1289,6 +1305,8 @@ fn came_of_it(what: u8) -> Outcome {
         0 | 1 => Outcome::Delivered,
         2 => Outcome::Refused("no".into()),
         3 => Outcome::Busy,
+        4 => Outcome::Anew("lost".into()),
+        5 => Outcome::Given("home.x".into()),
         _ => Outcome::Later {
             why: "away".into(),
             wait: None,
@@ -1306,11 +1324,13 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
     };
     match act {
         Act::Submit { fail_fast, told } => {
-            known.push(bench.submit_with(pb::TaskOptions {
+            let new = bench.checked(pb::TaskOptions {
                 fail_fast: *fail_fast,
                 callback: some_callback(*told),
                 ..Default::default()
-            }));
+            });
+            // There may be too much to tell already.
+            known.extend(bench.step(|tasks, world| tasks.submit(new, world)));
         }
         Act::Told(place, what) => {
             let Some(task) = pick(*place, known) else {
@@ -1402,7 +1422,9 @@ fn check_log(log: &[(u64, Record)]) {
                 !last[id].2 || !snapshot.owed.is_empty(),
                 "a snapshot after the end"
             ),
-            Recorded::Told(Told { seq, .. }) | Recorded::GaveUp(GaveUp { seq, .. }) => {
+            Recorded::Told(Told { seq, .. })
+            | Recorded::GaveUp(GaveUp { seq, .. })
+            | Recorded::Anew(Anew { seq }) => {
                 assert!(*seq > 0 && *seq <= last[id].0);
             }
             Recorded::Forgotten(_) => assert!(last.remove(id).unwrap().2),

@@ -136,7 +136,8 @@ impl Owners {
                 | Kind::Copied(_)
                 | Kind::Forgotten(_)
                 | Kind::Told(_)
-                | Kind::GaveUp(_),
+                | Kind::GaveUp(_)
+                | Kind::Anew(_),
             )
             | None => {}
         }

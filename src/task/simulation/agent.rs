@@ -18,10 +18,10 @@ use crate::runtime::Stop;
 use crate::task::executor::{CANCEL_GRACE, HandleStream, HandlerError, HandlerLink};
 use crate::telemetry::TraceContext;
 
-use super::{World, load};
+use super::{World, callbacks, load};
 
-/// Work that may not run twice, work that may, and work that has others work.
-pub(super) const SKILLS: [&str; 3] = ["work.once", "work.again", "work.tree"];
+/// Work that may not run twice, work that may, work that has others work, and being told of work.
+pub(super) const SKILLS: [&str; 4] = ["work.once", "work.again", "work.tree", "work.told"];
 
 /// Most questions of a task.
 const QUESTIONS: usize = 3;
@@ -252,6 +252,11 @@ fn plan(
             world.within(0, 3000)
         }
     };
+    if skill == SKILLS[3] {
+        callbacks::heard(world, &request);
+        steps.push_back((pause(), taken_note(world, run)));
+        return steps;
+    }
     if skill == SKILLS[2] {
         for _ in 0..world.roll(1..5) {
             steps.push_back((pause(), Next::Delegate(Box::new(request.clone()))));
@@ -284,6 +289,22 @@ fn plan(
     let end = last_word(world, (run, word + 1), asks);
     steps.push_back((pause(), end));
     steps
+}
+
+/// How a run ends that is told of something: it never says no, but not always yes.
+fn taken_note(world: &World, run: usize) -> Next {
+    match world.roll(0..10) {
+        0 => Next::Say(Update::Failure(pb::Failure {
+            message: words(run, 1),
+            retryable: true,
+            ..Default::default()
+        })),
+        1 => Next::Fail(HandlerError::Lost("it fell over".into())),
+        _ => Next::Say(Update::Result(pb::TaskResult {
+            parts: vec![text(&words(run, 1))],
+            ..Default::default()
+        })),
+    }
 }
 
 fn question(run: usize, word: usize) -> Update {

@@ -42,7 +42,7 @@ const PAGE: usize = 100;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Final {
     pub(super) task: pb::Task,
-    events: Vec<pb::TaskEvent>,
+    pub(super) events: Vec<pb::TaskEvent>,
 }
 
 /// All tasks of all homes.
@@ -144,6 +144,7 @@ pub(super) fn check(world: &World, told: &Told) {
     }
     broken.extend(check_runs(world, &history, &all));
     broken.extend(trees::check(world, &history, told));
+    broken.extend(callbacks::check_tellers(&history, told));
     for how in broken {
         history.breach(how);
     }
@@ -249,7 +250,8 @@ fn check_request(request: &Request, told: &Told) -> Vec<String> {
     for id in ids.iter().filter(|id| !told.contains_key(*id)) {
         broken.push(format!("I1: {id} was acknowledged by {node}, and is gone"));
     }
-    let made = told.values().filter(|one| one.task.context_id == *context);
+    let named = |one: &&Final| one.task.context_id == *context && !callbacks::tells(&one.task);
+    let made = told.values().filter(named);
     let made: Vec<_> = made.map(|one| &one.task.id).collect();
     if ids.len() > 1 || made.len() > 1 || *fresh > 1 {
         broken.push(format!(

@@ -56,6 +56,8 @@ pub(super) struct History {
     pub(super) shown: BTreeMap<String, BTreeMap<u64, pb::TaskEvent>>,
     /// What whoever is called back was told, by task and number.
     pub(super) told: BTreeMap<String, BTreeMap<u64, String>>,
+    /// Which task has told an agent of which change.
+    pub(super) tellers: BTreeMap<String, (String, u64)>,
     /// Tasks whose cancellation was acknowledged.
     pub(super) canceled: BTreeSet<String>,
     /// Answers that were acknowledged, by their tasks and questions.
@@ -81,6 +83,7 @@ impl History {
             runs: Vec::new(),
             shown: BTreeMap::new(),
             told: BTreeMap::new(),
+            tellers: BTreeMap::new(),
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
             refused: Vec::new(),

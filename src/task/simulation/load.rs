@@ -93,7 +93,7 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         fail_fast: world.chance(0.05),
         priority: world.roll(0..11),
         on_agent_loss: [0, 0, 0, 0, 1, 2][world.roll(0..6)],
-        callback: callbacks::callback(world),
+        callback: callbacks::wanted(world),
         ..Default::default()
     };
     let selector = pb::Selector {

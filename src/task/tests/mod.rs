@@ -97,6 +97,13 @@ impl HandlerLink for Agent {
             let gone = HandlerError::Lost("the connection was reset".into());
             return Ok(Box::pin(iter([Err(gone)])));
         }
+        if task.skill == "work.moody" && before == 1 {
+            let update = Some(Update::Failure(pb::Failure {
+                retryable: true,
+                ..Default::default()
+            }));
+            return Ok(Box::pin(iter([Ok(pb::HandleResponse { update })])));
+        }
         if task.skill == "work.wait" || task.skill == "work.rest" || task.skill.starts_with("bomb.")
         {
             return Ok(Box::pin(futures_util::stream::pending()));
@@ -230,9 +237,9 @@ impl Bench {
             own: own.clone(),
             slots,
             boot_id: "b".into(),
-            skills: ["work.do", "work.wait", "work.rest", "work.long", "work.die"]
+            skills: "work.do work.wait work.rest work.long work.die work.moody"
+                .split(' ')
                 .map(String::from)
-                .into_iter()
                 .chain((0..10).map(|depth| format!("bomb.{depth}")))
                 .collect(),
         };

@@ -131,6 +131,8 @@ families! {
         "Streams that follow a task of this home.";
     CALLBACKS "attache_callbacks_total" Counter None, ["target", "outcome"]
         "Tries of this home to tell a task's change to whoever is called back, by what came of them.";
+    CALLBACKS_GIVEN_UP "attache_callbacks_given_up_total" Counter None, ["target", "reason"]
+        "Times that this home stopped to tell a task's changes to whoever is called back, by why.";
     CALLBACKS_WAITING "attache_callbacks_waiting" Gauge None, []
         "Tasks of this home with changes that are still to be told to whoever is called back.";
 
