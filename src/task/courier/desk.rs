@@ -15,6 +15,8 @@ pub(super) const PER_PLACE: usize = 10;
 pub(super) const IN_FLIGHT: usize = 128;
 /// Of these, tries at places that may not be there.
 const DOUBTFUL: usize = IN_FLIGHT / 2;
+/// Of these, what such places get however much waits for the others.
+const DOUBTFUL_LEAST: usize = IN_FLIGHT / 8;
 /// Places where nothing waits that are remembered as being there.
 const KNOWN: usize = 1024;
 
@@ -65,7 +67,8 @@ impl Desk {
     /// The next to go, if one may.
     pub(super) fn next(&mut self) -> Option<Ticket> {
         while self.under_way < IN_FLIGHT {
-            let in_doubt = self.sure.is_empty();
+            let least = self.doubtful_under_way < DOUBTFUL_LEAST && !self.doubtful.is_empty();
+            let in_doubt = self.sure.is_empty() || least;
             if in_doubt && self.doubtful_under_way >= DOUBTFUL {
                 return None;
             }
@@ -218,6 +221,23 @@ mod tests {
         assert_eq!(went(&mut desk).len(), PER_PLACE, "it is not in their way");
         desk.done("dead0", Some(false));
         assert_eq!(went(&mut desk), [format!("dead{DOUBTFUL}").into()]);
+    }
+
+    #[test]
+    fn a_new_place_has_its_turn_however_much_waits_for_known_ones() {
+        let mut desk = Desk::default();
+        for number in 0..20 {
+            desk.take(ticket(&format!("known{number}")));
+            let next = desk.next().unwrap();
+            desk.done(&next.place, Some(true));
+        }
+        for number in 0..20 * 50 {
+            desk.take(ticket(&format!("known{}", number % 20)));
+        }
+        assert_eq!(went(&mut desk).len(), IN_FLIGHT);
+        desk.take(ticket("new"));
+        desk.done("known0", Some(true));
+        assert_eq!(went(&mut desk), ["new".into()]);
     }
 
     #[test]

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
+use super::super::desk::PER_PLACE;
+
 /// Most addresses of a name that are looked at.
 const ADDRESSES_MAX: usize = 16;
 /// Names that are looked up at once.
 const LOOKUPS: usize = 32;
-/// Of these, looks at one name.
-const PER_NAME: usize = 4;
+/// Of these, looks at one name: as many as there may be tries at one place.
+const PER_NAME: usize = PER_PLACE;
 
 /// What is being looked up. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +94,15 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+
+    #[test]
+    fn all_tries_at_one_place_may_look_its_name_up_at_once() {
+        let lookups = Lookups::default();
+        let looks: Vec<_> = (0..PER_PLACE)
+            .map(|_| lookups.enter("well.example"))
+            .collect();
+        assert!(looks.iter().all(Result::is_ok));
+    }
 
     #[tokio::test]
     async fn looks_that_nobody_waits_for_any_more_still_count() {
