@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use tokio::time::Instant;
 
 use crate::pb;
@@ -18,6 +19,10 @@ use super::shard::Gated;
 /// Longest wait: more than a quick handler takes, and nothing to somebody who watches a task.
 const HOLD: Duration = Duration::from_millis(2);
 
+/// So few records are never too many bytes for one append.
+const GROUP: usize = 4;
+/// Most bytes of more records in one append; the journal takes 8 MiB at least.
+const GROUP_BYTES: usize = 4 << 20;
 /// Since when the oldest record waits.
 #[derive(Debug, Default)]
 pub(super) struct Hold {
@@ -57,6 +62,20 @@ fn is_acceptance(record: &Record) -> bool {
 
 fn is_shown(gated: &Gated) -> bool {
     matches!(gated, Gated::Effect(Effect::Shown { ended: false, .. }))
+}
+
+/// How many of the first records go to the journal in one piece: together they stay far below what
+/// it takes at once.
+pub(super) fn group(records: &[Record]) -> usize {
+    if records.len() <= GROUP {
+        return records.len();
+    }
+    let mut bytes = 0;
+    let fitting = records.iter().take_while(|record| {
+        bytes += record.encoded_len();
+        bytes <= GROUP_BYTES
+    });
+    fitting.count().max(1)
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use tokio::{
     sync::{broadcast, mpsc},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -19,7 +18,6 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::domain::InstanceId;
-use crate::pb::journal::Record;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
 use crate::task::callback::Delivery;
 use crate::task::doors::{Connect, Parents, Route};
@@ -29,7 +27,7 @@ use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
 use super::dispatch::{Carrier, First, Said};
-use super::hold::Hold;
+use super::hold::{Hold, group};
 use super::machine::{Carrying, Effect, Tasks, World};
 use super::reads;
 use super::released::Released;
@@ -42,10 +40,6 @@ pub(super) const INBOX: usize = 1024;
 const TURN: usize = 256;
 /// Records that wait before they are appended, not to the end of a turn: a record may be 1 MiB.
 const APPEND: usize = 32;
-/// So few records are never too many bytes for one append.
-const GROUP: usize = 4;
-/// Most bytes of more records in one append; the journal takes 8 MiB at least.
-const GROUP_BYTES: usize = 4 << 20;
 /// How often children of ended attempts are cancelled, old tasks forgotten and segments let go.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Pause before a journal that had no room is asked again.
@@ -439,18 +433,4 @@ pub(super) fn moment() -> Moment {
         now: Instant::now(),
         wall: clock::wall(),
     }
-}
-
-/// How many of the first records go to the journal in one piece: together they stay far below what
-/// it takes at once.
-fn group(records: &[Record]) -> usize {
-    if records.len() <= GROUP {
-        return records.len();
-    }
-    let mut bytes = 0;
-    let fitting = records.iter().take_while(|record| {
-        bytes += record.encoded_len();
-        bytes <= GROUP_BYTES
-    });
-    fitting.count().max(1)
 }
