@@ -156,7 +156,7 @@ mod tests {
         let say = async |say| {
             says.send(Ok(pb::AttachRequest { say: Some(say) }))
                 .await
-                .unwrap()
+                .unwrap();
         };
         let minute = Duration::from_secs(60);
         say(Say::Hello(pb::AttachHello {

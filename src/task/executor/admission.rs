@@ -57,7 +57,7 @@ impl Executor {
             let mut book = self.shared.book.lock();
             Place {
                 shared: Arc::clone(&self.shared),
-                told: book.stand(),
+                told: book.line.stand(),
                 called: false,
             }
         };
@@ -107,7 +107,7 @@ impl Place {
     fn answer(&mut self, book: &mut Book) {
         self.told.close();
         if std::mem::take(&mut self.called) || self.told.try_recv().is_ok() {
-            book.answered();
+            book.line.answered();
         }
     }
 }

@@ -111,7 +111,7 @@ pub(super) struct Book {
     /// How Starts are told that wait here for their turns.
     guests: HashMap<Claimant, oneshot::Sender<Grant>>,
     /// Starts that came before their slots.
-    line: Line,
+    pub(super) line: Line,
 }
 
 impl Book {
@@ -151,16 +151,6 @@ impl Book {
             }
         }
         true
-    }
-
-    /// A Start with a grant came before its slot is free.
-    pub(super) fn stand(&mut self) -> oneshot::Receiver<()> {
-        self.line.stand()
-    }
-
-    /// One that was called takes its slot now, or gives it up.
-    pub(super) fn answered(&mut self) {
-        self.line.answered();
     }
 
     /// A Start with this grant was turned down for other reasons: the slot is somebody else's.
@@ -739,12 +729,12 @@ mod tests {
                         let granted = book.redeem((&home("h1"), "a"), &grant, now);
                         let full = told(&book.admit(&task(next), 1, inbox(), granted)) == "SLOTS_FULL";
                         if full && granted {
-                            line.push_back(book.stand());
+                            line.push_back(book.line.stand());
                         }
                     }
-                    3 => if book.running() > 0 {
+                    3 if book.running() > 0 => {
                         book.free_slot(Duration::from_millis(1), now);
-                    },
+                    }
                     4 => drop(line.pop_back()),
                     _ => {}
                 }
@@ -754,7 +744,7 @@ mod tests {
                         line.push_front(first);
                         break;
                     }
-                    book.answered();
+                    book.line.answered();
                     next += 1;
                     assert_eq!(told(&book.admit(&task(next), 1, inbox(), true)), "run");
                 }

@@ -24,6 +24,7 @@ use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
 use super::machine::Carrying;
+use super::refused::REFUSED;
 use super::request::Request;
 use super::slots::Unused;
 use super::steps::{Said, released, steps};
@@ -48,16 +49,6 @@ pub(super) const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Dura
 pub(super) enum First {
     Start(Box<pb::Start>, Box<Call>),
     Resume(u64),
-}
-
-impl First {
-    /// The grant that it uses.
-    pub(super) fn grant(&self) -> Option<&str> {
-        match self {
-            Self::Start(start, _) => Some(&*start.grant_id).filter(|grant| !grant.is_empty()),
-            Self::Resume(_) => None,
-        }
-    }
 }
 
 /// One attempt under way.
@@ -184,9 +175,7 @@ impl Carrier {
         };
         match opened {
             Ok(Ok(updates)) => {
-                if let Some(grant) = self.unused.take() {
-                    grant.used();
-                }
+                drop(self.unused.take().map(Unused::used));
                 let silent_at = fresh.then_some(silent_at);
                 self.pump(updates, silent_at, after).await
             }
@@ -379,25 +368,5 @@ const NOT_SENT: &[Reason] = &[
 const ENDED_HERE: &[Reason] = &[
     Reason::AgentLost,
     Reason::RetriesExhausted,
-    Reason::DeadlineExceeded,
-];
-
-/// Statuses with which an executor turns a Start down before it runs anything.
-const REFUSED: &[Reason] = &[
-    Reason::PermissionDenied,
-    Reason::IdentityMismatch,
-    Reason::OperatorsOnly,
-    Reason::Unauthenticated,
-    Reason::InvalidField,
-    Reason::PayloadTooLarge,
-    Reason::InputInvalid,
-    Reason::ProtocolViolation,
-    Reason::DelegationLoop,
-    Reason::OutOfScope,
-    Reason::NotOwnAgent,
-    Reason::Unimplemented,
-    Reason::SlotsFull,
-    Reason::QueueFull,
-    Reason::Draining,
     Reason::DeadlineExceeded,
 ];

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use tokio::time::Instant;
 
 use crate::pb;

@@ -28,6 +28,7 @@ use crate::runtime::{Nursery, Stop, chance, watch};
 use crate::task::doors::{Connect, Grants};
 
 use super::claims::{Claims, Report};
+use super::dispatch::First;
 use super::granted::Granted;
 use super::request::{Request, SlotsWord};
 use super::shard::Running;
@@ -94,6 +95,16 @@ impl Drop for Unused {
         if !self.grant.is_empty() {
             // Where that does not reach the executor, the grant is void soon.
             drop(self.back.try_send(std::mem::take(&mut self.grant)));
+        }
+    }
+}
+
+impl First {
+    /// The grant that it uses.
+    pub(super) fn grant(&self) -> Option<&str> {
+        match self {
+            Self::Start(start, _) => Some(&*start.grant_id).filter(|grant| !grant.is_empty()),
+            Self::Resume(_) => None,
         }
     }
 }
@@ -372,7 +383,7 @@ mod tests {
     use super::*;
     use crate::domain::{Fault, Reason};
     use crate::task::doors::{Call, Steps, Updates};
-    use crate::task::home::dispatch::{Carrier, First, Said};
+    use crate::task::home::dispatch::{Carrier, Said};
     use crate::task::home::machine::Carrying;
     use crate::telemetry::{TraceContext, Work};
 
