@@ -28,6 +28,11 @@ pub(super) fn configuration(side: &Side<'_>) -> String {
         (tls, String::new())
     };
     let (listen, to) = (side.listen.port(), side.upstream.port());
+    written((listen, &downstream), (to, &upstream))
+}
+
+/// The whole file, from ports and TLS of both ends.
+fn written((listen, downstream): (u16, &str), (to, upstream): (u16, &str)) -> String {
     let http2 = "http2_protocol_options: {max_concurrent_streams: 2048, initial_stream_window_size: 1048576, initial_connection_window_size: 4194304}";
     format!(
         r#"
