@@ -107,6 +107,32 @@ async fn after_a_failed_write_or_sync_nothing_is_acknowledged_and_a_restart_has_
 }
 
 #[tokio::test]
+async fn an_attempt_is_resumed_after_what_is_on_disk_and_not_after_what_was_heard() {
+    let disk = FaultyDisk::seeded(1);
+    let (mut bench, _journal, thread) = home(&disk, 0);
+    submit(&bench).await.unwrap();
+    let mut opened = bench.next().await;
+    assert!(matches!(opened.step().await, Said::Start(_)));
+    opened.accept().await;
+    let progress = || Update::Progress(pb::Progress::default());
+    opened.update(1, progress()).await;
+    opened.acked(1).await;
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    // Ends at once when `go` is dropped.
+    disk.during_sync(Some(Box::new(move || wait.recv().unwrap_or_default())));
+    opened.update(2, result()).await;
+    opened.breaks().await;
+    let mut again = bench.next().await;
+    // What the executor is told of it forgets, and a crash now would take the second one back.
+    assert!(matches!(again.step().await, Said::Resume(resume) if resume.after_update == 1));
+    again.update(2, result()).await;
+    drop(go);
+    again.acked(2).await;
+    bench.home.close(LIMIT).await;
+    thread.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_full_disk_takes_no_task_and_lets_those_under_way_end() {
     let disk = FaultyDisk::default();
     let (mut bench, journal, thread) = home(&disk, 1 << 20);

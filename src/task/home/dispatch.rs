@@ -124,9 +124,15 @@ impl Carrier {
             First::Resume(after) => (after, self.resume(after), None),
         };
         let mut next = Some(first);
+        // What is on disk: the executor forgets what it is told of, and a crash would take back what
+        // was heard only.
+        let on_disk = after;
         loop {
             let before = after;
-            let step = next.take().unwrap_or_else(|| self.resume(after));
+            let step = next.take().unwrap_or_else(|| {
+                let acknowledged = self.said.borrow().ack;
+                self.resume(on_disk.max(acknowledged))
+            });
             let ended = self.stream(step, call.take(), &mut after).await;
             if matches!(ended, End::Over) {
                 return;

@@ -71,6 +71,12 @@ impl Opened {
         .await;
     }
 
+    /// The connection breaks.
+    pub(super) async fn breaks(&self) {
+        let broken = Err(Status::unavailable("cut"));
+        self.say.send(broken).await.unwrap();
+    }
+
     pub(super) async fn acked(&mut self, update: u64) {
         loop {
             if let Step::Ack(ack) = self.step().await
@@ -332,11 +338,7 @@ async fn a_broken_stream_is_resumed_after_the_last_update() {
         .update(1, Update::Progress(pb::Progress::default()))
         .await;
     opened.acked(1).await;
-    opened
-        .say
-        .send(Err(Status::unavailable("cut")))
-        .await
-        .unwrap();
+    opened.breaks().await;
     let mut again = bench.next().await;
     let Step::Resume(resume) = again.step().await else {
         panic!("no resume")
