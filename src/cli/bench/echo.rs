@@ -39,7 +39,7 @@ impl Answers {
 enum Refusal {
     #[error("only UnaryCall, StreamingCall and StreamingFromServer are answered here")]
     Unknown,
-    #[error("this is no SimpleRequest of grpc.testing, uncompressed")]
+    #[error("this is not one SimpleRequest of grpc.testing, uncompressed")]
     Malformed,
     #[error("more was asked for than 256 MiB, or less than nothing")]
     TooLarge,
@@ -115,6 +115,16 @@ impl Requests {
         }
     }
 
+    /// The one there is, once the caller has said that it is: whoever answers before would make a
+    /// reset of the end that is still on its way.
+    async fn only(&mut self) -> Result<i32, Refusal> {
+        let only = self.next().await?.ok_or(Refusal::Malformed)?;
+        match self.next().await? {
+            None => Ok(only),
+            Some(_) => Err(Refusal::Malformed),
+        }
+    }
+
     fn whole(&mut self) -> Result<Option<BytesMut>, Refusal> {
         let Some((head, rest)) = self.here.split_first_chunk::<PREFIX>() else {
             return Ok(None);
@@ -136,7 +146,7 @@ impl Requests {
 type Respond = SendResponse<Bytes>;
 
 async fn unary(asked: &mut Requests, to: &mut Respond, answers: &Answers) -> Result<(), Refusal> {
-    let size = asked.next().await?.ok_or(Refusal::Malformed)?;
+    let size = asked.only().await?;
     let answer = answers.of(size)?;
     let mut stream = to.send_response(head(), false)?;
     stream.send_data(answer, false)?;
@@ -158,7 +168,7 @@ async fn exchange(
 
 /// Answers without end to one message.
 async fn pour(asked: &mut Requests, to: &mut Respond, answers: &Answers) -> Result<(), Refusal> {
-    let size = asked.next().await?.ok_or(Refusal::Malformed)?;
+    let size = asked.only().await?;
     let answer = answers.of(size)?;
     let piece: Bytes = answer.repeat((PIECE / answer.len()).max(1)).into();
     let mut stream = to.send_response(head(), false)?;

@@ -8,6 +8,7 @@ use tonic::Code;
 use super::{
     args::BenchArgs,
     load,
+    message::{self, SERVICE},
     serve::{Listener, answer},
     tally::Tally,
     target::Place,
@@ -121,4 +122,25 @@ async fn nobody_there_is_told_at_once() {
     let args = args("http://127.0.0.1:1");
     let plan = super::plan("http://127.0.0.1:1", &args, args.size).unwrap();
     assert!(Box::pin(load::run(&plan)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_unary_call_is_answered_at_its_end_and_not_before() {
+    let end = End::start("127.0.0.1:0").await;
+    let io = tokio::net::TcpStream::connect(&end.address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    end.nursery.adopt("client", async move {
+        connection.await.ok();
+    });
+    let uri = format!("http://localhost{SERVICE}UnaryCall");
+    let request = http::Request::post(uri).body(()).unwrap();
+    let (mut response, mut stream) = sender.send_request(request, false).unwrap();
+    stream.send_data(message::request(1, 1), false).unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut response);
+    assert!(early.await.is_err(), "answered before the call's end");
+    stream.send_data(bytes::Bytes::new(), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), message::answer(1));
+    drop((body, stream, sender));
+    end.stop().await;
 }

@@ -125,11 +125,12 @@ impl Attack {
         }
     }
 
-    /// Whether it keeps a block of headers open.
-    fn is_within_headers(self) -> bool {
+    /// Whether it must not answer: it keeps a block of headers open, between whose parts nothing
+    /// else may stand, or has not even said hello.
+    fn is_mute(self) -> bool {
         matches!(
             self,
-            Self::Continuation | Self::SlowHeaders | Self::ByteByByte
+            Self::Continuation | Self::SlowHandshake | Self::SlowHeaders | Self::ByteByByte
         )
     }
 
