@@ -14,7 +14,7 @@
 //! | 4 | [`registry`]: the catalog; [`task`]: home, executor and journal |
 //! | 3 | [`transport`]: listeners and connections; [`admin`]: health pages |
 //! | 2 | [`identity`]: CA, certificates, TLS, the door; [`agent`]: agents written in Rust |
-//! | 1 | [`wire`], [`runtime`], [`config`], [`telemetry`], [`resilience`], [`contract`] |
+//! | 1 | [`wire`], [`runtime`], [`config`], [`telemetry`], [`resilience`], [`contract`], [`h2`] |
 //! | 0 | [`domain`], [`pb`] |
 //!
 //! The way of a task: `task::service` (who asks, and may they) -> `task::spec` (checked at the
@@ -30,6 +30,7 @@ pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod domain;
+pub mod h2;
 pub mod identity;
 pub mod pb;
 pub mod registry;

@@ -13,6 +13,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("telemetry", 1),
     ("resilience", 1),
     ("contract", 1),
+    ("h2", 1),
     ("identity", 2),
     ("agent", 2),
     ("transport", 3),

@@ -32,6 +32,7 @@ mod floods;
 mod foreign_clients;
 mod grpcurl;
 mod health;
+mod hpack;
 mod impostor;
 mod injection;
 mod interop;
