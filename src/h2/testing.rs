@@ -159,7 +159,7 @@ impl End {
         }
         self.left.extend_from_slice(&input[at..]);
         self.connection
-            .note_remainder(!self.left.is_empty(), self.now);
+            .note_remainder(!self.left.is_empty(), at > 0, self.now);
         Ok(())
     }
 

@@ -81,6 +81,8 @@ pub struct Call<C> {
     pub due: Option<(Instant, Timer)>,
     /// `grpc-status` of the answer.
     pub status: Option<Code>,
+    /// Its connection broke: what had come of the answer is still on its way to the caller.
+    pub lost: bool,
 }
 
 impl<C> Call<C> {

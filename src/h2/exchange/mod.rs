@@ -139,7 +139,7 @@ impl<P: Policy> Exchange<P> {
             };
             match connection.receive(&bytes[at..], &mut self.fields, now) {
                 Ok((0, _)) => {
-                    connection.note_remainder(at < bytes.len(), now);
+                    connection.note_remainder(at < bytes.len(), at > 0, now);
                     break;
                 }
                 Ok((used, event)) => {

@@ -31,9 +31,9 @@ impl<P: Policy> Exchange<P> {
             attempts: 0,
         };
         let (verdict, context) = self.policy.on_request(peer, &mut request);
-        let deadline = request
-            .timeout
-            .map(|left| (now + left, came.unwrap_or_default()));
+        // A deadline beyond what a clock can show is none.
+        let deadline = request.timeout.and_then(|left| now.checked_add(left));
+        let deadline = deadline.map(|deadline| (deadline, came.unwrap_or_default()));
         let mut kept = self.spare.pop().unwrap_or_default();
         std::mem::swap(&mut kept.head, &mut self.fields);
         let mut lane = Lane::new(now);
@@ -58,6 +58,7 @@ impl<P: Policy> Exchange<P> {
             waiting: None,
             due: None,
             status: None,
+            lost: false,
         });
         place.connection.assign(stream, call);
         if let Some((deadline, _)) = deadline {
@@ -190,7 +191,8 @@ impl<P: Policy> Exchange<P> {
         };
         let verdict = self.policy.on_again(&mut call.context, &mut request, why);
         let came = call.deadline.map(|(_, came)| came).unwrap_or_default();
-        call.deadline = request.timeout.map(|left| (now + left, came));
+        let deadline = request.timeout.and_then(|left| now.checked_add(left));
+        call.deadline = deadline.map(|deadline| (deadline, came));
         self.carry_out(key, verdict, now);
     }
 
