@@ -75,8 +75,10 @@ pub struct Call<C> {
     pub deadline: Option<(Instant, Duration)>,
     /// When it came.
     pub since: Instant,
-    /// When it waits for a stream upstream: since when.
+    /// When it rests, or waits for a stream upstream: since when.
     pub waiting: Option<Instant>,
+    /// When it rests: until when.
+    pub resting: Option<Instant>,
     /// When to look at it, at the latest.
     pub due: Option<(Instant, Timer)>,
     /// `grpc-status` of the answer.

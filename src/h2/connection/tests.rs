@@ -8,7 +8,7 @@ use super::{Config, Connection, Room};
 use crate::h2::{
     frame::{self, ErrorCode, Frame, Head, Kind, PREFACE, Setting, flag, write},
     hpack::{Encoder, Fields},
-    testing::{End, list, request},
+    tests::{End, list, request},
 };
 
 fn pump(client: &mut End, server: &mut End, piece: usize) {

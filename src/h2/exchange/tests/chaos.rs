@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::h2::{
     connection::{Config, OUTPUT_STOP},
     frame::{ErrorCode, Setting, write},
-    testing::{End, Seen, World, request},
+    tests::{End, Seen, World, request},
 };
 
 const CALLERS: usize = 3;

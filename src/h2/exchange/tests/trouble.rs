@@ -8,7 +8,7 @@ use crate::h2::{
     frame::{ErrorCode, write},
     grpc::Code,
     slab::Key,
-    testing::{World, list, request},
+    tests::{World, list, request},
 };
 
 /// A caller with a call under way whose request has come to whoever answers.
@@ -138,6 +138,37 @@ fn an_answer_that_the_policy_does_not_want_is_asked_for_again() {
     assert_eq!(world.client(caller).calls[call].body, b"better");
     assert_eq!(world.exchange.policy().again, [GivenBack::Wanted]);
     assert_eq!(world.outcomes()[0].code, Some(Code::OK));
+}
+
+#[test]
+fn a_call_rests_as_long_as_the_policy_says_and_not_for_ever() {
+    let millis = Duration::from_millis;
+    let mut world = World::new();
+    let caller = world.caller();
+    let call = world.client(caller).start(&request("/t/1/rest"), false);
+    world.client(caller).send(call, b"question", true);
+    let lost = world.client(caller).start(&request("/t/1/never"), true);
+    world.run();
+    world.server(0).reset(0, ErrorCode::RefusedStream);
+    world.server(0).reset(1, ErrorCode::RefusedStream);
+    world.run();
+    assert_eq!(world.server(0).calls.len(), 2);
+    for (after, seen) in [(49, 2), (1, 3)] {
+        world.now += millis(after);
+        world.exchange.on_time(world.now);
+        world.run();
+        assert_eq!(world.server(0).calls.len(), seen, "{after}");
+    }
+    assert_eq!(world.server(0).calls[2].body, b"question");
+    world.server(0).answer(2, b"well rested", "0");
+    for _ in 0..5 {
+        world.now += millis(2500);
+        world.exchange.on_time(world.now);
+        world.run();
+    }
+    assert_eq!(world.client(caller).calls[call].body, b"well rested");
+    assert_eq!(status(&mut world, caller, lost), "14");
+    assert_eq!(world.exchange.calls(), 0);
 }
 
 #[test]
