@@ -133,6 +133,7 @@ impl<P: Policy> Exchange<P> {
             self.wheel.clear(timer);
         }
         self.parked -= call.request.parked.len() + call.response.parked.len();
+        self.kept -= call.kept.body().len();
         if call.request.owed > 0 {
             self.release(call.down.line, None, call.request.owed, 0);
         }

@@ -124,6 +124,35 @@ fn more_than_is_kept_is_not_sent_again() {
 }
 
 #[test]
+fn all_that_is_kept_together_has_a_bound() {
+    let mut world = World::new();
+    let callers: Vec<usize> = (0..4).map(|_| world.caller()).collect();
+    for caller in callers {
+        for _ in 0..100 {
+            let call = world.client(caller).start(&request("/t/1/keep"), false);
+            world.client(caller).send(call, &[1; 60_000], false);
+            world.run();
+        }
+    }
+    let kept = world.exchange.kept();
+    assert!(kept > 15 << 20 && kept <= 16 << 20, "{kept}");
+    let (first, last) = (0, world.server(0).calls.len() - 1);
+    world.server(0).reset(first, ErrorCode::RefusedStream);
+    world.server(0).reset(last, ErrorCode::RefusedStream);
+    world.run();
+    assert_eq!(
+        status(&mut world, 3, 99),
+        "14",
+        "not kept, so not sent again"
+    );
+    assert_eq!(
+        status(&mut world, 0, 0),
+        "none",
+        "kept, and under way again"
+    );
+}
+
+#[test]
 fn an_answer_that_the_policy_does_not_want_is_asked_for_again() {
     let (mut world, caller, call) = under_way(b"x", true);
     world.server(0).fields(
