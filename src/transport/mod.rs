@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod channel;
+pub mod drive;
 pub mod error;
 pub mod limits;
 pub mod listen;
