@@ -522,9 +522,11 @@ async fn what_tells_of_a_root_has_what_is_left_for_its_tree() {
     };
     let lend = |bench: &mut Bench, count: u32| {
         bench.step(|tasks, _| tasks.lend(task, by, count));
-        let drawn = bench.effects.iter().rev().find_map(|effect| match effect {
-            Effect::Drawn { drawn, .. } => Some((drawn.got, drawn.left)),
-            _ => None,
+        let drawn = bench.effects.iter().rev().find_map(|effect| {
+            let Effect::Drawn { drawn, .. } = effect else {
+                return None;
+            };
+            Some((drawn.got, drawn.left))
         });
         drawn.unwrap()
     };

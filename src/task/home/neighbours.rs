@@ -49,7 +49,7 @@ impl Running {
         match to {
             Maker::Attempt(token) => self.shard.parents.give_back(&token, count),
             Maker::Task(task) => {
-                self.pass_on(task, Request::Supply(task, SupplyWord::GiveBack { count }))
+                self.pass_on(task, Request::Supply(task, SupplyWord::GiveBack { count }));
             }
         }
     }

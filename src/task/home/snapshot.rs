@@ -148,9 +148,7 @@ impl Kept {
         let all = |seqs: &[u64]| seqs.iter().map(event).collect::<Result<Vec<_>, _>>();
         let has = snapshot.running.as_ref().map_or(0, |one| one.descendants);
         let descendants = snapshot.descendants_left;
-        let running = snapshot
-            .running
-            .map(|running| taken_up(running).ok_or_else(wrong));
+        let running = snapshot.running.map(|one| taken_up(one).ok_or_else(wrong));
         let tried = snapshot
             .tried
             .iter()

@@ -166,7 +166,7 @@ impl Home {
                 Answered::New(task) => (task, false),
                 Answered::Again(task) => (task, true),
                 Answered::Unpaid(back, count) => {
-                    new = self.pay(back, count).await?;
+                    new = Box::pin(self.pay(back, count)).await?;
                     continue;
                 }
                 Answered::Archived(back) => {
