@@ -175,7 +175,9 @@ impl Carrier {
         };
         match opened {
             Ok(Ok(updates)) => {
-                drop(self.unused.take().map(Unused::used));
+                if let Some(unused) = self.unused.take() {
+                    unused.used();
+                }
                 let silent_at = fresh.then_some(silent_at);
                 self.pump(updates, silent_at, after).await
             }

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use prost::Message;
 use tokio::time::Instant;
 
 use crate::pb;

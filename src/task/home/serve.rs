@@ -207,6 +207,31 @@ impl Running {
         Ok((entry.basic(), !new))
     }
 
+    /// Of what was shown before, too.
+    fn read_content(&self, request: Request) {
+        match request {
+            Request::Pieces {
+                task,
+                viewer,
+                artifact,
+                from,
+                answer,
+            } => {
+                let who = (task, &*viewer);
+                drop(answer.send(reads::pieces(&self.shard.tasks, who, &artifact, from)));
+            }
+            Request::Naming {
+                task,
+                viewer,
+                hash,
+                answer,
+            } => {
+                drop(answer.send(reads::naming(&self.shard.tasks, task, &viewer, hash)));
+            }
+            _ => {}
+        }
+    }
+
     fn read(&mut self, request: Request) {
         match request {
             Request::Get {
@@ -240,24 +265,7 @@ impl Running {
             } => {
                 drop(answer.send(reads::next(&self.shard.tasks, task, after_seq)));
             }
-            Request::Pieces {
-                task,
-                viewer,
-                artifact,
-                from,
-                answer,
-            } => {
-                let who = (task, &*viewer);
-                drop(answer.send(reads::pieces(&self.shard.tasks, who, &artifact, from)));
-            }
-            Request::Naming {
-                task,
-                viewer,
-                hash,
-                answer,
-            } => {
-                drop(answer.send(reads::naming(&self.shard.tasks, task, &viewer, hash)));
-            }
+            Request::Pieces { .. } | Request::Naming { .. } => self.read_content(request),
             Request::Heard { .. }
             | Request::Courier(_)
             | Request::Submit { .. }

@@ -332,11 +332,7 @@ impl Running {
                 self.count_attempt(to.task, to.attempt, true);
                 self.carry(to, First::Resume(after_update));
             }
-            Effect::LetGo { task } => {
-                if let Some(blobs) = self.shard.journal.blobs() {
-                    blobs.let_go(Holder::in_log(task));
-                }
-            }
+            Effect::LetGo { task } => self.let_go(task),
             Effect::Give {
                 task,
                 attempt,
@@ -352,16 +348,12 @@ impl Running {
                 task,
                 attempt,
                 update,
-            } => {
-                self.say(task, attempt, |said| said.ack = said.ack.max(update));
-            }
+            } => self.say(task, attempt, |said| said.ack = said.ack.max(update)),
             Effect::Abort {
                 task,
                 attempt,
                 reason,
-            } => {
-                self.say(task, attempt, |said| said.abort = Some(reason));
-            }
+            } => self.say(task, attempt, |said| said.abort = Some(reason)),
             Effect::Release {
                 task,
                 attempt,
@@ -379,6 +371,13 @@ impl Running {
                     self.carriers.remove(&task);
                 }
             }
+        }
+    }
+
+    /// What the task named is not needed for it any more.
+    fn let_go(&self, task: Uuid) {
+        if let Some(blobs) = self.shard.journal.blobs() {
+            blobs.let_go(Holder::in_log(task));
         }
     }
 

@@ -383,8 +383,9 @@ mod tests {
     use super::*;
     use crate::domain::{Fault, Reason};
     use crate::task::doors::{Call, Steps, Updates};
-    use crate::task::home::dispatch::{Carrier, Said};
+    use crate::task::home::dispatch::Carrier;
     use crate::task::home::machine::Carrying;
+    use crate::task::home::steps::Said;
     use crate::telemetry::{TraceContext, Work};
 
     /// Nobody can be reached, or whoever is says nothing.
@@ -441,6 +442,7 @@ mod tests {
                 said,
                 shard,
                 connect: Arc::new(Line(reached)),
+                blobs: None,
                 work: Work::none(),
             };
             drop(timeout(AGAIN, carrier.run(Stop::new())).await);

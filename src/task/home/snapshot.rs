@@ -153,13 +153,11 @@ impl Kept {
             .tried
             .iter()
             .map(|one| one.parse().map_err(|_| wrong()));
-        let mut artifacts = Vec::with_capacity(snapshot.artifacts.len());
-        for NamedArtifact { summary, chunks } in snapshot.artifacts {
-            artifacts.push(KeptArtifact {
-                summary: summary.unwrap_or_default(),
-                chunks: all(&chunks)?,
-            });
-        }
+        let artifact = |NamedArtifact { summary, chunks }| {
+            let (summary, chunks) = (summary.unwrap_or_default(), all(&chunks)?);
+            Ok(KeptArtifact { summary, chunks })
+        };
+        let artifacts = snapshot.artifacts.into_iter().map(artifact);
         let (watched, since) = (snapshot.first_seq..=task.last_seq, snapshot.working_since);
         let mut kept = Self {
             id: task.id.parse().map_err(|_| wrong())?,
@@ -176,7 +174,7 @@ impl Kept {
             messages: all(&snapshot.messages)?,
             dialogue: all(&snapshot.dialogue)?,
             asked_at: snapshot.asked_at.parse().ok(),
-            artifacts,
+            artifacts: artifacts.collect::<Result<_, RecordError>>()?,
             result: (snapshot.result > 0)
                 .then(|| event(&snapshot.result))
                 .transpose()?,

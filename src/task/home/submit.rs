@@ -107,7 +107,7 @@ impl Home {
         thread: usize,
     ) -> impl Future<Output = Result<Submitted<TaskUpdates>, Fault>> + Send {
         // Not async itself: what is asked for would be in its future twice.
-        self.run_held(asked.into(), thread)
+        Box::pin(self.run_held(asked.into(), thread))
     }
 
     async fn run_held(&self, held: Held, thread: usize) -> Result<Submitted<TaskUpdates>, Fault> {
