@@ -313,7 +313,6 @@ impl Connection {
             Whereabouts::Reset | Whereabouts::Ended => return Ok(Event::Quiet),
         };
         let call = self.streams.remove(stream).and_then(|stream| stream.call);
-        self.streams.remember_reset(id);
         Ok(call.map_or(Event::Quiet, |call| Event::Reset {
             call,
             code,

@@ -353,7 +353,7 @@ fn every_rule_by_a_frame_that_breaks_it() {
             Ok(()),
             &["1 FLOW_CONTROL_ERROR"],
         ),
-        (then(&reset, data(0, 1, b"x")), Ok(()), &[]),
+        (then(&reset, data(0, 1, b"x")), Ok(()), &["1 STREAM_CLOSED"]),
         (
             raw(Kind::Headers, end, 1, &block(&list(&[(":method", "POST")]))),
             Ok(()),
