@@ -207,32 +207,8 @@ impl Running {
         Ok((entry.basic(), !new))
     }
 
-    /// Of what was shown before, too.
-    fn read_content(&self, request: Request) {
-        match request {
-            Request::Pieces {
-                task,
-                viewer,
-                artifact,
-                from,
-                answer,
-            } => {
-                let who = (task, &*viewer);
-                drop(answer.send(reads::pieces(&self.shard.tasks, who, &artifact, from)));
-            }
-            Request::Naming {
-                task,
-                viewer,
-                hash,
-                answer,
-            } => {
-                drop(answer.send(reads::naming(&self.shard.tasks, task, &viewer, hash)));
-            }
-            _ => {}
-        }
-    }
-
     fn read(&mut self, request: Request) {
+        let tasks = &self.shard.tasks;
         match request {
             Request::Get {
                 task,
@@ -240,11 +216,11 @@ impl Running {
                 full,
                 answer,
             } => {
-                let got = reads::get(&self.shard.tasks, task, &viewer, full);
+                let got = reads::get(tasks, task, &viewer, full);
                 self.answer(answer, got);
             }
             Request::List { query, answer } => {
-                let page = reads::list(&self.shard.tasks, &query);
+                let page = reads::list(tasks, &query);
                 self.answer(answer, Ok(page));
             }
             Request::Watch {
@@ -253,7 +229,7 @@ impl Running {
                 after_seq,
                 answer,
             } => {
-                let fits = reads::check_cursor(&self.shard.tasks, task, &viewer, after_seq);
+                let fits = reads::check_cursor(tasks, task, &viewer, after_seq);
                 let watching = fits.and_then(|()| self.watch(task));
                 self.answer(answer, watching);
             }
@@ -263,9 +239,21 @@ impl Running {
                 after_seq,
                 answer,
             } => {
-                drop(answer.send(reads::next(&self.shard.tasks, task, after_seq)));
+                drop(answer.send(reads::next(tasks, task, after_seq)));
             }
-            Request::Pieces { .. } | Request::Naming { .. } => self.read_content(request),
+            Request::Pieces {
+                task,
+                viewer,
+                artifact,
+                from,
+                answer,
+            } => drop(answer.send(reads::pieces(tasks, (task, &viewer), &artifact, from))),
+            Request::Naming {
+                task,
+                viewer,
+                hash,
+                answer,
+            } => drop(answer.send(reads::naming(tasks, task, &viewer, hash))),
             Request::Heard { .. }
             | Request::Courier(_)
             | Request::Submit { .. }
