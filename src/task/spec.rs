@@ -94,7 +94,7 @@ pub struct NewTask {
     /// beforehand.
     pub descendants: u32,
     /// What it takes out of those that its maker may have made; `None`: it is not paid for yet.
-    pub fare: Option<Fare>,
+    pub fare: Option<Box<Fare>>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
     /// Why it is refused, unless it was taken before.

@@ -156,7 +156,7 @@ impl Running {
             if taken == 0 {
                 return Ok(Admitted::Unpaid(new, wants));
             }
-            new.fare = Some(Fare::taken(parents, token, taken));
+            new.fare = Some(Box::new(Fare::taken(parents, token, taken)));
             return self.admit(new);
         };
         new.descendants = fare.count().saturating_sub(1);

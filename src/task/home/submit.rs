@@ -200,7 +200,7 @@ impl Home {
                 fault
             }
         })?;
-        new.fare = Some(Fare::taken(parents.clone(), token, taken));
+        new.fare = Some(Box::new(Fare::taken(parents.clone(), token, taken)));
         Ok(new)
     }
 
