@@ -37,7 +37,8 @@ impl Catalog {
         let (later, after) = (Arc::clone(world), world.within(0, 2000));
         world.crew.adopt("lease", async move {
             sleep(after).await;
-            later.catalog.set(node, |_| Some(life));
+            // Word of an older one may come later.
+            later.catalog.set(node, |known| known.max(Some(life)));
         });
     }
 

@@ -99,6 +99,29 @@ pub(super) async fn ask(world: &Arc<World>) -> Told {
     told
 }
 
+/// What has not ended, or was not told of, home by home.
+pub(super) async fn left(world: &Arc<World>) -> Vec<pb::Task> {
+    let mut left = Vec::new();
+    for node in &world.nodes {
+        let life = node.up().await;
+        let query = ListQuery {
+            viewer: node.own.clone(),
+            filter: pb::ListTasksRequest::default(),
+            before: None,
+            limit: PAGE,
+        };
+        let page = life.home.list(query).await;
+        let tasks = page.map_or_else(|_| Vec::new(), |page| page.tasks);
+        let tells = |task: &pb::Task| task.callback.as_ref().is_some_and(|told| told.waiting > 0);
+        left.extend(
+            tasks
+                .into_iter()
+                .filter(|task| !ended(task.state()) || tells(task)),
+        );
+    }
+    left
+}
+
 /// What a crash of everything has changed, though all was on disk.
 pub(super) fn compare(history: &mut History, before: &Told, after: &Told) {
     for (id, was) in before {

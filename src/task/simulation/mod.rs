@@ -225,10 +225,9 @@ impl World {
         sleep(QUIET).await;
         while !self.is_done() {
             if began.elapsed() > PATIENCE {
-                let counts = |node: &Node| node.life().map(|life| life.home.counts());
-                let left: Vec<_> = self.nodes.iter().map(counts).collect();
+                let left = checker::left(self).await;
                 let clients = self.clients.len();
-                let how = format!("I1: tasks never end: {left:?}, {clients} wait");
+                let how = format!("I1: tasks never end: {left:#?}, {clients} wait");
                 return self.history.lock().breach(how);
             }
             if !self.history.lock().broken.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::domain::Reason;
 
 use super::World;
+use super::callbacks;
 use super::checker::{Final, Told};
 use super::history::History;
 
@@ -20,7 +21,8 @@ pub(super) fn check(world: &World, history: &History, told: &Told) -> Vec<String
     let most = world.size.descendants as usize;
     let mut trees: BTreeMap<&str, Vec<&Final>> = BTreeMap::new();
     for (id, one) in told {
-        if one.task.root_task_id != *id {
+        // Nobody has asked for those that tell of others, and they take nothing from anybody.
+        if one.task.root_task_id != *id && !callbacks::tells(&one.task) {
             let tree = trees.entry(&one.task.root_task_id).or_default();
             tree.push(one);
         }
