@@ -167,7 +167,8 @@ impl Purse {
 
     /// What its home has not answered yet.
     pub fn wants(&self) -> Option<Wants> {
-        let short = (self.awaited + self.reserve).saturating_sub(self.in_hand);
+        let wanted = self.awaited.saturating_add(self.reserve);
+        let short = wanted.saturating_sub(self.in_hand);
         (self.turn > self.answered).then(|| Wants {
             turn: self.turn,
             total: self.got.saturating_add(short),

@@ -27,7 +27,11 @@ impl Executor {
         let attempt = work.request.attempt;
         let (mut granted, mut admission, guest) = {
             let (mut book, now) = (self.shared.book.lock(), Instant::now());
-            let granted = book.redeem((home, &share.0), &work.grant, now);
+            let closed = book.is_closed_to(&work.task_id, attempt);
+            if closed {
+                book.give_back(home, &work.grant, now);
+            }
+            let granted = !closed && book.redeem((home, &share.0), &work.grant, now);
             let admission = book.admit(&work.task_id, attempt, to_owner.clone(), granted);
             // What it would have had may be free again.
             book.deal(now);

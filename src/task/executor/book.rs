@@ -176,6 +176,16 @@ impl Book {
         Some((who, told))
     }
 
+    /// Whether a Start is turned down, or known, however many slots are free: it uses no grant.
+    pub(super) fn is_closed_to(&self, task: &TaskId, attempt: u32) -> bool {
+        let known = self.attempts.get(task);
+        let newest = self.newest.get(&self.key(task));
+        known.is_some_and(|known| known.attempt == attempt)
+            || newest.is_some_and(|newest| is_stale(*newest, attempt))
+            || self.draining
+            || self.unhealthy
+    }
+
     /// Decides about a Start; a slot is taken with [`Admission::Run`]. `granted`: it is its own.
     pub(super) fn admit(
         &mut self,

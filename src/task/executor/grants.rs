@@ -355,16 +355,18 @@ impl Grants {
         }
     }
 
-    /// Takes the claims out that rest now: what is said of them after this counts later.
+    /// Takes the claims out that rest now; they count again after that, unless the home says
+    /// something else meanwhile.
     fn rest(&mut self, who: Claimant, now: Instant) {
-        let Some(stream) = self.streams.get(&who) else {
+        let Some(stream) = self.streams.get_mut(&who) else {
             return;
         };
         let claimed = self.shares.claimed(who);
-        let rests = |key: &&Key| self.pauses.rests(&stream.home, key, now);
-        let resting: Vec<Key> = claimed.filter(rests).cloned().collect();
-        for key in resting {
+        let resting = claimed.filter(|(key, _)| self.pauses.rests(&stream.home, key, now));
+        let resting: Vec<(Key, u32)> = resting.map(|(key, count)| (key.clone(), count)).collect();
+        for (key, count) in resting {
             self.shares.claim_one(who, &key, 0);
+            stream.resting.insert(key, count);
         }
     }
 

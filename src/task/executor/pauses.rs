@@ -45,6 +45,8 @@ struct Home {
     /// All of it rests.
     until: Option<Instant>,
     keys: BTreeMap<Key, Rest>,
+    /// When the row grew last.
+    voided_at: Option<Instant>,
     /// Its last fault.
     last: Instant,
 }
@@ -62,9 +64,11 @@ impl Pauses {
         let Some(home) = self.home(home, now) else {
             return;
         };
-        if home.row == 0 || home.last + GRANT_LIFE <= now {
+        home.last = now;
+        // Of its own: what is given back meanwhile makes nothing better.
+        if home.voided_at.is_none_or(|at| at + GRANT_LIFE <= now) {
             home.row += 1;
-            home.last = now;
+            home.voided_at = Some(now);
         }
         if home.row >= ROW {
             home.until = Some(now + doubled(VOID, home.row - ROW));
@@ -93,6 +97,7 @@ impl Pauses {
     pub(super) fn used(&mut self, home: &InstanceId, key: &Key) {
         if let Some(found) = self.homes.get_mut(home) {
             found.row = 0;
+            found.voided_at = None;
             found.until = None;
             found.keys.remove(key);
             if found.keys.is_empty() {
@@ -138,6 +143,7 @@ impl Pauses {
         }
         let new = || Home {
             row: 0,
+            voided_at: None,
             until: None,
             keys: BTreeMap::new(),
             last: now,

@@ -75,13 +75,15 @@ impl Shares {
     /// What `who` claims now, in place of what it claimed before.
     pub(super) fn claim(&mut self, who: Claimant, claims: BTreeMap<Key, u32>) {
         let before = self.by.get(&who).map(|one| one.all.clone());
-        for key in before.unwrap_or_default().into_keys() {
-            if claims.get(&key).is_none_or(|count| *count == 0) {
-                self.claim_one(who, &key, 0);
-            }
-        }
-        for (key, count) in claims {
+        let before = before.unwrap_or_default().into_keys();
+        let gone: Vec<Key> = before.filter(|key| !claims.contains_key(key)).collect();
+        // The new ones first: whoever always has some has waited since it had the first.
+        let (some, none): (Vec<_>, Vec<_>) = claims.into_iter().partition(|(_, count)| *count > 0);
+        for (key, count) in some.into_iter().chain(none) {
             self.claim_one(who, &key, count);
+        }
+        for key in gone {
+            self.claim_one(who, &key, 0);
         }
     }
 
@@ -123,9 +125,9 @@ impl Shares {
     }
 
     /// What the claimant has claims of.
-    pub(super) fn claimed(&self, who: Claimant) -> impl Iterator<Item = &Key> {
+    pub(super) fn claimed(&self, who: Claimant) -> impl Iterator<Item = (&Key, u32)> {
         let claims = self.by.get(&who).into_iter();
-        claims.flat_map(|claims| claims.all.keys())
+        claims.flat_map(|claims| claims.all.iter().map(|(key, count)| (key, *count)))
     }
 
     /// Tasks that are claimed for.

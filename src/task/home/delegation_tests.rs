@@ -12,10 +12,10 @@ use crate::task::doors::Candidate;
 
 use super::attempt::Heard;
 use super::kept::Kept;
-use super::machine::{Effect, Tasks};
+use super::machine::{Effect, Tasks, World};
 use super::request::{Asker, Drawn, Maker};
 use super::snapshot::{Numbered, submitted};
-use super::tests::{Bench, refused, text};
+use super::tests::{Bench, callback, refused, text};
 
 const IDEMPOTENT: bool = true;
 
@@ -546,6 +546,61 @@ async fn what_tells_of_a_root_has_what_is_left_for_its_tree() {
         Effect::Draw { by: asker, from: Maker::Attempt(_), count: 3 } if asker.task == by.task
     )));
     assert_eq!(back(&bench), [("token", 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_tells_of_an_ended_child_still_draws_on_its_tree() {
+    let mut bench = Bench::new(&["i1"], false);
+    let mut new = bench.checked(pb::TaskOptions {
+        callback: Some(callback(&[])),
+        detached: true,
+        ..Default::default()
+    });
+    new.task.parent_task_id = "home.00000000-0000-0000-0000-00000000ffff".into();
+    (new.maker, new.descendants) = (Some("token".into()), 5);
+    let task = bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+    bench.hear(task, Heard::Accepted);
+    let result = Update::Result(pb::TaskResult::default());
+    bench.hear(task, last(1, result, Some(2)));
+    assert_eq!(back(&bench), [("token", 3)], "it has ended");
+    assert!(!bench.tasks.tasks[&task].filed, "and is not told of yet");
+    let by = Asker {
+        task: Uuid::from_u128(77),
+        attempt: 1,
+    };
+    bench.step(|tasks, _| tasks.lend(task, by, 3));
+    let draws = |effect: &Effect| matches!(effect, Effect::Draw { from: Maker::Attempt(token), count: 3, .. } if token == "token");
+    assert!(bench.effects.iter().any(draws), "{:?}", bench.effects);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_child_gave_back_at_its_end_is_not_given_back_by_every_restart() {
+    let mut bench = Bench::new(&["i1"], false);
+    let root = bench.submit();
+    let mut new = bench.checked(pb::TaskOptions {
+        callback: Some(callback(&[])),
+        detached: true,
+        ..Default::default()
+    });
+    let id = bench.task(root).id;
+    (new.task.parent_task_id, new.task.root_task_id) = (id.clone(), id);
+    new.descendants = 5;
+    let child = bench.step(|tasks, world| tasks.submit(new, world)).unwrap();
+    let at = bench.at;
+    bench
+        .step(|tasks, _| tasks.cancel(child, "me", "", at))
+        .unwrap();
+    assert!(!bench.tasks.tasks[&child].filed, "it is not told of yet");
+    for _ in 0..2 {
+        let mut again = bench.replayed();
+        again.recovered(World {
+            at: bench.at,
+            route: &bench.route,
+            chance: 0.5,
+        });
+        let gives = |effect: &&Effect| matches!(effect, Effect::GiveBack { .. });
+        assert_eq!(again.effects.iter().filter(gives).count(), 0);
+    }
 }
 
 #[test]

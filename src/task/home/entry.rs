@@ -67,6 +67,8 @@ pub(super) struct Entry {
     pub(super) supply: Supply,
     /// Who made it; `None`: nobody, or an attempt of an earlier life.
     pub(super) maker: Option<Maker>,
+    /// It has given back to whoever made it what it did not need.
+    pub(super) left_maker: bool,
     /// How long the executor that it was last sent to may say nothing at all before it is lost.
     pub(super) lost_after: Duration,
 }
@@ -115,6 +117,7 @@ impl Entry {
             unused: 0,
             supply: Supply::default(),
             maker: None,
+            left_maker: false,
             lost_after: Duration::ZERO,
         }
     }

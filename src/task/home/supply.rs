@@ -10,7 +10,7 @@ use crate::domain::TaskId;
 use crate::pb::journal::{Granted, record::Kind as Recorded};
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
-use crate::task::descendants::{FIRST, Given, Wants, for_attempt, lot};
+use crate::task::descendants::{DESCENDANTS_MAX, FIRST, Given, RESERVE, Wants, for_attempt, lot};
 
 use super::effect::Effect;
 use super::entry::Entry;
@@ -59,7 +59,9 @@ impl Kept {
 
 impl Tasks {
     /// The attempt under way asks for more.
-    pub(super) fn wanted(&mut self, task: Uuid, wants: Wants) {
+    pub(super) fn wanted(&mut self, task: Uuid, mut wants: Wants) {
+        // Of another process: more than there are is all that there are.
+        wants.total = wants.total.min(DESCENDANTS_MAX + RESERVE);
         if let Some(entry) = self.tasks.get_mut(&task) {
             entry.supply.wants = Some(wants);
             self.supply(task);
@@ -102,23 +104,19 @@ impl Tasks {
     pub(super) fn lend(&mut self, task: Uuid, by: Asker, count: u32) {
         let from = Maker::Task(task);
         // What is about to be archived does not change any more.
-        let entry = self.tasks.get(&task).filter(|entry| !entry.filed);
-        let kept = entry.map(|entry| &entry.kept);
-        if let Some(maker) = entry.and_then(|entry| entry.maker.clone()) {
-            let draw = Effect::Draw {
-                by,
-                from: maker,
-                count,
-            };
-            self.effects.push(draw);
-            return;
-        }
-        let (got, left) = match kept.filter(|kept| kept.is_root()) {
-            Some(kept) => {
-                let got = count.min(left_of(kept, count));
-                (got, kept.descendants.saturating_sub(got))
+        let entry = self.tasks.get_mut(&task).filter(|entry| !entry.filed);
+        let (got, left) = match entry {
+            Some(entry) if entry.maker.is_some() => {
+                let from = entry.maker.clone().unwrap_or(from);
+                return self.effects.push(Effect::Draw { by, from, count });
             }
-            None => (0, 0),
+            Some(entry) if entry.kept.is_root() => {
+                // What its last attempt had beforehand and did not need is there, too.
+                let has = left_of(&entry.kept, count) + std::mem::take(&mut entry.unused);
+                let got = count.min(has);
+                (got, has - got)
+            }
+            Some(_) | None => (0, 0),
         };
         if got > 0 {
             self.leaves(task, left);
@@ -162,6 +160,8 @@ impl Tasks {
         let here = above.filter(|above| above.home == self.own);
         let told = || here.map(|above| Maker::Task(above.uuid));
         entry.maker = token.map(Maker::Attempt).or_else(told);
+        // What it did not need it has given back at its end, in an earlier life.
+        entry.left_maker = entry.kept.ended();
     }
 
     /// Gives what is asked for, or asks for it in turn.
@@ -244,9 +244,13 @@ impl Entry {
     /// The task has ended: what it did not need is free, told or not.
     pub(super) fn leave_maker(&mut self, effects: &mut Vec<Effect>) {
         let count = self.kept.descendants + self.unused;
-        let Some(to) = self.maker.take() else {
+        // It stays known: whoever tells of this task draws on the same tree.
+        let Some(to) = self.maker.clone() else {
             return;
         };
+        if std::mem::replace(&mut self.left_maker, true) {
+            return;
+        }
         let leaves = match &to {
             Maker::Attempt(token) if !self.kept.ends_with_parent() => Some(token.clone()),
             Maker::Attempt(_) | Maker::Task(_) => None,

@@ -207,6 +207,27 @@ impl World {
         ended && self.clients.is_empty()
     }
 
+    /// Waits until all tasks have ended; `false`: they never do, or something is broken already.
+    async fn comes_to_an_end(self: &Arc<Self>) -> bool {
+        let began = Instant::now();
+        // What the last faults put off may still come: a process is away, a disk fails.
+        sleep(QUIET).await;
+        while !self.is_done() {
+            if began.elapsed() > PATIENCE {
+                let left = checker::left(self).await;
+                let clients = self.clients.len();
+                let how = format!("I1: tasks never end: {left:#?}, {clients} wait");
+                self.history.lock().breach(how);
+                return false;
+            }
+            if !self.history.lock().broken.is_empty() {
+                return false;
+            }
+            sleep(Duration::from_secs(5)).await;
+        }
+        true
+    }
+
     /// From the first submission to the last check.
     async fn run(self: &Arc<Self>) {
         for index in 0..self.nodes.len() {
@@ -220,20 +241,8 @@ impl World {
         }
         self.calm.store(true, Ordering::Relaxed);
         faults::end(self);
-        let began = Instant::now();
-        // What the last faults put off may still come: a process is away, a disk fails.
-        sleep(QUIET).await;
-        while !self.is_done() {
-            if began.elapsed() > PATIENCE {
-                let left = checker::left(self).await;
-                let clients = self.clients.len();
-                let how = format!("I1: tasks never end: {left:#?}, {clients} wait");
-                return self.history.lock().breach(how);
-            }
-            if !self.history.lock().broken.is_empty() {
-                return;
-            }
-            sleep(Duration::from_secs(5)).await;
+        if !self.comes_to_an_end().await {
+            return;
         }
         sleep(QUIET).await;
         for node in &self.nodes {
