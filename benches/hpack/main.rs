@@ -21,11 +21,14 @@ use tokio::time::Instant;
 const CALLS: usize = 512;
 const ROUNDS: usize = 60;
 
+/// The list of the call with this number.
+type List = fn(usize) -> Fields;
+
 fn main() {
     // Benches are also run as tests, to see that they still run.
     let test = std::env::args().any(|word| word == "--test");
     let rounds = if test { 1 } else { ROUNDS };
-    let kinds: [(&str, fn(usize) -> Fields); 3] = [
+    let kinds: [(&str, List); 3] = [
         ("request of 10 fields", request),
         ("response of 4 fields", response),
         ("trailers of 2 fields", trailers),
@@ -80,7 +83,7 @@ fn list(fields: &[(&str, &str)]) -> Fields {
 }
 
 /// Decoding, encoding, and both as a forwarder does it: from one connection to another.
-fn header_blocks(rounds: usize, kind: &str, list: fn(usize) -> Fields) {
+fn header_blocks(rounds: usize, kind: &str, list: List) {
     let lists: Vec<Fields> = (0..CALLS).map(list).collect();
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(4096));
     let (limits, mut fields) = (Limits::default(), Fields::new());
@@ -143,7 +146,7 @@ fn huffman(rounds: usize) {
 fn frames(rounds: usize) {
     let mut bytes = Vec::new();
     write::headers(&mut bytes, 1, false, MIN_MAX_FRAME_SIZE, |out| {
-        out.extend([0x82; 20])
+        out.extend([0x82; 20]);
     });
     write::data(&mut bytes, 1, &[0; 128], true);
     write::window_update(&mut bytes, 0, 133);
@@ -163,7 +166,7 @@ fn frames(rounds: usize) {
     figure(rounds, "three frames: written", |_| {
         out.clear();
         write::headers(&mut out, 1, false, MIN_MAX_FRAME_SIZE, |out| {
-            out.extend([0x82; 20])
+            out.extend([0x82; 20]);
         });
         write::data(&mut out, 1, &[0; 128], true);
         write::window_update(&mut out, 0, 133);

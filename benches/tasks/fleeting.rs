@@ -55,7 +55,7 @@ pub(crate) async fn measure(options: &Options) -> Outcome<()> {
 }
 
 /// The run whose rate is the median.
-fn middle(mut runs: Vec<Measured>) -> Measured {
+pub(crate) fn middle(mut runs: Vec<Measured>) -> Measured {
     runs.sort_by(|one, other| one.per_second().total_cmp(&other.per_second()));
     runs.swap_remove(runs.len() / 2)
 }

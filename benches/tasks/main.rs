@@ -17,6 +17,7 @@
 
 mod disk;
 mod fleeting;
+mod large;
 mod load;
 mod machine;
 mod mesh;
@@ -24,6 +25,7 @@ mod plain;
 mod recovery;
 mod registry;
 mod report;
+mod slots;
 mod watching;
 
 use std::{
@@ -66,6 +68,9 @@ struct Options {
     /// Only a restart with so many open tasks in the log, such as 100000
     #[arg(long, value_name = "TASKS")]
     restart: Option<usize>,
+    /// Only so many tasks with inputs of 256 KiB: beside the log, and in it as before
+    #[arg(long, value_name = "TASKS")]
+    large: Option<usize>,
     /// Another build to measure, to compare the two in turns
     #[arg(long, default_value = env!("CARGO_BIN_EXE_attache"))]
     attache: PathBuf,
@@ -75,6 +80,9 @@ struct Options {
     /// Measure tasks in memory beside plain tonic over the same hops, instead
     #[arg(long)]
     ephemeral: bool,
+    /// Measure tasks that wait for executors with so many slots beside one that has room for all, instead
+    #[arg(long, value_delimiter = ',')]
+    slots: Vec<u32>,
     /// Measure how many events reach so many watchers of one task, such as 1000, and how soon work goes
     /// on whose executor was killed, instead
     #[arg(long, value_name = "COUNT")]
@@ -97,6 +105,9 @@ fn main() -> Outcome<()> {
         return Ok(());
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
+    if let Some(tasks) = options.large {
+        return runtime.block_on(large::compare(tasks, options.rounds));
+    }
     if let Some(tasks) = options.restart {
         return runtime.block_on(restart(&options, tasks));
     }
@@ -105,6 +116,9 @@ fn main() -> Outcome<()> {
     }
     if options.ephemeral {
         return runtime.block_on(fleeting::measure(&options));
+    }
+    if !options.slots.is_empty() {
+        return runtime.block_on(slots::measure(&options));
     }
     if let Some(watchers) = options.watchers {
         return runtime.block_on(watched(&options, watchers));

@@ -50,6 +50,9 @@ pub(crate) struct Resident {
     pub(crate) sidecar: f64,
 }
 
+/// Slots of an executor that has one for every caller.
+pub(crate) const SLOTS: u32 = 1024;
+
 impl Mesh {
     /// Starts one in a directory below `scratch`; `journal` is `disk` or `memory`.
     pub(crate) async fn start(
@@ -58,13 +61,23 @@ impl Mesh {
         journal: &str,
         executors: usize,
     ) -> Outcome<Self> {
-        let dir = scratch.join(format!("{journal}-{executors}"));
+        Self::with_slots(attache, scratch, journal, (executors, SLOTS)).await
+    }
+
+    /// The same, each of whose executors has so many slots.
+    pub(crate) async fn with_slots(
+        attache: &Path,
+        scratch: &Path,
+        journal: &str,
+        (executors, slots): (usize, u32),
+    ) -> Outcome<Self> {
+        let dir = scratch.join(format!("{journal}-{executors}-{slots}"));
         fs::create_dir(&dir)?;
         let program = std::env::current_exe()?;
         let mesh = format!(
             "trust_domain = \"bench.local\"\n\
              [[agents]]\nname = \"home\"\ncommand = [{program:?}]\n\
-             [[agents]]\nname = \"executor\"\ncommand = [{program:?}]\nmax_concurrent_tasks = 1024\n\
+             [[agents]]\nname = \"executor\"\ncommand = [{program:?}]\nmax_concurrent_tasks = {slots}\n\
              instances = {executors}\n\
              [[agents.skills]]\nname = \"{SKILL}\"\nidempotent = true\n"
         );

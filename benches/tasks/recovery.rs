@@ -32,8 +32,10 @@ const SEGMENT: u64 = 16 << 20;
 /// Shards, as on a machine of two cores.
 const SHARDS: usize = 2;
 const HOME: &str = "home";
+/// Above what anybody may send: all of it stands in the log.
+pub(crate) const LARGE: usize = usize::MAX >> 8;
 const BUSY: &str = "bench.run";
-const IDLE: &str = "bench.wait";
+pub(crate) const IDLE: &str = "bench.wait";
 
 /// One start.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +52,7 @@ pub(crate) struct Restart {
 pub(crate) async fn measure(scratch: &Path, tasks: usize, rounds: usize) -> Outcome<Vec<Restart>> {
     let dir = scratch.join("recovery");
     let began = Instant::now();
-    let (home, nurseries) = start(&dir)?;
+    let (home, nurseries) = start(&dir, LARGE)?;
     let submit = |number: usize| {
         let home = home.clone();
         async move {
@@ -75,7 +77,7 @@ pub(crate) async fn measure(scratch: &Path, tasks: usize, rounds: usize) -> Outc
     let mut restarts = Vec::new();
     for round in 1..=rounds {
         let began = Instant::now();
-        let (home, nurseries) = start(&dir)?;
+        let (home, nurseries) = start(&dir, LARGE)?;
         let open = began.elapsed();
         let query = ListQuery {
             viewer: Arc::new(own()),
@@ -125,11 +127,13 @@ impl fmt::Display for Restart {
     }
 }
 
-fn start(dir: &Path) -> Outcome<(Home, Vec<Nursery>)> {
+/// A home whose contents of more than `large` bytes stand beside the log.
+pub(crate) fn start(dir: &Path, large_bytes: usize) -> Outcome<(Home, Vec<Nursery>)> {
     let instance: InstanceId = HOME.parse()?;
     let mut replay = Replay::new(&instance, SHARDS);
     let config = JournalConfig {
         segment_bytes: SEGMENT,
+        large_bytes,
         ..JournalConfig::default()
     };
     let journal = Journal::open(dir, config, |lsn, record| replay.record(lsn, &record))?;
@@ -141,6 +145,7 @@ fn start(dir: &Path) -> Outcome<(Home, Vec<Nursery>)> {
         instance,
         own: own(),
         lost_after: LOST_AFTER,
+        descendants: attache::task::descendants::DESCENDANTS_MAX,
     };
     let state = (journal, replay);
     let home = Home::on(config, state, &route, &connect, far, nurseries.clone())?;
@@ -148,20 +153,20 @@ fn start(dir: &Path) -> Outcome<(Home, Vec<Nursery>)> {
 }
 
 /// Ends a home as a crash would, but for the lock of its directory.
-async fn end(home: Home, nurseries: Vec<Nursery>) {
+pub(crate) async fn end(home: Home, nurseries: Vec<Nursery>) {
     for nursery in nurseries {
         nursery.abort().await;
     }
     home.close(Duration::ZERO).await;
 }
 
-fn own() -> SpiffeId {
+pub(crate) fn own() -> SpiffeId {
     "spiffe://bench.local/ns/default/agent/home"
         .parse()
         .expect("a SPIFFE id")
 }
 
-fn asked(skill: &str) -> Submission {
+pub(crate) fn asked(skill: &str) -> Submission {
     let text = pb::part::Content::Text("x".repeat(crate::INPUT));
     let part = pb::Part {
         content: Some(text),
@@ -194,6 +199,7 @@ impl Route for Far {
             return Pick::Nobody;
         }
         let far = Candidate {
+            wants_descendants: true,
             instance: "far".parse().expect("an instance"),
             agent: "default/far".parse().expect("an agent"),
             idempotent: true,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use super::bench::args::BenchArgs;
 pub use super::breakers::BreakersArgs;
 pub use super::log::LogLevelArgs;
 use super::pairs;
@@ -113,6 +114,9 @@ pub enum Verb {
     /// Whom sidecars call, whom they leave out after failures, and why
     #[command(after_help = super::breakers::EXAMPLES)]
     Breakers(BreakersArgs),
+    /// Measure a path of gRPC: rate and latency of calls through whatever stands between
+    #[command(after_help = super::bench::args::EXAMPLES)]
+    Bench(BenchArgs),
     /// Show or change what running registries and sidecars log
     #[command(after_help = super::log::EXAMPLES)]
     Log(LogLevelArgs),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Size,
-    task::journal::{Damage, Repaired, Segment, Survey},
+    task::journal::{Damage, Repaired, Segment, Survey, blobs::Checked},
 };
 
 /// Carries out one verb.
@@ -36,9 +36,11 @@ fn check(dir: &Path, output: &Output) -> Result<Exit, Failed> {
             "dir": dir,
             "whole": survey.whole(),
             "segments": survey.segments.iter().map(segment_json).collect::<Vec<_>>(),
+            "blobs": blobs_json(&survey.blobs),
         }));
     } else {
         segments(&survey, output);
+        blobs(&survey.blobs, output);
     }
     if survey.whole() {
         output.note("all that was acknowledged is there, as far as the files can tell");
@@ -88,6 +90,33 @@ fn segments(survey: &Survey, output: &Output) {
             segment.file, torn.offset, torn.bytes
         ));
     }
+}
+
+/// Large content beside the log.
+fn blobs(found: &Checked, output: &Output) {
+    if found.packs > 0 {
+        output.line(&format!(
+            "{} large contents in {} *.pack files, {}",
+            found.blobs,
+            found.packs,
+            Size(found.bytes)
+        ));
+    }
+    for (file, offset, reason) in &found.damage {
+        output.line(&format!("{file} at byte {offset}: {reason}"));
+    }
+}
+
+fn blobs_json(found: &Checked) -> Value {
+    let damage = found.damage.iter();
+    let damage = damage
+        .map(|(file, offset, reason)| json!({"file": file, "offset": offset, "reason": reason}));
+    json!({
+        "packs": found.packs,
+        "blobs": found.blobs,
+        "bytes": found.bytes,
+        "damage": damage.collect::<Vec<_>>(),
+    })
 }
 
 fn damages(survey: &Survey) -> impl Iterator<Item = (&Segment, &Damage)> {

@@ -3,6 +3,7 @@
 mod agents;
 pub mod args;
 mod asked;
+mod bench;
 mod breakers;
 mod ca;
 mod content;
@@ -70,6 +71,7 @@ async fn act(cli: Cli, output: &Output) -> Result<Exit, Failed> {
         Verb::Journal(verb) => journal::run(verb, output),
         Verb::Task(verb) => task::run(verb, output, &nursery).await,
         Verb::Breakers(args) => breakers::run(&args, output).await,
+        Verb::Bench(args) => Box::pin(bench::run(args, output, &nursery)).await,
         Verb::Log(args) => log::run(&args, output).await,
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     },
     pb,
     runtime::Nursery,
+    task::descendants::DESCENDANTS_MAX,
     wire::json,
 };
 
@@ -53,6 +54,9 @@ pub(super) async fn run(
     } else {
         let header = ["skill", "by", "state", "tries", "after", "took", "task"];
         output.table(&header, tree.rows());
+        if let Some(text) = tree.made() {
+            output.line(&text);
+        }
     }
     Ok(Exit::Done)
 }
@@ -107,6 +111,15 @@ impl Tree {
             }
         }
         found
+    }
+
+    /// How many there are below a root, and may be; `None`: it is none.
+    fn made(&self) -> Option<String> {
+        let top = self.tasks.get(&self.top)?;
+        let is_root = top.parent_task_id.is_empty();
+        // Without the top itself.
+        let made = self.walk().len().saturating_sub(1);
+        is_root.then(|| format!("{made} tasks below it, of {DESCENDANTS_MAX} that it may have"))
     }
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -206,8 +219,13 @@ mod tests {
         assert_eq!(rows[4][4..6], ["8 ms", "7 ms"]);
         let by: Vec<_> = rows.iter().map(|row| row[1].as_str()).collect();
         assert_eq!(by[2..4], ["default/a", "handed to default/b"]);
+        assert_eq!(
+            tree.made().unwrap(),
+            "4 tasks below it, of 1000 that it may have"
+        );
         let part = Tree::of(tree.tasks.values().cloned().collect(), "early");
         assert_eq!(part.walk().len(), 3);
+        assert_eq!(part.made(), None);
     }
 
     #[test]

@@ -72,6 +72,23 @@ impl Contract {
         })
     }
 
+    /// The schema of a result, as JSON; `None`: there is none.
+    pub fn output_schema(&self) -> Option<String> {
+        let schema = self.output.as_ref()?;
+        Some(schema.source().to_string())
+    }
+
+    /// Compiles the schema of a result alone.
+    ///
+    /// # Errors
+    /// See [`Schema::compile`].
+    pub fn of_output(schema: &str) -> Result<Self, SchemaError> {
+        Ok(Self {
+            output: Schema::compile(schema)?,
+            ..Self::default()
+        })
+    }
+
     /// Whether there is nothing to check.
     pub fn is_empty(&self) -> bool {
         self.input.is_none() && self.output.is_none() && self.answer.is_none()

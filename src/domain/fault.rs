@@ -138,6 +138,8 @@ reasons! {
     ConnectionLost = "CONNECTION_LOST",
     /// The journal could not be written; nothing more is acknowledged.
     StorageFailed = "STORAGE_FAILED",
+    /// Content on the home's disk is not what it was, or is gone.
+    ContentDamaged = "CONTENT_DAMAGED",
     /// A fault of ours.
     Internal = "INTERNAL",
 }

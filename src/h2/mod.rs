@@ -65,6 +65,6 @@ pub mod hpack;
 pub mod slab;
 pub mod stream;
 #[cfg(test)]
-mod testing;
+mod tests;
 pub mod wheel;
 pub mod window;

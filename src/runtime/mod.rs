@@ -4,10 +4,12 @@ pub mod backoff;
 pub mod chance;
 pub mod clock;
 pub mod files;
+pub mod metronome;
 pub mod nursery;
 pub mod threads;
 pub mod watch;
 
 pub use backoff::Backoff;
+pub use metronome::Metronome;
 pub use nursery::{Nursery, Stop};
 pub use threads::DataThreads;

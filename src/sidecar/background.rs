@@ -93,7 +93,11 @@ impl Parts {
         } else {
             Trust::of_system(callbacks.ca_file.as_deref())?
         };
-        let web = Web::new(callbacks.allowed.clone(), trust, Arc::new(System));
+        let web = Web::new(
+            callbacks.allowed.clone(),
+            trust,
+            Arc::new(System::default()),
+        );
         let courier = Courier::new(home.clone(), Arc::new(web));
         let nursery = self.nursery.clone();
         self.nursery

@@ -104,6 +104,7 @@ mod tests {
                 ..Call::default()
             };
             let candidate = crate::task::Candidate {
+                wants_descendants: true,
                 instance: "i1".parse().unwrap(),
                 agent: "default/a".parse().unwrap(),
                 idempotent: false,

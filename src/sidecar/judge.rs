@@ -149,7 +149,7 @@ impl Judged {
             }
             // Another run of the process: what this one would have done is not known.
             Some(Step::AttemptUnknown(_)) => Some(Outcome::Neutral),
-            Some(Step::Keepalive(_)) | None => None,
+            Some(Step::Keepalive(_) | Step::DescendantsWanted(_)) | None => None,
         }
     }
 }

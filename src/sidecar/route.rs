@@ -65,6 +65,12 @@ impl Route for CatalogRoute {
         self.promises.of(namespace, selector)
     }
 
+    fn wants_descendants(&self, namespace: &Label, selector: &pb::Selector) -> bool {
+        let reach = self.balancer.reach(namespace, selector, Instant::now());
+        let wants = |choice: &Arc<Choice>| choice.candidate.wants_descendants;
+        reach.is_none_or(|reach| reach.set.members().iter().all(|one| wants(&one.value)))
+    }
+
     fn promised(&self, promise: &Promise) -> Option<Arc<Contract>> {
         self.promises.at_hand(promise)
     }
@@ -246,6 +252,7 @@ mod tests {
             let member = |(name, version): &(&str, &str)| {
                 let endpoint = Arc::new(Endpoint::new(epoch.clone(), None, now));
                 let candidate = Candidate {
+                    wants_descendants: true,
                     instance: name.parse().unwrap(),
                     agent: name.parse().unwrap(),
                     idempotent: false,

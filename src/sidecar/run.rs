@@ -35,6 +35,7 @@ use crate::{
     task::{
         Connect, Parents, Route,
         archive::{Archive, ArchiveConfig},
+        descendants::DESCENDANTS_MAX,
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, Offers, SLOTS},
         home::{Home, HomeConfig, Keeping, Replay},
         journal::{Journal, JournalConfig},
@@ -279,6 +280,7 @@ impl Parts {
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(now.into()),
             boot_id: self.boot_id.clone(),
+            wants_descendants: true,
             ..Default::default()
         };
         Described {
@@ -371,6 +373,7 @@ impl Parts {
             instance: self.instance.clone(),
             own: self.id.clone(),
             lost_after: self.config.agent_lost_after,
+            descendants: DESCENDANTS_MAX,
         };
         Home::start(
             config,

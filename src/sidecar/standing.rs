@@ -176,6 +176,9 @@ impl Progress {
 
     pub(super) fn journals(&self, journal: Journal) {
         self.metrics.add(journal.clone());
+        if let Some(blobs) = journal.blobs() {
+            self.metrics.add(blobs.clone());
+        }
         self.facts.lock().journal = Some(journal);
     }
 

@@ -22,6 +22,8 @@ pub(in crate::task) enum Control {
     Sync,
     /// A submission with a key that is known makes no second task.
     Idempotency,
+    /// No tree gets more tasks than its root may have.
+    Descendants,
     /// A record's CRC.
     #[cfg(test)]
     Record,
@@ -30,7 +32,8 @@ pub(in crate::task) enum Control {
     Number,
 }
 
-/// Names, separated by commas, of what the process goes without: `fence`, `sync`, `idempotency`.
+/// Names, separated by commas, of what the process goes without: `fence`, `sync`, `idempotency`,
+/// `descendants`.
 #[cfg(not(test))]
 const REMOVED_BY: &str = "ATTACHE_SABOTAGE";
 
@@ -49,6 +52,7 @@ pub(in crate::task) fn removed(control: Control) -> bool {
         Control::Fence => "fence",
         Control::Sync => "sync",
         Control::Idempotency => "idempotency",
+        Control::Descendants => "descendants",
     };
     REMOVED.split(',').any(|removed| removed == name)
 }

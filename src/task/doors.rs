@@ -13,10 +13,12 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::contract;
-use crate::domain::{AgentName, Fault, InstanceId, Label, SpiffeId};
+use crate::domain::{AgentName, Fault, InstanceId, Label, Reason, SpiffeId};
 use crate::pb;
 use crate::resilience::{Injected, Permit};
 use crate::telemetry::TraceContext;
+
+use super::descendants::DESCENDANTS_MAX;
 
 /// What a home looks for when it gives out an attempt.
 pub struct Want<'a> {
@@ -92,6 +94,8 @@ pub struct Candidate {
     pub boot_id: String,
     /// What it promises about the skill.
     pub contract: Contract,
+    /// It asks for the tasks that may be made below an attempt as they are needed.
+    pub wants_descendants: bool,
 }
 
 /// One call on its way to an instance.
@@ -129,6 +133,13 @@ pub trait Route: Send + Sync + 'static {
     fn promises(&self, namespace: &Label, selector: &pb::Selector) -> Vec<Promise> {
         let (_, _) = (namespace, selector);
         Vec::new()
+    }
+
+    /// Whether all who could run this now ask for the tasks that may be made below an attempt: to
+    /// others a share has to be given beforehand.
+    fn wants_descendants(&self, namespace: &Label, selector: &pb::Selector) -> bool {
+        let (_, _) = (namespace, selector);
+        true
     }
 
     /// The schemas of a promise, where they are at hand; where not, they may be the next time.
@@ -196,24 +207,97 @@ pub struct Parent {
     pub trace: Option<TraceContext>,
 }
 
+/// Waits for tasks that may be made below an attempt; gives how many. Refused with
+/// PARENT_TOKEN_INVALID, DESCENDANTS_EXHAUSTED, HOME_UNAVAILABLE.
+pub type Drawing = Pin<Box<dyn Future<Output = Result<u32, Fault>> + Send>>;
+
+/// The answer to who would make more tasks than the tree may have.
+pub fn descendants_exhausted() -> Fault {
+    let text = format!(
+        "a root may have {DESCENDANTS_MAX} tasks below it, at all depths and in all attempts, and they are made: do the work in the task at hand, or have it done below another root, submitted without parent_token"
+    );
+    Fault::new(Reason::DescendantsExhausted, text)
+}
+
+/// Tasks that were taken out of what an attempt may have made below it; those that are not spent go
+/// back with it.
+#[derive(Debug)]
+pub struct Fare {
+    parents: Arc<dyn Parents>,
+    token: String,
+    count: u32,
+}
+
+impl Fare {
+    /// Of so many, which were taken.
+    pub fn taken(parents: Arc<dyn Parents>, token: String, count: u32) -> Self {
+        Self {
+            parents,
+            token,
+            count,
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// They are made, or a child's to make.
+    pub fn spend(mut self) {
+        self.count = 0;
+    }
+}
+
+impl Drop for Fare {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            self.parents.give_back(&self.token, self.count);
+        }
+    }
+}
+
 /// Knows the attempts that run on this sidecar by their secret token.
 pub trait Parents: Send + Sync + 'static {
     /// The attempt that `token` was made for, while it runs and is wanted: it may get children.
     fn parent(&self, token: &str) -> Option<Parent>;
 
-    /// Takes one more task out of those that may be made below the attempt, for a child that is
-    /// `depth` hops from the root; gives how many that one may make below itself.
+    /// Takes up to so many of the tasks that the attempt has in hand for what is made below it; 0: it
+    /// has none, see [`Parents::draw`].
     ///
     /// # Errors
-    /// PARENT_TOKEN_INVALID, DESCENDANTS_EXHAUSTED.
-    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
-        let (_, _) = (token, depth);
+    /// PARENT_TOKEN_INVALID.
+    fn take(&self, token: &str, most: u32) -> Result<u32, Fault> {
+        let (_, _) = (token, most);
         Ok(0)
+    }
+
+    /// Takes up to so many, at least one, and waits until the homes above have given them; no longer
+    /// than `within`, where that is set, else until the attempt ends. Dropped, it has taken none.
+    fn draw(&self, token: &str, count: u32, within: Option<Duration>) -> Drawing {
+        let (_, _, _) = (token, count, within);
+        Box::pin(async { Err(descendants_exhausted()) })
     }
 
     /// So many of those were not needed.
     fn give_back(&self, token: &str, count: u32) {
         let (_, _) = (token, count);
+    }
+
+    /// A detached child of the attempt was made: what that has in hand at its end is for such children.
+    fn keep_for(&self, token: &str) {
+        let _ = token;
+    }
+
+    /// One of those has ended.
+    fn let_go(&self, token: &str) {
+        let _ = token;
+    }
+
+    /// How many more may be made in the tree, as far as is known here.
+    fn left(&self, token: &str) -> u32 {
+        let _ = token;
+        0
     }
 
     /// Whether there is such an attempt; who only asks does not become its child.

@@ -71,9 +71,10 @@ impl HandlerLink for Agent {
     }
 }
 
-/// The executor as one home sees it.
+/// The executors as one home sees them.
 struct Way {
-    executor: Executor,
+    /// By their instances.
+    executors: Vec<(InstanceId, Executor)>,
     home: HomePeer,
     /// It is of an earlier version.
     old: bool,
@@ -83,14 +84,24 @@ struct Way {
     changes: watch::Sender<u64>,
 }
 
+impl Way {
+    fn executor(&self, instance: &InstanceId) -> &Executor {
+        let found = self.executors.iter().find(|(one, _)| one == instance);
+        &found.expect("one that was picked").1
+    }
+}
+
 impl Route for Way {
     fn pick(&self, want: &Want<'_>, _: Instant) -> Pick {
-        let worker: InstanceId = WORKER.parse().unwrap();
-        if !(want.allows)(&worker) {
+        let all = self.executors.iter().map(|(instance, _)| instance);
+        let (again, new): (Vec<_>, Vec<_>) = all.partition(|one| want.exclude.contains(one));
+        let fits = if new.is_empty() { again } else { new };
+        let Some(worker) = fits.into_iter().find(|one| (want.allows)(one)) else {
             return Pick::Busy(None);
-        }
+        };
         let there = Candidate {
-            instance: worker,
+            wants_descendants: true,
+            instance: worker.clone(),
             agent: "default/worker".parse().unwrap(),
             idempotent: false,
             boot_id: "b".into(),
@@ -108,7 +119,7 @@ impl Route for Way {
 impl Connect for Way {
     async fn execute(
         &self,
-        _: &InstanceId,
+        instance: &InstanceId,
         steps: Steps,
         _: Option<Box<Call>>,
         _: Option<&TraceContext>,
@@ -122,16 +133,16 @@ impl Connect for Way {
         });
         sleep(Duration::from_millis(1)).await;
         Ok(self
-            .executor
+            .executor(instance)
             .execute(self.home.clone(), Box::pin(steps), None))
     }
 
-    async fn slots(&self, _: &InstanceId, claims: Claims) -> Result<Grants, Status> {
+    async fn slots(&self, instance: &InstanceId, claims: Claims) -> Result<Grants, Status> {
         use futures_util::StreamExt;
         if self.old {
             return Err(Fault::unimplemented("Slots").into());
         }
-        let grants = self.executor.slots(&self.home, claims)?;
+        let grants = self.executor(instance).slots(&self.home, claims)?;
         let deaf = self.deaf.clone();
         let heard = move |_: &Result<pb::SlotsResponse, Status>| {
             std::future::ready(!deaf.load(Ordering::SeqCst))
@@ -143,6 +154,8 @@ impl Connect for Way {
 /// An executor, and homes that have it work.
 struct Bench {
     executor: Executor,
+    /// Does the same work.
+    replica: Option<Executor>,
     done: watch::Receiver<Vec<(String, u32)>>,
     homes: Vec<Home>,
     deaf: Arc<AtomicBool>,
@@ -158,6 +171,10 @@ fn member(name: &str) -> SpiffeId {
 
 impl Bench {
     fn new(slots: u32, homes: usize, old: bool) -> Self {
+        Self::with(slots, homes, old, false)
+    }
+
+    fn with(slots: u32, homes: usize, old: bool, twice: bool) -> Self {
         let done = watch::Sender::new(Vec::new());
         let heard = done.subscribe();
         let config = ExecutorConfig {
@@ -169,9 +186,13 @@ impl Bench {
                 .into_iter()
                 .collect(),
         };
-        let executor = Executor::new(config, Arc::new(Agent { done }), vec![Nursery::here()]);
+        let executor = || {
+            let agent = Arc::new(Agent { done: done.clone() });
+            Executor::new(config.clone(), agent, vec![Nursery::here()])
+        };
         let mut bench = Self {
-            executor,
+            executor: executor(),
+            replica: twice.then(executor),
             done: heard,
             homes: Vec::new(),
             deaf: Arc::default(),
@@ -186,8 +207,11 @@ impl Bench {
 
     fn home(&self, name: &str, old: bool) -> Home {
         let (own, instance): (_, InstanceId) = (member(name), name.parse().unwrap());
+        let first = (WORKER.parse().unwrap(), self.executor.clone());
+        let second = self.replica.clone();
+        let second = second.map(|second| ("replica".parse().unwrap(), second));
         let way = Arc::new(Way {
-            executor: self.executor.clone(),
+            executors: [first].into_iter().chain(second).collect(),
             home: HomePeer {
                 id: own.clone(),
                 instance: instance.clone(),
@@ -203,6 +227,7 @@ impl Bench {
             instance,
             own,
             lost_after: super::home::LOST_AFTER,
+            descendants: crate::task::descendants::DESCENDANTS_MAX,
         };
         let parents = Arc::new(self.executor.clone());
         let nurseries = vec![Nursery::here(), Nursery::here()];
@@ -339,13 +364,38 @@ async fn an_executor_with_room_takes_work_without_a_grant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn homes_that_ask_for_no_grants_are_served_from_what_is_left() {
+async fn homes_that_ask_for_no_grants_have_their_turns_too() {
     let mut bench = Bench::new(4, 1, true);
     bench.homes.push(bench.home("h1", false));
     bench.submit((0, 0), "old", 200, 5).await;
     bench.submit((1, 0), "new", 200, 5).await;
+    let done = bench.done(200).await;
+    let share = of(&done, "old");
+    assert!(share >= 40, "the old home had {share} of the first 200");
     let done = bench.done(400).await;
     assert_eq!((of(&done, "old"), of(&done, "new")), (200, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_replicas_serve_those_who_wait_for_either_and_neither_is_idle() {
+    let bench = Bench::with(4, 2, false, true);
+    let began = Instant::now();
+    bench.submit((0, 0), "crowd", 1000, 10).await;
+    bench.submit((1, 1), "few", 10, 1).await;
+    let before = bench.done.borrow().len();
+    let done = bench.done(1010).await;
+    let took = began.elapsed();
+    assert_eq!((of(&done, "crowd"), of(&done, "few")), (1000, 10));
+    let few = member("few").to_string();
+    let last = done.iter().rposition(|(origin, _)| *origin == few).unwrap();
+    assert!(last - before < 100, "the last of few was number {last}");
+    // Eight slots, as long as anybody waits, less what a grant is on its way.
+    assert!(took < 2 * 1010 * WORK / 8, "{took:?}");
+    let replica = bench.replica.as_ref().unwrap();
+    assert_eq!(
+        (bench.executor.load().running, replica.load().running),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -154,6 +154,22 @@ pub fn extended(
     Ok(chain)
 }
 
+/// Whether there is room in the chain for a task that tells an agent of this one.
+///
+/// # Errors
+/// INVALID_FIELD where it would get too long.
+pub fn may_call_back(task: &pb::Task) -> Result<(), Fault> {
+    let options = task.options.as_ref();
+    let target = options.and_then(|options| options.callback.as_ref()?.target.as_ref());
+    if task.chain.len() < CHAIN_MAX || !matches!(target, Some(pb::callback::Target::Agent(_))) {
+        return Ok(());
+    }
+    let text = format!(
+        "the task is {CHAIN_MAX} hops deep, and an agent is told by a task one hop below it: name a URL, or watch the task"
+    );
+    Err(Fault::field("spec.options.callback", text))
+}
+
 /// The agent that a hop is.
 fn agent_of(link: &pb::ChainLink) -> Option<AgentName> {
     let id: SpiffeId = link.spiffe_id.parse().ok()?;

@@ -28,6 +28,7 @@ pub mod home;
 pub mod journal;
 pub mod key;
 pub mod lineage;
+pub mod parts;
 pub mod service;
 pub mod spec;
 

@@ -3,6 +3,7 @@
 //! Pure: the clock's readings, the new id and the parent are passed in. Refused here: everything
 //! that breaks a bound, and what the contract has but this version does not serve.
 
+use std::mem;
 use std::time::{Duration, SystemTime};
 
 use prost::Message;
@@ -14,9 +15,8 @@ use crate::pb;
 use crate::runtime::chance;
 use crate::telemetry::TraceContext;
 
-use super::callback;
-use super::descendants::DESCENDANTS_MAX;
-use super::doors::Parent;
+use super::callback::{self, Tells};
+use super::doors::{Fare, Parent};
 use super::key::IdempotencyKey;
 use super::lineage::{self, extended, narrowed};
 
@@ -80,7 +80,7 @@ pub struct Asked {
 }
 
 /// A task that passed every check and is not on disk yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct NewTask {
     /// Ids, parties and options in force; SUBMITTED, without events.
     pub task: pb::Task,
@@ -90,8 +90,11 @@ pub struct NewTask {
     pub maker: Option<String>,
     /// It ends with that attempt.
     pub ends_with_maker: bool,
-    /// Tasks that may be made below it, at all depths; of a child what its maker has for it.
+    /// Tasks that may be made below it, at all depths: of a root in all, of a child those that it gets
+    /// beforehand.
     pub descendants: u32,
+    /// What it takes out of those that its maker may have made; `None`: it is not paid for yet.
+    pub fare: Option<Box<Fare>>,
     /// What its attempts go below, in whatever traces them.
     pub trace: Option<TraceContext>,
     /// Why it is refused, unless it was taken before.
@@ -103,6 +106,8 @@ pub struct NewTask {
     pub due: Instant,
     /// URL to call back, whole; empty: none.
     pub callback_url: String,
+    /// The change of another task that it tells an agent of; `None`: of none.
+    pub tells: Option<Tells>,
 }
 
 impl NewTask {
@@ -126,12 +131,7 @@ impl NewTask {
         check_payload(&spec)?;
         let asked = spec.options.take().unwrap_or_default();
         let (options, callback_url) = options_in_force(asked, at, parent.as_ref(), &namespace)?;
-        let deadline = options.deadline.map(SystemTime::try_from);
-        let due = match deadline {
-            Some(Ok(deadline)) => at.instant_of(deadline),
-            Some(Err(_)) | None => at.now,
-        };
-        let token = std::mem::take(&mut spec.parent_token);
+        let due = due(&options, at);
         let ends_with_maker = parent.is_some() && !options.detached;
         let id = id.to_string();
         let mut task = pb::Task {
@@ -154,7 +154,7 @@ impl NewTask {
         // As it was asked for it stays in the spec.
         let above = parent.as_ref().map_or(&[][..], |above| &above.task.scope);
         task.scope = narrowed(above, spec.scope.clone(), &namespace)?;
-        let maker = parent.is_some().then_some(token);
+        let maker = parent.is_some().then(|| mem::take(&mut spec.parent_token));
         if let Some(parent) = parent {
             inherit(&mut task, parent, &own)?;
         }
@@ -166,12 +166,14 @@ impl NewTask {
             spec,
             maker,
             ends_with_maker,
-            descendants: DESCENDANTS_MAX,
+            descendants: 0,
+            fare: None,
             trace: None,
             unfit: None,
             key,
             due,
             callback_url,
+            tells: None,
         })
     }
 }
@@ -373,6 +375,13 @@ fn options_in_force(
     Ok((options, callback_url))
 }
 
+/// When a task of these options ends at the latest.
+fn due(options: &pb::TaskOptions, at: &Moment) -> Instant {
+    let due = options.deadline.map(SystemTime::try_from);
+    due.and_then(Result::ok)
+        .map_or(at.now, |due| at.instant_of(due))
+}
+
 /// The priority in force.
 fn priority_of(asked: u32) -> Result<u32, Fault> {
     match asked {
@@ -412,7 +421,7 @@ fn inherit(task: &mut pb::Task, parent: Parent, own: &SpiffeId) -> Result<(), Fa
         return Err(Fault::field("spec.correlation_id", text));
     }
     task.correlation_id = above.correlation_id;
-    Ok(())
+    lineage::may_call_back(task)
 }
 
 pub(super) fn too_large(path: &str, size: usize, most: usize) -> Fault {

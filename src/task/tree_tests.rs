@@ -1,12 +1,20 @@
 //! Trees of tasks over a real home and a real executor: who may get a task, and how many there may be.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
 
 use crate::domain::Reason;
 use crate::pb;
 
-use super::descendants::DESCENDANTS_MAX;
-use super::journal::Journal;
+use super::descendants::{DESCENDANTS_MAX, RESERVE};
+use super::doors::descendants_exhausted;
+use super::journal::{Journal, JournalConfig};
 use super::lineage::CHAIN_MAX;
 use super::tests::Bench;
 
@@ -36,7 +44,8 @@ async fn a_fork_bomb_stops_at_a_thousand_tasks() {
         let mut open = VecDeque::from([(0, token(&mut bench, 0).await)]);
         let (mut made, mut stopped) = (0, 0);
         while let Some((depth, parent)) = open.pop_front() {
-            loop {
+            // Breadth first and depth first in turn.
+            for _ in 0..1 + made % 30 {
                 let skill = format!("bomb.{}", depth + 1);
                 match child(&bench, &skill, &parent).await {
                     Ok(task) => {
@@ -44,7 +53,11 @@ async fn a_fork_bomb_stops_at_a_thousand_tasks() {
                         assert_eq!(task.root_task_id, root.task.id);
                         assert_eq!(task.correlation_id, root.task.correlation_id);
                         let next = (depth + 1, token(&mut bench, made).await);
-                        open.push_back(next);
+                        if made % 2 == 0 {
+                            open.push_front(next);
+                        } else {
+                            open.push_back(next);
+                        }
                     }
                     Err(fault) => {
                         let deep = depth == CHAIN_MAX && fault.reason == Reason::InvalidField;
@@ -55,16 +68,69 @@ async fn a_fork_bomb_stops_at_a_thousand_tasks() {
                     }
                 }
             }
+            if stopped == 0 {
+                open.push_back((depth, parent));
+            }
         }
-        let most = DESCENDANTS_MAX as usize;
-        let least = if idempotent { most / 3 } else { most };
-        assert!((least..=most).contains(&made), "{made}");
+        assert_eq!(made, DESCENDANTS_MAX as usize);
         assert!(stopped > 0);
     }
 }
 
+/// Makes a tree all of whose tasks are there at a time: so many children by depth. Gives how many.
+async fn grown(shape: &[usize], at_once: bool) -> usize {
+    let mut bench = Bench::new(2 * DESCENDANTS_MAX);
+    bench
+        .home
+        .submit(bench.asked("bomb.0", ""), 0)
+        .await
+        .unwrap();
+    let mut made = 0;
+    let mut level = vec![token(&mut bench, 0).await];
+    for (depth, wide) in shape.iter().enumerate() {
+        let skill = format!("bomb.{}", depth + 1);
+        let children = || level.iter().flat_map(|parent| vec![parent; *wide]);
+        if at_once {
+            let all = children().map(|parent| child(&bench, &skill, parent));
+            for one in join_all(all).await {
+                one.unwrap();
+            }
+        } else {
+            for parent in children() {
+                child(&bench, &skill, parent).await.unwrap();
+            }
+        }
+        let (from, count) = (made + 1, children().count());
+        made += count;
+        token(&mut bench, made).await;
+        level = bench.tokens.borrow()[from..=made].to_vec();
+    }
+    made
+}
+
 #[tokio::test(start_paused = true)]
-async fn what_a_child_has_not_used_is_there_again_after_its_end() {
+async fn a_tree_of_any_shape_fits_while_all_of_it_is_there() {
+    let most = DESCENDANTS_MAX as usize;
+    for (shape, tasks) in [
+        (&[1; CHAIN_MAX][..], CHAIN_MAX),
+        (&[3, 3, 3, 3], 120),
+        (&[2; CHAIN_MAX], 510),
+        (&[1, 50], 51),
+        (&[10, 10], 110),
+        (&[1, 1, 1, 1, 1, 1, 1, 993], most),
+        (&[31, 31], 992),
+        (&[200, 4], most),
+        (&[1000], most),
+    ] {
+        assert_eq!(Box::pin(grown(shape, true)).await, tasks, "{shape:?}");
+        if tasks < 130 {
+            assert_eq!(Box::pin(grown(shape, false)).await, tasks, "{shape:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_count_also_when_they_have_ended_and_only_those_that_were_made() {
     let mut bench = Bench::new(8);
     bench
         .home
@@ -72,13 +138,63 @@ async fn what_a_child_has_not_used_is_there_again_after_its_end() {
         .await
         .unwrap();
     let token = token(&mut bench, 0).await;
-    // Each would hold shares for ever, if they did not come back.
     for _ in 0..DESCENDANTS_MAX {
+        // What is refused takes nothing.
+        let mut asked = bench.asked("work.do", &token);
+        asked.spec.correlation_id = "another one".into();
+        let fault = bench.home.submit(asked, 0).await.unwrap_err();
+        assert_eq!(fault.reason, Reason::InvalidField);
         let made = child(&bench, "work.do", &token).await.unwrap();
         let task = bench.end(&made.id).await;
         assert_eq!(task.state(), pb::TaskState::Completed);
     }
     let fault = child(&bench, "work.do", &token).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::DescendantsExhausted);
+    assert!(
+        fault.text.contains("without parent_token"),
+        "{}",
+        fault.text
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_child_has_what_the_one_that_made_it_has_left() {
+    let mut bench = Bench::new(64);
+    bench
+        .home
+        .submit(bench.asked("bomb.0", ""), 0)
+        .await
+        .unwrap();
+    let first = token(&mut bench, 0).await;
+    let parent = child(&bench, "bomb.1", &first).await.unwrap();
+    let second = token(&mut bench, 1).await;
+    let mut asked = bench.asked("bomb.2", &second);
+    asked.spec.options.get_or_insert_default().detached = true;
+    let detached = bench.home.submit(asked, 0).await.unwrap().task;
+    let third = token(&mut bench, 2).await;
+    // While its maker is there, it has what the tree has.
+    for _ in 0..2 * RESERVE {
+        child(&bench, "bomb.3", &third).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let (id, viewer) = (parent.id.parse().unwrap(), Arc::new(bench.own.clone()));
+    let canceled = bench.home.cancel(&id, &viewer, "enough".into()).await;
+    canceled.unwrap();
+    assert_eq!(bench.end(&parent.id).await.state(), pb::TaskState::Canceled);
+    for _ in 0..RESERVE {
+        child(&bench, "bomb.3", &third).await.unwrap();
+    }
+    let fault = child(&bench, "bomb.3", &third).await.unwrap_err();
+    assert_eq!(fault.reason, Reason::DescendantsExhausted);
+    assert_eq!(fault.text, descendants_exhausted().text);
+    let (id, viewer) = (detached.id.parse().unwrap(), Arc::new(bench.own.clone()));
+    let task = bench.home.get(&id, &viewer, false).await.unwrap().0;
+    assert_eq!(task.state(), pb::TaskState::Working);
+    // The rest of the tree has all that is left.
+    for _ in 0..DESCENDANTS_MAX - 2 - 3 * RESERVE {
+        child(&bench, "bomb.1", &first).await.unwrap();
+    }
+    let fault = child(&bench, "bomb.1", &first).await.unwrap_err();
     assert_eq!(fault.reason, Reason::DescendantsExhausted);
 }
 
@@ -145,4 +261,50 @@ async fn a_scope_holds_down_the_chain_and_only_gets_narrower() {
     }
     let third = child(&bench, "bomb.1", &second).await.unwrap();
     assert_eq!(third.scope, [pair("bomb.1")], "it goes on");
+}
+
+/// What fifty children in a row take that are made so many hops below the root, on a real disk.
+async fn cost(depth: usize, asks: bool) -> Duration {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path(), JournalConfig::default(), |_, _| ()).unwrap();
+    let mut bench = Bench::over(200, false, journal);
+    bench.asks.store(asks, Ordering::SeqCst);
+    let root = bench.asked("bomb.0", "");
+    bench.home.submit(root, 0).await.unwrap();
+    let mut parent = token(&mut bench, 0).await;
+    for hop in 1..depth {
+        let skill = format!("bomb.{hop}");
+        child(&bench, &skill, &parent).await.unwrap();
+        parent = token(&mut bench, hop).await;
+    }
+    let (skill, began) = (format!("bomb.{depth}"), Instant::now());
+    for _ in 0..50 {
+        child(&bench, &skill, &parent).await.unwrap();
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+#[ignore = "a measurement: cargo test --lib what_a_child_costs -- --ignored --nocapture"]
+#[allow(clippy::print_stdout, reason = "it is there to be read")]
+async fn what_a_child_costs() {
+    Box::pin(cost(1, true)).await;
+    for (depth, asks) in [
+        (1, false),
+        (1, true),
+        (2, false),
+        (2, true),
+        (4, true),
+        (8, true),
+    ] {
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            all.push(Box::pin(cost(depth, asks)).await / 50);
+        }
+        all.sort();
+        println!(
+            "depth {depth}, on demand {asks}: {:?} each, from {:?}",
+            all[2], all[0]
+        );
+    }
 }

@@ -70,6 +70,7 @@ pub fn code(reason: Reason) -> Code {
         | Reason::RateLimited => Code::ResourceExhausted,
         Reason::AgentError | Reason::OutputInvalid => Code::Unknown,
         Reason::StorageFailed | Reason::Internal => Code::Internal,
+        Reason::ContentDamaged => Code::DataLoss,
     }
 }
 

@@ -122,6 +122,9 @@ impl Handler for Agent {
                 fan if fan.starts_with("test.fan") => {
                     tree::fan(&task.id, &text, &request.parent_token, &updates).await;
                 }
+                bomb if bomb.starts_with("test.bomb") => {
+                    tree::bomb(&task.id, bomb, &request.parent_token, &updates).await;
+                }
                 pass if pass.starts_with("test.pass") => tree::pass(&text, &updates).await,
                 skill => drop(run(skill, &text, &updates).await),
             }

@@ -285,3 +285,108 @@ async fn a_task_goes_back_to_nobody_and_nowhere_out_of_its_scope() {
     );
     assert_eq!(runs(&site, "test.echo"), 0);
 }
+
+/// Most tasks below a root.
+const DESCENDANTS: usize = 1000;
+
+/// How many tasks of a tree are at these homes, and how many of them have not ended.
+async fn counted(homes: &mut [Local], root: &str) -> (usize, usize) {
+    let (mut all, mut live) = (0, 0);
+    for home in homes {
+        let mut request = pb::ListTasksRequest {
+            root_task_id: root.into(),
+            page_size: 1000,
+            ..Default::default()
+        };
+        loop {
+            let page = within("a list", home.list_tasks(request.clone())).await;
+            let page = page.unwrap().into_inner();
+            all += page.tasks.len();
+            live += page.tasks.iter().filter(|one| !is_end(one.state())).count();
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+    (all, live)
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_stopped_and_leaves_the_mesh_as_it_was() {
+    let names: Vec<String> = (0..10).map(|depth| format!("test.bomb.{depth}")).collect();
+    let mut skills: Vec<&str> = names.iter().map(String::as_str).collect();
+    skills.push("test.echo");
+    let room = "max_concurrent_tasks = 400";
+    let mesh = agent("home", &["test.home"], "")
+        + &agent("a", &skills, room)
+        + &agent("b", &skills, room)
+        + &agent("c", &skills, room);
+    let site = Site::new(&mesh);
+    let up = site.up(&[]).await;
+    let mut homes = ["home", "a", "b", "c"].map(|agent| sidecar(&up, agent));
+    let bomb = client::spec("test.bomb.0", "");
+    let root = client::submit(&mut homes[0], bomb).await.unwrap();
+    let full = "ResourceExhausted:DESCENDANTS_EXHAUSTED";
+    let begun = || {
+        let runs = site.runs();
+        let begun = runs
+            .iter()
+            .filter(|(what, _, _)| what.starts_with("test.bomb"));
+        begun.count()
+    };
+    for goal in (100..=DESCENDANTS).step_by(100) {
+        eventually("it goes off", || async {
+            let begun = begun();
+            (begun > goal)
+                .then_some(())
+                .ok_or_else(|| format!("{begun} of {goal}"))
+        })
+        .await;
+    }
+    // Whoever makes any is refused more, but at the end of the chain.
+    eventually("all are refused", || async {
+        let runs = site.runs();
+        let of = |reason: &str| runs.iter().filter(|(what, _, _)| what == reason).count();
+        let (stopped, deep) = (of(full), of("InvalidArgument:INVALID_FIELD"));
+        (stopped > 0 && stopped + deep == DESCENDANTS + 1)
+            .then_some(())
+            .ok_or_else(|| format!("{stopped} and {deep}"))
+    })
+    .await;
+    assert_eq!(
+        counted(&mut homes, &root.id).await,
+        (DESCENDANTS + 1, DESCENDANTS + 1)
+    );
+    // Others are served as before, in the middle of it.
+    let echo = client::spec("test.echo", "fine");
+    let seen = client::run(&mut homes[0], echo.clone()).await.unwrap();
+    assert_eq!(seen.result().as_deref(), Some("fine"));
+
+    let request = pb::CancelTaskRequest {
+        task_id: root.id.clone(),
+        reason: "enough".into(),
+    };
+    within("a cancellation", homes[0].cancel_task(request))
+        .await
+        .unwrap();
+    eventually("all have ended", || {
+        let (mut homes, root) = (homes.clone(), root.id.clone());
+        async move {
+            let (_, live) = counted(&mut homes, &root).await;
+            (live == 0)
+                .then_some(())
+                .ok_or_else(|| format!("{live} live"))
+        }
+    })
+    .await;
+    assert_eq!(begun(), DESCENDANTS + 1, "nothing was begun again");
+    let seen = client::run(&mut homes[0], echo).await.unwrap();
+    assert_eq!(seen.result().as_deref(), Some("fine"));
+    let printed = draw(&site, &root.id).await;
+    assert!(
+        printed.contains("1000 tasks below it, of 1000"),
+        "{}",
+        printed.len()
+    );
+}

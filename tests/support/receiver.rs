@@ -18,7 +18,11 @@ use rustls::{
     crypto::aws_lc_rs::default_provider,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
 use tokio_rustls::TlsAcceptor;
 
 /// An authority of the test's own.
@@ -88,6 +92,7 @@ struct Book {
     got: Vec<Got>,
     answers: VecDeque<Answer>,
     otherwise: Option<Answer>,
+    away: bool,
 }
 
 /// A server of the test's own; dropped, it is gone.
@@ -109,6 +114,9 @@ impl Receiver {
         serves.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                if kept.lock().unwrap().away {
+                    continue;
+                }
                 let (acceptor, book) = (acceptor.clone(), kept.clone());
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else {
@@ -129,6 +137,38 @@ impl Receiver {
         }
     }
 
+    /// Answers with `first`, and then with `then` again and again, until its caller goes away.
+    pub async fn endless(authority: &Authority, names: &[&str], first: &str, then: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(authority.server(names)));
+        let (first, then) = (first.to_owned(), then.to_owned());
+        let mut serves = JoinSet::new();
+        serves.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut asked = [0; 1024];
+                let mut said = stream.read(&mut asked).await.map(drop);
+                if said.is_ok() {
+                    said = stream.write_all(first.as_bytes()).await;
+                }
+                while said.is_ok() {
+                    if then.is_empty() {
+                        std::future::pending::<()>().await;
+                    }
+                    said = stream.write_all(then.as_bytes()).await;
+                }
+            }
+        });
+        Self {
+            at,
+            book: Arc::default(),
+            _serves: serves,
+        }
+    }
+
     /// Answers the next calls so, each once.
     pub fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
         self.book.lock().unwrap().answers.extend(answers);
@@ -137,6 +177,11 @@ impl Receiver {
     /// Answers so whenever nothing else was said.
     pub fn otherwise(&self, status: u16) {
         self.book.lock().unwrap().otherwise = Some((status, None));
+    }
+
+    /// Hangs up on everybody from now on, or not any more.
+    pub fn away(&self, away: bool) {
+        self.book.lock().unwrap().away = away;
     }
 
     /// What it was told so far.

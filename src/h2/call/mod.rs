@@ -75,12 +75,16 @@ pub struct Call<C> {
     pub deadline: Option<(Instant, Duration)>,
     /// When it came.
     pub since: Instant,
-    /// When it waits for a stream upstream: since when.
+    /// When it rests, or waits for a stream upstream: since when.
     pub waiting: Option<Instant>,
+    /// When it rests: until when.
+    pub resting: Option<Instant>,
     /// When to look at it, at the latest.
     pub due: Option<(Instant, Timer)>,
     /// `grpc-status` of the answer.
     pub status: Option<Code>,
+    /// Its connection broke: what had come of the answer is still on its way to the caller.
+    pub lost: bool,
 }
 
 impl<C> Call<C> {

@@ -19,8 +19,10 @@ pub(super) struct Times {
     pub(super) received: Instant,
     /// The driver wrote, or began to.
     pub(super) wrote: Instant,
-    /// Since when a frame or a field block is not whole.
+    /// Since when a frame is not whole.
     pub(super) partial: Option<Instant>,
+    /// Since when a field block is not whole.
+    pub(super) block: Option<Instant>,
     /// A PING is out since then.
     pub(super) asked: Option<Instant>,
     /// The peer has acknowledged our SETTINGS.
@@ -37,6 +39,7 @@ impl Times {
             received: now,
             wrote: now,
             partial: None,
+            block: None,
             asked: None,
             acknowledged: false,
             busy: now,
@@ -117,7 +120,7 @@ impl Connection {
         let times = &self.times;
         let greeting = (!self.peer.greeted || !times.acknowledged)
             .then(|| times.opened + self.config.greeting);
-        let partial = times.partial.map(|since| since + self.config.frame);
+        let partial = self.incomplete().map(|since| since + self.config.frame);
         let write = (self.in_flight > 0).then(|| times.wrote + self.config.write);
         let alive = match (times.asked, self.config.keepalive) {
             (Some(asked), _) => Some(asked + self.config.answer),
@@ -148,8 +151,8 @@ impl Connection {
             let what = "SETTINGS were not acknowledged in time";
             return Err(broken(ErrorCode::SettingsTimeout, what));
         }
-        if times
-            .partial
+        if self
+            .incomplete()
             .is_some_and(|since| late(since, self.config.frame))
         {
             let what = "a frame or field block took too long";
@@ -177,6 +180,12 @@ impl Connection {
             self.drain(now);
         }
         Ok(())
+    }
+
+    /// Since when a frame or a field block is not whole.
+    fn incomplete(&self) -> Option<Instant> {
+        let times = &self.times;
+        times.partial.into_iter().chain(times.block).min()
     }
 
     /// When a connection without streams has been idle for long enough.

@@ -48,8 +48,9 @@ use super::{
 
 /// DATA waits with its call above this much unwritten output: a kernel buffer is smaller.
 pub const OUTPUT_FULL: usize = 512 << 10;
-/// Nothing more is read from a peer that leaves this much of ours unread.
-pub const OUTPUT_STOP: usize = 1 << 20;
+/// Nothing more is read from a peer that leaves this much of ours unread: four times what DATA
+/// can take, so that two ends that both wait have [`Config::write`] to end it and hardly ever do.
+pub const OUTPUT_STOP: usize = 2 << 20;
 /// What an HPACK table holds, both ways: the protocol's default.
 const TABLE: u32 = 4096;
 /// A field block as it is sent: four times the largest list of fields that is taken, since

@@ -110,16 +110,19 @@ impl Connection {
         }
     }
 
-    /// Notes whether part of a frame was left over: a frame must not take forever.
-    pub fn note_remainder(&mut self, partial: bool, now: Instant) {
+    /// The end of a batch: whether part of a frame was left over, and whether any frame was whole.
+    /// Neither a frame nor a field block may take for ever.
+    pub fn note_remainder(&mut self, partial: bool, progress: bool, now: Instant) {
         self.times.received = now;
         self.times.asked = None;
         self.note_busy(now);
-        if !partial && !self.assembly.running() {
-            self.times.partial = None;
-        } else if self.times.partial.is_none() {
-            self.times.partial = Some(now);
-        }
+        self.times.partial = match self.times.partial {
+            _ if !partial => None,
+            Some(since) if !progress => Some(since),
+            _ => Some(now),
+        };
+        let block = self.times.block.unwrap_or(now);
+        self.times.block = self.assembly.running().then_some(block);
     }
 
     /// The length of a frame whose head is in error, where the connection goes on behind it.
@@ -310,7 +313,6 @@ impl Connection {
             Whereabouts::Reset | Whereabouts::Ended => return Ok(Event::Quiet),
         };
         let call = self.streams.remove(stream).and_then(|stream| stream.call);
-        self.streams.remember_reset(id);
         Ok(call.map_or(Event::Quiet, |call| Event::Reset {
             call,
             code,

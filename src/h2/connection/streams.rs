@@ -1,7 +1,7 @@
 //! Which streams there are, and which there were.
 //!
-//! Owns identifiers: whose turn it is, what is open, and a bounded memory of streams that were
-//! reset, whose frames may still be under way. A stream that ended is forgotten.
+//! Owns identifiers: whose turn it is, what is open, and a bounded memory of streams that we have
+//! reset, whose frames may still be under way. Any other stream that ended is forgotten.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -45,9 +45,9 @@ pub(super) enum Whereabouts {
     Open(Key),
     /// Never opened.
     Idle,
-    /// We or the peer have reset it: frames of it may be under way.
+    /// We have reset it: frames of it may be under way.
     Reset,
-    /// It has ended, or was reset long ago.
+    /// It has ended, the peer has reset it, or we have long ago.
     Ended,
 }
 
@@ -158,7 +158,7 @@ impl Streams {
         Some(stream)
     }
 
-    /// RST_STREAM was sent or came.
+    /// RST_STREAM was sent.
     pub(super) fn remember_reset(&mut self, id: u32) {
         if self.resets.len() == RESETS {
             self.resets.pop_front();

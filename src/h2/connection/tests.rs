@@ -8,7 +8,7 @@ use super::{Config, Connection, Room};
 use crate::h2::{
     frame::{self, ErrorCode, Frame, Head, Kind, PREFACE, Setting, flag, write},
     hpack::{Encoder, Fields},
-    testing::{End, list, request},
+    tests::{End, list, request},
 };
 
 fn pump(client: &mut End, server: &mut End, piece: usize) {
@@ -182,6 +182,27 @@ fn deadlines_are_asked_for_and_kept() {
     assert_eq!(server.connection.next_deadline(), Some(start + 10 * second));
     let slow = server.connection.on_time(start + 10 * second).unwrap_err();
     assert_eq!(slow.code, ErrorCode::EnhanceYourCalm);
+    // A slow reader of a busy connection never sees the end of a batch at the end of a frame.
+    server.now = start + 5 * second;
+    server.give(&[0x42, 0, 0, 0, 0, 0, b'?', 0, 0, 1]).unwrap();
+    let next = server.connection.next_deadline();
+    assert_eq!(
+        next,
+        Some(start + 15 * second),
+        "from the frame's own beginning"
+    );
+    server.now = start;
+    let block = raw(Kind::Headers, 0, 1, &[0x82]);
+    server.give(&block[3..]).unwrap();
+    server.now = start + second;
+    let piece = [raw(Kind::Continuation, 0, 1, &[0x86]), vec![0]].concat();
+    server.give(&piece).unwrap();
+    let next = server.connection.next_deadline();
+    assert_eq!(
+        next,
+        Some(start + 10 * second),
+        "from the block's own beginning"
+    );
     let mut silent = Connection::new(Config::caller(), start);
     assert!(silent.on_time(start + 4 * second).is_ok());
     let silence = silent.on_time(start + 5 * second).unwrap_err();
@@ -332,7 +353,7 @@ fn every_rule_by_a_frame_that_breaks_it() {
             Ok(()),
             &["1 FLOW_CONTROL_ERROR"],
         ),
-        (then(&reset, data(0, 1, b"x")), Ok(()), &[]),
+        (then(&reset, data(0, 1, b"x")), Ok(()), &["1 STREAM_CLOSED"]),
         (
             raw(Kind::Headers, end, 1, &block(&list(&[(":method", "POST")]))),
             Ok(()),

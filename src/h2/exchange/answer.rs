@@ -32,6 +32,7 @@ impl<P: Policy> Exchange<P> {
                         return self.drop_answer(line, key, now);
                     }
                     call.answered = true;
+                    self.kept -= call.kept.body().len();
                     call.kept.give_up();
                 }
                 Part::Trailers => {
@@ -41,6 +42,7 @@ impl<P: Policy> Exchange<P> {
             }
         } else {
             // Trailers of a request are rare enough not to be kept.
+            self.kept -= call.kept.body().len();
             call.kept.give_up();
         }
         self.pass_fields(way, key, part, end, now);

@@ -66,6 +66,7 @@ impl<P: Policy> Exchange<P> {
             );
             call.response.ending = Ending::Trailers(trailers);
             call.leave_upstream();
+            call.lost = true;
             self.queue(down.line, key);
             return self.stir(down.line);
         }
@@ -111,13 +112,15 @@ impl<P: Policy> Exchange<P> {
     /// Ends a call whose messages have both passed.
     #[inline]
     pub(super) fn finish_if_through(&mut self, key: Key, now: Instant) {
-        if self.calls.get(key).is_some_and(|call| call.through()) {
-            let failed = self.calls.get(key).is_some_and(|call| {
-                call.status == Some(Failure::Lost.code()) && call.request.closed
-            });
-            let end = if failed { End::Failed } else { End::Answered };
-            self.finish(key, end, now);
-        }
+        let Some(call) = self.calls.get(key).filter(|call| call.through()) else {
+            return;
+        };
+        let end = if call.lost {
+            End::Failed
+        } else {
+            End::Answered
+        };
+        self.finish(key, end, now);
     }
 
     /// The end of every call. Streams of it that are still open are reset: the caller's without
@@ -130,6 +133,7 @@ impl<P: Policy> Exchange<P> {
             self.wheel.clear(timer);
         }
         self.parked -= call.request.parked.len() + call.response.parked.len();
+        self.kept -= call.kept.body().len();
         if call.request.owed > 0 {
             self.release(call.down.line, None, call.request.owed, 0);
         }

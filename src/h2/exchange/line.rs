@@ -161,10 +161,13 @@ impl<P: Policy> Exchange<P> {
         }
     }
 
-    /// Drains all lines.
+    /// Drains the lines of all callers. Lines to those who answer stay: calls that are open, or
+    /// under way, still need them.
     pub fn drain_all(&mut self, now: Instant) {
-        let lines: Vec<Key> = self.lines.iter().map(|(key, _)| key).collect();
-        for line in lines {
+        let lines = self.lines.iter();
+        let callers = lines.filter(|(_, line)| matches!(line.far, Far::Caller { .. }));
+        let callers: Vec<Key> = callers.map(|(key, _)| key).collect();
+        for line in callers {
             self.drain(line, now);
         }
     }

@@ -52,6 +52,9 @@ use super::{
 /// Parked bytes of all calls for which connection credit is given back before they leave: slow
 /// readers then hold up only their own streams. Above it, they hold up those who send to them.
 const PARKED_MAX: usize = 64 << 20;
+/// Bytes of requests that are kept to be sent again, of all calls together: a quarter of what may
+/// be parked. Above it, calls that send more are not kept.
+const KEPT_MAX: usize = 16 << 20;
 /// Buffers of ended calls that are kept for others.
 const SPARE_MAX: usize = 256;
 
@@ -77,6 +80,8 @@ pub struct Exchange<P: Policy> {
     spare: Vec<Kept>,
     /// Bytes parked in all calls.
     parked: usize,
+    /// Bytes of requests kept in all calls.
+    kept: usize,
     /// The line whose driver is at work: it needs no waking.
     current: Option<Key>,
     /// Lines with something to send whose drivers do not know yet.
@@ -100,6 +105,7 @@ impl<P: Policy> Exchange<P> {
             text: Vec::new(),
             spare: Vec::new(),
             parked: 0,
+            kept: 0,
             current: None,
             dirty: Vec::new(),
             stirred: Vec::new(),
@@ -127,6 +133,11 @@ impl<P: Policy> Exchange<P> {
         self.parked
     }
 
+    /// Bytes of requests that are kept, to be sent again.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
     /// Takes all whole frames of `bytes`, which the line's driver has read. Answers how many bytes
     /// that were: the rest comes again, with more. A line that is [over](Self::over) takes all.
     pub fn receive(&mut self, line: Key, bytes: &[u8], now: Instant) -> usize {
@@ -139,7 +150,7 @@ impl<P: Policy> Exchange<P> {
             };
             match connection.receive(&bytes[at..], &mut self.fields, now) {
                 Ok((0, _)) => {
-                    connection.note_remainder(at < bytes.len(), now);
+                    connection.note_remainder(at < bytes.len(), at > 0, now);
                     break;
                 }
                 Ok((used, event)) => {

@@ -34,6 +34,9 @@ pub enum Verdict {
     Forward(Target),
     /// It goes to our own services, over a pipe of its caller's connection alone.
     Local,
+    /// It rests for so long and comes up again as [`GivenBack::Rested`]: what it needs is not there
+    /// yet, or its next attempt is not due. Ten seconds of waiting in a row end it.
+    Later(Duration),
     /// It is answered here.
     Reply(Code, Cow<'static, str>),
 }
@@ -56,6 +59,8 @@ pub enum GivenBack {
     Unprocessed,
     /// The policy wanted it again.
     Wanted,
+    /// It has rested, as the policy said.
+    Rested,
 }
 
 /// How a call ended.

@@ -1,8 +1,12 @@
 //! A request: judged, given to somebody, and given again where it came back.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
-use super::{Destination, Exchange, GivenBack, Policy, Request, Verdict, line::Far};
+use super::{
+    Destination, Exchange, GivenBack, Policy, Request, Verdict, line::Far, timing::PATIENCE,
+};
 use crate::h2::{
     call::{Call, Ending, Failure, Kept, Lane, Leg, write_answer},
     connection::Room,
@@ -31,9 +35,9 @@ impl<P: Policy> Exchange<P> {
             attempts: 0,
         };
         let (verdict, context) = self.policy.on_request(peer, &mut request);
-        let deadline = request
-            .timeout
-            .map(|left| (now + left, came.unwrap_or_default()));
+        // A deadline beyond what a clock can show is none.
+        let deadline = request.timeout.and_then(|left| now.checked_add(left));
+        let deadline = deadline.map(|deadline| (deadline, came.unwrap_or_default()));
         let mut kept = self.spare.pop().unwrap_or_default();
         std::mem::swap(&mut kept.head, &mut self.fields);
         let mut lane = Lane::new(now);
@@ -56,8 +60,10 @@ impl<P: Policy> Exchange<P> {
             deadline,
             since: now,
             waiting: None,
+            resting: None,
             due: None,
             status: None,
+            lost: false,
         });
         place.connection.assign(stream, call);
         if let Some((deadline, _)) = deadline {
@@ -92,7 +98,18 @@ impl<P: Policy> Exchange<P> {
                 let caller = call.down.line;
                 self.forward(key, Destination::Local { caller }, now);
             }
+            Verdict::Later(rest) => self.rest(key, rest, now),
             Verdict::Reply(code, message) => self.reply(key, code, &message, now),
+        }
+    }
+
+    /// Lets a call rest, never for longer than a call may wait.
+    fn rest(&mut self, key: Key, rest: Duration, now: Instant) {
+        if let Some(call) = self.calls.get_mut(key) {
+            let until = now + rest.min(PATIENCE);
+            call.waiting.get_or_insert(now);
+            call.resting = Some(until);
+            self.arm_call(key, until);
         }
     }
 
@@ -128,8 +145,8 @@ impl<P: Policy> Exchange<P> {
             return self.fail(key, Failure::Unavailable(why), now);
         }
         line.waiting.push_back(key);
-        call.waiting = Some(now);
-        self.arm_call(key, now + super::timing::PATIENCE);
+        let since = *call.waiting.get_or_insert(now);
+        self.arm_call(key, since + PATIENCE);
     }
 
     /// Opens a stream upstream for a call; its line has room.
@@ -179,6 +196,15 @@ impl<P: Policy> Exchange<P> {
         (lane.sent, lane.closed, lane.queued) = (false, false, false);
         call.up = None;
         call.waiting = None;
+        self.ask_again(key, why, now);
+    }
+
+    /// Asks the policy where a call goes that is not with anybody.
+    pub(super) fn ask_again(&mut self, key: Key, why: GivenBack, now: Instant) {
+        let Some(call) = self.calls.get_mut(key) else {
+            return;
+        };
+        call.resting = None;
         let left = call
             .deadline
             .map(|(deadline, _)| deadline.saturating_duration_since(now));
@@ -190,7 +216,8 @@ impl<P: Policy> Exchange<P> {
         };
         let verdict = self.policy.on_again(&mut call.context, &mut request, why);
         let came = call.deadline.map(|(_, came)| came).unwrap_or_default();
-        call.deadline = request.timeout.map(|left| (now + left, came));
+        let deadline = request.timeout.and_then(|left| now.checked_add(left));
+        call.deadline = deadline.map(|deadline| (deadline, came));
         self.carry_out(key, verdict, now);
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Due, Exchange, PARKED_MAX, Policy};
+use super::{Due, Exchange, GivenBack, PARKED_MAX, Policy};
 use crate::h2::{
     call::{Call, Failure, Lane},
     slab::Key,
@@ -100,6 +100,9 @@ impl<P: Policy> Exchange<P> {
             let why = "whoever answers takes no more calls at once; ask again later";
             return self.fail(key, Failure::Unavailable(why), now);
         }
+        if call.resting.is_some_and(|until| until <= now) {
+            return self.ask_again(key, GivenBack::Rested, now);
+        }
         let stalled = |lane: &Lane| !lane.parked.is_empty() && lane.moved + stall <= now;
         if stalled(&call.response) || (stalled(&call.request) && call.waiting.is_none()) {
             let why = "nobody has read what was sent for too long";
@@ -117,5 +120,8 @@ fn look_again<C>(call: &Call<C>, now: Instant) -> Option<Instant> {
     let look = parked.then(|| now + STALL_PRESSED);
     let deadline = call.deadline.map(|(deadline, _)| deadline);
     let waiting = call.waiting.map(|since| since + PATIENCE);
-    [look, deadline, waiting].into_iter().flatten().min()
+    [look, deadline, waiting, call.resting]
+        .into_iter()
+        .flatten()
+        .min()
 }

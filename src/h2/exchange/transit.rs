@@ -6,7 +6,7 @@
 
 use tokio::time::Instant;
 
-use super::{Exchange, PARKED_MAX, Policy, timing::STALL_PRESSED};
+use super::{Exchange, KEPT_MAX, PARKED_MAX, Policy, timing::STALL_PRESSED};
 use crate::h2::{
     call::{Call, Ending, Leg, Way},
     connection::Role,
@@ -45,7 +45,12 @@ impl<P: Policy> Exchange<P> {
         };
         let way = call.way_from(line);
         if way == Way::Request && !call.answered {
+            self.kept -= call.kept.body().len();
+            if self.kept + call.kept.body().len() + data.len() > KEPT_MAX {
+                call.kept.give_up();
+            }
             call.kept.add(data);
+            self.kept += call.kept.body().len();
         }
         let (lane, from, to) = call.lane(way);
         let from = from.and_then(|leg| leg.stream);

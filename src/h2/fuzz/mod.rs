@@ -3,11 +3,13 @@
 //!
 //! Each target panics where something does not hold that must hold for all bytes.
 
+mod exchange;
 mod frames;
 mod hpack;
 
 #[cfg(test)]
 mod tests;
 
+pub use exchange::exchange;
 pub use frames::frames;
 pub use hpack::hpack;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::{frames, hpack};
+use super::{exchange, frames, hpack};
 
 /// Mutations of each target.
 const MUTATIONS: usize = 10_000;
@@ -79,4 +79,9 @@ fn frames_hold_over_the_corpus_and_its_mutations() {
 #[test]
 fn hpack_holds_over_the_corpus_and_its_mutations() {
     run("hpack", hpack);
+}
+
+#[test]
+fn the_exchange_holds_over_the_corpus_and_its_mutations() {
+    run("exchange", exchange);
 }

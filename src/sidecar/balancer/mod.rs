@@ -311,6 +311,7 @@ impl Balancer {
             }
         };
         let candidate = Candidate {
+            wants_descendants: entry.instance.wants_descendants,
             instance: entry.instance_id.clone(),
             agent: entry.agent.clone(),
             idempotent,

@@ -95,3 +95,100 @@ impl Attended {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::mpsc, sync::watch, time::timeout};
+    use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+
+    use super::*;
+    use crate::pb::{self, attach_request::Say};
+    use crate::runtime::Nursery;
+    use crate::task::executor::{Executor, ExecutorConfig, HandlerLink as _, Offers};
+    use crate::telemetry::Telemetry;
+
+    fn request(task: &str) -> pb::HandleRequest {
+        let task = pb::Task {
+            id: task.into(),
+            ..Default::default()
+        };
+        pb::HandleRequest {
+            task: Some(task),
+            attempt: 1,
+            ..Default::default()
+        }
+    }
+
+    /// What the agent is held for, within this time.
+    async fn becomes(progress: &Progress, wanted: pb::Health, within: Duration) -> bool {
+        let mut reports = progress.reports();
+        let waited = reports.wait_for(|report| report.health == wanted);
+        timeout(within, waited).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_busy_with_cut_work_alone_is_stuck_after_a_minute() {
+        let nursery = Nursery::here();
+        let desk = Desk::new("i1".parse().unwrap(), vec![nursery.clone()]);
+        let config = ExecutorConfig {
+            own: "spiffe://a/ns/default/agent/x".parse().unwrap(),
+            slots: 4,
+            boot_id: String::new(),
+            skills: Offers::default(),
+        };
+        let link = Arc::new(desk.clone());
+        let executor = Executor::new(config, link.clone(), vec![nursery.clone()]);
+        let progress = Arc::new(Progress::new(true, Telemetry::default()));
+        let attended = Attended {
+            desk: desk.clone(),
+            describer: Describer {
+                link,
+                configured: pb::AgentCard::default(),
+                described: watch::Sender::default(),
+                executor: executor.clone(),
+            },
+            progress: Arc::clone(&progress),
+            counts: Counts::default(),
+        };
+        nursery.start("attended", |stop| attended.run(stop));
+        let (says, asked) = mpsc::channel(8);
+        let mut hears = Box::pin(desk.serve(ReceiverStream::new(asked), Stop::new()).unwrap());
+        let say = async |say| {
+            says.send(Ok(pb::AttachRequest { say: Some(say) }))
+                .await
+                .unwrap();
+        };
+        let minute = Duration::from_secs(60);
+        say(Say::Hello(pb::AttachHello {
+            places: 2,
+            card: None,
+        }))
+        .await;
+        hears.next().await.unwrap().unwrap();
+        assert!(becomes(&progress, pb::Health::Serving, minute).await);
+        for task in ["i.1", "i.2"] {
+            let given = desk.handle(request(task), minute, None).await.unwrap();
+            hears.next().await.unwrap().unwrap();
+            drop(given);
+            hears.next().await.unwrap().unwrap();
+            if task == "i.1" {
+                // It has another place.
+                assert!(!becomes(&progress, pb::Health::NotServing, 2 * minute).await);
+            }
+        }
+        let began = Instant::now();
+        assert!(becomes(&progress, pb::Health::NotServing, 2 * minute).await);
+        let took = began.elapsed();
+        assert!(took >= STUCK && took < STUCK + 2 * DOUBT, "{took:?}");
+        assert_eq!(executor.load().slots, 0);
+        // One that has ended after all makes room.
+        say(Say::End(pb::AttachEnd {
+            work: 1,
+            ..Default::default()
+        }))
+        .await;
+        assert!(becomes(&progress, pb::Health::Serving, minute).await);
+        assert_eq!(executor.load().slots, 1);
+        nursery.abort().await;
+    }
+}

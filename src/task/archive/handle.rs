@@ -11,13 +11,16 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::runtime::clock;
+use crate::task::journal::blobs::Blobs;
+
 use super::error::{ArchiveError, failed};
 use super::reader::{self, Question, answer_all};
 use super::row::Row;
 use super::slot::{Opener, Slot};
 use super::store;
 use super::view::View;
-use super::writer::{self, Put, Write, Writer};
+use super::writer::{self, Names, Put, Write, Writer};
 
 /// Most finished tasks in the archive, the oldest go first: a list that nobody narrows walks over
 /// all of them, in seconds.
@@ -95,11 +98,13 @@ impl Archive {
         let (writes, inbox) = mpsc::channel(writer::QUEUE);
         let (questions, asked) = mpsc::channel(reader::QUEUE);
         let path = config.path.clone();
+        let names = Arc::<Mutex<Names>>::default();
         let writer = Writer {
             opener,
             slot: Arc::clone(&slot),
             config,
             stats: Arc::clone(&stats),
+            names: Arc::clone(&names),
             writes: inbox,
         };
         let writing = thread("archive", move || writer.run())?;
@@ -108,11 +113,21 @@ impl Archive {
             ways: Mutex::new(Some(Ways { writes, questions })),
             threads: Mutex::new(vec![reading, writing]),
             stats,
+            names,
             path,
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// From here on `blobs` is told what large contents its tasks name; what nobody does may go once it
+    /// has heard of all that are there, which takes until the file is open. To be said before tasks
+    /// are taken in.
+    pub fn names(&self, blobs: &Blobs) {
+        self.inner.names.lock().blobs = Some(blobs.clone());
+        // Busy: the next write says it.
+        drop(self.retire(clock::wall()));
     }
 
     /// Takes tasks in, as of `now`; `done` is called on the archive's thread once they are durable,
@@ -209,6 +224,7 @@ struct Inner {
     ways: Mutex<Option<Ways>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stats: Arc<Mutex<ArchiveStats>>,
+    names: Arc<Mutex<Names>>,
     path: PathBuf,
 }
 

@@ -1,6 +1,6 @@
 //! What stands of a task in the tables: one value while it is small, pieces beside it otherwise.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use prost::Message;
 use uuid::Uuid;
@@ -8,6 +8,8 @@ use uuid::Uuid;
 use crate::pb;
 use crate::pb::journal::{Archived, Snapshot};
 use crate::runtime::clock;
+use crate::task::journal::blobs::Hash;
+use crate::task::parts::{hash_of, of_event, reference};
 
 /// Events of a task that stand in its own value, in bytes; a list reads past them. More stand in
 /// pieces, so that nobody loads megabytes to see one event.
@@ -41,11 +43,26 @@ pub(super) struct Encoded {
     /// It was submitted with an idempotency key.
     pub(super) keyed: bool,
     pub(super) value: Vec<u8>,
+    /// Large contents that it names, and their sizes.
+    pub(super) named: BTreeMap<Hash, u64>,
     pub(super) pieces: Vec<(u64, Vec<u8>)>,
 }
 
 impl Row {
+    /// Large contents that it names, each once, and their sizes.
+    pub(super) fn named(&self) -> BTreeMap<Hash, u64> {
+        let spec = self.snapshot.submitted.as_ref();
+        let spec = spec.and_then(|submitted| submitted.spec.as_ref());
+        let events = self.events.iter().flat_map(|event| of_event(event));
+        let parts = spec.into_iter().flat_map(|spec| &spec.input).chain(events);
+        let named = parts.filter_map(reference);
+        named
+            .filter_map(|blob| Some((hash_of(blob)?, blob.size)))
+            .collect()
+    }
+
     pub(super) fn encode(self) -> Encoded {
+        let named = self.named();
         let mut pieces = Vec::new();
         let mut snapshot = self.snapshot;
         let submitted = snapshot.submitted.as_ref();
@@ -73,6 +90,7 @@ impl Row {
             ended: clock::unix_seconds(self.ended),
             keyed,
             value: archived.encode_to_vec(),
+            named,
             pieces,
         }
     }
@@ -82,6 +100,8 @@ impl Encoded {
     /// What it takes on disk, about.
     pub(super) fn bytes(&self) -> u64 {
         let pieces = self.pieces.iter().map(|(_, piece)| piece.len() + OVERHEAD);
-        (self.value.len() + OVERHEAD + pieces.sum::<usize>()) as u64
+        // What several name counts for each: it may stay when the others are gone.
+        let named: u64 = self.named.values().sum();
+        (self.value.len() + OVERHEAD + pieces.sum::<usize>()) as u64 + named
     }
 }

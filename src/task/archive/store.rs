@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::error::{ArchiveError, failed};
 use super::row::{Encoded, Row};
 use crate::runtime::files::open_private;
+use crate::task::journal::blobs::Hash;
 use crate::task::key::place_of;
 
 /// Version of the tables; another one is refused by name.
@@ -32,6 +33,10 @@ const ENDED: TableDefinition<'_, (u64, u128), (u64, u64)> = TableDefinition::new
 /// earlier version has no such tasks; one of a later version, read by an earlier one, may keep some
 /// that are gone.
 pub(super) const KEYS: TableDefinition<'_, u64, u128> = TableDefinition::new("keys");
+
+/// UUID of a task and a large content that it names, to the content's size. A file of an earlier version
+/// has no such tasks.
+pub(super) const BLOBS: TableDefinition<'_, (u128, &[u8; 32]), u64> = TableDefinition::new("blobs");
 
 const BYTES: &str = "bytes";
 
@@ -85,9 +90,24 @@ pub(super) fn open_on(backend: impl StorageBackend, home: &str) -> Result<Databa
         tx.open_table(PIECES)?;
         tx.open_table(ENDED)?;
         tx.open_table(KEYS)?;
+        tx.open_table(BLOBS)?;
     }
     tx.commit()?;
     Ok(database)
+}
+
+/// All large contents that its tasks name.
+pub(super) fn named(
+    database: &Database,
+    mut each: impl FnMut(Uuid, Hash),
+) -> Result<(), ArchiveError> {
+    let tx = database.begin_read()?;
+    for row in tx.open_table(BLOBS)?.iter()? {
+        let (key, _) = row?;
+        let (task, hash) = key.value();
+        each(Uuid::from_u128(task), Hash::from(*hash));
+    }
+    Ok(())
 }
 
 /// What is in it.
@@ -122,17 +142,19 @@ pub(super) fn retire(
     database: &Database,
     bounds: Bounds,
     most: usize,
-) -> Result<(Held, usize), ArchiveError> {
+) -> Result<(Held, Vec<Uuid>), ArchiveError> {
     let tx = begin(database)?;
-    let mut went = 0;
+    let mut went = Vec::new();
     let held = {
         let mut tables = Tables::of(&tx)?;
-        while went < most && tables.retire_first(bounds)? {
-            went += 1;
+        while went.len() < most
+            && let Some(task) = tables.retire_first(bounds)?
+        {
+            went.push(Uuid::from_u128(task));
         }
         tables.close()?
     };
-    if went > 0 {
+    if !went.is_empty() {
         tx.commit()?;
     } else {
         tx.abort()?;
@@ -147,6 +169,7 @@ struct Tables<'tx> {
     pieces: Table<'tx, (u128, u64), &'static [u8]>,
     ended: Table<'tx, (u64, u128), (u64, u64)>,
     keys: Table<'tx, u64, u128>,
+    blobs: Table<'tx, (u128, &'static [u8; 32]), u64>,
     bytes: u64,
 }
 
@@ -160,6 +183,7 @@ impl<'tx> Tables<'tx> {
             pieces: tx.open_table(PIECES)?,
             ended: tx.open_table(ENDED)?,
             keys: tx.open_table(KEYS)?,
+            blobs: tx.open_table(BLOBS)?,
             bytes,
         })
     }
@@ -182,25 +206,29 @@ impl<'tx> Tables<'tx> {
             self.keys
                 .insert(place, newest.unwrap_or_default().max(row.task))?;
         }
+        self.drop_names(row.task)?;
+        for (hash, size) in &row.named {
+            self.blobs.insert((row.task, hash.as_bytes()), size)?;
+        }
         for (number, piece) in &row.pieces {
             self.pieces.insert((row.task, *number), piece.as_slice())?;
         }
         Ok(())
     }
 
-    /// Whether the task that ended first went.
-    fn retire_first(&mut self, bounds: Bounds) -> Result<bool, ArchiveError> {
+    /// The task that ended first, if it went.
+    fn retire_first(&mut self, bounds: Bounds) -> Result<Option<u128>, ArchiveError> {
         let full = self.ended.len()? > bounds.tasks || self.bytes > bounds.bytes;
         let Some((key, (bytes, pieces))) = self
             .ended
             .first()?
             .map(|(key, value)| (key.value(), value.value()))
         else {
-            return Ok(false);
+            return Ok(None);
         };
         let (ended, task) = key;
         if !full && ended >= bounds.ended_before {
-            return Ok(false);
+            return Ok(None);
         }
         self.ended.remove(key)?;
         self.tasks.remove(task)?;
@@ -212,8 +240,15 @@ impl<'tx> Tables<'tx> {
         if pieces > 0 {
             self.drop_pieces(task)?;
         }
+        self.drop_names(task)?;
         self.bytes = self.bytes.saturating_sub(bytes);
-        Ok(true)
+        Ok(Some(task))
+    }
+
+    fn drop_names(&mut self, task: u128) -> Result<(), ArchiveError> {
+        Ok(self
+            .blobs
+            .retain_in((task, &[0; 32])..=(task, &[0xff; 32]), |_, _| false)?)
     }
 
     fn drop_pieces(&mut self, task: u128) -> Result<(), ArchiveError> {

@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use crate::pb;
 use crate::pb::journal::{Archived, ArchivedSummary, Snapshot};
+use crate::task::journal::blobs::Hash;
 
 use super::error::{ArchiveError, failed};
 use super::row::SPEC;
-use super::store::{KEYS, PIECES, TASKS};
+use super::store::{BLOBS, KEYS, PIECES, TASKS};
 
 /// The archive as of one moment.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub struct View {
     tasks: ReadOnlyTable<u128, &'static [u8]>,
     pieces: ReadOnlyTable<(u128, u64), &'static [u8]>,
     keys: ReadOnlyTable<u64, u128>,
+    blobs: ReadOnlyTable<(u128, &'static [u8; 32]), u64>,
 }
 
 /// An archived task.
@@ -39,6 +41,7 @@ impl View {
             tasks: tx.open_table(TASKS)?,
             pieces: tx.open_table(PIECES)?,
             keys: tx.open_table(KEYS)?,
+            blobs: tx.open_table(BLOBS)?,
         })
     }
 
@@ -67,6 +70,15 @@ impl View {
             Some(task) => self.task(Uuid::from_u128(task.value())),
             None => Ok(None),
         }
+    }
+
+    /// Whether a task names a large content.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn names(&self, task: Uuid, hash: Hash) -> Result<bool, ArchiveError> {
+        let found = self.blobs.get((task.as_u128(), hash.as_bytes()))?;
+        Ok(found.is_some())
     }
 
     /// What was asked for, whole.

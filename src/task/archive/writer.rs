@@ -5,8 +5,10 @@ use std::{sync::Arc, time::SystemTime};
 use parking_lot::Mutex;
 use redb::Database;
 use tokio::{sync::mpsc, time::Instant};
+use uuid::Uuid;
 
 use crate::runtime::clock;
+use crate::task::journal::blobs::{Blobs, Hash, Holder};
 
 use super::error::ArchiveError;
 use super::handle::{ArchiveConfig, ArchiveStats};
@@ -37,12 +39,22 @@ pub(super) struct Put {
     pub(super) done: Box<dyn FnOnce(Result<(), ArchiveError>) + Send>,
 }
 
+/// Who is to know what large contents the tasks name.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) blobs: Option<Blobs>,
+    /// It knows of all that were there before.
+    told: bool,
+}
+
 /// What the thread works with.
 pub(super) struct Writer {
     pub(super) opener: Opener,
     pub(super) slot: Arc<Slot>,
     pub(super) config: ArchiveConfig,
     pub(super) stats: Arc<Mutex<ArchiveStats>>,
+    /// Who is to know what large contents its tasks name.
+    pub(super) names: Arc<Mutex<Names>>,
     pub(super) writes: mpsc::Receiver<Write>,
 }
 
@@ -74,9 +86,16 @@ impl Writer {
         let outcome = self.opened(file).and_then(|database| {
             if !rows.is_empty() {
                 let mut count = 0;
-                let rows = rows.into_iter().flatten().inspect(|_| count += 1);
+                let mut named = Vec::new();
+                let rows = rows.into_iter().flatten().inspect(|row| {
+                    count += 1;
+                    let names: Vec<_> = row.named().into_keys().collect();
+                    named.extend((!names.is_empty()).then_some((row.task, names)));
+                });
                 let held = caught(|| store::put(&database, rows))?;
                 self.note(held, (count, 0));
+                // Before whoever gave them up hears of it, and lets go.
+                self.hold(named);
             }
             Ok(database)
         });
@@ -88,6 +107,9 @@ impl Writer {
             done(answer.clone());
         }
         let Ok(database) = outcome else { return };
+        if let Err(error) = self.tell(&database) {
+            return self.give_up(file, &error);
+        }
         if let Err(error) = self.retire(&database, now) {
             self.give_up(file, &error);
         }
@@ -108,11 +130,42 @@ impl Writer {
         };
         for _ in 0..RETIRE_TURNS {
             let (held, went) = caught(|| store::retire(database, bounds, RETIRE))?;
-            self.note(held, (0, went as u64));
-            if went < RETIRE {
+            self.note(held, (0, went.len() as u64));
+            if let Some(blobs) = &self.names.lock().blobs {
+                for task in &went {
+                    blobs.let_go(Holder::in_archive(*task));
+                }
+            }
+            if went.len() < RETIRE {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Tasks that were taken in name these.
+    fn hold(&self, named: Vec<(Uuid, Vec<Hash>)>) {
+        if let Some(blobs) = &self.names.lock().blobs {
+            for (task, hashes) in named {
+                blobs.hold(Holder::in_archive(task), hashes);
+            }
+        }
+    }
+
+    /// Says once what the tasks of earlier lives name: only then may what nobody does go.
+    fn tell(&self, database: &Database) -> Result<(), ArchiveError> {
+        let mut names = self.names.lock();
+        let Names { blobs, told } = &mut *names;
+        let Some(blobs) = blobs.as_ref().filter(|_| !*told) else {
+            return Ok(());
+        };
+        caught(|| {
+            store::named(database, |task, hash| {
+                blobs.hold(Holder::in_archive(task), [hash]);
+            })
+        })?;
+        blobs.settle();
+        *told = true;
         Ok(())
     }
 

@@ -10,7 +10,7 @@
 //! ```
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -89,7 +89,8 @@ pub(super) struct Session {
     welcome: Option<String>,
     places: u32,
     last: u64,
-    works: HashMap<u64, Work>,
+    /// Sorted: what is lost with the stream is told in order.
+    works: BTreeMap<u64, Work>,
     line: VecDeque<u64>,
 }
 

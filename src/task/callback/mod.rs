@@ -18,28 +18,49 @@ mod url;
 pub use allowed::{Allowed, Rule};
 pub use letter::{Letter, letter};
 pub use pace::{Outcome, RETENTION, TRY, pause};
-pub use target::{Target, asked, tells};
+pub use target::{Target, Tells, asked, tells};
 pub use url::Url;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+
+use tokio::time::Instant;
 
 use crate::domain::{SpiffeId, TaskId};
 use crate::pb;
 
+/// A try that is to be made when its turn comes: what is told is asked for then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The task that changed.
+    pub id: TaskId,
+    /// Number of the event.
+    pub seq: u64,
+    /// Which try it is, of all that the home's process makes: what came of an older one is not heard.
+    pub number: u64,
+    /// [`Target::place`] of whoever is told.
+    pub place: Arc<str>,
+}
+
 /// One change of a task on its way to whoever is to be told.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The task that changed.
-    pub id: TaskId,
-    /// What happened to it; without its kind where that is no longer kept.
+    /// What happened; without its kind where that was not kept by an earlier version.
     pub event: Arc<pb::TaskEvent>,
     /// Who is told.
     pub target: Target,
     /// Nobody is told after this.
-    pub until: SystemTime,
-    /// The task: BASIC view, without artifacts, with its chain.
-    pub task: Box<pb::Task>,
+    pub until: Instant,
+    /// What a task that tells an agent needs to know.
+    pub above: Option<Box<Above>>,
+}
+
+/// What a task needs to know of the one that it tells of.
+#[derive(Clone, Debug)]
+pub struct Above {
+    /// Its ids and its chain, and nothing else.
+    pub task: pb::Task,
     /// Who asked for it: what they may not do is not done for them.
     pub caller: SpiffeId,
+    /// What the new task tells of.
+    pub tells: Tells,
 }

@@ -27,6 +27,10 @@ pub enum Outcome {
         /// Not before this, says the receiver.
         wait: Option<Duration>,
     },
+    /// An agent has a task that tells it, this one: what comes of it is heard at its end.
+    Given(String),
+    /// The task that told the agent failed for now: another one may do it another time.
+    Anew(String),
     /// The receiver will not take it.
     Refused(String),
     /// Nothing was tried: too much is on its way already.

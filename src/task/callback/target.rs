@@ -1,6 +1,6 @@
 //! Whom a caller wants told, and of which states.
 
-use crate::domain::{AgentName, Fault, Label, SkillName};
+use crate::domain::{AgentName, Fault, Label, SkillName, TaskId};
 use crate::pb;
 use crate::pb::callback::Target as Asked;
 
@@ -21,6 +21,19 @@ pub enum Target {
     },
     /// A POST goes there.
     Url(Url),
+    /// The task that this one tells of: it hears what came of that.
+    Task(Tells),
+}
+
+/// The change of another task that a task tells of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tells {
+    /// The task that changed; of the same home.
+    pub task: TaskId,
+    /// Number of its event.
+    pub seq: u64,
+    /// Which of the tasks that tell of it: one that fails for now is followed by another.
+    pub round: u32,
 }
 
 impl Target {
@@ -60,19 +73,13 @@ impl Target {
         }
     }
 
-    /// Which deliveries count as going to the same place: they are bounded together.
+    /// Which deliveries count as going to the same place: they are bounded together. Empty: this
+    /// home itself.
     pub fn place(&self) -> String {
         match self {
             Self::Agent { agent, skill } => format!("{agent}/{skill}"),
             Self::Url(url) => url.authority(),
-        }
-    }
-
-    /// What kind of target it is, in a word.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Agent { .. } => "agent",
-            Self::Url(_) => "url",
+            Self::Task(_) => String::new(),
         }
     }
 }
@@ -116,6 +123,8 @@ pub fn asked(
             };
             (Asked::Url(url.shown()), whole)
         }
+        // Nobody can ask for that.
+        Target::Task(_) => return Ok((None, String::new())),
     };
     let shown = pb::Callback {
         target: Some(target),

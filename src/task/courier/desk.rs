@@ -1,178 +1,256 @@
-//! Whose turn it is: deliveries that wait, by where they go. Pure.
+//! Whose turn it is: tickets that wait, by where they go. Pure.
 //!
-//! Each place gets its turn, and only so much at once: one that does not answer keeps nobody else
-//! waiting.
+//! Each place gets its turn, and only so much at once. One that has just failed, or that nobody knows
+//! yet, gets one try at a time, and all of those together half of all: whatever does not answer keeps
+//! nobody else waiting.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use crate::task::callback::Delivery;
+use crate::task::callback::Ticket;
 
-/// Deliveries to one place at once.
+/// Tries at one place at once.
 pub(super) const PER_PLACE: usize = 10;
-/// Deliveries at once, to all places.
+/// Tries at once, at all places.
 pub(super) const IN_FLIGHT: usize = 128;
-/// Deliveries that wait here; of more the home hears that it is busy. A delivery is small, and what
-/// it tells is in memory anyway.
-const WAITING: usize = 8192;
+/// Of these, tries at places that may not be there.
+const DOUBTFUL: usize = IN_FLIGHT / 2;
+/// Of these, what such places get however much waits for the others.
+const DOUBTFUL_LEAST: usize = IN_FLIGHT / 8;
+/// Places where nothing waits that are remembered as being there.
+const KNOWN: usize = 1024;
 
-/// Deliveries on their way and before it.
+/// Tickets that wait. How many is bounded by those who give them out: each task has one that counts,
+/// and only a few of those for one place are out at a time.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    places: BTreeMap<String, Place>,
-    /// Places whose next delivery may go, each once.
-    turns: VecDeque<String>,
-    waiting: usize,
+    places: BTreeMap<Arc<str>, Place>,
+    /// Places whose next ticket may go, each once.
+    sure: VecDeque<Arc<str>>,
+    doubtful: VecDeque<Arc<str>>,
     under_way: usize,
+    doubtful_under_way: usize,
 }
 
 #[derive(Debug, Default)]
 struct Place {
-    waiting: VecDeque<Delivery>,
+    waiting: VecDeque<Ticket>,
     under_way: usize,
+    /// The last try was answered.
+    is_there: bool,
+    /// The one try that is under way was begun in doubt.
+    in_doubt: bool,
     /// It is among the turns.
     queued: bool,
 }
 
 impl Place {
     fn may_go(&self) -> bool {
-        !self.waiting.is_empty() && self.under_way < PER_PLACE
+        let most = if self.is_there { PER_PLACE } else { 1 };
+        !self.waiting.is_empty() && self.under_way < most
+    }
+
+    fn is_idle(&self) -> bool {
+        self.under_way == 0 && self.waiting.is_empty()
     }
 }
 
 impl Desk {
     /// Takes one in.
-    ///
-    /// # Errors
-    /// The delivery, where too many wait.
-    pub(super) fn take(&mut self, delivery: Delivery) -> Result<(), Box<Delivery>> {
-        if self.waiting >= WAITING {
-            return Err(Box::new(delivery));
-        }
-        let name = delivery.target.place();
-        self.places
-            .entry(name.clone())
-            .or_default()
-            .waiting
-            .push_back(delivery);
-        self.waiting += 1;
+    pub(super) fn take(&mut self, ticket: Ticket) {
+        let name = ticket.place.clone();
+        let place = self.places.entry(name.clone()).or_default();
+        place.waiting.push_back(ticket);
         self.queue(name);
-        Ok(())
     }
 
     /// The next to go, if one may.
-    pub(super) fn next(&mut self) -> Option<Delivery> {
-        if self.under_way >= IN_FLIGHT {
-            return None;
+    pub(super) fn next(&mut self) -> Option<Ticket> {
+        while self.under_way < IN_FLIGHT {
+            let least = self.doubtful_under_way < DOUBTFUL_LEAST && !self.doubtful.is_empty();
+            let in_doubt = self.sure.is_empty() || least;
+            if in_doubt && self.doubtful_under_way >= DOUBTFUL {
+                return None;
+            }
+            let turns = if in_doubt {
+                &mut self.doubtful
+            } else {
+                &mut self.sure
+            };
+            let name = turns.pop_front()?;
+            let Some(place) = self.places.get_mut(&name) else {
+                continue;
+            };
+            place.queued = false;
+            if place.is_there == in_doubt || !place.may_go() {
+                // It has changed since.
+                self.queue(name);
+                continue;
+            }
+            let Some(next) = place.waiting.pop_front() else {
+                continue;
+            };
+            place.under_way += 1;
+            place.in_doubt = in_doubt;
+            self.doubtful_under_way += usize::from(in_doubt);
+            self.under_way += 1;
+            self.queue(name);
+            return Some(next);
         }
-        let name = self.turns.pop_front()?;
-        let place = self.places.get_mut(&name)?;
-        place.queued = false;
-        let next = place.waiting.pop_front()?;
-        place.under_way += 1;
-        self.waiting -= 1;
-        self.under_way += 1;
-        self.queue(name);
-        Some(next)
+        None
     }
 
-    /// One that went to this place is over.
-    pub(super) fn done(&mut self, name: &str) {
-        let Some(place) = self.places.get_mut(name) else {
+    /// One that went to this place is over; whether it was answered, if anything was tried.
+    pub(super) fn done(&mut self, name: &str, answered: Option<bool>) {
+        let Some((name, place)) = self.places.get_key_value(name) else {
+            return;
+        };
+        let (name, in_doubt) = (name.clone(), place.in_doubt);
+        let known = self.places.len() <= KNOWN;
+        let Some(place) = self.places.get_mut(&name) else {
             return;
         };
         place.under_way = place.under_way.saturating_sub(1);
+        place.is_there = answered.unwrap_or(place.is_there);
+        place.in_doubt = false;
+        self.doubtful_under_way -= usize::from(in_doubt);
         self.under_way = self.under_way.saturating_sub(1);
-        if place.under_way == 0 && place.waiting.is_empty() {
-            self.places.remove(name);
+        if place.is_idle() && !(place.is_there && known) {
+            self.places.remove(&name);
         } else {
-            self.queue(name.to_owned());
+            self.queue(name);
         }
     }
 
-    fn queue(&mut self, name: String) {
+    fn queue(&mut self, name: Arc<str>) {
         if let Some(place) = self.places.get_mut(&name)
             && !place.queued
             && place.may_go()
         {
             place.queued = true;
-            self.turns.push_back(name);
+            let turns = if place.is_there {
+                &mut self.sure
+            } else {
+                &mut self.doubtful
+            };
+            turns.push_back(name);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::SystemTime;
-
     use super::*;
     use crate::domain::TaskId;
-    use crate::task::callback::{Target, Url};
 
-    fn delivery(host: &str) -> Delivery {
-        Delivery {
+    fn ticket(place: &str) -> Ticket {
+        Ticket {
             id: TaskId {
                 home: "i1".parse().unwrap(),
                 uuid: uuid::Uuid::nil(),
             },
-            event: Arc::default(),
-            target: Target::Url(Url::parse(&format!("https://{host}/")).unwrap()),
-            until: SystemTime::UNIX_EPOCH,
-            task: Box::default(),
-            caller: "spiffe://a/ns/default/agent/c".parse().unwrap(),
+            seq: 1,
+            number: 1,
+            place: place.into(),
         }
     }
 
-    fn went(desk: &mut Desk) -> Vec<String> {
+    fn went(desk: &mut Desk) -> Vec<Arc<str>> {
         std::iter::from_fn(|| desk.next())
-            .map(|next| next.target.place())
+            .map(|next| next.place)
             .collect()
     }
 
     #[test]
     fn places_take_turns_and_each_has_ten_at_once() {
         let mut desk = Desk::default();
-        for _ in 0..25 {
-            desk.take(delivery("dead")).unwrap();
-        }
-        for _ in 0..2 {
-            desk.take(delivery("well")).unwrap();
+        for _ in 0..PER_PLACE + 5 {
+            desk.take(ticket("one"));
+            desk.take(ticket("two"));
         }
         let first = went(&mut desk);
-        assert_eq!(first[..4], ["dead", "well", "dead", "well"]);
-        assert_eq!(first.len(), PER_PLACE + 2);
-        desk.done("well");
-        assert!(desk.next().is_none());
-        desk.done("dead");
-        assert_eq!(went(&mut desk), ["dead"]);
-        desk.done("well");
-        for _ in 0..PER_PLACE {
-            desk.done("dead");
-        }
-        assert_eq!(went(&mut desk).len(), PER_PLACE);
-        for _ in 0..PER_PLACE {
-            desk.done("dead");
-        }
-        assert_eq!(went(&mut desk).len(), 4);
-        for _ in 0..4 {
-            desk.done("dead");
-        }
-        assert!(desk.places.is_empty() && desk.turns.is_empty());
-        assert_eq!((desk.waiting, desk.under_way), (0, 0));
+        assert_eq!(
+            first,
+            ["one".into(), "two".into()],
+            "one, while nobody knows"
+        );
+        desk.done("one", Some(true));
+        desk.done("two", Some(true));
+        let then = went(&mut desk);
+        assert_eq!(then[..4], ["one", "two", "one", "two"].map(Arc::from));
+        assert_eq!(then.len(), 2 * PER_PLACE);
+        desk.done("two", Some(true));
+        assert_eq!(went(&mut desk), ["two".into()]);
     }
 
     #[test]
-    fn what_waits_and_what_is_under_way_is_bounded() {
+    fn a_place_that_has_just_failed_gets_one_try_at_a_time() {
         let mut desk = Desk::default();
-        for number in 0..WAITING {
-            desk.take(delivery(&format!("host{}", number % 100)))
-                .unwrap();
+        for _ in 0..30 {
+            desk.take(ticket("dead"));
         }
-        assert!(desk.take(delivery("one-more")).is_err());
-        assert_eq!(went(&mut desk).len(), IN_FLIGHT);
-        assert!(desk.take(delivery("one-more")).is_ok());
-        assert!(desk.next().is_none());
-        desk.done("host0");
         assert_eq!(went(&mut desk).len(), 1);
+        desk.done("dead", Some(true));
+        assert_eq!(went(&mut desk).len(), PER_PLACE);
+        for _ in 0..PER_PLACE - 1 {
+            desk.done("dead", Some(false));
+            assert_eq!(went(&mut desk).len(), 0, "while others are under way");
+        }
+        desk.done("dead", Some(false));
+        assert_eq!(went(&mut desk).len(), 1);
+        // Nothing was tried: that says nothing.
+        desk.done("dead", None);
+        assert_eq!(went(&mut desk).len(), 1);
+        desk.done("dead", Some(true));
+        assert_eq!(went(&mut desk).len(), PER_PLACE);
+    }
+
+    #[test]
+    fn places_that_do_not_answer_leave_half_of_all_to_the_others() {
+        let mut desk = Desk::default();
+        desk.take(ticket("well"));
+        assert_eq!(went(&mut desk).len(), 1);
+        desk.done("well", Some(true));
+        for number in 0..10 * IN_FLIGHT {
+            desk.take(ticket(&format!("dead{number}")));
+        }
+        assert_eq!(went(&mut desk).len(), DOUBTFUL);
+        for _ in 0..PER_PLACE {
+            desk.take(ticket("well"));
+        }
+        assert_eq!(went(&mut desk).len(), PER_PLACE, "it is not in their way");
+        desk.done("dead0", Some(false));
+        assert_eq!(went(&mut desk), [format!("dead{DOUBTFUL}").into()]);
+    }
+
+    #[test]
+    fn a_new_place_has_its_turn_however_much_waits_for_known_ones() {
+        let mut desk = Desk::default();
+        for number in 0..20 {
+            desk.take(ticket(&format!("known{number}")));
+            let next = desk.next().unwrap();
+            desk.done(&next.place, Some(true));
+        }
+        for number in 0..20 * 50 {
+            desk.take(ticket(&format!("known{}", number % 20)));
+        }
+        assert_eq!(went(&mut desk).len(), IN_FLIGHT);
+        desk.take(ticket("new"));
+        desk.done("known0", Some(true));
+        assert_eq!(went(&mut desk), ["new".into()]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_places_where_nothing_waits_but_that_they_are_there() {
+        let mut desk = Desk::default();
+        for number in 0..2 * KNOWN {
+            desk.take(ticket(&format!("host{number}")));
+            let next = desk.next().unwrap();
+            desk.done(&next.place, Some(number % 2 == 0));
+        }
+        assert!(desk.places.len() <= KNOWN, "{}", desk.places.len());
+        assert!(desk.places.values().all(|place| place.is_there));
+        assert!(desk.sure.is_empty() && desk.doubtful.is_empty());
+        assert_eq!((desk.under_way, desk.doubtful_under_way), (0, 0));
     }
 }

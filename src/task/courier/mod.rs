@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::runtime::{Nursery, Stop};
-use crate::task::callback::{Delivery, Outcome, TRY, Target, Url};
+use crate::task::callback::{Delivery, Outcome, TRY, Target, Ticket, Url};
 
 use super::home::Home;
 use desk::{Desk, IN_FLIGHT};
@@ -41,60 +41,97 @@ impl Courier {
 
     /// Carries them until `stop`; each in a task of its own in `nursery`.
     pub async fn run(self, nursery: Nursery, stop: Stop) {
-        let Some(mut deliveries) = self.home.deliveries() else {
+        let Some(mut tickets) = self.home.tickets() else {
             return;
         };
         let (done, mut over) = mpsc::channel(IN_FLIGHT);
         let mut desk = Desk::default();
         loop {
-            while let Some(delivery) = desk.next() {
-                self.carry(delivery, &nursery, done.clone());
+            while let Some(ticket) = desk.next() {
+                let slot = Slot {
+                    place: ticket.place.clone(),
+                    answered: None,
+                    done: done.clone(),
+                };
+                self.carry(ticket, Some(slot), &nursery);
             }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Some(place) = over.recv() => desk.done(&place),
-                delivery = deliveries.recv() => {
-                    let Some(delivery) = delivery else { return };
-                    if let Err(back) = desk.take(delivery) {
-                        self.home.told(&back.id, back.event.seq, Outcome::Busy).await;
-                    }
-                }
+                Some((place, answered)) = over.recv() => desk.done(&place, answered),
+                ticket = tickets.recv() => match ticket {
+                    // Within the home: it waits for nobody, and few of these are out at once.
+                    Some(ticket) if ticket.place.is_empty() => self.carry(ticket, None, &nursery),
+                    Some(ticket) => desk.take(ticket),
+                    None => return,
+                },
             }
         }
     }
 
-    fn carry(&self, delivery: Delivery, nursery: &Nursery, done: mpsc::Sender<String>) {
+    fn carry(&self, ticket: Ticket, mut slot: Option<Slot>, nursery: &Nursery) {
         let (home, post) = (self.home.clone(), self.post.clone());
         nursery.start("callback", |stop| async move {
-            let tried = timeout(TRY, Box::pin(one_try(&home, post.as_ref(), &delivery)));
+            // What waited for long may be told already, or given up.
+            let Some(delivery) = home.delivery(&ticket).await else {
+                return;
+            };
+            let tried = timeout(
+                TRY,
+                Box::pin(one_try(&home, post.as_ref(), (&ticket, &delivery))),
+            );
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                tried = tried => tried.unwrap_or_else(|_| late(&delivery)),
+                tried = tried => tried.unwrap_or_else(|_| late()),
             };
-            home.told(&delivery.id, delivery.event.seq, outcome).await;
-            // The desk has ended with the courier.
-            drop(done.send(delivery.target.place()).await);
+            if let Some(slot) = &mut slot {
+                slot.answered = Some(!matches!(outcome, Outcome::Later { .. }));
+            }
+            home.told(ticket, outcome).await;
         });
     }
 }
 
-async fn one_try(home: &Home, post: &dyn Post, delivery: &Delivery) -> Outcome {
+/// A place at the desk: free again when this is dropped, however the try ended.
+struct Slot {
+    place: Arc<str>,
+    answered: Option<bool>,
+    done: mpsc::Sender<(Arc<str>, Option<bool>)>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // There is room for all that are under way; or the desk has ended with the courier.
+        drop(self.done.try_send((self.place.clone(), self.answered)));
+    }
+}
+
+async fn one_try(
+    home: &Home,
+    post: &dyn Post,
+    (ticket, delivery): (&Ticket, &Delivery),
+) -> Outcome {
+    let delivery = match home.whole_delivery(ticket.id.uuid, delivery).await {
+        Ok(whole) => &Box::new(whole),
+        Err(fault) => {
+            return Outcome::Later {
+                why: fault.to_string(),
+                wait: None,
+            };
+        }
+    };
     match &delivery.target {
         Target::Agent { agent, skill } => agent::tell(home, delivery, agent, skill).await,
         Target::Url(url) => post.post(url, delivery).await,
+        Target::Task(tells) => agent::answer(home, tells, &delivery.event).await,
     }
 }
 
 /// What to say of a try that was cut.
-fn late(delivery: &Delivery) -> Outcome {
-    let why = match &delivery.target {
-        Target::Agent { .. } => "its task there has not ended yet",
-        Target::Url(_) => "no answer within 10 s",
-    };
+fn late() -> Outcome {
     Outcome::Later {
-        why: why.into(),
+        why: format!("no answer within {} s", TRY.as_secs()),
         wait: None,
     }
 }

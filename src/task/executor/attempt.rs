@@ -81,12 +81,12 @@ impl Attempt {
         let bytes = update.encoded_len();
         self.kept_bytes += bytes;
         self.closed = last.is_some();
-        let last = last.unwrap_or_default();
         let update = pb::NumberedUpdate {
             number,
             update: Some(update),
-            cut: last.cut,
-            descendants_used: last.used,
+            cut: last.is_some_and(|last| last.cut),
+            // None is said, too: who says nothing does not count.
+            descendants_used: last.map(|last| last.used),
         };
         self.kept.push_back((update, bytes));
         Some(number)

@@ -9,14 +9,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::grants::{Counts, Grants, Said};
+use super::grants::{Counts, Grant, Grants, Said};
+use super::line::Line;
 use super::refusal::AGENT_RETRY;
 use super::session::Command;
-use super::shares::Claimant;
+use super::shares::{Claimant, Key as Share};
 use crate::domain::{Fault, InstanceId, Reason, TaskId};
 use crate::pb;
 use crate::runtime::chance;
@@ -104,6 +108,10 @@ pub(super) struct Book {
     grants: Grants,
     /// How homes that wait are told.
     waiting: HashMap<Claimant, mpsc::Sender<Told>>,
+    /// How Starts are told that wait here for their turns.
+    guests: HashMap<Claimant, oneshot::Sender<Grant>>,
+    /// Starts that came before their slots.
+    pub(super) line: Line,
 }
 
 impl Book {
@@ -124,23 +132,67 @@ impl Book {
             // Half of the numbers: they never come around.
             grants: Grants::from(chance::number() >> 1),
             waiting: HashMap::new(),
+            guests: HashMap::new(),
+            line: Line::default(),
         }
     }
 
-    /// The Start that is admitted next brings a grant. One that is void by now, or somebody else's,
-    /// changes nothing.
-    pub(super) fn redeem(&mut self, start: (&InstanceId, &str), grant: &str, now: Instant) {
-        if !grant.is_empty() && !self.grants.redeem(start, grant, now) {
-            tracing::debug!(grant, "a grant came too late");
+    /// The Start that is admitted next brings a grant, and has a slot where this is true. One that is
+    /// void by now, or somebody else's, changes nothing.
+    pub(super) fn redeem(&mut self, start: (&InstanceId, &str), grant: &str, now: Instant) -> bool {
+        if grant.is_empty() {
+            return false;
+        }
+        match self.grants.redeem(start, grant, now) {
+            Some(trip) => self.line.came(trip),
+            None => {
+                tracing::debug!(grant, "a grant came too late");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A Start with this grant was turned down for other reasons: the slot is somebody else's.
+    pub(super) fn give_back(&mut self, home: &InstanceId, grant: &str, now: Instant) {
+        if !grant.is_empty() {
+            self.grants.give_back(home, grant, now);
+            self.deal(now);
         }
     }
 
-    /// Decides about a Start; a slot is taken with [`Admission::Run`].
+    /// A Start that brought no grant found no room, since others wait: it may wait for its turn, and
+    /// is told of its grant then. `None`: it may not.
+    pub(super) fn wait_here(
+        &mut self,
+        home: &InstanceId,
+        share: Share,
+        now: Instant,
+    ) -> Option<(Claimant, oneshot::Receiver<Grant>)> {
+        let who = self.grants.wait(home, share, now)?;
+        let (tell, told) = oneshot::channel();
+        self.guests.insert(who, tell);
+        self.deal(now);
+        Some((who, told))
+    }
+
+    /// Whether a Start is turned down, or known, however many slots are free: it uses no grant.
+    pub(super) fn is_closed_to(&self, task: &TaskId, attempt: u32) -> bool {
+        let known = self.attempts.get(task);
+        let newest = self.newest.get(&self.key(task));
+        known.is_some_and(|known| known.attempt == attempt)
+            || newest.is_some_and(|newest| is_stale(*newest, attempt))
+            || self.draining
+            || self.unhealthy
+    }
+
+    /// Decides about a Start; a slot is taken with [`Admission::Run`]. `granted`: it is its own.
     pub(super) fn admit(
         &mut self,
         task: &TaskId,
         attempt: u32,
         inbox: mpsc::Sender<Command>,
+        granted: bool,
     ) -> Admission {
         let refused = |reason, retry_after| Admission::Refused {
             reason,
@@ -164,7 +216,8 @@ impl Book {
         if self.unhealthy {
             return refused(Reason::AgentUnavailable, Some(AGENT_RETRY));
         }
-        if self.free() == 0 {
+        let room = if granted { self.idle() } else { self.free(0) };
+        if room == 0 {
             return refused(Reason::SlotsFull, Some(SLOTS_RETRY));
         }
         self.running += 1;
@@ -219,6 +272,7 @@ impl Book {
     /// The handler has ended or was cut after `took`.
     pub(super) fn free_slot(&mut self, took: Duration, now: Instant) {
         self.running = self.running.saturating_sub(1);
+        self.line.freed(took, now);
         self.durations.push_back((now, took));
         if self.durations.len() > MEAN_SAMPLES {
             self.durations.pop_front();
@@ -245,6 +299,8 @@ impl Book {
     pub(super) fn drain(&mut self) {
         self.draining = true;
         self.grants.clear();
+        self.guests.clear();
+        self.line.clear();
         for (_, home) in self.waiting.drain() {
             // One that is behind sees an end without a reason.
             drop(home.try_send(Err(draining().into())));
@@ -269,13 +325,12 @@ impl Book {
 
     /// A home says who waits there.
     pub(super) fn say(&mut self, who: Claimant, said: Said, now: Instant) {
-        self.grants.say(who, said);
+        self.grants.say(who, said, now);
         self.deal(now);
     }
 
     /// Looks after the grants of a home; `word`: says that it is not forgotten. Whether it waits.
     pub(super) fn attend(&mut self, who: Claimant, word: bool, now: Instant) -> bool {
-        self.grants.expire(now);
         self.deal(now);
         let Some(home) = self.waiting.get(&who) else {
             return false;
@@ -284,9 +339,10 @@ impl Book {
         !home.is_closed() && (!word || home.try_send(Ok(there)).is_ok())
     }
 
-    /// A home waits no more.
+    /// A home waits no more, or a Start that waited.
     pub(super) fn leave(&mut self, who: Claimant, why: Option<Fault>, now: Instant) {
         self.grants.close(who);
+        self.guests.remove(&who);
         if let (Some(home), Some(why)) = (self.waiting.remove(&who), why) {
             drop(home.try_send(Err(why.into())));
         }
@@ -295,16 +351,29 @@ impl Book {
 
     /// Grants what is free to those who wait.
     pub(super) fn deal(&mut self, now: Instant) {
-        while self.free() > 0
+        self.grants.expire(now);
+        while self.idle() > 0 && self.line.call() {}
+        let ahead = self.line.ahead(self.slots(), now);
+        while self.free(ahead) > 0
             && let Some(grant) = self.grants.give(now)
         {
-            let told = Ok(grant.message());
-            let home = self.waiting.get(&grant.to);
-            if home.is_none_or(|home| home.try_send(told).is_err()) {
-                self.grants.close(grant.to);
-                self.waiting.remove(&grant.to);
+            let to = grant.to;
+            let told = if let Some(guest) = self.guests.remove(&to) {
+                guest.send(grant).is_ok()
+            } else {
+                let home = self.waiting.get(&to);
+                home.is_some_and(|home| home.try_send(Ok(grant.message())).is_ok())
+            };
+            if !told {
+                self.grants.close(to);
+                self.waiting.remove(&to);
             }
         }
+    }
+
+    /// When claims that rest count again, if any do.
+    pub(super) fn wakes(&self) -> Option<Instant> {
+        self.grants.wakes()
     }
 
     /// Tasks that wait at homes, slots that are granted and not used, and what became of all grants.
@@ -313,16 +382,30 @@ impl Book {
         (grants.waiting(), grants.reserved(), grants.counts())
     }
 
-    /// Slots that nobody has, and nobody has been promised.
-    fn free(&self) -> u32 {
+    /// Whether anything starts here now.
+    fn starts(&self) -> bool {
         let ended = self.attempts.len().saturating_sub(self.running as usize);
-        if self.draining || self.unhealthy || ended >= UNCONFIRMED_MAX {
+        !self.draining && !self.unhealthy && ended < UNCONFIRMED_MAX
+    }
+
+    /// Slots in which nothing runs, and that nobody was called to.
+    fn idle(&self) -> u32 {
+        if !self.starts() {
+            return 0;
+        }
+        let taken = self.running + self.line.called();
+        self.slots().saturating_sub(taken)
+    }
+
+    /// Slots that nobody has, and nobody has been promised, with so many more than there are.
+    fn free(&self, ahead: u32) -> u32 {
+        if !self.starts() {
             return 0;
         }
         let reserved = u32::try_from(self.grants.reserved()).unwrap_or(u32::MAX);
-        self.slots()
-            .saturating_sub(self.running)
+        (self.idle() + ahead)
             .saturating_sub(reserved)
+            .saturating_sub(self.line.len())
     }
 
     /// Attempts whose handler runs.
@@ -421,12 +504,12 @@ mod tests {
     #[test]
     fn what_may_have_run_is_never_called_never_begun() {
         let mut book = Book::new(8);
-        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(1), 1, inbox(), false)), "run");
         assert!(matches!(book.find(&task(1), 1), Found::Known(_)));
         assert!(!unknown(&mut book, 1, 2), "an older attempt runs");
         book.forget(&task(1), 1, false);
         assert!(!unknown(&mut book, 1, 1), "it ran, and its home left");
-        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(2), 1, inbox(), false)), "run");
         book.forget(&task(2), 1, true);
         assert!(unknown(&mut book, 3, 1));
         for number in 0..UNSETTLED_MAX as u128 {
@@ -446,24 +529,30 @@ mod tests {
             (3, "run, fence"),
             (2, "ATTEMPT_STALE"),
         ] {
-            assert_eq!(told(&book.admit(&task(1), attempt, inbox())), said);
+            assert_eq!(told(&book.admit(&task(1), attempt, inbox(), false)), said);
         }
         book.forget(&task(1), 3, true);
-        assert_eq!(told(&book.admit(&task(1), 3, inbox())), "ATTEMPT_STALE");
+        assert_eq!(
+            told(&book.admit(&task(1), 3, inbox(), false)),
+            "ATTEMPT_STALE"
+        );
     }
 
     #[test]
     fn what_was_declared_lost_never_starts() {
         let mut book = Book::new(8);
         assert!(unknown(&mut book, 1, 1));
-        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "ATTEMPT_STALE");
-        assert_eq!(told(&book.admit(&task(1), 2, inbox())), "run");
+        assert_eq!(
+            told(&book.admit(&task(1), 1, inbox(), false)),
+            "ATTEMPT_STALE"
+        );
+        assert_eq!(told(&book.admit(&task(1), 2, inbox(), false)), "run");
     }
 
     #[test]
     fn what_was_never_begun_may_come_again_and_nothing_older() {
         let mut book = Book::new(8);
-        let said = |book: &mut Book, attempt| told(&book.admit(&task(1), attempt, inbox()));
+        let said = |book: &mut Book, attempt| told(&book.admit(&task(1), attempt, inbox(), false));
         assert_eq!(said(&mut book, 3), "run");
         book.unremember(&task(1), 3);
         book.forget(&task(1), 3, true);
@@ -495,16 +584,16 @@ mod tests {
     fn slots_are_bounded_and_come_back() {
         let mut book = Book::new(2);
         let now = Instant::now();
-        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
-        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
-        assert_eq!(told(&book.admit(&task(3), 1, inbox())), "SLOTS_FULL");
+        assert_eq!(told(&book.admit(&task(1), 1, inbox(), false)), "run");
+        assert_eq!(told(&book.admit(&task(2), 1, inbox(), false)), "run");
+        assert_eq!(told(&book.admit(&task(3), 1, inbox(), false)), "SLOTS_FULL");
         book.free_slot(Duration::from_secs(2), now);
-        assert_eq!(told(&book.admit(&task(3), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(3), 1, inbox(), false)), "run");
         book.free_slot(Duration::from_secs(4), now);
         assert_eq!(book.execution_mean(now), Some(Duration::from_secs(3)));
         assert_eq!(book.execution_mean(now + 2 * MEAN_WINDOW), None);
         book.drain();
-        assert_eq!(told(&book.admit(&task(4), 1, inbox())), "DRAINING");
+        assert_eq!(told(&book.admit(&task(4), 1, inbox(), false)), "DRAINING");
     }
 
     fn home(name: &str) -> InstanceId {
@@ -534,27 +623,27 @@ mod tests {
     async fn what_is_free_is_kept_for_whoever_has_the_grant() {
         let (mut book, now) = (Book::new(2), Instant::now());
         assert_eq!(
-            told(&book.admit(&task(1), 1, inbox())),
+            told(&book.admit(&task(1), 1, inbox(), false)),
             "run",
             "nobody waits"
         );
         let mut waiting = waits(&mut book, "h1", "a", 5);
         let granted = grants(&mut waiting);
         assert_eq!(granted.len(), 1);
-        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "SLOTS_FULL");
+        assert_eq!(told(&book.admit(&task(2), 1, inbox(), false)), "SLOTS_FULL");
         for (from, of, id) in [
             ("h2", "a", &*granted[0]),
             ("h1", "b", &granted[0]),
             ("h1", "a", "none"),
         ] {
             book.redeem((&home(from), of), id, now);
-            assert_eq!(told(&book.admit(&task(2), 1, inbox())), "SLOTS_FULL");
+            assert_eq!(told(&book.admit(&task(2), 1, inbox(), false)), "SLOTS_FULL");
         }
         book.redeem((&home("h1"), "a"), &granted[0], now);
-        assert_eq!(told(&book.admit(&task(2), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(2), 1, inbox(), false)), "run");
         book.redeem((&home("h1"), "a"), &granted[0], now);
         assert_eq!(
-            told(&book.admit(&task(3), 1, inbox())),
+            told(&book.admit(&task(3), 1, inbox(), false)),
             "SLOTS_FULL",
             "twice"
         );
@@ -586,7 +675,7 @@ mod tests {
         // A slot whose last update nobody has acknowledged is none.
         let mut book = Book::new(1000);
         for number in 0..UNCONFIRMED_MAX as u128 {
-            assert_eq!(told(&book.admit(&task(number), 1, inbox())), "run");
+            assert_eq!(told(&book.admit(&task(number), 1, inbox(), false)), "run");
             book.free_slot(Duration::ZERO, now);
         }
         let mut waiting = waits(&mut book, "h1", "a", 1);
@@ -608,14 +697,14 @@ mod tests {
         assert_eq!(grants(&mut next).len(), 1);
         book.redeem((&home("h1"), "a"), &first[0], now + GRANT_LIFE);
         assert_eq!(
-            told(&book.admit(&task(1), 1, inbox())),
+            told(&book.admit(&task(1), 1, inbox(), false)),
             "SLOTS_FULL",
             "void"
         );
         // Its home goes, and nobody else waits: who comes without a grant is taken.
         book.leave(2, None, now);
         assert_eq!(grants(&mut dead).len(), 0, "it has something to mend");
-        assert_eq!(told(&book.admit(&task(1), 1, inbox())), "run");
+        assert_eq!(told(&book.admit(&task(1), 1, inbox(), false)), "run");
         // One that does not read is sent away.
         let mut book = Book::new(8);
         let (tell, deaf) = mpsc::channel(1);
@@ -630,6 +719,51 @@ mod tests {
         assert_eq!(book.granted().1, 0);
     }
 
+    /// Whatever comes in which order: no more run than there are slots, and nobody waits in line while
+    /// one is free.
+    #[test]
+    fn no_more_run_than_there_are_slots() {
+        let steps = proptest::collection::vec((0..6_u8, 0..8_u64), 1..200);
+        proptest::proptest!(|(steps in steps)| {
+            const SLOTS: u32 = 3;
+            let (mut book, mut now) = (Book::new(SLOTS), Instant::now());
+            let mut waiting = waits(&mut book, "h1", "a", 1_000);
+            let (mut held, mut line, mut next) = (Vec::new(), VecDeque::new(), 0);
+            for (what, time) in steps {
+                held.extend(grants(&mut waiting));
+                now += Duration::from_millis(time);
+                next += 1;
+                match what {
+                    0..3 => {
+                        let grant = held.pop().unwrap_or_default();
+                        let granted = book.redeem((&home("h1"), "a"), &grant, now);
+                        let full = told(&book.admit(&task(next), 1, inbox(), granted)) == "SLOTS_FULL";
+                        if full && granted {
+                            line.push_back(book.line.stand());
+                        }
+                    }
+                    3 if book.running() > 0 => {
+                        book.free_slot(Duration::from_millis(1), now);
+                    }
+                    4 => drop(line.pop_back()),
+                    _ => {}
+                }
+                book.deal(now);
+                while let Some(mut first) = line.pop_front() {
+                    if first.try_recv().is_err() {
+                        line.push_front(first);
+                        break;
+                    }
+                    book.line.answered();
+                    next += 1;
+                    assert_eq!(told(&book.admit(&task(next), 1, inbox(), true)), "run");
+                }
+                proptest::prop_assert!(book.running() <= SLOTS);
+                proptest::prop_assert!(line.is_empty() || book.running() == SLOTS);
+            }
+        });
+    }
+
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut book = Book::new(1);
@@ -637,6 +771,9 @@ mod tests {
             assert!(unknown(&mut book, number, 1));
         }
         assert_eq!(book.newest.len(), REMEMBERED_MAX);
-        assert_eq!(told(&book.admit(&task(20), 1, inbox())), "ATTEMPT_STALE");
+        assert_eq!(
+            told(&book.admit(&task(20), 1, inbox(), false)),
+            "ATTEMPT_STALE"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use std::{future::pending, pin::Pin};
 
 use tokio_stream::StreamExt as _;
+use tonic::Status;
 
 use super::course::Said;
 use super::handler::{HandleStream, HandlerError};
@@ -42,5 +43,16 @@ impl Handler {
             }),
             Self::Closed => pending().await,
         }
+    }
+}
+
+/// Asks a handler to stop.
+pub(super) type Asking = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+
+/// What the agent answers; waits for ever where it is not asked.
+pub(super) async fn ask(asking: &mut Option<Asking>) -> Result<(), Status> {
+    match asking {
+        Some(asking) => asking.await,
+        None => pending().await,
     }
 }

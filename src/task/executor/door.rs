@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::domain::{Fault, InstanceId, Member, Reason, SpiffeId, TaskId};
 use crate::pb;
-use crate::task::descendants::DESCENDANTS_MAX;
+use crate::task::descendants::{DESCENDANTS_MAX, Purse, unsaid};
 use crate::task::lineage::{self, CHAIN_MAX};
 
 use super::offers::{Offer, Offers};
@@ -33,7 +33,7 @@ pub(super) struct Work {
     pub(super) remaining: Duration,
     pub(super) chain: Vec<pb::ChainLink>,
     /// Tasks that may be made below it.
-    pub(super) descendants: u32,
+    pub(super) purse: Purse,
     pub(super) caller: SpiffeId,
     pub(super) offer: Arc<Offer>,
     /// Empty: it brings none.
@@ -70,6 +70,8 @@ pub(super) fn start(home: &HomePeer, start: pb::Start, skills: &Offers) -> Resul
         .and_then(|remaining| Duration::try_from(remaining).ok())
         .ok_or_else(|| Fault::field("start.remaining", "what is left of the deadline is missing"))?
         .min(REMAINING_MAX);
+    let hops = start.chain.len();
+    let descendants = start.descendants_left.unwrap_or_else(|| unsaid(hops));
     Ok(Work {
         task_id,
         task,
@@ -77,7 +79,7 @@ pub(super) fn start(home: &HomePeer, start: pb::Start, skills: &Offers) -> Resul
         remaining,
         chain: start.chain,
         // Whatever a home says: no tree is larger.
-        descendants: start.descendants_left.min(DESCENDANTS_MAX),
+        purse: Purse::new(descendants.min(DESCENDANTS_MAX), start.grants_descendants),
         caller,
         offer: Arc::clone(offer),
         grant: start.grant_id,

@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{broadcast, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
@@ -35,7 +35,7 @@ use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
 use crate::runtime::{Nursery, Stop, chance};
-use crate::task::doors::{Parent, Parents, Steps, Updates};
+use crate::task::doors::{Parent, Steps, Updates};
 use crate::telemetry::TraceContext;
 use crate::telemetry::metrics::{self, Sheet, family};
 
@@ -216,6 +216,7 @@ impl Executor {
         let first = timeout(FIRST_STEP, steps.next()).await;
         let session = Session {
             cursor: None,
+            asked: 0,
             steps: Some(steps),
             out,
         };
@@ -226,18 +227,25 @@ impl Executor {
             return session.end(Fault::new(Reason::ConnectionLost, text));
         };
         match first.and_then(|request| request.step) {
-            Some(Step::Start(start)) => match self.check(&home, *start) {
-                Ok(work) => {
-                    let spans = Spans::begin(trace.as_ref(), &work, &home);
-                    Box::pin(self.start(work, spans, session, stops)).await;
+            Some(Step::Start(start)) => {
+                let grant = start.grant_id.clone();
+                match self.check(&home, *start) {
+                    Ok(work) => {
+                        let spans = Spans::begin(trace.as_ref(), &work, &home);
+                        Box::pin(self.start(work, spans, session, stops)).await;
+                    }
+                    Err(fault) => {
+                        self.free_grant(&home.instance, &grant);
+                        session.end(fault);
+                    }
                 }
-                Err(fault) => session.end(fault),
-            },
+            }
             Some(Step::Resume(resume)) => self.resume(&home, &resume, session).await,
-            Some(Step::Ack(_) | Step::Abort(_)) | None => session.end(Fault::new(
-                Reason::ProtocolViolation,
-                "the first step of a stream is Start or Resume",
-            )),
+            Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => session
+                .end(Fault::new(
+                    Reason::ProtocolViolation,
+                    "the first step of a stream is Start or Resume",
+                )),
         }
     }
 
@@ -259,17 +267,10 @@ impl Executor {
         let attempt = work.request.attempt;
         if work.remaining.is_zero() {
             spans.fail(Reason::DeadlineExceeded.label());
+            self.free_grant(&work.task_id.home, &work.grant);
             return give_up(session, refused(Reason::DeadlineExceeded, None));
         }
-        let admission = {
-            let (mut book, now) = (self.shared.book.lock(), Instant::now());
-            let asks = (&work.task_id.home, &*work.task.origin);
-            book.redeem(asks, &work.grant, now);
-            let admission = book.admit(&work.task_id, attempt, to_owner);
-            // What it would have had may be free again.
-            book.deal(now);
-            admission
-        };
+        let admission = self.admit(&work, to_owner).await;
         let older = match admission {
             Admission::Run { older } => older,
             Admission::Known(owner) => return attach(&owner, session).await,
@@ -334,9 +335,9 @@ impl Executor {
             trace,
         };
         let tokens = &self.shared.tokens;
-        tokens.lend(token.clone(), parent, work.descendants);
+        let asks = tokens.lend(token.clone(), parent, work.purse);
         self.shared.changed.send_replace(());
-        let slot = Slot::new(Arc::clone(&self.shared), token, began);
+        let slot = Slot::new(Arc::clone(&self.shared), token, began, asks);
         (slot, request, deadline)
     }
 
@@ -381,28 +382,6 @@ impl metrics::Source for Executor {
             (["expired"], counts.expired as f64),
         ];
         sheet.counter(&family::EXECUTOR_GRANTS, outcomes);
-    }
-}
-
-impl Parents for Executor {
-    fn parent(&self, token: &str) -> Option<Parent> {
-        self.shared.tokens.parent(token)
-    }
-
-    fn take(&self, token: &str, depth: usize) -> Result<u32, Fault> {
-        self.shared.tokens.take(token, depth)
-    }
-
-    fn give_back(&self, token: &str, count: u32) {
-        self.shared.tokens.give_back(token, count);
-    }
-
-    fn lives(&self, token: &str) -> bool {
-        self.shared.tokens.lives(token)
-    }
-
-    fn over(&self) -> broadcast::Receiver<Arc<str>> {
-        self.shared.tokens.over()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It keeps nothing on disk: an attempt that it does not know is lost, and never starts later.
 
+mod admission;
 pub mod attempt;
 mod book;
 mod call;
@@ -9,8 +10,12 @@ mod course;
 mod door;
 mod engine;
 mod grants;
+mod guests;
 pub mod handler;
+mod line;
 mod offers;
+mod parents;
+mod pauses;
 mod refusal;
 mod run;
 pub mod service;

@@ -3,36 +3,30 @@
 //! The decisions are [`Course`]'s and [`Attempt`]'s; everything here waits, and every wait has an
 //! end: the deadline, the grace, or [`ORPHAN_KEEP`] after the home's stream broke.
 
-use std::{
-    future::pending,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
 use super::attempt::{Attempt, Last, Phase};
-use super::call::{Handler, Heard};
+use super::call::{Asking, Handler, Heard, ask};
 use super::course::{Course, Said, Verdict};
 use super::handler::HandlerLink;
 use super::offers::Offer;
 use super::refusal::refusal;
-use super::session::{Command, Session};
+use super::session::{Command, Session, gone, send, step};
 use super::spans::Spans;
 use super::suspicion::Witness;
-use super::{Answer, accepted, answer};
+use super::{accepted, answer};
 use crate::domain::{Fault, Reason};
 use crate::pb;
 use crate::pb::execute_request::Step;
 use crate::pb::execute_response::Step as Reply;
-use crate::runtime::Stop;
-use crate::task::doors::Steps;
+use crate::runtime::{Stop, watch};
+use crate::task::descendants::{Given, Wants};
 
 /// How long an attempt whose home is gone is kept: a home comes back after a restart within it.
 pub const ORPHAN_KEEP: Duration = Duration::from_secs(60);
@@ -50,6 +44,15 @@ pub(super) trait Guard: Send {
 
     /// Whether any were: then it has begun, whatever it says.
     fn has_children(&self) -> bool;
+
+    /// Moves when more tasks may have to be asked for.
+    fn asks(&self) -> watch::Receiver<()>;
+
+    /// What the home is asked for, and has not answered.
+    fn wants(&self) -> Option<Wants>;
+
+    /// It has answered.
+    fn given(&self, given: Given);
 }
 
 /// How an attempt ended here.
@@ -106,6 +109,8 @@ impl Run {
             return Ended::Refused;
         }
         let mut owner = Owner {
+            asks: self.slot.asks(),
+            wants: None,
             attempt: Attempt::new(),
             course: Course::new(self.deadline),
             handler,
@@ -139,8 +144,6 @@ impl Run {
     }
 }
 
-type Asking = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
-
 struct Owner {
     attempt: Attempt,
     course: Course,
@@ -157,6 +160,9 @@ struct Owner {
     /// They were that it has not begun.
     refused: bool,
     slot: Option<Box<dyn Guard>>,
+    asks: watch::Receiver<()>,
+    /// Tasks that the home was not heard to give.
+    wants: Option<Wants>,
     spans: Spans,
     witness: Witness,
     task_id: String,
@@ -176,11 +182,13 @@ impl Owner {
                 .is_none()
                 .then(|| self.orphan_since + ORPHAN_KEEP);
             let listens = self.attempt.has_room() && !self.course.is_over();
-            let (steps, out, cursor) = match &mut self.session {
-                Some(session) => (session.steps.as_mut(), Some(&session.out), session.cursor),
+            let (steps, out, unsent) = match &mut self.session {
+                Some(session) => {
+                    let unsent = session.unsent(&self.attempt, self.wants);
+                    (session.steps.as_mut(), Some(&session.out), unsent)
+                }
                 None => (None, None, None),
             };
-            let unsent = cursor.and_then(|cursor| self.attempt.after(cursor));
             let due = [orphan_ends, self.course.wake_at(), Some(keepalive)];
             let due = due.into_iter().flatten().min().unwrap_or(keepalive);
             if wake.deadline() != due {
@@ -214,10 +222,12 @@ impl Owner {
                 () = gone(out) => self.detach(),
                 sent = send(out, unsent) => {
                     if let Some(session) = &mut self.session {
-                        session.cursor = Some(sent);
+                        session.sent(sent);
                     }
                     keepalive = Instant::now() + KEEPALIVE;
                 }
+                // Where the token is over nothing is asked for any more.
+                Ok(()) = self.asks.changed(), if self.slot.is_some() => self.look(),
                 asked = ask(&mut self.asking) => self.asked(&asked),
                 heard = self.handler.next(), if listens => self.heard(heard),
             }
@@ -273,6 +283,18 @@ impl Owner {
         }
     }
 
+    /// Looks what the handler's children need.
+    fn look(&mut self) {
+        self.wants = self.slot.as_ref().and_then(|slot| slot.wants());
+    }
+
+    fn given(&mut self, granted: &pb::DescendantsGranted) {
+        if let Some(slot) = &self.slot {
+            slot.given(granted.into());
+        }
+        self.look();
+    }
+
     fn step(&mut self, step: Option<pb::ExecuteRequest>) {
         let step = match step {
             None => {
@@ -289,6 +311,7 @@ impl Owner {
                 Ok(()) => return,
                 Err(error) => error.to_string(),
             },
+            Some(Step::DescendantsGranted(granted)) => return self.given(&granted),
             Some(Step::Abort(abort)) => {
                 self.unwanted = true;
                 let verdict = self.course.abort(&abort.reason, Instant::now());
@@ -378,6 +401,7 @@ impl Owner {
             self.handler = Handler::Closed;
             self.asking = None;
             self.slot = None;
+            self.wants = None;
             self.spans.handled();
         }
     }
@@ -400,37 +424,4 @@ async fn stopped([one, other]: &[Stop; 2]) {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
     }
-}
-
-async fn ask(asking: &mut Option<Asking>) -> Result<(), Status> {
-    match asking {
-        Some(asking) => asking.await,
-        None => pending().await,
-    }
-}
-
-async fn step(steps: Option<&mut Steps>) -> Option<pb::ExecuteRequest> {
-    match steps {
-        Some(steps) => steps.next().await,
-        None => pending().await,
-    }
-}
-
-async fn gone(out: Option<&mpsc::Sender<Answer>>) {
-    match out {
-        Some(out) => out.closed().await,
-        None => pending().await,
-    }
-}
-
-async fn send(out: Option<&mpsc::Sender<Answer>>, update: Option<&pb::NumberedUpdate>) -> u64 {
-    let (Some(out), Some(update)) = (out, update) else {
-        return pending().await;
-    };
-    let Ok(room) = out.reserve().await else {
-        // The home left: `gone` sees it as well.
-        return pending().await;
-    };
-    room.send(Box::new(Ok(answer(Reply::Update(update.clone())))));
-    update.number
 }

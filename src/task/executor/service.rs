@@ -75,7 +75,7 @@ fn note(notes: &CallNotes, step: Option<&Step>) {
             task.inspect(|task| notes.about(task));
         }
         Some(Step::Resume(resume)) => notes.task(&resume.task_id),
-        Some(Step::Ack(_) | Step::Abort(_)) | None => {}
+        Some(Step::Ack(_) | Step::Abort(_) | Step::DescendantsGranted(_)) | None => {}
     }
 }
 

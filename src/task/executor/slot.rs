@@ -9,6 +9,8 @@ use std::sync::{
 use tokio::time::Instant;
 
 use crate::domain::TaskId;
+use crate::runtime::watch;
+use crate::task::descendants::{Given, Wants};
 
 use super::engine::Shared;
 use super::run::Guard;
@@ -18,17 +20,24 @@ pub(super) struct Slot {
     shared: Arc<Shared>,
     token: String,
     began: Instant,
+    asks: watch::Receiver<()>,
     /// Of what may be made below the attempt, when its token ended.
     used: AtomicU32,
 }
 
 impl Slot {
-    /// A slot that was taken at `began`, with the token that was lent with it.
-    pub(super) fn new(shared: Arc<Shared>, token: String, began: Instant) -> Self {
+    /// A slot that was taken at `began`, with the token that was lent with it, which moves `asks`.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        token: String,
+        began: Instant,
+        asks: watch::Receiver<()>,
+    ) -> Self {
         Self {
             shared,
             token,
             began,
+            asks,
             used: AtomicU32::new(0),
         }
     }
@@ -48,6 +57,18 @@ impl Guard for Slot {
             .used(&self.token)
             .max(self.used.load(Ordering::Relaxed))
             > 0
+    }
+
+    fn asks(&self) -> watch::Receiver<()> {
+        self.asks.clone()
+    }
+
+    fn wants(&self) -> Option<Wants> {
+        self.shared.tokens.wants(&self.token)
+    }
+
+    fn given(&self, given: Given) {
+        self.shared.tokens.given(&self.token, given);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
@@ -57,6 +57,7 @@ impl Waits {
         attend.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = self.shared.stop.clone();
         let mut looks = 0;
+        let mut wakes = None;
         loop {
             tokio::select! {
                 biased;
@@ -69,11 +70,19 @@ impl Waits {
                         return;
                     }
                 }
+                () = sleep_until(wakes.unwrap_or_else(Instant::now)), if wakes.is_some() => {
+                    wakes = None;
+                    self.shared.book.lock().deal(Instant::now());
+                }
                 said = claims.next() => {
                     let Some(said) = said else { return };
                     let skills = self.shared.skills.lock().clone();
                     match Said::read(said, |skill| skills.get(skill).is_some()) {
-                        Ok(said) => self.shared.book.lock().say(self.who, said, Instant::now()),
+                        Ok(said) => {
+                            let mut book = self.shared.book.lock();
+                            book.say(self.who, said, Instant::now());
+                            wakes = book.wakes();
+                        }
                         Err(wrong) => {
                             self.why = Some(wrong);
                             return;

@@ -2,6 +2,8 @@
 
 #[path = "asking_tests.rs"]
 mod asking;
+#[path = "slots_tests.rs"]
+mod slots;
 
 use std::sync::{
     Arc,
@@ -9,6 +11,7 @@ use std::sync::{
 };
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
@@ -216,6 +219,9 @@ impl Home {
                     Step::Refused(refused) => format!("refused {}", refused.reason),
                     Step::AttemptUnknown(_) => "unknown".into(),
                     Step::Keepalive(_) => continue,
+                    Step::DescendantsWanted(wanted) => {
+                        format!("wants {} as {}", wanted.total, wanted.turn)
+                    }
                     Step::Update(update) => short(&update),
                 },
             };
@@ -886,7 +892,7 @@ fn a_card_with_a_schema_that_cannot_be_is_refused_by_its_path() {
 /// A Start whose handler may have so many tasks made below it.
 fn wide(task: u128, descendants_left: u32) -> Ask {
     Ask::Start(Box::new(pb::Start {
-        descendants_left,
+        descendants_left: Some(descendants_left),
         ..*start(task, 1)
     }))
 }
@@ -897,8 +903,7 @@ async fn the_last_update_says_what_was_made_below_and_who_made_any_has_begun() {
     let mut home = bench.open(wide(1, 30)).await;
     assert_eq!(home.next().await, "accepted");
     let token = bench.agent.handled.lock()[0].parent_token.clone();
-    let share = bench.executor.take(&token, 1).unwrap();
-    assert!(share > 2, "{share}");
+    assert_eq!(bench.executor.take(&token, 5), Ok(5));
     bench.executor.give_back(&token, 2);
     // It cannot say any more that it has done nothing.
     bench.say(Err(unbegun())).await;
@@ -906,16 +911,101 @@ async fn the_last_update_says_what_was_made_below_and_who_made_any_has_begun() {
     let Step::Update(last) = step else {
         panic!("{step:?}")
     };
-    assert_eq!((last.number, last.descendants_used), (1, 1 + share - 2));
+    assert_eq!((last.number, last.descendants_used), (1, Some(3)));
     let late = bench.executor.take(&token, 1).unwrap_err();
     assert_eq!(late.reason, Reason::ParentTokenInvalid);
 
     let mut home = bench.open(wide(2, 1)).await;
     assert_eq!(home.next().await, "accepted");
     let token = bench.agent.handled.lock()[1].parent_token.clone();
-    assert_eq!(bench.executor.take(&token, 1), Ok(0));
-    let full = bench.executor.take(&token, 1).unwrap_err();
+    assert_eq!(bench.executor.take(&token, 2), Ok(1));
+    // A home that gives no more is not asked.
+    let full = bench.executor.draw(&token, 1, None).await.unwrap_err();
     assert_eq!(full.reason, Reason::DescendantsExhausted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_is_asked_for_until_the_home_has_answered() {
+    let bench = Bench::new(2, OnCancel::Ends);
+    let asked = pb::Start {
+        descendants_left: Some(0),
+        grants_descendants: true,
+        ..*start(1, 1)
+    };
+    let mut home = bench.open(Ask::Start(Box::new(asked))).await;
+    assert_eq!(home.next().await, "accepted");
+    let token = bench.agent.handled.lock()[0].parent_token.clone();
+    assert_eq!(bench.executor.take(&token, 1), Ok(0));
+    let waits = Duration::from_secs(5);
+    let draw = |count| bench.executor.draw(&token, count, Some(waits));
+    let mut first = draw(2);
+    assert!((&mut first).now_or_never().is_none());
+    assert_eq!(home.next().await, "wants 2 as 1");
+    let mut second = draw(1);
+    assert!((&mut second).now_or_never().is_none());
+    assert_eq!(home.next().await, "wants 3 as 2");
+    // On the next stream, too.
+    drop(home);
+    let mut home = bench.resume(1, 0).await;
+    assert_eq!(home.next().await, "accepted");
+    assert_eq!(home.next().await, "wants 3 as 2");
+    let grant = |turn, total, exhausted| {
+        Ask::DescendantsGranted(pb::DescendantsGranted {
+            turn,
+            total,
+            left: 9,
+            exhausted,
+        })
+    };
+    home.ask(grant(2, 3, false)).await;
+    assert_eq!((first.await, second.await), (Ok(2), Ok(1)));
+    // The same again gives nothing.
+    home.ask(grant(2, 3, false)).await;
+    let mut third = draw(1);
+    assert!((&mut third).now_or_never().is_none());
+    assert_eq!(home.next().await, "wants 4 as 3");
+    home.ask(grant(3, 3, true)).await;
+    let refused = third.await.unwrap_err();
+    assert_eq!(refused.reason, Reason::DescendantsExhausted);
+    // A home that does not answer is not waited for without end.
+    let silent = draw(1).await.unwrap_err();
+    assert_eq!(silent.reason, Reason::HomeUnavailable);
+    assert_eq!(home.next().await, "wants 4 as 4");
+    let mut late = bench.executor.draw(&token, 1, None);
+    assert!((&mut late).now_or_never().is_none());
+    assert_eq!(home.next().await, "wants 4 as 5");
+    bench.say(result()).await;
+    bench.hang_up();
+    let over = late.await.unwrap_err();
+    assert_eq!(over.reason, Reason::ParentTokenInvalid);
+    let step = home.updates.next().await.unwrap().unwrap().step.unwrap();
+    let Step::Update(last) = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!((last.number, last.descendants_used), (1, Some(3)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_home_that_does_not_count_is_counted_for() {
+    let bench = Bench::new(8, OnCancel::Ends);
+    let cases = [
+        (None, 0, 1000),
+        (Some(0), 0, 0),
+        (None, 1, 16),
+        (None, 8, 0),
+    ];
+    for (place, (left, hops, expected)) in cases.into_iter().enumerate() {
+        let asked = pb::Start {
+            descendants_left: left,
+            chain: vec![pb::ChainLink::default(); hops],
+            ..*start(place as u128 + 1, 1)
+        };
+        let mut home = bench.open(Ask::Start(Box::new(asked))).await;
+        assert_eq!(home.next().await, "accepted");
+        let token = bench.agent.handled.lock()[place].parent_token.clone();
+        let taken = bench.executor.take(&token, 5000);
+        assert_eq!(taken, Ok(expected), "{left:?} {hops}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,15 +13,12 @@ use crate::task::spec::{Moment, NewTask};
 use super::kept::Kept;
 use super::keys::Known;
 use super::machine::{Tasks, World};
-use super::snapshot::submitted;
+use super::snapshot::{submitted, tells};
 
 /// How far the clocks of those who make keys may be ahead of ours.
 const SKEW: Duration = Duration::from_secs(60);
 /// What a submitter is told to wait when there is no room.
 const FULL_RETRY: Duration = Duration::from_secs(1);
-/// How many times the memory of finished tasks may be taken while an archive is about to take them:
-/// one task alone may be larger than a shard's share.
-const UNMOVED: usize = 4;
 /// What a submitter is told to wait while the disk is full.
 const LOW_SPACE_RETRY: Duration = Duration::from_secs(30);
 
@@ -36,21 +33,20 @@ impl Tasks {
             // Nobody else makes room before the next tick.
             self.forget_old(world.at);
         }
-        self.room()?;
-        self.callback_room(&new.task)?;
+        self.room(&new)?;
         if let Some(unfit) = new.unfit {
             return Err(*unfit);
         }
         let id = new.task.id.clone();
         let mut submitted = submitted(new.task, new.spec, new.trace.as_ref(), new.key.as_ref());
-        if !submitted
-            .task
-            .as_ref()
-            .is_none_or(|task| task.parent_task_id.is_empty())
-        {
-            submitted.descendants = new.descendants;
-        }
+        submitted.descendants = Some(new.descendants);
         submitted.callback_url = new.callback_url;
+        submitted.tells = new.tells.as_ref().map(tells);
+        let mut recorded = Recorded::Submitted(submitted);
+        let blobs = self.cut(&mut recorded);
+        let Recorded::Submitted(submitted) = recorded else {
+            unreachable!("nothing but its contents was taken out")
+        };
         let kept = Kept::submitted(&submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
@@ -59,8 +55,9 @@ impl Tasks {
             let text = "the id of the new task is taken: submit it again";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
-        self.log(id, Recorded::Submitted(submitted), 0);
+        self.log_with(id, Recorded::Submitted(submitted), 0, blobs);
         self.enter(kept, new.due);
+        self.made_by(task, new.maker.clone());
         if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
             self.children.add(task, token);
         }
@@ -100,7 +97,7 @@ impl Tasks {
     }
 
     /// Whether there is room for a new task.
-    fn room(&self) -> Result<(), Fault> {
+    fn room(&self, new: &NewTask) -> Result<(), Fault> {
         if self.draining {
             let text = "this sidecar is about to stop: submit to it again in a moment";
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
@@ -109,16 +106,11 @@ impl Tasks {
             let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
             return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
         }
-        let live = self.tasks.len() - self.ended.len();
-        if live >= self.limits.live || self.live_bytes >= self.limits.live_bytes {
-            let text = format!("{live} tasks are under way on this thread: try again later");
+        if self.stored_full {
+            let text = "the tasks of this home have more than 16 GiB of large content on its disk: try again when some have ended";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
-        if self.ended_bytes > self.limits.ended_bytes.saturating_mul(UNMOVED) {
-            let text = "more tasks have ended than can be kept yet: try again later";
-            return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
-        }
-        Ok(())
+        self.room_for(new)
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) fn part_bytes(part: Option<&pb::Part>) -> usize {
         Some(pb::part::Content::Raw(raw)) => raw.len(),
         Some(pb::part::Content::Url(url)) => url.len(),
         Some(pb::part::Content::Data(value)) => value.encoded_len(),
-        Some(pb::part::Content::Blob(_)) | None => 0,
+        Some(pb::part::Content::Blob(blob)) => usize::try_from(blob.size).unwrap_or(usize::MAX),
+        None => 0,
     }
 }

@@ -12,6 +12,7 @@ use crate::pb::journal::{Checkpoint, NotStarted, Returned, record::Kind as Recor
 use crate::pb::task_event::Kind;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
+use crate::task::descendants::Wants;
 use crate::task::spec::Moment;
 
 use super::dialogue::asks;
@@ -38,6 +39,8 @@ pub(super) enum Heard {
     NotSent,
     /// The attempt's next update.
     Update(pb::NumberedUpdate),
+    /// It needs more tasks that may be made below it.
+    Wanted(Wants),
     /// It does not know the attempt, and will never start it.
     Unknown {
         /// The run of its process that has never had it; `None`: it cannot say so.
@@ -74,6 +77,7 @@ impl Tasks {
             | Heard::Refused { .. }
             | Heard::NotSent
             | Heard::Update(_)
+            | Heard::Wanted(_)
             | Heard::Unknown { .. } => None,
         };
         match heard {
@@ -90,6 +94,7 @@ impl Tasks {
             }
             Heard::Silent(_) => {}
             Heard::Update(update) => self.update(task, update, world),
+            Heard::Wanted(wants) => self.wanted(task, wants),
             Heard::Unknown { never_begun_in } => self.unknown(task, never_begun_in, world),
         }
         self.settle(task);
@@ -207,6 +212,10 @@ impl Tasks {
         entry.cancel_by = None;
         let running = entry.kept.running.clone()?;
         let (id, attempt) = (entry.kept.task.id.clone(), running.attempt);
+        let count = std::mem::take(&mut entry.supply).lent;
+        if let Some(to) = entry.maker.clone().filter(|_| count > 0) {
+            self.effects.push(Effect::GiveBack { to, count });
+        }
         self.log(id, Recorded::NotStarted(NotStarted { attempt }), 0);
         self.follow(task);
         self.release(task, attempt, None);
@@ -246,8 +255,9 @@ impl Tasks {
             return;
         }
         if said.as_ref().is_some_and(is_last) {
-            let unused = running.descendants.saturating_sub(used);
-            entry.unused = unused;
+            let had = running.descendants + entry.supply.lent;
+            // Who says nothing either made none, or does not count, and its children's homes do not.
+            entry.unused = had.saturating_sub(used.unwrap_or_default());
         }
         let unavailable = first && is_unavailable(said.as_ref()) && entry.gets_another();
         if unavailable || is_loss(said.as_ref()) {

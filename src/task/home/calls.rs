@@ -12,11 +12,14 @@ use tokio_stream::Stream;
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::task::archive::View;
+use crate::task::journal::blobs::Hash;
 
 use super::dialogue::{Response, withheld_from, withhold};
 use super::finished;
 use super::handle::Home;
-use super::reads::merge;
+use super::large::{content_stream, fill_whole};
+use super::machine::not_found;
+use super::reads::{self, merge};
 use super::request::{Mark, Request, Watching};
 use super::view::{ListPage, ListQuery};
 use super::watch::TaskUpdates;
@@ -45,12 +48,13 @@ impl Home {
         let (viewer, reader) = (viewer.clone(), viewer.clone());
         let got = self.ask(shard, get).await;
         let look = move |view: &View| finished::get(view, task, &viewer, full);
-        let (mut task, truncated) = self.or_finished(got, look).await?;
-        let agent = withheld_from(&reader, &task);
-        for message in &mut task.messages {
+        let mut whole = self.or_finished(got, look).await?;
+        let agent = withheld_from(&reader, &whole.task);
+        for message in &mut whole.task.messages {
             withhold(agent.as_deref(), message);
         }
-        Ok((task, truncated))
+        fill_whole(self.blobs(), id.uuid, &mut whole).await?;
+        Ok((whole.task, whole.truncated))
     }
 
     /// A page of tasks, newest first, and where the next one begins. Ends early when the page is as
@@ -148,7 +152,37 @@ impl Home {
             }
         };
         let first = fetch(0).await?;
-        Ok(super::view::artifact_stream(first, fetch, offset))
+        let beside = (self.blobs().cloned(), task);
+        Ok(super::view::artifact_stream(first, fetch, offset, beside))
+    }
+
+    /// A content that a task names, without its first `offset` bytes, in pieces of at most 128 KiB; a
+    /// JSON value whole. It is kept until it is read, whatever becomes of the task.
+    ///
+    /// # Errors
+    /// TASK_NOT_FOUND, HOME_ELSEWHERE, STORAGE_FAILED, CONTENT_DAMAGED; ARTIFACT_NOT_FOUND where the
+    /// task does not name it, or only to others.
+    pub async fn read_content(
+        &self,
+        id: &TaskId,
+        viewer: &Arc<SpiffeId>,
+        hash: Hash,
+        offset: u64,
+    ) -> Result<impl Stream<Item = Result<pb::Part, Fault>> + Send + use<>, Fault> {
+        let (shard, task, seer) = (self.shard(id)?, id.uuid, viewer.clone());
+        let naming = |answer| Request::Naming {
+            task,
+            viewer: seer,
+            hash,
+            answer,
+        };
+        let found = self.ask(shard, naming).await;
+        let viewer = viewer.clone();
+        let look = move |view: &View| finished::naming(view, (task, &viewer), hash);
+        let part = self.or_finished(found, look).await?;
+        let blobs = self.blobs().ok_or_else(reads::no_content)?;
+        let pin = blobs.pin(hash).ok_or_else(not_found)?;
+        Ok(content_stream((blobs.clone(), pin), task, part, offset))
     }
 
     /// Asks for a task's end. Idempotent; the task as it is after the request is on disk.

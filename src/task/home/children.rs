@@ -1,7 +1,11 @@
-//! Tasks that end with the attempt that made them. Pure.
+//! Tasks that end with the attempt that made them. Pure, but for waiting for the end of those.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 /// The children of a shard, by themselves and by their parent's token.
@@ -44,6 +48,20 @@ impl Children {
         let over: Vec<_> = over.cloned().collect();
         over.iter().flat_map(|token| self.take(token)).collect()
     }
+}
+
+/// The next token that is over; `None`: some were missed. Waits for ever where no more come.
+pub(super) async fn next_over(
+    over: &mut Option<broadcast::Receiver<Arc<str>>>,
+) -> Option<Arc<str>> {
+    if let Some(tokens) = over {
+        match tokens.recv().await {
+            Ok(token) => return Some(token),
+            Err(broadcast::error::RecvError::Lagged(_)) => return None,
+            Err(broadcast::error::RecvError::Closed) => *over = None,
+        }
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

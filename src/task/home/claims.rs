@@ -26,6 +26,8 @@ pub(super) struct Report {
     pub(super) waiting: BTreeMap<InstanceId, BTreeMap<Key, u32>>,
     /// The last granted slot that these counts know of, by who granted it.
     pub(super) seen: BTreeMap<InstanceId, u64>,
+    /// Others wait as well: they are told of next.
+    pub(super) partial: bool,
 }
 
 impl Report {
@@ -195,6 +197,7 @@ mod tests {
         Report {
             waiting: [(i1.clone(), waiting.iter().map(key).collect())].into(),
             seen: [(i1, seen)].into(),
+            partial: false,
         }
     }
 

@@ -186,7 +186,7 @@ impl Tasks {
         let snapshot = entry.kept.clone();
         while let Some(event) = part.events.pop_front() {
             // It may have been forgotten meanwhile.
-            if event.seq >= first || holds_content(&event) {
+            if event.seq >= first || holds_content(&event) || snapshot.owes(event.seq) {
                 let event = Arc::unwrap_or_clone(event);
                 room = room.saturating_sub(event.encoded_len().max(1));
                 self.log(id.clone(), Recorded::Copied(event), 0);

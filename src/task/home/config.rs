@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::Archive;
+#[cfg(doc)]
+use crate::task::descendants::DESCENDANTS_MAX;
 use crate::telemetry::TraceContext;
 
 /// How long a finished task can be asked for, where nothing else is said.
@@ -22,6 +24,8 @@ pub struct HomeConfig {
     pub own: SpiffeId,
     /// An executor is lost after this long without a word; [`LOST_AFTER`] where nothing is said.
     pub lost_after: Duration,
+    /// Most tasks below a root that it takes; [`DESCENDANTS_MAX`] everywhere but in tests.
+    pub descendants: u32,
 }
 
 /// An executor is lost after this long without a word, unless a home is told otherwise. It keeps

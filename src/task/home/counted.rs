@@ -61,13 +61,13 @@ impl Entry {
 
 impl Tasks {
     fn standing(&self) -> Standing {
-        let ended = self.ended.len();
+        let (ended, untold) = (self.ended.len(), self.rooms.untold());
         Standing {
-            live: self.tasks.len().saturating_sub(ended + self.untold),
+            live: self.tasks.len().saturating_sub(ended + untold),
             working: self.working,
             asking: self.asking,
             waiting: self.lanes.waiting(),
-            ended: ended + self.untold,
+            ended: ended + untold,
             telling: self.telling,
         }
     }

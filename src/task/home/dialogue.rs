@@ -19,6 +19,7 @@ use crate::domain::{Fault, Member, Reason, SpiffeId};
 use crate::identity::may_see_task;
 use crate::pb;
 use crate::pb::task_event::Kind;
+use crate::task::parts::{beyond, same};
 use crate::task::spec::{check_part, too_large};
 
 use super::kept::{Kept, Parties};
@@ -97,6 +98,9 @@ pub(super) fn not_for_agents() -> Fault {
 
 /// The event of a question, and the state after it; an error is a sentence for the agent's author.
 pub(super) fn asked(kept: &Kept, question: pb::Question) -> Result<(Kind, pb::TaskState), String> {
+    if kept.tells.is_some() {
+        return Err("a question of a task that tells it of a change: nobody answers those".into());
+    }
     let mut question = question;
     let id = &question.question_id;
     if id.is_empty() || id.len() > QUESTION_ID_MAX || id.chars().any(char::is_control) {
@@ -187,7 +191,7 @@ pub(super) fn takes(
 ) -> Result<bool, Fault> {
     let id = &response.question_id;
     match found {
-        Found::Answered(before) if before.parts == response.parts => return Ok(false),
+        Found::Answered(before) if same(&before.parts, &response.parts) => return Ok(false),
         Found::Answered(_) => {
             let text = format!(
                 "question {id:?} has another answer: read the task, and answer what it asks now"
@@ -312,7 +316,7 @@ impl Kept {
     fn dialogue_bytes(&self) -> usize {
         let size = |event: &Arc<pb::TaskEvent>| match &event.kind {
             Some(Kind::Question(question)) => question.encoded_len(),
-            Some(Kind::Answer(answer)) => answer.encoded_len(),
+            Some(Kind::Answer(answer)) => answer.encoded_len() + beyond(&answer.parts),
             _ => 0,
         };
         self.dialogue.iter().map(size).sum()
@@ -337,6 +341,14 @@ pub(super) fn withheld_from(viewer: &SpiffeId, task: &pb::Task) -> Option<String
 pub(super) fn withhold(agent: Option<&str>, answer: &mut pb::Message) {
     if agent.is_some_and(|agent| !is_for(agent, answer)) {
         answer.parts.clear();
+    }
+}
+
+/// Whether an event is an answer that the agent may not know.
+pub(super) fn is_withheld(agent: Option<&str>, event: &pb::TaskEvent) -> bool {
+    match (&event.kind, agent) {
+        (Some(Kind::Answer(answer)), Some(agent)) => !is_for(agent, answer),
+        _ => false,
     }
 }
 

@@ -57,11 +57,17 @@ fn told(bench: &Bench) -> Vec<(String, pb::Role, String)> {
         Effect::Start { start, .. } => start.handle.clone(),
         Effect::Shown { .. }
         | Effect::Transient { .. }
-        | Effect::Tell { .. }
+        | Effect::Tell(_)
+        | Effect::Told(_)
         | Effect::Resume { .. }
         | Effect::Ack { .. }
         | Effect::Abort { .. }
+        | Effect::Give { .. }
+        | Effect::Draw { .. }
+        | Effect::Drawn { .. }
+        | Effect::LeaveParent { .. }
         | Effect::GiveBack { .. }
+        | Effect::LetGo { .. }
         | Effect::Release { .. } => None,
     });
     let inputs = start.unwrap().inputs.into_iter();
@@ -150,7 +156,8 @@ async fn an_answer_lets_the_same_task_go_on_with_all_that_was_said() {
     let kept = &bench.tasks.tasks[&task].kept;
     let seqs: Vec<_> = kept.events.iter().map(|event| event.seq).collect();
     assert_eq!(seqs, (1..=shown.last_seq).collect::<Vec<_>>());
-    let (full, truncated) = crate::task::home::view::full(kept);
+    let whole = crate::task::home::view::full(kept);
+    let (full, truncated) = (whole.task, whole.truncated);
     assert_eq!((full.messages.len(), truncated), (5, false));
     assert!(full.messages.iter().skip(1).all(|said| said.at.is_some()));
     assert_eq!(full.messages[2].by, own().to_string());
@@ -503,7 +510,7 @@ async fn a_right_that_was_given_goes_with_no_other_agent() {
         ("operator/ops", 1),
     ] {
         let kept = &bench.tasks.tasks[&task].kept;
-        let mut message = crate::task::home::view::full(kept).0.messages.remove(4);
+        let mut message = crate::task::home::view::full(kept).task.messages.remove(4);
         let agent = withheld_from(&id(who), &shown);
         withhold(agent.as_deref(), &mut message);
         assert_eq!(message.parts.len(), parts, "{who}");

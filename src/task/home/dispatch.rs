@@ -3,7 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
@@ -15,15 +15,19 @@ use crate::domain::Reason;
 use crate::pb;
 use crate::pb::execute_request::Step as Ask;
 use crate::pb::execute_response::Step as Answer;
-use crate::pb::handle_response::Update;
 use crate::runtime::{Backoff, Stop, chance, watch};
-use crate::task::doors::{Call, Connect, Steps, Updates};
+use crate::task::descendants::Wants;
+use crate::task::doors::{Call, Connect, Updates};
+use crate::task::journal::blobs::Blobs;
 use crate::telemetry::Work;
 use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
 use super::machine::Carrying;
+use super::refused::REFUSED;
 use super::request::Request;
+use super::slots::Unused;
+use super::steps::{Said, released, steps};
 
 /// Executors say something every 10 s; a stream that is silent for longer than two of these is dead.
 const SILENT: Duration = Duration::from_secs(25);
@@ -38,18 +42,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How long an executor that was told to stop is listened to.
 const LINGER_ABORT: Duration = Duration::from_secs(12);
 /// Waits before a broken stream is taken up again: well under the 45 s after which it is lost.
-const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-
-/// What the shard has to say to the executor; only the newest counts.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Said {
-    /// Updates up to this one are on disk.
-    pub(super) ack: u64,
-    /// Stop, and why.
-    pub(super) abort: Option<String>,
-    /// The attempt is over for the home.
-    pub(super) release: bool,
-}
+pub(super) const RESUME: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 
 /// The first word of a stream.
 #[derive(Debug)]
@@ -62,9 +55,13 @@ pub(super) enum First {
 pub(super) struct Carrier {
     pub(super) to: Carrying,
     pub(super) first: First,
+    /// Its grant, until it has gone out.
+    pub(super) unused: Option<Unused>,
     pub(super) said: watch::Receiver<Said>,
     pub(super) shard: mpsc::Sender<Request>,
     pub(super) connect: Arc<dyn Connect>,
+    /// Where large content is.
+    pub(super) blobs: Option<Blobs>,
     /// Its span, which ends with the carrier.
     pub(super) work: Work,
 }
@@ -117,6 +114,9 @@ impl Carrier {
         let first = std::mem::replace(&mut self.first, First::Resume(0));
         let (mut after, first, mut call) = match first {
             First::Start(mut start, call) => {
+                if !self.filled(&mut start).await {
+                    return;
+                }
                 let left = self.to.deadline.saturating_duration_since(Instant::now());
                 start.remaining = prost_types::Duration::try_from(left).ok();
                 (0, Ask::Start(start), Some(call))
@@ -159,7 +159,7 @@ impl Carrier {
     }
 
     /// One stream, from its first word to its end.
-    async fn stream(&self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
+    async fn stream(&mut self, first: Ask, call: Option<Box<Call>>, after: &mut u64) -> End {
         let fresh = call.is_some();
         let silent_at = Instant::now() + call.as_deref().map_or(OPEN, first_word_within);
         let steps = steps(first, self.said.clone());
@@ -175,6 +175,9 @@ impl Carrier {
         };
         match opened {
             Ok(Ok(updates)) => {
+                if let Some(unused) = self.unused.take() {
+                    unused.used();
+                }
                 let silent_at = fresh.then_some(silent_at);
                 self.pump(updates, silent_at, after).await
             }
@@ -249,6 +252,10 @@ impl Carrier {
                     never_begun_in: unknown.never_begun.then_some(unknown.boot_id),
                 }
             }
+            Some(Answer::DescendantsWanted(wanted)) => Heard::Wanted(Wants {
+                turn: wanted.turn,
+                total: wanted.total,
+            }),
             Some(Answer::Keepalive(_)) | None => Heard::Alive,
         })
     }
@@ -295,20 +302,6 @@ impl Carrier {
         }
     }
 
-    /// An end that the agent tells of is the attempt's.
-    fn judge(&self, update: &pb::NumberedUpdate) {
-        match update.update.as_ref().and_then(|said| said.update.as_ref()) {
-            Some(Update::Failure(failure)) => self.work.fail(&failure.reason),
-            Some(
-                Update::Result(_)
-                | Update::Canceled(_)
-                | Update::Question(_)
-                | Update::Delegation(_),
-            ) => self.work.done(),
-            _ => {}
-        }
-    }
-
     /// Lets the last words arrive.
     async fn linger(&self, mut updates: Updates) {
         let told_to_stop = self.said.borrow().abort.is_some();
@@ -323,7 +316,7 @@ impl Carrier {
     }
 
     /// Whether the shard is still there. Waits for room in its inbox: that is the back-pressure.
-    async fn tell(&self, heard: Heard) -> bool {
+    pub(super) async fn tell(&self, heard: Heard) -> bool {
         let (task, attempt) = (self.to.task, self.to.attempt);
         let heard = Request::Heard {
             task,
@@ -379,70 +372,3 @@ const ENDED_HERE: &[Reason] = &[
     Reason::RetriesExhausted,
     Reason::DeadlineExceeded,
 ];
-
-/// Statuses with which an executor turns a Start down before it runs anything.
-const REFUSED: &[Reason] = &[
-    Reason::PermissionDenied,
-    Reason::IdentityMismatch,
-    Reason::OperatorsOnly,
-    Reason::Unauthenticated,
-    Reason::InvalidField,
-    Reason::PayloadTooLarge,
-    Reason::InputInvalid,
-    Reason::ProtocolViolation,
-    Reason::DelegationLoop,
-    Reason::OutOfScope,
-    Reason::NotOwnAgent,
-    Reason::Unimplemented,
-    Reason::SlotsFull,
-    Reason::QueueFull,
-    Reason::Draining,
-    Reason::DeadlineExceeded,
-];
-
-/// Waits until the shard lets go of the attempt.
-async fn released(said: &mut watch::Receiver<Said>) {
-    // An error means that the shard is gone, and the attempt with it.
-    drop(said.wait_for(|said| said.release).await);
-}
-
-/// The first word, then what the shard says, until it lets go.
-fn steps(first: Ask, said: watch::Receiver<Said>) -> Steps {
-    struct Pen {
-        first: Option<Ask>,
-        said: watch::Receiver<Said>,
-        acked: u64,
-        aborted: bool,
-    }
-    impl Pen {
-        fn next(&mut self) -> Option<Ask> {
-            if let Some(first) = self.first.take() {
-                return Some(first);
-            }
-            let said = self.said.borrow_and_update();
-            if said.ack > self.acked {
-                self.acked = said.ack;
-                return Some(Ask::Ack(pb::Ack { update: said.ack }));
-            }
-            let reason = said.abort.clone().filter(|_| !self.aborted)?;
-            self.aborted = true;
-            Some(Ask::Abort(pb::Abort { reason }))
-        }
-    }
-    let pen = Pen {
-        first: Some(first),
-        said,
-        acked: 0,
-        aborted: false,
-    };
-    Box::pin(stream::unfold(pen, |mut pen| async move {
-        loop {
-            if let Some(step) = pen.next() {
-                return Some((pb::ExecuteRequest { step: Some(step) }, pen));
-            }
-            if pen.said.borrow().release || pen.said.changed().await.is_err() {
-                return None;
-            }
-        }
-    }))
-}

@@ -156,6 +156,7 @@ impl Bench {
             instance: "home".parse().unwrap(),
             own: own(),
             lost_after: super::config::LOST_AFTER,
+            descendants: crate::task::descendants::DESCENDANTS_MAX,
         };
         let routes: Arc<dyn Route> = route.clone();
         let connect: Arc<dyn Connect> = Arc::new(FakeConnect { opened: opens });

@@ -7,8 +7,13 @@ use uuid::Uuid;
 
 use crate::domain::InstanceId;
 use crate::pb;
+use crate::task::callback::Ticket;
+use crate::task::descendants::Given;
 use crate::task::doors::{Call, Route};
 use crate::task::spec::Moment;
+use crate::telemetry::metrics::callbacks::Report;
+
+use super::request::{Asker, Drawn, Maker};
 
 /// Bounds of one shard.
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +69,26 @@ pub(super) enum Effect {
         attempt: u32,
         reason: String,
     },
-    /// A child has ended, and needs so many of the tasks no more that its parent gave it.
-    GiveBack { token: String, count: u32 },
-    /// Tell whoever asked for it of the oldest change that is to be told.
-    Tell { task: Uuid },
+    /// The task is not in memory and log any more: nor is what it named needed there.
+    LetGo { task: Uuid },
+    /// The attempt has been given so many tasks to be made below it.
+    Give {
+        task: Uuid,
+        attempt: u32,
+        given: Given,
+    },
+    /// An attempt needs so many more, of whoever made its task.
+    Draw { by: Asker, from: Maker, count: u32 },
+    /// So many were given, or none, to an attempt that asked.
+    Drawn { by: Asker, drawn: Drawn },
+    /// A child has ended, and needs so many of the tasks no more that it was given.
+    GiveBack { to: Maker, count: u32 },
+    /// A detached child of the attempt with this token has ended.
+    LeaveParent { token: String },
+    /// Have the courier tell of a change when its turn comes.
+    Tell(Box<Ticket>),
+    /// Count and say what became of telling a change.
+    Told(Box<Report>),
     /// The attempt is over here, whatever it still says; with a reason: tell it to stop.
     Release {
         task: Uuid,

@@ -10,6 +10,9 @@ use crate::resilience::Settings;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
+use super::request::Maker;
+use super::room::Taken;
+use super::supply::Supply;
 use super::telling::Telling;
 use super::turns::Turn;
 
@@ -38,10 +41,12 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
-    /// It ended, and is not filed before that was told.
-    pub(super) untold: bool,
     /// What is being told of it.
     pub(super) telling: Option<Telling>,
+    /// Where it is told; `None`: nobody is told of it.
+    pub(super) place: Option<Arc<str>>,
+    /// What it takes of the room that not all tasks have.
+    pub(super) taken: Taken,
     /// It is among those that an agent works on.
     pub(super) working: bool,
     /// It is among those whose agent waits for an answer.
@@ -58,6 +63,12 @@ pub(super) struct Entry {
     pub(super) heard: bool,
     /// Of the tasks that the attempt which ended it might have had made below it, so many were not.
     pub(super) unused: u32,
+    /// What the running attempt was given for those.
+    pub(super) supply: Supply,
+    /// Who made it; `None`: nobody, or an attempt of an earlier life.
+    pub(super) maker: Option<Maker>,
+    /// It has given back to whoever made it what it did not need.
+    pub(super) left_maker: bool,
     /// How long the executor that it was last sent to may say nothing at all before it is lost.
     pub(super) lost_after: Duration,
 }
@@ -79,6 +90,7 @@ pub(super) struct Again {
 
 impl Entry {
     pub(super) fn new(kept: Kept, first_lsn: u64, deadline: Instant) -> Self {
+        let place = kept.told_to().map(|target| target.place().into());
         Self {
             kept: Arc::new(kept),
             deadline,
@@ -92,8 +104,9 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
-            untold: false,
             telling: None,
+            place,
+            taken: Taken::default(),
             working: false,
             asking: false,
             start_counted: false,
@@ -102,6 +115,9 @@ impl Entry {
             settings: None,
             heard: false,
             unused: 0,
+            supply: Supply::default(),
+            maker: None,
+            left_maker: false,
             lost_after: Duration::ZERO,
         }
     }

@@ -10,13 +10,15 @@ use crate::domain::{Fault, SpiffeId};
 use crate::pb;
 use crate::pb::journal::Snapshot;
 use crate::task::archive::{Filed, View};
+use crate::task::journal::blobs::Hash;
 use crate::task::key::IdempotencyKey;
 
-use super::dialogue::{Response, find, may_answer, not_for_agents, takes};
+use super::dialogue::{Response, find, may_answer, not_for_agents, takes, withheld_from};
 use super::kept::Parties;
+use super::large;
 use super::machine::{cancel_ended, not_found};
 use super::reads::{self, BATCH, BATCH_BYTES, Batch, Page, Pieces};
-use super::view::{FullView, ListQuery, framed, input, sees};
+use super::view::{FullView, ListQuery, Whole, framed, input, sees};
 
 /// Archived tasks that one look at a list walks over: some milliseconds.
 const SCAN: usize = 2000;
@@ -41,16 +43,14 @@ pub(super) fn of_key(view: &View, key: &IdempotencyKey) -> Result<Option<pb::Tas
     Ok(same.unwrap_or_default().then(|| basic(&filed.snapshot)))
 }
 
-pub(super) fn get(
-    view: &View,
-    task: Uuid,
-    viewer: &SpiffeId,
-    full: bool,
-) -> Result<(pb::Task, bool), Fault> {
+pub(super) fn get(view: &View, task: Uuid, viewer: &SpiffeId, full: bool) -> Result<Whole, Fault> {
     let filed = seen(view, task, viewer)?;
     let snapshot = &filed.snapshot;
     if !full {
-        return Ok((basic(snapshot), false));
+        return Ok(Whole {
+            task: basic(snapshot),
+            ..Whole::default()
+        });
     }
     let spec = view.spec(&filed)?;
     let mut whole = FullView::of(basic(snapshot), &task_of(snapshot).chain, &spec);
@@ -163,6 +163,34 @@ pub(super) fn pieces(
         }
     }
     Ok(Pieces { chunks })
+}
+
+/// The part of the task that names a content, as far as it may be shown to `viewer`.
+pub(super) fn naming(
+    view: &View,
+    (task, viewer): (Uuid, &SpiffeId),
+    hash: Hash,
+) -> Result<pb::Part, Fault> {
+    let filed = seen(view, task, viewer)?;
+    if !view.names(task, hash)? {
+        return Err(reads::no_content());
+    }
+    let agent = withheld_from(viewer, task_of(&filed.snapshot));
+    let spec = view.spec(&filed)?;
+    let snapshot = &filed.snapshot;
+    let chunks = snapshot.artifacts.iter().flat_map(|kept| &kept.chunks);
+    let last = [snapshot.result].into_iter().filter(|seq| *seq > 0);
+    let handover = snapshot.handover.iter().map(|handover| handover.seq);
+    let held = snapshot.messages.iter().chain(chunks).copied();
+    // One by one: none of them is large itself.
+    for seq in held.chain(last).chain(handover) {
+        let event = view.event(&filed, seq)?;
+        let found = large::naming(&[], [&event].into_iter(), hash, agent.as_deref());
+        if let Some(part) = found {
+            return Ok(part);
+        }
+    }
+    large::naming(&spec.input, [].into_iter(), hash, None).ok_or_else(reads::no_content)
 }
 
 /// The archive's part of a page.

@@ -8,7 +8,6 @@ use uuid::Uuid;
 use crate::domain::{InstanceId, Reason};
 use crate::pb::journal::{Dispatched, record::Kind as Recorded};
 use crate::resilience::{RetrySettings, backoff};
-use crate::task::descendants::for_attempt;
 use crate::task::doors::{Call, Candidate, Pick};
 use crate::task::spec::Moment;
 use crate::telemetry::{Subject, Work};
@@ -19,6 +18,7 @@ use super::lanes::Lanes;
 use super::machine::{ATTEMPTS_MAX, Carrying, Effect, Tasks, World};
 use super::pick::pick;
 use super::snapshot::promise;
+use super::supply::Supply;
 use super::turns::Passed;
 
 /// Most lanes looked at in one go; the rest is looked at in the next.
@@ -110,6 +110,7 @@ impl Tasks {
         let lane = Lanes::name(namespace, &selector, &bounds, hasty);
         entry.lane = Some(lane.clone());
         let flow = entry.kept.flow();
+        self.slots.waits(&flow.origin);
         entry.turn = Some(self.lanes.insert(lane, task, flow, entry.turn));
     }
 
@@ -244,6 +245,8 @@ impl Tasks {
 
     /// Sends the task to whoever fits best and has room.
     fn give(&mut self, task: Uuid, world: World<'_>) -> Given {
+        // Of the last one that was offered.
+        self.full.clear();
         if self.holding {
             return Given::Busy(None);
         }
@@ -323,6 +326,7 @@ impl Tasks {
         // Nothing is lost before it was sent: see `Tasks::sent`.
         entry.lost_at = None;
         entry.heard = false;
+        entry.supply = Supply::default();
         entry.settings = call.permit.settings().cloned();
         entry.lost_after = lost_after(self.lost_after, &call);
         let kept = &entry.kept;
@@ -335,7 +339,7 @@ impl Tasks {
             idempotent: to.idempotent,
             boot_id: to.boot_id.clone(),
             contract: Some(promise(&to.contract)),
-            descendants: for_attempt(kept.descendants, again),
+            descendants: kept.first_supply(again, to.wants_descendants),
         };
         let task_id = entry.kept.task.id.clone();
         if grant.is_empty() {

@@ -11,19 +11,22 @@ use uuid::Uuid;
 use crate::domain::{Fault, Reason, TaskId};
 use crate::runtime::{DataThreads, Nursery, Stop};
 use crate::task::archive::Archive;
-use crate::task::callback::Delivery;
+use crate::task::callback::Ticket;
 use crate::task::doors::{Connect, Parents, Route};
 use crate::task::journal::Journal;
+use crate::task::journal::blobs::Blobs;
 use crate::telemetry::metrics::tasks::{Standing, Tasks as TaskMetrics};
 
 use super::archiving::Archiving;
 use super::config::HomeConfig;
-use super::deliver::DELIVERIES;
+use super::deliver::TICKETS;
 use super::ephemeral;
 use super::kept::RecordError;
+use super::large;
 use super::machine::Tasks;
+use super::neighbours::Neighbours;
 use super::released::Released;
-use super::replay::{Replay, shard_of};
+use super::replay::Replay;
 use super::request::{Request, Watching};
 use super::shard::{INBOX, Shard};
 use super::slots::{Board, Desk};
@@ -46,8 +49,9 @@ pub(super) struct Shared {
     pub(super) archive: Option<Archive>,
     metrics: Arc<TaskMetrics>,
     /// Until somebody carries it.
-    pub(super) deliveries: Mutex<Option<mpsc::Receiver<Delivery>>>,
+    pub(super) tickets: Mutex<Option<mpsc::Receiver<Ticket>>>,
     pub(super) parents: Arc<dyn Parents>,
+    neighbours: Arc<Neighbours>,
     drain: Stop,
     failed: Stop,
 }
@@ -91,19 +95,17 @@ impl Home {
         parents: Arc<dyn Parents>,
         nurseries: Vec<Nursery>,
     ) -> Result<Self, RecordError> {
-        let (shards, archive, stay) = replay.finish()?;
+        let (mut shards, archive, stay) = replay.finish()?;
+        large::begin(journal.blobs(), &mut shards, archive.as_ref());
         let durable = shards.len();
         let released = Arc::new(Released::new(durable));
         let failed = Stop::new();
         let metrics = TaskMetrics::new(2 * durable);
-        let fleeting = (0..durable).map(|_| {
-            let limits = ephemeral::limits(durable);
-            Tasks::new(config.instance.clone(), limits, Instant::now())
-        });
         let mut inboxes = Vec::new();
         let board = Arc::new(Board::new(2 * durable));
-        let (tell, deliveries) = mpsc::channel(DELIVERIES);
-        let all = shards.into_iter().chain(fleeting);
+        let neighbours = Arc::new(Neighbours::new(durable));
+        let (tell, tickets) = mpsc::channel(TICKETS);
+        let all = shards.into_iter().chain(fleeting(&config, durable));
         let on = nurseries.iter().cycle().take(durable).cycle();
         for (place, (mut tasks, nursery)) in all.zip(on).enumerate() {
             tasks.lost_after = config.lost_after;
@@ -114,11 +116,9 @@ impl Home {
                 tasks,
                 inbox,
                 sender,
-                journal: if in_memory {
-                    Journal::memory()
-                } else {
-                    journal.clone()
-                },
+                journal: Some(journal.clone())
+                    .filter(|_| !in_memory)
+                    .unwrap_or_else(Journal::memory),
                 released: (!in_memory).then(|| released.clone()),
                 archiving: Archiving::new(archive.clone().filter(|_| !in_memory), stay),
                 metrics: metrics.clone(),
@@ -126,15 +126,16 @@ impl Home {
                 route: route.clone(),
                 connect: connect.clone(),
                 parents: parents.clone(),
-                deliveries: tell.clone(),
+                tickets: tell.clone(),
                 nursery: nursery.clone(),
                 board: board.clone(),
+                neighbours: neighbours.clone(),
                 failed: failed.clone(),
             };
             nursery.start("task shard", |stop| shard.run(stop));
         }
+        neighbours.are(inboxes.clone());
         Desk::start(board, &inboxes, connect, &nurseries[0]);
-        let drain = Stop::new();
         let shared = Shared {
             config,
             durable,
@@ -143,9 +144,10 @@ impl Home {
             journal,
             archive,
             metrics,
-            deliveries: Mutex::new(Some(deliveries)),
+            tickets: Mutex::new(Some(tickets)),
             parents,
-            drain,
+            drain: Stop::new(),
+            neighbours,
             failed,
         };
         Ok(Self {
@@ -228,6 +230,11 @@ impl Home {
         self.shared.archive.as_ref()
     }
 
+    /// Large content of its tasks; `None`: there is no disk.
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.shared.journal.blobs()
+    }
+
     pub(super) fn shard(&self, id: &TaskId) -> Result<usize, Fault> {
         if id.home == self.shared.config.instance {
             return Ok(self.shard_with(id.uuid));
@@ -238,13 +245,7 @@ impl Home {
 
     /// The shard of a task of this home.
     pub(super) fn shard_with(&self, task: Uuid) -> usize {
-        let durable = self.shared.durable;
-        let behind = if ephemeral::is_marked(task) {
-            durable
-        } else {
-            0
-        };
-        behind + shard_of(task, durable)
+        self.shared.neighbours.place(task)
     }
 
     pub(super) fn watcher(
@@ -262,6 +263,7 @@ impl Home {
             agent: None,
             shard: self.shared.inboxes[shard].clone(),
             archive: self.shared.archive.clone(),
+            blobs: self.blobs().cloned(),
             drain: self.shared.drain.clone(),
             _counted: self.shared.metrics.watching(),
         }
@@ -288,6 +290,15 @@ impl fmt::Debug for Home {
             .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
+}
+
+/// The shards that have no disk: as many as have one.
+fn fleeting(config: &HomeConfig, durable: usize) -> impl Iterator<Item = Tasks> {
+    let instance = config.instance.clone();
+    (0..durable).map(move |_| {
+        let limits = ephemeral::limits(durable);
+        Tasks::new(instance.clone(), limits, Instant::now())
+    })
 }
 
 fn drained(answer: oneshot::Sender<Result<(), Fault>>) -> Request {

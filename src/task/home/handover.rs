@@ -9,17 +9,20 @@ use std::{borrow::Cow, sync::Arc};
 use prost::Message;
 use uuid::Uuid;
 
-use crate::contract::Side;
+use crate::contract::{self, Side};
 use crate::domain::{AgentName, Fault, Member, SkillName};
 use crate::identity::authorize::{Action, authorize};
 use crate::pb;
+use crate::pb::journal::record::Kind as Recorded;
 use crate::pb::task_event::Kind;
-use crate::task::doors::{Contract, Route};
+use crate::task::doors::{Contract, Promise, Route};
 use crate::task::lineage::{self, Bounds, extended};
 use crate::task::spec::INPUT_MAX;
 
 use super::kept::{Kept, event_bytes};
+use super::large::refers;
 use super::machine::{Tasks, World};
+use super::snapshot::{contract_of, promise};
 use super::unfit::failure_of;
 use super::update::{failure, fits, parts_fit};
 
@@ -32,6 +35,9 @@ pub(super) struct Promised {
     /// `namespace/name` of the first agent.
     pub(super) agent: String,
     pub(super) contract: Contract,
+    /// JSON Schema of the result: the agent, and its card, may be gone by then. Empty: none, or it was
+    /// not at hand.
+    pub(super) output_schema: String,
 }
 
 impl Tasks {
@@ -68,6 +74,7 @@ impl Tasks {
             self.gates.ended(&running.instance, at.now);
         }
         self.look_again(at.now);
+        self.keep_promise(task, world.route);
         let state = pb::TaskState::Submitted;
         self.emit(task, Kind::Delegation(to), state, number, at);
         self.acknowledge(task, attempt, number);
@@ -79,6 +86,30 @@ impl Tasks {
             entry.turn = None;
         }
         self.again(task, world);
+    }
+}
+
+impl Tasks {
+    /// Writes down what the first agent has promised, where that is known.
+    fn keep_promise(&mut self, task: Uuid, route: &dyn Route) {
+        let entry = self.tasks.get(&task);
+        let Some(kept) = entry.map(|entry| &entry.kept) else {
+            return;
+        };
+        let schema = kept
+            .asked_promise()
+            .filter(|_| kept.relied_on.is_none())
+            .and_then(|promise| route.promised(&promise)?.output_schema());
+        if let (Some(output_schema), Some((agent, contract))) = (schema, kept.promise()) {
+            let id = kept.task.id.clone();
+            let promised = Recorded::Promised(pb::journal::Promised {
+                agent: agent.to_owned(),
+                contract: Some(promise(contract)),
+                output_schema,
+            });
+            self.log(id, promised, 0);
+            self.follow(task);
+        }
     }
 }
 
@@ -129,6 +160,36 @@ impl Kept {
         Some((agent, self.contract.as_ref()?))
     }
 
+    /// The promise of the result, to be looked up; `None`: nothing is promised.
+    pub(super) fn asked_promise(&self) -> Option<Promise> {
+        let (agent, contract) = self.promise()?;
+        (!contract.schemas.is_empty()).then(|| Promise {
+            agent: agent.to_owned(),
+            schemas: contract.schemas.clone(),
+            input_modes: Vec::new(),
+        })
+    }
+
+    /// The promise of the result, as it was written down.
+    pub(super) fn kept_promise(&self) -> Option<contract::Contract> {
+        let promised = self.relied_on.as_ref()?;
+        contract::Contract::of_output(&promised.output_schema).ok()
+    }
+
+    /// What the first agent has promised, before the task is handed over.
+    pub(super) fn relies_on(&mut self, promised: &pb::journal::Promised) {
+        self.bytes += promised.output_schema.len();
+        self.relied_on = Some(Promised {
+            agent: promised.agent.clone(),
+            contract: promised
+                .contract
+                .as_ref()
+                .map(contract_of)
+                .unwrap_or_default(),
+            output_schema: promised.output_schema.clone(),
+        });
+    }
+
     /// The input of the one who is to work on it now.
     pub(super) fn input_now(&self) -> pb::Message {
         let mut input = self.input();
@@ -156,7 +217,11 @@ impl Kept {
             .take()
             .map_or_else(String::new, |ran| ran.agent);
         let contract = self.contract.take().unwrap_or_default();
-        self.relied_on.get_or_insert(Promised { agent, contract });
+        self.relied_on.get_or_insert(Promised {
+            agent,
+            contract,
+            output_schema: String::new(),
+        });
         self.parties.executor = None;
         self.running = None;
         // Whoever asked was not lost: see `Kept::tries`.
@@ -169,6 +234,7 @@ impl Kept {
         }
         if let Some(before) = self.delegation.replace(event.clone())
             && before.seq < self.first_seq()
+            && !self.owes(before.seq)
         {
             // Nobody holds on to it any more.
             self.bytes -= event_bytes(&before);
@@ -260,6 +326,10 @@ impl Kept {
         } else {
             &said.input
         };
+        // Its executor holds it against what it promises, with its contents.
+        if refers(parts) {
+            return Ok(());
+        }
         let Ok(namespace) = self.task.namespace.parse() else {
             return Ok(());
         };

@@ -9,18 +9,21 @@ use tokio::time::Instant;
 
 use crate::domain::{InstanceId, SpiffeId, TaskId};
 use crate::pb;
-use crate::pb::journal::{Owed, Record, record::Kind as Recorded};
+use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::task_event::Kind;
-use crate::task::descendants::DESCENDANTS_MAX;
+use crate::task::callback::Tells;
+use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
+use crate::task::parts::{beyond, of_event};
 use crate::task::spec::Moment;
 use crate::telemetry::TraceContext;
 
 use super::artifacts::KeptArtifact;
 use super::dialogue::asks;
 use super::handover::Promised;
-use super::snapshot::{contract_of, executor_of};
+use super::owed::Owing;
+use super::snapshot::{contract_of, executor_of, tells_of};
 use super::usage;
 
 /// Most events that are kept for watchers; older ones are gone, what they said is in the task.
@@ -126,7 +129,9 @@ pub(super) struct Kept {
     /// Whole; empty: none is called back.
     pub(super) callback_url: String,
     /// Changes that are still to be told, the oldest first.
-    pub(super) owed: VecDeque<Owed>,
+    pub(super) owed: VecDeque<Owing>,
+    /// The change of another task that this one tells an agent of.
+    pub(super) tells: Option<Tells>,
 }
 
 impl Kept {
@@ -138,11 +143,8 @@ impl Kept {
         let task = record.task.clone().unwrap_or_default();
         let wrong = || RecordError::Name(id.to_owned());
         let parties = Parties::of(&task)?;
-        let descendants = if task.parent_task_id.is_empty() {
-            DESCENDANTS_MAX
-        } else {
-            record.descendants
-        };
+        let descendants = record.descendants;
+        let descendants = descendants.unwrap_or_else(|| unsaid(task.chain.len()));
         let spec = record.spec.clone().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
@@ -176,6 +178,7 @@ impl Kept {
             working_since: None,
             callback_url: record.callback_url.clone(),
             owed: VecDeque::new(),
+            tells: tells_of(record.tells.as_ref(), id)?,
         })
     }
 
@@ -196,6 +199,8 @@ impl Kept {
                     running.descendants = running.descendants.saturating_sub(returned.descendants);
                 }
             }
+            Some(Recorded::Granted(granted)) => self.granted(granted),
+            Some(Recorded::Promised(promised)) => self.relies_on(promised),
             Some(Recorded::NotStarted(_)) => {
                 let running = self.running.take();
                 self.descendants += running.map_or(0, |running| running.descendants);
@@ -203,6 +208,7 @@ impl Kept {
             }
             Some(Recorded::Told(told)) => self.told(told),
             Some(Recorded::GaveUp(gave_up)) => self.gave_up(gave_up.seq, &gave_up.why),
+            Some(Recorded::Anew(anew)) => self.told_anew(anew.seq),
             // What they say is in the task already.
             Some(Recorded::Copied(_) | Recorded::Snapshot(_)) => {}
             Some(Recorded::Submitted(_) | Recorded::Forgotten(_)) | None => {
@@ -340,13 +346,14 @@ impl Kept {
         let size = event_bytes(&event);
         self.bytes += size;
         self.events_bytes += size;
-        self.said += size;
+        let beyond = beyond(of_event(&event));
+        self.said += size + beyond;
         let from = self.state();
         self.enter(&event);
         self.owe(from, &event);
         match &event.kind {
             Some(Kind::Message(message)) => {
-                self.content += message.encoded_len() + CHUNK_BYTES;
+                self.content += message.encoded_len() + beyond + CHUNK_BYTES;
                 self.messages.push(event.clone());
             }
             Some(Kind::Artifact(chunk)) => self.chunk(chunk, &event),
@@ -414,13 +421,8 @@ impl Kept {
         };
         let size = event_bytes(&oldest);
         self.events_bytes -= size;
-        // What messages, artifacts and the result hold on to stays in memory.
-        let handed = matches!(oldest.kind, Some(Kind::Delegation(_)));
-        let last = self
-            .delegation
-            .as_ref()
-            .is_some_and(|one| one.seq == oldest.seq);
-        if !holds_content(&oldest) || handed && !last {
+        // What messages, artifacts and the result hold on to stays in memory, and what is owed.
+        if !self.holds(&oldest) && !self.owes(oldest.seq) {
             self.bytes -= size;
         }
     }

@@ -32,10 +32,10 @@ impl Bench {
 
     /// The task of this key is `id`, in this state; for something else there is none.
     async fn replays(&self, id: &str, state: pb::TaskState) {
-        let again = self.keyed("k", "one").await.unwrap();
+        let again = Box::pin(self.keyed("k", "one")).await.unwrap();
         assert!(again.replayed);
         assert_eq!((again.task.id.as_str(), again.task.state()), (id, state));
-        let other = self.keyed("k", "two").await.unwrap_err();
+        let other = Box::pin(self.keyed("k", "two")).await.unwrap_err();
         assert_eq!(other.reason, Reason::IdempotencyKeyReused);
         assert_eq!(other.field.as_deref(), Some("spec.idempotency_key"));
     }

@@ -133,13 +133,9 @@ impl Lanes {
         self.by_full.contains_key(instance)
     }
 
-    /// At most `most` lanes that wait for each instance without room.
-    pub(super) fn by_full(
-        &self,
-        most: usize,
-    ) -> impl Iterator<Item = (&InstanceId, impl Iterator<Item = &Lane>)> {
-        let all = self.by_full.iter();
-        all.map(move |(instance, lanes)| (instance, lanes.iter().take(most)))
+    /// Instances without room that any task waits for.
+    pub(super) fn full(&self) -> impl Iterator<Item = &InstanceId> {
+        self.by_full.keys()
     }
 
     /// At most `most` lanes that wait for the instance, from behind `last` on in a circle.
@@ -148,14 +144,13 @@ impl Lanes {
         instance: &InstanceId,
         last: Option<&Lane>,
         most: usize,
-    ) -> Vec<Lane> {
-        let Some(lanes) = self.by_full.get(instance) else {
-            return Vec::new();
-        };
+    ) -> impl Iterator<Item = &Lane> {
         let from = last.map_or(Bound::Unbounded, |lane| Bound::Excluded(lane.clone()));
-        let rest = lanes.range::<Lane, _>((from, Bound::Unbounded));
-        let most = most.min(lanes.len());
-        rest.chain(lanes).take(most).cloned().collect()
+        let lanes = self.by_full.get(instance).into_iter();
+        lanes.flat_map(move |lanes| {
+            let rest = lanes.range::<Lane, _>((from.clone(), Bound::Unbounded));
+            rest.chain(lanes).take(most.min(lanes.len()))
+        })
     }
 
     /// Who waits in a lane.

@@ -192,7 +192,7 @@ fn cases(all: &[pb::Task]) -> Vec<(pb::ListTasksRequest, Fits)> {
 async fn every_filter_finds_what_it_names_in_memory_and_in_the_archive() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::archived(dir.path(), &["i1"]);
-    let all = bench.filled().await;
+    let all = Box::pin(bench.filled()).await;
     until("what has ended is moved", || bench.in_memory() == 0).await;
     for (filter, fits) in cases(&all) {
         let mut wanted: Vec<_> = all.iter().filter(|task| fits(task)).cloned().collect();
@@ -217,8 +217,7 @@ async fn every_filter_finds_what_it_names_in_memory_and_in_the_archive() {
 async fn pages_miss_and_repeat_nothing_while_tasks_come_end_and_move() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::keeping(dir.path(), 4, &["i1"]);
-    let known: BTreeSet<String> = bench
-        .filled()
+    let known: BTreeSet<String> = Box::pin(bench.filled())
         .await
         .into_iter()
         .map(|task| task.id)

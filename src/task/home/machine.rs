@@ -33,9 +33,13 @@ pub(super) use super::effect::{Carrying, Effect, Limits, World};
 pub(super) use super::entry::Entry;
 use super::gate::Gates;
 use super::give::Round;
+use super::granted::Slots;
 use super::kept::{Kept, UNCONFIRMED};
 use super::keys::Keys;
 use super::lanes::{Lane, Lanes};
+use super::large::Waiting;
+use super::places::Places;
+use super::room::Rooms;
 use super::update::failure;
 
 /// How long a cancelled handler may take to confirm.
@@ -58,10 +62,7 @@ pub(super) struct Tasks {
     pub(super) gates: Gates,
     /// Who had no room when a task was last offered.
     pub(super) full: BTreeSet<InstanceId>,
-    /// Slots that were granted here: which one was seen last, by who granted it.
-    pub(super) granted: BTreeMap<InstanceId, u64>,
-    /// Which lane had the last granted slot.
-    pub(super) granted_lane: Option<Lane>,
+    pub(super) slots: Slots,
     wakes: BTreeSet<(Instant, Uuid)>,
     /// When the lanes are worth a look.
     pub(super) pump_at: Option<Instant>,
@@ -77,15 +78,23 @@ pub(super) struct Tasks {
     pub(super) working: usize,
     /// Tasks whose agent waits for an answer.
     pub(super) asking: usize,
-    /// Tasks that have ended and wait to be told of.
-    pub(super) untold: usize,
+    /// What is taken of the room that not all tasks have.
+    pub(super) rooms: Rooms,
     /// Tasks with anything that is to be told.
     pub(super) telling: usize,
+    /// Tries to tell anything, so far.
+    pub(super) tries: u64,
+    /// Nothing is given up before this for its age.
+    pub(super) tell_until: Instant,
+    /// Where what is to be told goes.
+    pub(super) places: Places,
     pub(super) draining: bool,
     /// What waits goes on waiting: nobody is given anything any more.
     pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
+    /// There is more large content on disk than there should be: nothing new is taken.
+    pub(super) stored_full: bool,
     /// An archive takes what has ended: it leaves memory that way, and never before it is there.
     pub(super) archived: bool,
     /// Tasks that were submitted with a key.
@@ -96,6 +105,8 @@ pub(super) struct Tasks {
     /// Empty but during the replay.
     pub(super) stash: Stash,
     pub(super) records: Vec<Record>,
+    /// Large contents that those name.
+    pub(super) waiting: Waiting,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -110,8 +121,7 @@ impl Tasks {
             lanes: Lanes::default(),
             gates: Gates::default(),
             full: BTreeSet::new(),
-            granted: BTreeMap::new(),
-            granted_lane: None,
+            slots: Slots::default(),
             wakes: BTreeSet::new(),
             pump_at: None,
             pumped: None,
@@ -121,17 +131,22 @@ impl Tasks {
             live_bytes: 0,
             working: 0,
             asking: 0,
-            untold: 0,
+            rooms: Rooms::default(),
             telling: 0,
+            tries: 0,
+            tell_until: base,
+            places: Places::default(),
             draining: false,
             holding: false,
             low_space: false,
+            stored_full: false,
             archived: false,
             keys: Keys::default(),
             children: Children::default(),
             compaction: Compaction::default(),
             stash: Stash::default(),
             records: Vec::new(),
+            waiting: Waiting::default(),
             effects: Vec::new(),
         }
     }
@@ -194,9 +209,11 @@ impl Tasks {
         if self.pump_at.is_some_and(|due| due <= now) {
             self.pump_on(world);
         }
+        self.lanes.moved |= self.slots.wake(now);
         if self.compaction.at.is_some_and(|due| due <= now) {
             self.compact_on(now);
         }
+        self.shed(world.at);
         self.forget_old(world.at);
     }
 
@@ -204,6 +221,7 @@ impl Tasks {
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let first = self.wakes.first().map(|(due, _)| *due);
         let others = self.pump_at.into_iter().chain(self.compaction.at);
+        let others = others.chain(self.slots.next_wake());
         first.into_iter().chain(others).min()
     }
 
@@ -236,20 +254,19 @@ impl Tasks {
             kind: Some(kind),
         };
         let (id, seq) = (summary.id.clone(), event.seq);
+        let given_up = entry.kept.given_up();
         self.log(id, Recorded::Event(event), after_update);
         self.follow(task);
+        self.told_too_late(task, given_up);
         let ended = super::kept::ended(state);
         self.effects.push(Effect::Shown { task, seq, ended });
         self.begin_telling(task, at);
     }
 
     /// Adds a record to what is to be appended.
-    pub(super) fn log(&mut self, task_id: String, kind: Recorded, after_update: u64) {
-        self.records.push(Record {
-            task_id,
-            kind: Some(kind),
-            after_update,
-        });
+    pub(super) fn log(&mut self, task_id: String, mut kind: Recorded, after_update: u64) {
+        let blobs = self.cut(&mut kind);
+        self.log_with(task_id, kind, after_update, blobs);
     }
 
     /// Takes the record that was just added into the task.
@@ -313,10 +330,6 @@ impl Tasks {
             self.wakes.extend(wake.map(|due| (due, task)));
         }
         let was = std::mem::replace(&mut entry.counted, entry.kept.bytes);
-        let untold = ended && !over;
-        self.untold += usize::from(untold && !entry.untold);
-        self.untold -= usize::from(entry.untold && !untold);
-        entry.untold = untold;
         if ended {
             if let Some(lane) = entry.lane.take() {
                 self.lanes.remove(&lane, task, false);
@@ -324,20 +337,19 @@ impl Tasks {
             if entry.rests_until.take().is_some() {
                 self.lanes.wake(task);
             }
-            // What it did not need is free at its end, told or not.
-            let count = entry.kept.descendants + entry.unused;
-            if let Some(token) = self.children.remove(task).filter(|_| count > 0) {
-                self.effects.push(Effect::GiveBack { token, count });
-            }
+            self.children.remove(task);
+            entry.leave_maker(&mut self.effects);
         }
-        if !over {
-            self.live_bytes = self.live_bytes + entry.counted - was;
-            return;
+        let counted = entry.counted;
+        entry.filed = over;
+        if over {
+            self.live_bytes -= was;
+            self.ended_bytes += counted;
+            self.ended.push_back(task);
+        } else {
+            self.live_bytes = self.live_bytes + counted - was;
         }
-        entry.filed = true;
-        self.live_bytes -= was;
-        self.ended_bytes += entry.counted;
-        self.ended.push_back(task);
+        self.count_room(task);
     }
 
     /// Takes a new task in.
@@ -363,7 +375,7 @@ impl Tasks {
         };
         let (at, now) = (world.at, world.at.now);
         if entry.kept.ended() {
-            return self.telling_due(task, at);
+            return self.telling_due(task, world);
         }
         if entry.deadline <= now {
             self.end_failed(
@@ -379,7 +391,7 @@ impl Tasks {
         } else if entry.rests_until.is_some_and(|due| due <= now) {
             self.rested(task, world);
         }
-        self.telling_due(task, at);
+        self.telling_due(task, world);
     }
 }
 

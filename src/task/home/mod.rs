@@ -6,13 +6,15 @@
 //! - `granted`, `claims`: slots that executors grant to those who wait; pure. `slots`: carries those.
 //! - `kept`, `artifacts`: a task as its records make it; `recovery`, `replay`: after a restart; pure.
 //! - `snapshot`, `compaction`: written to the log anew, so that old segments can go; pure.
+//! - `beside`: carries large content to the journal and back. `large`: large content, by reference; what it takes to show it again.
 //! - `children`: tasks that end with the attempt that made them; pure.
 //! - `dialogue`: questions of agents, and how an answer lets the task go on; pure.
 //! - `ephemeral`: tasks in memory only, in shards of their own.
 //! - `handover`: tasks that their agents hand over for good; pure.
 //! - `keys`: tasks that were submitted with an idempotency key; pure.
 //! - `moving`, `archiving`: what has ended goes to the archive. `finished`: what is read of it there.
-//! - `telling`, `deliver`: what is still to be told to whoever is called back.
+//! - `owed`, `telling`: what is still to be told to whoever is called back, and when; `places`: whose turn it is there; pure. `deliver`: how it leaves.
+//! - `room`: how much of memory which tasks may take; pure.
 //! - `reads`, `view`: what is shown of it; pure.
 //! - `submit`: how a task gets in. `calls`: what else callers may ask. `shard`, `sweep`, `request`, `serve`: carries out what `machine` decided, after the sync.
 //! - `counted`: what is counted of it. `dispatch`: carries one attempt. `watch`: one watcher's stream.
@@ -21,6 +23,7 @@ mod admission;
 mod archiving;
 mod artifacts;
 mod attempt;
+mod beside;
 mod calls;
 mod children;
 mod claims;
@@ -43,21 +46,28 @@ mod hold;
 mod kept;
 mod keys;
 mod lanes;
+mod large;
 mod loss;
 mod machine;
 mod moving;
+mod neighbours;
+mod owed;
 mod pick;
+mod places;
 mod reads;
 mod recovery;
 mod refused;
 mod released;
 mod replay;
 mod request;
+mod room;
 mod serve;
 mod shard;
 mod slots;
 mod snapshot;
+mod steps;
 mod submit;
+mod supply;
 mod sweep;
 mod telling;
 mod turns;
@@ -77,6 +87,8 @@ mod drive_tests;
 mod ephemeral_tests;
 #[cfg(test)]
 mod key_tests;
+#[cfg(test)]
+mod large_tests;
 #[cfg(test)]
 mod list_tests;
 #[cfg(test)]

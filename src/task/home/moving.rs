@@ -9,7 +9,7 @@ use crate::pb::journal::{Forgotten, record::Kind as Recorded};
 use crate::task::spec::Moment;
 
 use super::kept::Kept;
-use super::machine::{Entry, Tasks};
+use super::machine::{Effect, Entry, Tasks};
 
 /// A finished task stays in memory at most this long: it holds segments of the log.
 const STAYS: Duration = Duration::from_secs(60);
@@ -66,6 +66,9 @@ impl Tasks {
             if let Some(entry) = self.let_go_of(*task, archived) {
                 let id = entry.kept.task.id.clone();
                 self.log(id, Recorded::Forgotten(Forgotten {}), 0);
+                if self.waiting.large.is_some() {
+                    self.effects.push(Effect::LetGo { task: *task });
+                }
             }
         }
     }

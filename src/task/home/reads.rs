@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use crate::domain::{Fault, Reason, SpiffeId};
 use crate::pb;
+use crate::task::journal::blobs::Hash;
 
+use super::dialogue::withheld_from;
 use super::machine::{Entry, Tasks, not_found};
-use super::view::{ANSWER_MAX, ListPage, ListQuery, full as full_view, sees};
+use super::view::{ANSWER_MAX, ListPage, ListQuery, Whole, full as full_view, sees};
 
 /// Most events of a batch.
 pub(super) const BATCH: usize = 256;
@@ -85,13 +87,30 @@ pub(super) fn get(
     task: Uuid,
     viewer: &SpiffeId,
     full: bool,
-) -> Result<(pb::Task, bool), Fault> {
+) -> Result<Whole, Fault> {
     let entry = entry(tasks, task, viewer)?;
     if !full {
-        return Ok((entry.basic(), false));
+        return Ok(Whole {
+            task: entry.basic(),
+            ..Whole::default()
+        });
     }
-    let (task, truncated) = full_view(&entry.kept);
-    Ok((entry.shows(task), truncated))
+    let mut whole = full_view(&entry.kept);
+    whole.task = entry.shows(whole.task);
+    Ok(whole)
+}
+
+/// The part of the task that names a content, as far as it may be shown to `viewer`.
+pub(super) fn naming(
+    tasks: &Tasks,
+    task: Uuid,
+    viewer: &SpiffeId,
+    hash: Hash,
+) -> Result<pb::Part, Fault> {
+    let entry = entry(tasks, task, viewer)?;
+    let agent = withheld_from(viewer, &entry.kept.task);
+    let found = entry.kept.naming(hash, entry.shown(), agent.as_deref());
+    found.ok_or_else(no_content)
 }
 
 /// Newest first, until the page or [`ANSWER_MAX`] is full, or [`SCAN`] tasks were looked at.
@@ -208,6 +227,12 @@ pub(super) fn pieces(
 /// The answer where a task has no artifact of this id.
 pub(super) fn no_artifact() -> Fault {
     let text = "the task has no such artifact: its ids are in GetTask";
+    Fault::new(Reason::ArtifactNotFound, text)
+}
+
+/// The answer where a task names no content of this hash, whoever else does.
+pub(super) fn no_content() -> Fault {
+    let text = "the task has no content of this hash that you may read: what it refers to is in GetTask, FULL view";
     Fault::new(Reason::ArtifactNotFound, text)
 }
 

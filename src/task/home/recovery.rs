@@ -52,6 +52,7 @@ impl Tasks {
 
     /// After the last replayed record: counts, arms timers, and goes on where the home stopped.
     pub(super) fn recovered(&mut self, world: World<'_>) {
+        self.tell_again(world.at);
         let all: Vec<Uuid> = self.tasks.keys().copied().collect();
         for task in all {
             let Some(entry) = self.tasks.get_mut(&task) else {
@@ -67,6 +68,7 @@ impl Tasks {
                 continue;
             }
             self.live_bytes += entry.counted;
+            self.made_by(task, None);
             // What was still to be told is.
             self.begin_telling(task, world.at);
             self.recover(task, world);
@@ -83,6 +85,10 @@ impl Tasks {
             return self.settle(task);
         }
         if entry.kept.running.is_some() {
+            // Where they are not at hand yet they are fetched: its result is held against them.
+            if let Some(promise) = entry.kept.asked_promise() {
+                drop(world.route.promised(&promise));
+            }
             self.take_up(task, world.at);
         } else if entry.kept.task.cancel_requested {
             self.end_canceled(task, "CANCELED", world.at);

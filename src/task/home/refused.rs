@@ -26,6 +26,26 @@ const PERMANENT: &[Reason] = &[
     Reason::DeadlineExceeded,
 ];
 
+/// Statuses with which an executor turns a Start down before it runs anything.
+pub(super) const REFUSED: &[Reason] = &[
+    Reason::PermissionDenied,
+    Reason::IdentityMismatch,
+    Reason::OperatorsOnly,
+    Reason::Unauthenticated,
+    Reason::InvalidField,
+    Reason::PayloadTooLarge,
+    Reason::InputInvalid,
+    Reason::ProtocolViolation,
+    Reason::DelegationLoop,
+    Reason::OutOfScope,
+    Reason::NotOwnAgent,
+    Reason::Unimplemented,
+    Reason::SlotsFull,
+    Reason::QueueFull,
+    Reason::Draining,
+    Reason::DeadlineExceeded,
+];
+
 impl Tasks {
     /// The executor said why, and perhaps when to ask it again.
     pub(super) fn refused(

@@ -9,14 +9,15 @@ use uuid::Uuid;
 use crate::domain::{Fault, InstanceId, SpiffeId};
 use crate::pb;
 use crate::task::archive::ArchiveError;
-use crate::task::callback::Outcome;
+use crate::task::callback::{Delivery, Outcome, Tells, Ticket};
+use crate::task::journal::blobs::Hash;
 use crate::task::spec::NewTask;
 
 use super::attempt::Heard;
 use super::dialogue::Response;
 use super::granted::Granted;
 use super::reads::{Batch, Page, Pieces};
-use super::view::ListQuery;
+use super::view::{ListQuery, Whole};
 
 /// What a caller gets back, once it may.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Fault>>;
@@ -49,7 +50,13 @@ pub(super) enum Request {
         task: Uuid,
         viewer: Arc<SpiffeId>,
         full: bool,
-        answer: Reply<(pb::Task, bool)>,
+        answer: Reply<Whole>,
+    },
+    Naming {
+        task: Uuid,
+        viewer: Arc<SpiffeId>,
+        hash: Hash,
+        answer: Reply<pb::Part>,
     },
     List {
         query: Arc<ListQuery>,
@@ -78,14 +85,12 @@ pub(super) enum Request {
         attempt: u32,
         heard: Heard,
     },
+    /// About tasks that may be made below this one.
+    Supply(Uuid, SupplyWord),
     /// An executor says something about its slots.
     Slots(SlotsWord),
-    /// What became of telling event `seq` to whoever is called back.
-    Told {
-        task: Uuid,
-        seq: u64,
-        outcome: Outcome,
-    },
+    /// The courier says something about what is to be told.
+    Courier(CourierWord),
     /// Gives nothing more out; answered once no attempt is under way.
     Settle {
         answer: Reply<()>,
@@ -96,6 +101,68 @@ pub(super) enum Request {
         outcome: Result<(), ArchiveError>,
     },
     Drain {
+        answer: Reply<()>,
+    },
+}
+
+/// What is said about tasks that may be made below one.
+pub(super) enum SupplyWord {
+    /// What came of asking whoever made it, for this attempt of it.
+    Drawn { attempt: u32, drawn: Drawn },
+    /// An attempt of a task that tells of it needs so many.
+    Draw { by: Asker, count: u32 },
+    /// So many of those were not needed.
+    GiveBack { count: u32 },
+}
+
+/// Who has made a task, and is asked for what may be made below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// The attempt with this token, which runs on this sidecar.
+    Attempt(String),
+    /// No attempt: it tells of this task, which is of this home.
+    Task(Uuid),
+}
+
+/// The attempt of a task that needs more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub(super) task: Uuid,
+    pub(super) attempt: u32,
+}
+
+impl Asker {
+    /// What it is told.
+    pub(super) fn drawn(self, drawn: Drawn) -> Request {
+        let Self { task, attempt } = self;
+        Request::Supply(task, SupplyWord::Drawn { attempt, drawn })
+    }
+}
+
+/// What came of asking for tasks that may be made.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    /// Who was asked.
+    pub(super) from: Maker,
+    /// How many it gave; 0: it has none, or is over.
+    pub(super) got: u32,
+    /// How many are left for the tree.
+    pub(super) left: u32,
+}
+
+/// What the courier says about what is to be told.
+pub(super) enum CourierWord {
+    /// A try begins: what is to be told.
+    Begins {
+        ticket: Ticket,
+        answer: Reply<Option<Delivery>>,
+    },
+    /// What became of it.
+    Told { ticket: Ticket, outcome: Outcome },
+    /// What became of the task that told an agent of a change.
+    Answered {
+        tells: Tells,
+        outcome: Outcome,
         answer: Reply<()>,
     },
 }
@@ -121,6 +188,8 @@ pub(super) enum Answered<T> {
     Again(T),
     /// Its task is, or may be, in the archive by now: look there again.
     Archived(Box<NewTask>),
+    /// Its maker has to ask first for what it takes, so many.
+    Unpaid(Box<NewTask>, u32),
 }
 
 /// Newest events that a mark carries: what one sync mostly shows of a task.

@@ -8,6 +8,8 @@ use crate::domain::{Fault, SpiffeId};
 use crate::pb;
 #[cfg(any(test, feature = "sabotage"))]
 use crate::task::controls::{self, Control};
+use crate::task::descendants;
+use crate::task::doors::Fare;
 use crate::task::spec::NewTask;
 
 use super::dialogue::{Response, may_answer, not_for_agents};
@@ -16,6 +18,7 @@ use super::machine::not_found;
 use super::reads;
 use super::request::{Answered, Mark, Reply, Request, SlotsWord, Watchers, Watching};
 use super::shard::{Gated, Running, moment};
+use super::slots::Unused;
 use super::submit::parent_gone;
 
 /// Transients that a slow watcher may be behind; it loses the oldest.
@@ -31,7 +34,7 @@ impl Running {
             } => {
                 self.world(|tasks, world| tasks.heard(task, attempt, heard, world));
             }
-            Request::Told { task, seq, outcome } => self.heard_back(task, seq, outcome),
+            Request::Courier(word) => self.courier(word),
             Request::Submit {
                 new,
                 looked,
@@ -58,6 +61,7 @@ impl Running {
                 self.answer(answer, canceled);
             }
             Request::Slots(word) => self.slots(word),
+            Request::Supply(task, word) => self.world(|tasks, _| tasks.heed(task, word)),
             Request::Respond {
                 task,
                 viewer,
@@ -77,6 +81,7 @@ impl Running {
             | Request::List { .. }
             | Request::Watch { .. }
             | Request::Next { .. }
+            | Request::Naming { .. }
             | Request::Pieces { .. }) => self.read(read),
         }
     }
@@ -89,12 +94,17 @@ impl Running {
     fn slots(&mut self, word: SlotsWord) {
         match word {
             SlotsWord::Grants { instance, grants } => {
+                if !grants {
+                    self.backs.remove(&instance);
+                }
                 self.world(|tasks, world| tasks.set_grants(&instance, grants, world.at.now));
             }
             SlotsWord::Granted { grant, back } => {
-                if !self.world(|tasks, world| tasks.granted(&grant, world)) {
-                    // Where that does not reach the executor, the grant is void soon.
-                    drop(back.try_send(grant.id));
+                let unused = Unused::new(&grant.id, &back);
+                if self.world(|tasks, world| tasks.granted(&grant, world)) {
+                    // It is with a task that is given out once that is on disk.
+                    unused.used();
+                    self.backs.insert(grant.instance, back);
                 }
             }
         }
@@ -121,28 +131,57 @@ impl Running {
             Known::Unknown => {}
         }
         let skill = new.task.skill.clone();
-        let task = self.admit(new)?;
+        let task = match self.admit(new)? {
+            Admitted::Made(task) => task,
+            Admitted::Unpaid(new, count) => return Ok(Answered::Unpaid(new, count)),
+        };
         self.shard.metrics.submitted(&skill);
         show(self, task).map(Answered::New)
     }
 
     /// Makes a task that was not made before, at the expense of the attempt that asks for it.
-    fn admit(&mut self, mut new: Box<NewTask>) -> Result<Uuid, Fault> {
+    fn admit(&mut self, mut new: Box<NewTask>) -> Result<Admitted, Fault> {
         let Some(token) = new.maker.clone() else {
-            return self.world(|tasks, world| tasks.submit(*new, world));
+            let made = self.world(|tasks, world| tasks.submit(*new, world));
+            return made.map(Admitted::Made);
         };
         let parents = self.shard.parents.clone();
         // It may have ended since the submission was checked; from here on this shard hears of it.
         if !parents.lives(&token) {
             return Err(parent_gone());
         }
-        new.descendants = parents.take(&token, new.task.chain.len())?;
-        let taken = 1 + new.descendants;
-        let made = self.world(|tasks, world| tasks.submit(*new, world));
-        if made.is_err() {
-            parents.give_back(&token, taken);
+        let Some(fare) = new.fare.take() else {
+            let wants = 1 + self.share(&new, &token);
+            let taken = parents.take(&token, wants)?;
+            if taken == 0 {
+                return Ok(Admitted::Unpaid(new, wants));
+            }
+            new.fare = Some(Box::new(Fare::taken(parents, token, taken)));
+            return self.admit(new);
+        };
+        new.descendants = fare.count().saturating_sub(1);
+        let detached = !new.ends_with_maker;
+        let made = self.world(|tasks, world| tasks.submit(*new, world))?;
+        // Else it goes back.
+        fare.spend();
+        if detached {
+            self.shard.parents.keep_for(&token);
         }
-        made
+        Ok(Admitted::Made(made))
+    }
+
+    /// What a child has to get beforehand, as whoever runs it may not be able to ask for it.
+    fn share(&self, new: &NewTask, token: &str) -> u32 {
+        let namespace = new.task.namespace.parse();
+        let selector = new.spec.selector.as_ref();
+        match (namespace, selector) {
+            (Ok(namespace), Some(selector))
+                if !self.shard.route.wants_descendants(&namespace, selector) =>
+            {
+                descendants::share(self.shard.parents.left(token))
+            }
+            _ => 0,
+        }
     }
 
     fn cancel(&mut self, task: Uuid, viewer: &SpiffeId, reason: &str) -> Result<pb::Task, Fault> {
@@ -169,6 +208,7 @@ impl Running {
     }
 
     fn read(&mut self, request: Request) {
+        let tasks = &self.shard.tasks;
         match request {
             Request::Get {
                 task,
@@ -176,11 +216,11 @@ impl Running {
                 full,
                 answer,
             } => {
-                let got = reads::get(&self.shard.tasks, task, &viewer, full);
+                let got = reads::get(tasks, task, &viewer, full);
                 self.answer(answer, got);
             }
             Request::List { query, answer } => {
-                let page = reads::list(&self.shard.tasks, &query);
+                let page = reads::list(tasks, &query);
                 self.answer(answer, Ok(page));
             }
             Request::Watch {
@@ -189,7 +229,7 @@ impl Running {
                 after_seq,
                 answer,
             } => {
-                let fits = reads::check_cursor(&self.shard.tasks, task, &viewer, after_seq);
+                let fits = reads::check_cursor(tasks, task, &viewer, after_seq);
                 let watching = fits.and_then(|()| self.watch(task));
                 self.answer(answer, watching);
             }
@@ -199,7 +239,7 @@ impl Running {
                 after_seq,
                 answer,
             } => {
-                drop(answer.send(reads::next(&self.shard.tasks, task, after_seq)));
+                drop(answer.send(reads::next(tasks, task, after_seq)));
             }
             Request::Pieces {
                 task,
@@ -207,25 +247,29 @@ impl Running {
                 artifact,
                 from,
                 answer,
-            } => {
-                let pieces = reads::pieces(&self.shard.tasks, (task, &viewer), &artifact, from);
-                drop(answer.send(pieces));
-            }
+            } => drop(answer.send(reads::pieces(tasks, (task, &viewer), &artifact, from))),
+            Request::Naming {
+                task,
+                viewer,
+                hash,
+                answer,
+            } => drop(answer.send(reads::naming(tasks, task, &viewer, hash))),
             Request::Heard { .. }
-            | Request::Told { .. }
+            | Request::Courier(_)
             | Request::Submit { .. }
             | Request::Run { .. }
             | Request::Cancel { .. }
             | Request::Respond { .. }
             | Request::Settle { .. }
             | Request::Slots(_)
+            | Request::Supply(..)
             | Request::Moved { .. }
             | Request::Drain { .. } => {}
         }
     }
 
     /// Answers once everything that the answer may show is on disk; a refusal shows nothing.
-    fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, answer: Reply<T>, with: Result<T, Fault>) {
         if with.is_err() {
             // Whoever asked may be gone.
             drop(answer.send(with));
@@ -254,6 +298,13 @@ impl Running {
         }
         Ok(watching)
     }
+}
+
+/// What became of a submission that was not known.
+enum Admitted {
+    Made(Uuid),
+    /// Its maker has nothing in hand for it, of so many.
+    Unpaid(Box<NewTask>, u32),
 }
 
 /// The control that a key makes one task.

@@ -11,29 +11,34 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use uuid::Uuid;
 
-use crate::pb::journal::Record;
+use crate::domain::InstanceId;
 use crate::runtime::{Nursery, Stop, chance, clock, watch};
-use crate::task::callback::Delivery;
+use crate::task::callback::Ticket;
 use crate::task::doors::{Connect, Parents, Route};
+use crate::task::journal::blobs::{Blobs, Holder};
 use crate::task::journal::{Journal, JournalError, Lsn, Synced};
 use crate::task::spec::Moment;
 use crate::telemetry::metrics::tasks::Tasks as TaskMetrics;
 
 use super::archiving::Archiving;
-use super::dispatch::{Carrier, First, Said};
+use super::beside::group;
+use super::children::next_over;
+use super::dispatch::{Carrier, First};
 use super::hold::Hold;
+use super::large::STORED_MAX;
 use super::machine::{Carrying, Effect, Tasks, World};
+use super::neighbours::Neighbours;
 use super::reads;
 use super::released::Released;
 use super::request::{Mark, Reply, Request, Watchers};
-use super::slots::Board;
+use super::slots::{Board, Unused};
+use super::steps::Said;
 
 /// Requests that wait for a shard; senders wait beyond it.
 pub(super) const INBOX: usize = 1024;
@@ -41,10 +46,6 @@ pub(super) const INBOX: usize = 1024;
 const TURN: usize = 256;
 /// Records that wait before they are appended, not to the end of a turn: a record may be 1 MiB.
 const APPEND: usize = 32;
-/// So few records are never too many bytes for one append.
-const GROUP: usize = 4;
-/// Most bytes of more records in one append; the journal takes 8 MiB at least.
-const GROUP_BYTES: usize = 4 << 20;
 /// How often children of ended attempts are cancelled, old tasks forgotten and segments let go.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Pause before a journal that had no room is asked again.
@@ -77,10 +78,11 @@ pub(super) struct Shard {
     pub(super) connect: Arc<dyn Connect>,
     pub(super) parents: Arc<dyn Parents>,
     /// What is to be told, to whoever carries it.
-    pub(super) deliveries: mpsc::Sender<Delivery>,
+    pub(super) tickets: mpsc::Sender<Ticket>,
     pub(super) nursery: Nursery,
     /// Where it says who waits for executors without room.
     pub(super) board: Arc<Board>,
+    pub(super) neighbours: Arc<Neighbours>,
     /// Told when the journal fails.
     pub(super) failed: Stop,
 }
@@ -101,6 +103,8 @@ pub(super) struct Running {
     looked: Option<Instant>,
     /// When it may say again who waits for executors without room.
     pub(super) says_at: Instant,
+    /// Where grants go back that no Start has used, by who granted them.
+    pub(super) backs: BTreeMap<InstanceId, mpsc::Sender<String>>,
     /// Sorted, as the watchers are: who hears of the shard's end first does not depend on chance.
     pub(super) carriers: BTreeMap<Uuid, (u32, watch::Sender<Said>)>,
     /// Who waits until no attempt is under way; at most one, the process's own end.
@@ -121,6 +125,7 @@ impl Shard {
             hold: Hold::default(),
             looked: None,
             says_at: Instant::now(),
+            backs: BTreeMap::new(),
             carriers: BTreeMap::new(),
             settling: Vec::new(),
             watchers: BTreeMap::new(),
@@ -219,6 +224,8 @@ impl Running {
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
         self.shard.tasks.low_space = self.shard.journal.low_space();
+        let stored = self.shard.journal.blobs().map(Blobs::disk_bytes);
+        self.shard.tasks.stored_full = stored.is_some_and(|bytes| bytes > STORED_MAX);
         for request in requests.drain(..) {
             self.handle(request);
             self.gather();
@@ -264,12 +271,11 @@ impl Running {
     pub(super) fn append(&mut self) -> Result<(), JournalError> {
         self.stuck = false;
         while !self.shard.tasks.records.is_empty() {
-            let group = group(&self.shard.tasks.records);
-            match self
-                .shard
-                .journal
-                .append(&self.shard.tasks.records[..group])
-            {
+            let tasks = &self.shard.tasks;
+            let group = group(&tasks.records, &tasks.waiting);
+            let blobs = self.held(group);
+            let records = &self.shard.tasks.records[..group];
+            match self.shard.journal.append_with(records, &blobs) {
                 Ok(last) => self.last = last,
                 Err(JournalError::Full { .. }) => {
                     self.stuck = true;
@@ -284,6 +290,7 @@ impl Running {
                 self.shard.tasks.logged(lsn, &record);
             }
             self.shard.tasks.records = records;
+            self.shard.tasks.waiting.appended(group);
         }
         let last = self.last;
         self.gated
@@ -325,22 +332,28 @@ impl Running {
                 self.count_attempt(to.task, to.attempt, true);
                 self.carry(to, First::Resume(after_update));
             }
-            Effect::GiveBack { token, count } => self.shard.parents.give_back(&token, count),
-            Effect::Tell { task } => self.tell(task),
+            Effect::LetGo { task } => self.let_go(task),
+            Effect::Give {
+                task,
+                attempt,
+                given,
+            } => self.say(task, attempt, |said| said.given = given),
+            Effect::Draw { by, from, count } => self.draw(by, from, count),
+            Effect::Drawn { by, drawn } => self.pass_on(by.task, by.drawn(drawn)),
+            Effect::GiveBack { to, count } => self.give_back(to, count),
+            Effect::LeaveParent { token } => self.shard.parents.let_go(&token),
+            Effect::Tell(ticket) => self.tell(*ticket),
+            Effect::Told(report) => self.shard.metrics.callbacks.told(&report),
             Effect::Ack {
                 task,
                 attempt,
                 update,
-            } => {
-                self.say(task, attempt, |said| said.ack = said.ack.max(update));
-            }
+            } => self.say(task, attempt, |said| said.ack = said.ack.max(update)),
             Effect::Abort {
                 task,
                 attempt,
                 reason,
-            } => {
-                self.say(task, attempt, |said| said.abort = Some(reason));
-            }
+            } => self.say(task, attempt, |said| said.abort = Some(reason)),
             Effect::Release {
                 task,
                 attempt,
@@ -358,6 +371,13 @@ impl Running {
                     self.carriers.remove(&task);
                 }
             }
+        }
+    }
+
+    /// What the task named is not needed for it any more.
+    fn let_go(&self, task: Uuid) {
+        if let Some(blobs) = self.shard.journal.blobs() {
+            blobs.let_go(Holder::in_log(task));
         }
     }
 
@@ -384,12 +404,16 @@ impl Running {
         let (say, said) = watch::channel(Said::default());
         self.carriers.insert(to.task, (to.attempt, say));
         let (shard, connect) = (self.shard.sender.clone(), self.shard.connect.clone());
+        let grant = first.grant().zip(self.backs.get(&to.instance));
+        let unused = grant.map(|(grant, back)| Unused::new(grant, back));
         let carrier = Carrier {
             to,
             first,
+            unused,
             said,
             shard,
             connect,
+            blobs: self.shard.journal.blobs().cloned(),
             work,
         };
         self.shard
@@ -414,36 +438,10 @@ impl fmt::Debug for Shard {
     }
 }
 
-/// The next token that is over; `None`: some were missed. Waits for ever where no more come.
-async fn next_over(over: &mut Option<broadcast::Receiver<Arc<str>>>) -> Option<Arc<str>> {
-    if let Some(tokens) = over {
-        match tokens.recv().await {
-            Ok(token) => return Some(token),
-            Err(broadcast::error::RecvError::Lagged(_)) => return None,
-            Err(broadcast::error::RecvError::Closed) => *over = None,
-        }
-    }
-    std::future::pending().await
-}
-
 /// Both clocks, now.
 pub(super) fn moment() -> Moment {
     Moment {
         now: Instant::now(),
         wall: clock::wall(),
     }
-}
-
-/// How many of the first records go to the journal in one piece: together they stay far below what
-/// it takes at once.
-fn group(records: &[Record]) -> usize {
-    if records.len() <= GROUP {
-        return records.len();
-    }
-    let mut bytes = 0;
-    let fitting = records.iter().take_while(|record| {
-        bytes += record.encoded_len();
-        bytes <= GROUP_BYTES
-    });
-    fitting.count().max(1)
 }

@@ -28,6 +28,7 @@ use crate::runtime::{Nursery, Stop, chance, watch};
 use crate::task::doors::{Connect, Grants};
 
 use super::claims::{Claims, Report};
+use super::dispatch::First;
 use super::granted::Granted;
 use super::request::{Request, SlotsWord};
 use super::shard::Running;
@@ -56,11 +57,56 @@ const LIFE: Duration = Duration::from_secs(1);
 const ID_MAX: usize = 64;
 /// Least time between two reports of a shard, for every so many entries.
 const PAUSE: (Duration, usize) = (Duration::from_millis(1), 16);
+/// The longest: whoever comes new waits so long until it is heard of, and those that one report had
+/// no room for.
+const PAUSE_MOST: Duration = Duration::from_millis(50);
 
 /// How long a shard lets pass before its next report: counting must not be its main work.
 fn pause_after(report: &Report) -> Duration {
+    if report.partial {
+        return PAUSE_MOST;
+    }
     let times = report.entries() / PAUSE.1;
-    PAUSE.0 * u32::try_from(times + 1).unwrap_or(u32::MAX)
+    let pause = PAUSE.0 * u32::try_from(times + 1).unwrap_or(u32::MAX);
+    pause.min(PAUSE_MOST)
+}
+
+/// A grant that goes back when this is dropped: no Start has used it.
+#[derive(Debug)]
+pub(super) struct Unused {
+    grant: String,
+    back: mpsc::Sender<String>,
+}
+
+impl Unused {
+    pub(super) fn new(grant: &str, back: &mpsc::Sender<String>) -> Self {
+        let (grant, back) = (grant.to_owned(), back.clone());
+        Self { grant, back }
+    }
+
+    /// A Start has gone out with it.
+    pub(super) fn used(mut self) {
+        self.grant.clear();
+    }
+}
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if !self.grant.is_empty() {
+            // Where that does not reach the executor, the grant is void soon.
+            drop(self.back.try_send(std::mem::take(&mut self.grant)));
+        }
+    }
+}
+
+impl First {
+    /// The grant that it uses.
+    pub(super) fn grant(&self) -> Option<&str> {
+        match self {
+            Self::Start(start, _) => Some(&*start.grant_id).filter(|grant| !grant.is_empty()),
+            Self::Resume(_) => None,
+        }
+    }
 }
 
 impl Running {
@@ -327,5 +373,97 @@ impl Line {
         });
         // A shard that has ended lets it become void.
         drop(self.desk.inboxes[place].send(granted).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::{Fault, Reason};
+    use crate::task::doors::{Call, Steps, Updates};
+    use crate::task::home::dispatch::Carrier;
+    use crate::task::home::machine::Carrying;
+    use crate::task::home::steps::Said;
+    use crate::telemetry::{TraceContext, Work};
+
+    /// Nobody can be reached, or whoever is says nothing.
+    struct Line(bool);
+
+    #[tonic::async_trait]
+    impl Connect for Line {
+        async fn execute(
+            &self,
+            _: &InstanceId,
+            _: Steps,
+            _: Option<Box<Call>>,
+            _: Option<&TraceContext>,
+        ) -> Result<Updates, tonic::Status> {
+            let none = tokio_stream::pending();
+            let lost = Fault::new(Reason::PeerUnreachable, "no");
+            self.0
+                .then(|| Box::pin(none) as Updates)
+                .ok_or_else(|| lost.into())
+        }
+
+        async fn slots(
+            &self,
+            _: &InstanceId,
+            _: crate::task::doors::Claims,
+        ) -> Result<Grants, tonic::Status> {
+            Err(Fault::unimplemented("Slots").into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_goes_back_with_which_no_start_went_out() {
+        for (reached, release, goes_back) in [
+            (true, false, false),
+            (true, true, true),
+            (false, false, true),
+        ] {
+            let (back, mut unused) = mpsc::channel(1);
+            let (shard, _heard) = mpsc::channel(8);
+            let (_say, said) = watch::channel(Said {
+                release,
+                ..Said::default()
+            });
+            let carrier = Carrier {
+                to: Carrying {
+                    task: Uuid::nil(),
+                    task_id: "h.1".into(),
+                    attempt: 1,
+                    instance: "i1".parse().unwrap(),
+                    deadline: Instant::now() + AGAIN,
+                },
+                first: First::Start(Box::default(), Box::default()),
+                unused: Some(Unused::new("g1", &back)),
+                said,
+                shard,
+                connect: Arc::new(Line(reached)),
+                blobs: None,
+                work: Work::none(),
+            };
+            drop(timeout(AGAIN, carrier.run(Stop::new())).await);
+            drop(back);
+            let expected = goes_back.then(|| "g1".to_owned());
+            assert_eq!(unused.recv().await, expected, "{reached} {release}");
+        }
+    }
+
+    #[test]
+    fn counting_takes_little_time_and_nobody_waits_for_it_long() {
+        let key = |number: u32| (format!("o{number}").into(), 5, "work.do".into());
+        for (entries, pause) in [(0, 1), (15, 1), (16, 2), (320, 21), (100_000, 50)] {
+            let waiting = (0..entries).map(|number| (key(number), 1)).collect();
+            let mut report = Report {
+                waiting: [("i1".parse().unwrap(), waiting)].into(),
+                ..Report::default()
+            };
+            assert_eq!(pause_after(&report), Duration::from_millis(pause));
+            report.partial = true;
+            assert_eq!(pause_after(&report), PAUSE_MOST);
+        }
     }
 }

@@ -3,11 +3,19 @@
 //! The same form goes to the archive when a task has ended, and into the log again when a task
 //! outlives the segments that it began in. Refused is a snapshot whose events are not all there.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use crate::domain::{AgentName, Member, SpiffeId};
 use crate::pb;
-use crate::pb::journal::{Attempt, Handover, KeptArtifact as NamedArtifact, Snapshot, Submitted};
+use crate::pb::journal::{
+    Attempt, Handover, KeptArtifact as NamedArtifact, Owed, Snapshot, Submitted,
+};
+use crate::task::callback::Tells;
+use crate::task::descendants::unsaid;
 use crate::task::doors::Contract;
 use crate::task::key::IdempotencyKey;
 use crate::telemetry::TraceContext;
@@ -15,6 +23,7 @@ use crate::telemetry::TraceContext;
 use super::artifacts::KeptArtifact;
 use super::handover::Promised;
 use super::kept::{Kept, Parties, RecordError, Running, event_bytes};
+use super::owed::Owing;
 
 /// Events by their numbers.
 pub(super) type Numbered = BTreeMap<u64, Arc<pb::TaskEvent>>;
@@ -56,6 +65,7 @@ impl Kept {
         Snapshot {
             submitted: Some(Submitted {
                 callback_url: self.callback_url.clone(),
+                tells: self.tells.as_ref().map(tells),
                 ..submitted(
                     self.task.clone(),
                     self.spec.clone(),
@@ -63,13 +73,15 @@ impl Kept {
                     self.key.as_ref(),
                 )
             }),
-            descendants_left: self.descendants,
+            descendants_left: Some(self.descendants),
             handover: self.delegation.as_ref().map(|event| {
                 let promised = self.relied_on.as_ref();
                 Handover {
                     seq: event.seq,
                     promised_by: promised.map_or_else(String::new, |one| one.agent.clone()),
                     promised: promised.map(|one| promise(&one.contract)),
+                    output_schema: promised
+                        .map_or_else(String::new, |one| one.output_schema.clone()),
                 }
             }),
             running: self.running.as_ref().map(|running| Attempt {
@@ -103,7 +115,7 @@ impl Kept {
             content: self.content as u64,
             said: self.said as u64,
             working_since: self.working_since.map(Into::into),
-            owed: self.owed.iter().copied().collect(),
+            owed: self.owed.iter().map(|owing| owing.owed).collect(),
             base: self.bytes.saturating_sub(held + self.checkpoint.len()) as u64,
         }
     }
@@ -113,8 +125,10 @@ impl Kept {
         let first = self.first_seq();
         let chunks = self.artifacts.iter().flat_map(|kept| &kept.chunks);
         let content = self.messages.iter().chain(chunks).chain(&self.delegation);
+        let content = content.chain(self.owed_events());
         let mut older: Vec<_> = content.filter(|event| event.seq < first).collect();
         older.sort_unstable_by_key(|event| event.seq);
+        older.dedup_by_key(|event| event.seq);
         older.into_iter().chain(&self.events)
     }
 
@@ -124,7 +138,6 @@ impl Kept {
     /// `Incomplete` where one is missing; `Name`.
     pub(super) fn restored(snapshot: Snapshot, events: &Numbered) -> Result<Self, RecordError> {
         let submitted = snapshot.submitted.unwrap_or_default();
-        let trace = TraceContext::parse(&submitted.traceparent, &submitted.tracestate);
         let key = IdempotencyKey::written(&submitted);
         let task = submitted.task.unwrap_or_default();
         let wrong = || RecordError::Name(task.id.clone());
@@ -133,20 +146,18 @@ impl Kept {
             events.get(seq).cloned().ok_or_else(missing)
         };
         let all = |seqs: &[u64]| seqs.iter().map(event).collect::<Result<Vec<_>, _>>();
-        let running = snapshot
-            .running
-            .map(|running| taken_up(running).ok_or_else(wrong));
+        let has = snapshot.running.as_ref().map_or(0, |one| one.descendants);
+        let descendants = snapshot.descendants_left;
+        let running = snapshot.running.map(|one| taken_up(one).ok_or_else(wrong));
         let tried = snapshot
             .tried
             .iter()
             .map(|one| one.parse().map_err(|_| wrong()));
-        let mut artifacts = Vec::with_capacity(snapshot.artifacts.len());
-        for NamedArtifact { summary, chunks } in snapshot.artifacts {
-            artifacts.push(KeptArtifact {
-                summary: summary.unwrap_or_default(),
-                chunks: all(&chunks)?,
-            });
-        }
+        let artifact = |NamedArtifact { summary, chunks }| {
+            let (summary, chunks) = (summary.unwrap_or_default(), all(&chunks)?);
+            Ok(KeptArtifact { summary, chunks })
+        };
+        let artifacts = snapshot.artifacts.into_iter().map(artifact);
         let (watched, since) = (snapshot.first_seq..=task.last_seq, snapshot.working_since);
         let mut kept = Self {
             id: task.id.parse().map_err(|_| wrong())?,
@@ -155,7 +166,7 @@ impl Kept {
             tried: tried.collect::<Result<_, _>>()?,
             started: snapshot.started,
             contract: snapshot.contract.as_ref().map(contract_of),
-            descendants: snapshot.descendants_left,
+            descendants: descendants.unwrap_or_else(|| left_unsaid(has, &task)),
             relied_on: snapshot.handover.as_ref().map(promised_of),
             delegation: snapshot.handover.map(|it| event(&it.seq)).transpose()?,
             checkpoint: snapshot.checkpoint,
@@ -163,7 +174,7 @@ impl Kept {
             messages: all(&snapshot.messages)?,
             dialogue: all(&snapshot.dialogue)?,
             asked_at: snapshot.asked_at.parse().ok(),
-            artifacts,
+            artifacts: artifacts.collect::<Result<_, RecordError>>()?,
             result: (snapshot.result > 0)
                 .then(|| event(&snapshot.result))
                 .transpose()?,
@@ -171,18 +182,29 @@ impl Kept {
             said: size(snapshot.said),
             working_since: since.and_then(|at| SystemTime::try_from(at).ok()),
             callback_url: submitted.callback_url,
-            owed: snapshot.owed.into(),
+            owed: owed_of(&snapshot.owed, events),
+            tells: tells_of(submitted.tells.as_ref(), &task.id)?,
             bytes: 0,
             events_bytes: 0,
             spec: submitted.spec.unwrap_or_default(),
+            trace: TraceContext::parse(&submitted.traceparent, &submitted.tracestate),
             task,
-            trace,
             key,
         };
         let held: usize = kept.all_events().map(|event| event_bytes(event)).sum();
         kept.events_bytes = kept.events.iter().map(|event| event_bytes(event)).sum();
         kept.bytes = size(snapshot.base) + kept.checkpoint.len() + held;
         Ok(kept)
+    }
+}
+
+/// What is left for attempts to come where an older version has left that out; the one under way has so
+/// many.
+fn left_unsaid(running: u32, task: &pb::Task) -> u32 {
+    // Then what there was is with that.
+    match running {
+        0 => unsaid(task.chain.len()),
+        _ => 0,
     }
 }
 
@@ -200,9 +222,38 @@ pub(super) fn submitted(
         tracestate: trace.map_or_else(String::new, |trace| trace.tracestate().into()),
         key_scope: key.map_or_else(Vec::new, |key| key.scope.into()),
         key_payload: key.map_or_else(Vec::new, |key| key.payload.into()),
-        descendants: 0,
+        descendants: None,
         callback_url: String::new(),
+        tells: None,
     }
+}
+
+/// What a task tells of as it is written down.
+pub(super) fn tells(tells: &Tells) -> pb::journal::Tells {
+    pb::journal::Tells {
+        task_id: tells.task.to_string(),
+        seq: tells.seq,
+        round: tells.round,
+    }
+}
+
+/// What the task `id` tells of as it was written down.
+pub(super) fn tells_of(
+    tells: Option<&pb::journal::Tells>,
+    id: &str,
+) -> Result<Option<Tells>, RecordError> {
+    let Some(tells) = tells else { return Ok(None) };
+    let task = tells.task_id.parse();
+    Ok(Some(Tells {
+        task: task.map_err(|_| RecordError::Name(id.to_owned()))?,
+        seq: tells.seq,
+        round: tells.round,
+    }))
+}
+
+fn owed_of(owed: &[Owed], events: &Numbered) -> VecDeque<Owing> {
+    let owed = owed.iter().map(|owed| Owing::restored(*owed, events));
+    owed.collect()
 }
 
 /// A contract as it is written down.
@@ -233,6 +284,7 @@ fn promised_of(handover: &Handover) -> Promised {
             .as_ref()
             .map(contract_of)
             .unwrap_or_default(),
+        output_schema: handover.output_schema.clone(),
     }
 }
 

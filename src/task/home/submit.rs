@@ -3,7 +3,7 @@
 //! A submission with a key is looked for in memory, then in the archive, then in memory again: tasks
 //! go from memory to the archive and never back, and the shard knows which have gone since the look.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -12,7 +12,8 @@ use crate::domain::ids::DEFAULT_NAMESPACE;
 use crate::domain::{Fault, Label, Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::runtime::chance;
-use crate::task::doors::Parent;
+use crate::task::callback::Tells;
+use crate::task::doors::{Fare, Parent};
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Asked, NewTask};
 use crate::telemetry::Work;
@@ -32,6 +33,10 @@ use super::watch::TaskUpdates;
 /// with keys were archived during the last.
 const LOOKS: usize = 4;
 
+/// How long a submission waits for the homes above to give what it takes: longer than a stream between
+/// two of them is broken, mostly.
+const DRAW_WITHIN: Duration = Duration::from_secs(20);
+
 /// A task that was taken in, now or before.
 #[derive(Debug)]
 pub struct Submitted<T> {
@@ -43,7 +48,12 @@ pub struct Submitted<T> {
 
 /// What a task goes below that no handler asked for.
 #[derive(Clone, Debug)]
-pub struct Below(pub Box<Parent>);
+pub struct Below {
+    /// The task there, as if an attempt of it had asked.
+    pub parent: Box<Parent>,
+    /// What of a task it tells an agent of; `None`: of nothing.
+    pub tells: Option<Tells>,
+}
 
 /// A submission that passed every check.
 struct Checked {
@@ -65,7 +75,16 @@ impl Home {
         asked: impl Into<Held>,
         thread: usize,
     ) -> Result<Submitted<pb::Task>, Fault> {
-        let checked = self.check(asked.into(), None, (thread, "SubmitTask"))?;
+        Box::pin(self.submit_for(asked.into(), None, thread)).await
+    }
+
+    pub(super) async fn submit_for(
+        &self,
+        held: Held,
+        below: Option<Below>,
+        thread: usize,
+    ) -> Result<Submitted<pb::Task>, Fault> {
+        let checked = self.check(held, below, (thread, "SubmitTask"))?;
         let ask = |new, looked, answer| Request::Submit {
             new,
             looked,
@@ -88,17 +107,12 @@ impl Home {
         thread: usize,
     ) -> impl Future<Output = Result<Submitted<TaskUpdates>, Fault>> + Send {
         // Not async itself: what is asked for would be in its future twice.
-        self.run_for(asked.into(), None, thread)
+        Box::pin(self.run_held(asked.into(), thread))
     }
 
-    pub(super) async fn run_for(
-        &self,
-        held: Held,
-        below: Option<Below>,
-        thread: usize,
-    ) -> Result<Submitted<TaskUpdates>, Fault> {
+    async fn run_held(&self, held: Held, thread: usize) -> Result<Submitted<TaskUpdates>, Fault> {
         let caller = held.asked.caller.clone();
-        let checked = self.check(held, below, (thread, "RunTask"))?;
+        let checked = self.check(held, None, (thread, "RunTask"))?;
         let ask = |new, looked, answer| Request::Run {
             new,
             looked,
@@ -144,12 +158,17 @@ impl Home {
         // What has no disk, or no archive, has nothing elsewhere.
         let elsewhere = shard < self.shared.durable && self.shared.archive.is_some();
         let mut looked = (!elsewhere).then(Instant::now);
-        for _ in 0..LOOKS {
+        // One more: it is paid for once.
+        for _ in 0..=LOOKS {
             let key = new.key;
             let answered = self.ask(shard, |answer| ask(new, looked, answer));
             let (task, replayed) = match answered.await? {
                 Answered::New(task) => (task, false),
                 Answered::Again(task) => (task, true),
+                Answered::Unpaid(back, count) => {
+                    new = Box::pin(self.pay(back, count)).await?;
+                    continue;
+                }
                 Answered::Archived(back) => {
                     looked = Some(Instant::now());
                     if let Some(key) = key
@@ -167,6 +186,22 @@ impl Home {
             return Ok(Submitted { task, replayed });
         }
         Err(storage_failed())
+    }
+
+    /// Has the maker of a task ask for what that takes.
+    async fn pay(&self, mut new: Box<NewTask>, count: u32) -> Result<Box<NewTask>, Fault> {
+        let token = new.maker.clone().unwrap_or_default();
+        let parents = &self.shared.parents;
+        let drawing = parents.draw(&token, count, Some(DRAW_WITHIN));
+        let taken = drawing.await.map_err(|fault| {
+            if fault.reason == Reason::ParentTokenInvalid {
+                parent_gone()
+            } else {
+                fault
+            }
+        })?;
+        new.fare = Some(Box::new(Fare::taken(parents.clone(), token, taken)));
+        Ok(new)
     }
 
     /// The task of this key in the archive.
@@ -187,9 +222,9 @@ impl Home {
         let Held { mut asked, unfit } = held;
         let config = &self.shared.config;
         let asked_for = below.is_none();
-        let parent = match below {
-            Some(Below(parent)) => Ok(Some(*parent)),
-            None => self.parent_of(&asked),
+        let (parent, tells) = match below {
+            Some(below) => (Ok(Some(*below.parent)), below.tells),
+            None => (self.parent_of(&asked), None),
         };
         let known = parent.as_ref().ok().and_then(Option::as_ref);
         let key = IdempotencyKey::of(&mut asked.spec, &asked.caller, known)?;
@@ -219,6 +254,10 @@ impl Home {
         let mut new = checked.inspect_err(|fault| work.fail(fault.reason.label()))?;
         // No attempt pays for what none asked for.
         new.maker = new.maker.filter(|_| asked_for);
+        if new.task.parent_task_id.is_empty() {
+            new.descendants = config.descendants;
+        }
+        new.tells = tells;
         work.checked(&new.task.skill, &new.task.correlation_id, &new.task.caller);
         new.trace = work.context().cloned();
         new.unfit = unfit;

@@ -7,8 +7,8 @@ use crate::runtime::watch;
 use crate::task::journal::JournalError;
 
 use super::attempt::Heard;
-use super::dispatch::Said;
 use super::shard::{Gated, Running};
+use super::steps::Said;
 
 impl Running {
     pub(super) fn sweep(&mut self) -> Result<(), JournalError> {

@@ -1,146 +1,109 @@
-//! What of a task's changes is still to be told to whoever asked to be called back. Pure.
+//! When what is still to be told is told, and what comes of it. Pure.
 //!
 //! A task that has ended and has something to tell is kept as one that has not: in memory, in the log
-//! and in its bounds. One change at a time is on its way, the oldest; how far that got is on disk.
+//! and in its bounds. One change at a time is on its way, the oldest; how far that got is on disk. Each
+//! try has a number: what an older one comes to is not heard. Nothing is told while an earlier change
+//! may still be under way to the same receiver.
+//!
+//! ```text
+//!   owed --> Waits --its turn--> Queued --the courier begins--> Tried --+--> told, or given up: the next
+//!              ^  (at its place)    ^                             |     '--> Given --its end--> as here
+//!              '--- pause --- Rests '-------- looked after -------|------------'
+//!                               ^----- failed for now ------------'
+//! ```
 
-use std::{sync::Arc, time::Duration, time::SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::{Fault, Reason};
 use crate::pb;
-use crate::pb::journal::{GaveUp, Owed, Told, record::Kind as Recorded};
-use crate::task::callback::{Delivery, Outcome, RETENTION, Target, pause, tells};
+use crate::pb::journal::{Anew, GaveUp, Owed, Told, record::Kind as Recorded};
+use crate::task::callback::{Delivery, Outcome, RETENTION, TRY, Target, Tells, Ticket, pause};
 use crate::task::spec::Moment;
+pub(super) use crate::telemetry::metrics::callbacks::GivenUp;
+use crate::telemetry::metrics::callbacks::{Kind, Report, Told as Came};
 
 use super::entry::Entry;
-use super::kept::Kept;
 use super::machine::{Effect, Tasks, World};
+use super::owed::TOO_MANY;
 
-/// Most changes of one task that wait to be told; of more the oldest are given up.
-const OWED_MAX: usize = 256;
-/// What one of them takes in memory, about.
-const OWED_BYTES: usize = 64;
 /// Most characters of a reason that is written down or shown.
 const WHY_MAX: usize = 200;
-/// Pause where too much is on its way already.
-const BUSY: Duration = Duration::from_secs(5);
-/// A delivery of which nothing was heard for so long is lost, and made again. Those that wait for
-/// their turn count, too.
+/// Pause where the courier takes no more.
+const BUSY: Duration = Duration::from_secs(1);
+/// A ticket of which nothing was heard for so long is lost, and another one is made.
 const UNHEARD: Duration = Duration::from_secs(3600);
+/// So is a try that the courier has begun: it takes [`TRY`] at most.
+const TRIED: Duration = Duration::from_secs(TRY.as_secs() + 20);
+/// How often it is looked after a task that tells an agent: it says itself that it has ended, but one
+/// of an earlier version.
+const LOOK: Duration = Duration::from_secs(300);
+/// A task that tells an agent ends when the change is to be told no more, and may take so long.
+const LINGER: Duration = Duration::from_secs(30);
+/// Each change is tried for so long at least, however long the ones before it took.
+const LEAST: Duration = Duration::from_secs(15);
+/// After a restart everything is tried for so long at least: the clock may have been set meanwhile.
+const AFTER_RESTART: Duration = Duration::from_secs(600);
 /// Pause while the home is about to stop.
 const HELD: Duration = Duration::from_secs(1);
-/// Of the tasks that may be under way, those that may have ended and wait to be told of: a receiver
-/// that is away leaves room for others' work.
-const UNTOLD_SHARE: usize = 4;
 /// Why an event that nobody took was given up.
 const EXPIRED: &str = "nobody took it within 24 h";
-/// Why the oldest of too many was given up.
-const TOO_MANY: &str = "256 later changes wait";
-/// What a submitter is told to wait while too much is untold.
-const UNTOLD_RETRY: Duration = Duration::from_secs(30);
+/// Why an event that goes to nowhere was given up.
+const UNREADABLE: &str = "its callback names nobody";
+/// What is said of a try that was lost.
+const LOST: &str = "nothing was heard of the try";
 
 /// Where the oldest change that is to be told stands. In memory only: a restart tries at once.
 #[derive(Clone, Debug)]
 pub(super) struct Telling {
     /// Number of its event.
     seq: u64,
-    /// On its way: tried again when nothing is heard. Else: when it is tried.
+    /// Number of its last try.
+    number: u64,
+    way: Way,
+    /// An agent has a task that tells it.
+    given: bool,
+    /// When something is to be done about it.
     pub(super) next: Instant,
+    /// When it began.
+    pub(super) since: Instant,
     /// It is given up then.
     until: Instant,
     tries: u32,
     trouble: String,
-    away: bool,
 }
 
-impl Kept {
-    /// Whether nothing can happen to it and nothing is to be told.
-    pub(super) fn over(&self) -> bool {
-        self.ended() && self.owed.is_empty()
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Nothing happens until `next`.
+    Rests,
+    /// Others have their turn at its place.
+    Waits,
+    /// The courier has a ticket for it.
+    Queued,
+    /// The courier has begun.
+    Tried,
+    /// An agent has a task.
+    Given,
+}
+
+impl Telling {
+    /// Whether it takes one of the turns of its place.
+    fn is_out(&self) -> bool {
+        matches!(self.way, Way::Queued | Way::Tried | Way::Given)
     }
 
-    /// Takes in that an event changed the state.
-    pub(super) fn owe(&mut self, from: pb::TaskState, event: &pb::TaskEvent) {
-        let callback = self.task.options.as_ref().and_then(|o| o.callback.as_ref());
-        let told = |callback| from != event.state() && tells(callback, event.state());
-        if !callback.is_some_and(told) {
-            return;
-        }
-        self.owed.push_back(Owed {
-            seq: event.seq,
-            attempt: event.attempt,
-            state: event.state,
-            at: event.at,
-        });
-        self.bytes += OWED_BYTES;
-        if self.owed.len() > OWED_MAX
-            && let Some(oldest) = self.owed.front().map(|owed| owed.seq)
-        {
-            self.gave_up(oldest, TOO_MANY);
-        }
-        self.waits();
+    /// Whether the receiver may be told at any moment.
+    fn is_under_way(&self) -> bool {
+        self.given || self.way == Way::Tried
     }
 
-    /// The receiver has taken in what happened up to this event.
-    pub(super) fn told(&mut self, told: &Told) {
-        self.settled(told.seq);
-        let progress = self.task.callback.get_or_insert_default();
-        progress.delivered_seq = progress.delivered_seq.max(told.seq);
-        progress.delivered_at = told.at;
-        self.waits();
-    }
-
-    /// Events up to this one are not told any more.
-    pub(super) fn gave_up(&mut self, seq: u64, why: &str) {
-        self.settled(seq);
-        let progress = self.task.callback.get_or_insert_default();
-        progress.given_up_seq = progress.given_up_seq.max(seq);
-        progress.given_up = why.to_owned();
-        self.waits();
-    }
-
-    fn settled(&mut self, seq: u64) {
-        while self.owed.front().is_some_and(|owed| owed.seq <= seq) {
-            self.owed.pop_front();
-            self.bytes -= OWED_BYTES;
-        }
-    }
-
-    /// Says in the task what is still to be told.
-    fn waits(&mut self) {
-        let progress = self.task.callback.get_or_insert_default();
-        progress.waiting = u32::try_from(self.owed.len()).unwrap_or(u32::MAX);
-        progress.waiting_since = self.owed.front().and_then(|owed| owed.at);
-    }
-
-    /// The oldest change that is to be told, on its way.
-    fn delivery(&self) -> Option<Delivery> {
-        let owed = self.owed.front()?;
-        let callback = self.task.options.as_ref()?.callback.as_ref()?;
-        let first = self.first_seq();
-        let place = owed.seq.checked_sub(first);
-        let place = place.and_then(|place| usize::try_from(place).ok());
-        let event = place.and_then(|place| self.events.get(place).cloned());
-        let bare = || {
-            Arc::new(pb::TaskEvent {
-                task_id: self.task.id.clone(),
-                seq: owed.seq,
-                attempt: owed.attempt,
-                at: owed.at,
-                state: owed.state,
-                kind: None,
-            })
-        };
-        Some(Delivery {
-            id: self.id.clone(),
-            event: event.unwrap_or_else(bare),
-            target: Target::of(callback, &self.callback_url)?,
-            until: until(owed),
-            task: Box::new(self.task.clone()),
-            caller: self.parties.caller.clone(),
-        })
+    /// When it is given up, whatever happens.
+    fn ends(&self) -> Instant {
+        let lingers = if self.given { LINGER } else { Duration::ZERO };
+        self.until + lingers
     }
 }
 
@@ -158,111 +121,349 @@ impl Entry {
         }
         task
     }
+
+    /// What is to be told next, and to where; `None`: nothing is.
+    fn report(&self, seq: u64, came: Came, why: &str) -> Option<Effect> {
+        let kind = match self.kept.told_to()? {
+            Target::Agent { .. } => Kind::Agent,
+            Target::Url(_) => Kind::Url,
+            Target::Task(_) => return None,
+        };
+        Some(Effect::Told(Box::new(Report {
+            kind,
+            came,
+            task: self.kept.task.id.clone(),
+            seq,
+            place: self.place.clone().unwrap_or_default(),
+            why: cut(why),
+        })))
+    }
 }
 
 impl Tasks {
-    /// Whether there is room for one more task with a callback.
-    pub(super) fn callback_room(&self, task: &pb::Task) -> Result<(), Fault> {
-        let callback = task.options.as_ref().and_then(|o| o.callback.as_ref());
-        if callback.is_none() || self.untold < (self.limits.live / UNTOLD_SHARE).max(1) {
-            return Ok(());
-        }
-        let text = format!(
-            "{} tasks have ended and could not be told of yet: submit without a callback, or try again later",
-            self.untold
-        );
-        Err(Fault::new(Reason::QueueFull, text).retry_after(UNTOLD_RETRY))
-    }
-
-    /// Sends the oldest change on its way, once its event is on disk, if none is under way.
+    /// Sees to it that the oldest change is told, once its event is on disk, unless it or an earlier
+    /// one is under way.
     pub(super) fn begin_telling(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let Some(owed) = entry.kept.owed.front().map(|first| first.owed) else {
+            return self.end_telling(task, at);
+        };
+        let going = |telling: &Telling| telling.seq == owed.seq || telling.is_under_way();
+        if entry.telling.as_ref().is_some_and(going) {
+            return;
+        }
+        if entry.place.is_none() {
+            return self.give_up(task, owed.seq, (GivenUp::Refused, UNREADABLE), at);
+        }
+        self.end_telling(task, at);
+        let until = at.instant_of(until(&owed)).max(at.now + LEAST);
+        let until = until.max(self.tell_until);
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
-        let Some(owed) = entry.kept.owed.front() else {
-            self.telling -= usize::from(entry.telling.take().is_some());
-            return;
-        };
-        let same = |telling: &Telling| telling.seq == owed.seq;
-        if entry.telling.as_ref().is_some_and(same) {
-            return;
-        }
-        self.telling += usize::from(entry.telling.is_none());
         entry.telling = Some(Telling {
             seq: owed.seq,
-            next: at.now + UNHEARD,
-            until: at.instant_of(until(owed)),
+            number: 0,
+            way: Way::Rests,
+            given: false,
+            next: at.now,
+            since: at.now,
+            until,
             tries: 0,
             trouble: String::new(),
-            away: true,
         });
-        self.effects.push(Effect::Tell { task });
+        self.telling += 1;
+        self.ask_turn(task, at);
     }
 
-    /// The delivery that is to be made now; `None`: it is not to be made any more.
-    pub(super) fn delivery(&self, task: Uuid) -> Option<Delivery> {
-        self.tasks.get(&task)?.kept.delivery()
+    /// After a restart: whatever the clock says now, everything is tried for a while.
+    pub(super) fn tell_again(&mut self, at: Moment) {
+        self.tell_until = at.now + AFTER_RESTART;
     }
 
-    /// What became of telling event `seq`.
-    pub(super) fn told(&mut self, task: Uuid, seq: u64, outcome: Outcome, world: World<'_>) {
+    /// An event was taken in: of too many changes that wait the oldest are gone.
+    pub(super) fn told_too_late(&mut self, task: Uuid, before: u64) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let seq = entry.kept.given_up();
+        if seq > before {
+            let came = Came::GivenUp(GivenUp::TooMany);
+            self.effects.extend(entry.report(seq, came, TOO_MANY));
+        }
+    }
+
+    /// The courier begins with a try: what is to be told; `None`: it is not to be made any more.
+    pub(super) fn try_telling(
+        &mut self,
+        task: Uuid,
+        (seq, number): (u64, u64),
+        at: Moment,
+    ) -> Option<Delivery> {
+        let entry = self.tasks.get_mut(&task)?;
+        let telling = entry.telling.as_mut()?;
+        let due = telling.way == Way::Queued && (telling.seq, telling.number) == (seq, number);
+        if !due || telling.until <= at.now {
+            return None;
+        }
+        telling.way = Way::Tried;
+        telling.next = at.now + TRIED;
+        let until = telling.until;
+        let target = entry.kept.told_to()?;
+        let above = match target {
+            Target::Agent { .. } => entry.kept.above().map(Box::new),
+            Target::Url(_) | Target::Task(_) => None,
+        };
+        let delivery = Delivery {
+            event: entry.kept.first_owed()?,
+            target,
+            until,
+            above,
+        };
+        self.settle(task);
+        Some(delivery)
+    }
+
+    /// What became of a try.
+    pub(super) fn told(
+        &mut self,
+        task: Uuid,
+        (seq, number): (u64, u64),
+        outcome: Outcome,
+        world: World<'_>,
+    ) {
+        let telling = self
+            .tasks
+            .get(&task)
+            .and_then(|entry| entry.telling.as_ref());
+        let current = |telling: &Telling| {
+            (telling.seq, telling.number) == (seq, number)
+                && matches!(telling.way, Way::Queued | Way::Tried)
+        };
+        // Of an earlier life, or of a try that was taken for lost.
+        if telling.is_some_and(current) {
+            self.came_of(task, outcome, world);
+        }
+    }
+
+    /// What became of the task that told an agent of a change.
+    pub(super) fn answered(
+        &mut self,
+        task: Uuid,
+        tells: &Tells,
+        outcome: Outcome,
+        world: World<'_>,
+    ) {
+        let Some(entry) = self.tasks.get(&task) else {
+            return;
+        };
+        let first = entry.kept.owed.front().map(|first| first.owed);
+        let telling = entry.telling.as_ref();
+        let anew = first.is_some_and(|owed| owed.seq == tells.seq && owed.round != tells.round);
+        if telling.is_some_and(|telling| telling.seq == tells.seq) && !anew {
+            self.came_of(task, outcome, world);
+        }
+    }
+
+    /// It is time to tell again, to look what has become of it, or to give up.
+    pub(super) fn telling_due(&mut self, task: Uuid, world: World<'_>) {
+        let at = world.at;
+        let telling = self
+            .tasks
+            .get(&task)
+            .and_then(|entry| entry.telling.as_ref());
+        let Some(telling) = telling.filter(|one| one.next <= at.now) else {
+            return;
+        };
+        let (seq, over) = (telling.seq, telling.ends() <= at.now);
+        match telling.way {
+            Way::Tried => {
+                let why = LOST.to_owned();
+                self.came_of(task, Outcome::Later { why, wait: None }, world);
+            }
+            _ if over => self.give_up(task, seq, (GivenUp::Expired, EXPIRED), at),
+            Way::Rests | Way::Waits => self.ask_turn(task, at),
+            // The agent's task is asked for once more, or the ticket was lost.
+            Way::Queued | Way::Given => self.queue(task, at),
+        }
+    }
+
+    /// Tells nothing more up to this event.
+    pub(super) fn give_up(
+        &mut self,
+        task: Uuid,
+        seq: u64,
+        (reason, why): (GivenUp, &str),
+        at: Moment,
+    ) {
+        let why = cut(why);
+        if let Some(entry) = self.tasks.get(&task) {
+            let report = entry.report(seq, Came::GivenUp(reason), &why);
+            self.effects.extend(report);
+        }
+        self.tell_next(task, Recorded::GaveUp(GaveUp { seq, why }), at);
+    }
+
+    /// Goes on from what a try, or an agent's task, came to.
+    fn came_of(&mut self, task: Uuid, outcome: Outcome, world: World<'_>) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
-        let current = |telling: &&mut Telling| telling.seq == seq;
-        // Of an earlier life, or of a try that was taken for lost.
-        let Some(telling) = entry.telling.as_mut().filter(current) else {
+        let Some(telling) = entry.telling.as_mut() else {
             return;
         };
-        let now = world.at.now;
+        let seq = telling.seq;
+        let first = entry.kept.owed.front().map(|first| first.owed.seq);
+        let given = matches!(outcome, Outcome::Given(_));
+        if first != Some(seq) && !given {
+            // It was given up meanwhile: the next one need not wait any longer.
+            self.end_telling(task, world.at);
+            self.begin_telling(task, world.at);
+            return self.settle(task);
+        }
         match outcome {
             Outcome::Delivered => {
                 let told = Told {
                     seq,
                     at: Some(world.at.wall.into()),
                 };
+                let report = entry.report(seq, Came::Delivered, "");
+                self.effects.extend(report);
                 self.tell_next(task, Recorded::Told(told), world.at);
             }
-            Outcome::Refused(why) => self.give_up(task, seq, &why, world.at),
-            Outcome::Later { why, wait } => {
-                telling.tries = telling.tries.saturating_add(1);
-                telling.trouble = cut(&why);
-                telling.away = false;
-                let next = now + pause(telling.tries, wait, world.chance);
-                telling.next = next.min(telling.until);
+            Outcome::Refused(why) => {
+                self.give_up(task, seq, (GivenUp::Refused, &why), world.at);
             }
+            Outcome::Given(id) => {
+                telling.way = Way::Given;
+                telling.given = true;
+                telling.trouble = cut(&format!("its task there has not ended yet: {id}"));
+                telling.next = (world.at.now + LOOK).min(telling.ends());
+            }
+            Outcome::Anew(why) => {
+                telling.given = false;
+                let id = entry.kept.task.id.clone();
+                self.log(id, Recorded::Anew(Anew { seq }), 0);
+                self.follow(task);
+                self.failed_for_now(task, (&why, None), world);
+            }
+            Outcome::Later { why, wait } => self.failed_for_now(task, (&why, wait), world),
             Outcome::Busy => {
-                telling.away = false;
-                telling.next = now + BUSY.mul_f64(0.5 + world.chance);
+                let next = world.at.now + BUSY.mul_f64(0.5 + world.chance);
+                self.put_off(task, next, world.at);
             }
         }
         self.settle(task);
     }
 
-    /// It is time to tell again, or to give up.
-    pub(super) fn telling_due(&mut self, task: Uuid, at: Moment) {
+    fn failed_for_now(
+        &mut self,
+        task: Uuid,
+        (why, wait): (&str, Option<Duration>),
+        world: World<'_>,
+    ) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
-        let Some(telling) = entry.telling.as_mut().filter(|one| one.next <= at.now) else {
+        let Some(telling) = &mut entry.telling else {
             return;
         };
-        if telling.until <= at.now {
-            let seq = telling.seq;
-            self.give_up(task, seq, EXPIRED, at);
-        } else if self.holding {
-            telling.next = at.now + HELD;
-        } else {
-            telling.away = true;
-            telling.next = at.now + UNHEARD;
-            self.effects.push(Effect::Tell { task });
+        telling.tries = telling.tries.saturating_add(1);
+        telling.trouble = cut(why);
+        let next = world.at.now + pause(telling.tries, wait, world.chance);
+        let seq = telling.seq;
+        let report = entry.report(seq, Came::Failed, why);
+        self.effects.extend(report);
+        self.put_off(task, next, world.at);
+    }
+
+    /// Does nothing until then, and leaves its turn to others.
+    fn put_off(&mut self, task: Uuid, next: Instant, at: Moment) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let Some(telling) = &mut entry.telling else {
+            return;
+        };
+        let was_out = telling.is_out();
+        telling.way = Way::Rests;
+        telling.next = next.min(telling.ends());
+        if was_out && let Some(place) = entry.place.clone() {
+            self.back(&place, at);
         }
     }
 
-    fn give_up(&mut self, task: Uuid, seq: u64, why: &str, at: Moment) {
-        let why = cut(why);
-        let gave_up = GaveUp { seq, why };
-        self.tell_next(task, Recorded::GaveUp(gave_up), at);
+    /// Goes out, or waits for its turn at its place.
+    fn ask_turn(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let (Some(telling), Some(place)) = (&mut entry.telling, &entry.place) else {
+            return;
+        };
+        if self.holding {
+            telling.next = at.now + HELD;
+        } else if self.places.may_go(place, task) {
+            self.queue(task, at);
+        } else {
+            telling.way = Way::Waits;
+            telling.next = telling.ends();
+        }
+    }
+
+    /// Has the courier make a try when its turn comes there.
+    fn queue(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let (Some(telling), Some(place)) = (&mut entry.telling, &entry.place) else {
+            return;
+        };
+        self.tries += 1;
+        telling.number = self.tries;
+        telling.way = Way::Queued;
+        telling.next = (at.now + UNHEARD).min(telling.ends());
+        self.effects.push(Effect::Tell(Box::new(Ticket {
+            id: entry.kept.id.clone(),
+            seq: telling.seq,
+            number: telling.number,
+            place: place.clone(),
+        })));
+    }
+
+    /// One that was out at this place is back: whoever waited longest goes.
+    fn back(&mut self, place: &Arc<str>, at: Moment) {
+        self.places.back(place);
+        while !self.holding
+            && let Some(next) = self.places.next(place)
+        {
+            let entry = self.tasks.get(&next);
+            let telling = entry.and_then(|entry| entry.telling.as_ref());
+            if telling.is_some_and(|telling| telling.way == Way::Waits) {
+                self.queue(next, at);
+                self.settle(next);
+            } else {
+                self.places.back(place);
+            }
+        }
+    }
+
+    /// Nothing of it is being told any more.
+    fn end_telling(&mut self, task: Uuid, at: Moment) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        let Some(telling) = entry.telling.take() else {
+            return;
+        };
+        self.telling -= 1;
+        if telling.is_out()
+            && let Some(place) = entry.place.clone()
+        {
+            self.back(&place, at);
+        }
     }
 
     /// Writes down how far the telling got, and goes on with the next change.
@@ -273,6 +474,7 @@ impl Tasks {
         let id = entry.kept.task.id.clone();
         self.log(id, kind, 0);
         self.follow(task);
+        self.end_telling(task, at);
         self.begin_telling(task, at);
     }
 }
@@ -283,6 +485,7 @@ fn until(owed: &Owed) -> SystemTime {
     at.unwrap_or(SystemTime::UNIX_EPOCH) + RETENTION
 }
 
+/// What others say is neither long nor more than one line.
 fn cut(why: &str) -> String {
     let shown = why.chars().filter(|c| !c.is_control());
     shown.take(WHY_MAX).collect()

@@ -2,6 +2,8 @@
 
 #[path = "dialogue_tests.rs"]
 mod dialogue;
+#[path = "slots_tests.rs"]
+mod slots;
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,8 +18,9 @@ use crate::contract;
 use crate::domain::{Reason, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
-use crate::pb::journal::{GaveUp, Record, Told, record::Kind as Recorded};
-use crate::task::callback::Outcome;
+use crate::pb::journal::{Anew, GaveUp, Record, Told, record::Kind as Recorded};
+use crate::task::callback::{Delivery, Outcome};
+use crate::task::descendants::{DESCENDANTS_MAX, Wants};
 use crate::task::doors::{Call, Candidate, Contract, Pick, Promise, Route, Want};
 use crate::task::journal::Segments;
 use crate::task::spec::{Asked, Moment, NewTask};
@@ -67,6 +70,7 @@ impl FakeRoute {
         let candidate = |name: &&str| {
             let (name, version) = name.split_once('@').unwrap_or((*name, "1.0.0"));
             Candidate {
+                wants_descendants: true,
                 instance: name.parse().unwrap(),
                 agent: "default/worker".parse().unwrap(),
                 idempotent,
@@ -228,7 +232,10 @@ impl Bench {
             key: None,
             parent: None,
         };
-        NewTask::check(asked, &self.at).unwrap()
+        NewTask {
+            descendants: DESCENDANTS_MAX,
+            ..NewTask::check(asked, &self.at).unwrap()
+        }
     }
 
     pub(super) fn submit(&mut self) -> Uuid {
@@ -256,10 +263,26 @@ impl Bench {
 
     /// What became of telling the oldest change that is to be told.
     pub(super) fn tell(&mut self, task: Uuid, outcome: Outcome) {
-        if let Some(delivery) = self.tasks.delivery(task) {
-            let seq = delivery.event.seq;
-            self.step(|tasks, world| tasks.told(task, seq, outcome, world));
+        self.tries(task);
+        if let Some(tried) = self.ticket(task) {
+            self.step(|tasks, world| tasks.told(task, tried, outcome, world));
         }
+    }
+
+    /// The last ticket of the task: which event, and which try.
+    pub(super) fn ticket(&self, task: Uuid) -> Option<(u64, u64)> {
+        self.effects.iter().rev().find_map(|effect| {
+            let Effect::Tell(ticket) = effect else {
+                return None;
+            };
+            (ticket.id.uuid == task).then_some((ticket.seq, ticket.number))
+        })
+    }
+
+    /// The courier begins with the last ticket of the task.
+    pub(super) fn tries(&mut self, task: Uuid) -> Option<Delivery> {
+        let tried = self.ticket(task)?;
+        self.step(|tasks, world| tasks.try_telling(task, tried, world.at))
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -596,7 +619,7 @@ async fn while_everybody_is_broken_tasks_wait_for_the_probe_and_hasty_ones_do_no
 }
 
 /// Of a slot that is taken, or of an agent that is away.
-fn refused(reason: Reason) -> Heard {
+pub(super) fn refused(reason: Reason) -> Heard {
     Heard::Refused {
         reason: reason.label().into(),
         wait: None,
@@ -961,106 +984,6 @@ async fn lanes_that_want_the_same_instance_take_turns() {
     assert!(served.iter().all(|count| *count > 1), "{served:?}");
 }
 
-fn granted(origin: &str, priority: u32, until: Instant) -> super::granted::Granted {
-    super::granted::Granted {
-        instance: "i1".parse().unwrap(),
-        id: "g1".into(),
-        number: 7,
-        origin: origin.into(),
-        priority,
-        until,
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_where_slots_are_granted_goes_with_a_grant_only() {
-    let mut bench = Bench::new(&["i1"], false);
-    let first = bench.submit();
-    bench.hear(first, Heard::Accepted);
-    let low = bench.submit_with(pb::TaskOptions {
-        priority: 1,
-        ..Default::default()
-    });
-    bench.hear(low, refused(Reason::SlotsFull));
-    let high = bench.submit_with(pb::TaskOptions {
-        priority: 10,
-        ..Default::default()
-    });
-    bench.pass(Duration::from_millis(1));
-    let (i1, now): (crate::domain::InstanceId, _) = ("i1".parse().unwrap(), bench.at.now);
-    bench.step(|tasks, _| tasks.set_grants(&i1, true, now));
-    let report = bench.step(|tasks, _| tasks.report());
-    let waiting = report.waiting[&i1].iter();
-    let waiting: Vec<_> = waiting
-        .map(|((_, priority, skill), count)| (*priority, &**skill, *count))
-        .collect();
-    assert_eq!(waiting, [(1, "work.do", 1), (10, "work.do", 1)]);
-    // A slot comes free, and is not for whoever is quickest.
-    bench.update(first, 1, done());
-    bench.pass(Duration::from_secs(10));
-    let sent = bench.started().len();
-    let until = bench.at.now + Duration::from_secs(1);
-    let origin = own().to_string();
-    let give = |bench: &mut Bench, origin: &str, priority, until| {
-        let grant = granted(origin, priority, until);
-        bench.step(|tasks, world| tasks.granted(&grant, world))
-    };
-    let now = bench.at.now;
-    assert!(!give(&mut bench, &origin, 1, now), "void");
-    assert!(!give(
-        &mut bench,
-        "spiffe://a/ns/default/agent/other",
-        1,
-        until
-    ));
-    assert_eq!(bench.started().len(), sent);
-    assert!(give(&mut bench, &origin, 1, until));
-    let last = bench.effects.iter().rev();
-    let mut starts = last.filter_map(|effect| {
-        let Effect::Start { to, start, .. } = effect else {
-            return None;
-        };
-        Some((to.task, start.grant_id.clone()))
-    });
-    assert_eq!(starts.next(), Some((low, "g1".into())));
-    // None of that priority is left: another one of the origin goes.
-    assert!(give(&mut bench, &origin, 1, until));
-    assert!(bench.tasks.tasks[&high].kept.running.is_some());
-    assert!(!give(&mut bench, &origin, 1, until), "nobody waits");
-    let report = bench.step(|tasks, _| tasks.report());
-    assert_eq!((report.waiting.len(), report.seen[&i1]), (0, 7));
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_no_slots_are_granted_any_more_those_who_wait_are_offered_again() {
-    let mut bench = Bench::new(&["i1"], false);
-    let (i1, now): (crate::domain::InstanceId, _) = ("i1".parse().unwrap(), bench.at.now);
-    bench.step(|tasks, _| tasks.set_grants(&i1, true, now));
-    // Nobody waits: it needs no grant.
-    let task = bench.submit();
-    assert_eq!(bench.started().len(), 1);
-    bench.hear(task, refused(Reason::SlotsFull));
-    bench.pass(Duration::from_secs(20));
-    assert!(bench.tasks.tasks[&task].kept.running.is_none());
-    let now = bench.at.now;
-    bench.step(|tasks, _| tasks.set_grants(&i1, false, now));
-    bench.pass(Duration::from_secs(1));
-    assert!(bench.tasks.tasks[&task].kept.running.is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_home_that_gives_nothing_out_uses_no_grant_and_says_that_nobody_waits() {
-    let mut bench = Bench::new(&["i1"], false);
-    let task = bench.submit();
-    bench.hear(task, refused(Reason::SlotsFull));
-    assert_eq!(bench.step(|tasks, _| tasks.report()).waiting.len(), 1);
-    bench.step(|tasks, _| tasks.hold());
-    let grant = granted(&own().to_string(), 5, bench.at.now + Duration::from_secs(1));
-    assert!(!bench.step(|tasks, world| tasks.granted(&grant, world)));
-    assert!(bench.tasks.lanes.moved, "it says so");
-    assert_eq!(bench.step(|tasks, _| tasks.report()).waiting.len(), 0);
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_comes_too_late_is_refused_and_what_ended_makes_room_at_once() {
     let mut bench = Bench::new(&["i1"], false);
@@ -1290,10 +1213,10 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => (any::<bool>(), 0..4_u8).prop_map(|(fail_fast, told)| Act::Submit { fail_fast, told }),
-        3 => (any::<usize>(), 0..5_u8).prop_map(|(t, o)| Act::Told(t, o)),
+        3 => (any::<usize>(), 0..7_u8).prop_map(|(t, o)| Act::Told(t, o)),
         1 => any::<usize>().prop_map(Act::Cancel),
         2 => any::<usize>().prop_map(Act::Respond),
-        4 => (any::<usize>(), 0..8_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
+        4 => (any::<usize>(), 0..9_u8, 0..3_u32).prop_map(|(t, h, a)| Act::Hear(t, h, a)),
         6 => (any::<usize>(), 0..13_u8, 0..6_u64).prop_map(|(t, u, n)| Act::Update(t, u, n)),
         2 => (0..4000_u64).prop_map(Act::Pass),
         1 => (0..3_u8).prop_map(Act::Instead),
@@ -1315,6 +1238,7 @@ fn word(what: u8, now: Instant) -> Heard {
         4 => Heard::NotSent,
         5 => UNKNOWN,
         6 => Heard::Silent(now),
+        7 => Heard::Wanted(Wants { turn: 1, total: 40 }),
         _ => Heard::Broken(now),
     }
 }
@@ -1358,7 +1282,7 @@ fn told(bench: &Bench, what: u8, number: u64) -> Heard {
             update: Some(update),
         }),
         cut: number.is_multiple_of(2),
-        descendants_used: u32::try_from(number % 3).unwrap(),
+        descendants_used: Some(u32::try_from(number % 3).unwrap()),
     })
 }
 
@@ -1381,6 +1305,8 @@ fn came_of_it(what: u8) -> Outcome {
         0 | 1 => Outcome::Delivered,
         2 => Outcome::Refused("no".into()),
         3 => Outcome::Busy,
+        4 => Outcome::Anew("lost".into()),
+        5 => Outcome::Given("home.x".into()),
         _ => Outcome::Later {
             why: "away".into(),
             wait: None,
@@ -1398,11 +1324,13 @@ fn play(bench: &mut Bench, act: &Act, known: &mut Vec<Uuid>) {
     };
     match act {
         Act::Submit { fail_fast, told } => {
-            known.push(bench.submit_with(pb::TaskOptions {
+            let new = bench.checked(pb::TaskOptions {
                 fail_fast: *fail_fast,
                 callback: some_callback(*told),
                 ..Default::default()
-            }));
+            });
+            // There may be too much to tell already.
+            known.extend(bench.step(|tasks, world| tasks.submit(new, world)));
         }
         Act::Told(place, what) => {
             let Some(task) = pick(*place, known) else {
@@ -1481,7 +1409,11 @@ fn check_log(log: &[(u64, Record)]) {
                 assert_eq!(sent.attempt, known.1 + 1);
                 known.1 = sent.attempt;
             }
-            Recorded::Checkpoint(_) | Recorded::NotStarted(_) | Recorded::Returned(_) => {
+            Recorded::Checkpoint(_)
+            | Recorded::NotStarted(_)
+            | Recorded::Granted(_)
+            | Recorded::Promised(_)
+            | Recorded::Returned(_) => {
                 assert!(!last[id].2);
             }
             Recorded::Copied(event) => assert!(event.seq <= last[id].0),
@@ -1490,7 +1422,9 @@ fn check_log(log: &[(u64, Record)]) {
                 !last[id].2 || !snapshot.owed.is_empty(),
                 "a snapshot after the end"
             ),
-            Recorded::Told(Told { seq, .. }) | Recorded::GaveUp(GaveUp { seq, .. }) => {
+            Recorded::Told(Told { seq, .. })
+            | Recorded::GaveUp(GaveUp { seq, .. })
+            | Recorded::Anew(Anew { seq }) => {
                 assert!(*seq > 0 && *seq <= last[id].0);
             }
             Recorded::Forgotten(_) => assert!(last.remove(id).unwrap().2),

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -45,11 +46,18 @@ pub(super) struct Turns {
 struct Origin {
     /// When its next task is done.
     next: u64,
-    tasks: BTreeSet<(Turn, Uuid)>,
-    /// By priority: the last turn that was given, and how many wait.
-    flows: BTreeMap<u32, (Turn, usize)>,
+    /// By priority.
+    flows: BTreeMap<u32, Queue>,
     /// The time among its own.
     now: Turn,
+}
+
+/// What waits of one origin and one priority.
+#[derive(Debug)]
+struct Queue {
+    /// The last turn that was given.
+    last: Turn,
+    tasks: BTreeSet<(Turn, Uuid)>,
 }
 
 /// Tasks that were looked at and cannot go now, by their origins: how many, and the last.
@@ -71,23 +79,25 @@ impl Turns {
         let origin = self.origins.entry(Arc::clone(&flow.origin));
         let origin = origin.or_insert_with(|| Origin {
             next: now + COST,
-            tasks: BTreeSet::new(),
             flows: BTreeMap::new(),
             now: latest,
         });
         self.order.remove(&(origin.next, Arc::clone(&flow.origin)));
         let inner = origin.now;
-        let (last, waiting) = origin.flows.entry(flow.priority).or_insert((inner, 0));
-        *waiting += 1;
-        let turn = before.unwrap_or_else(|| {
-            *last = (*last).max(inner) + COST / u64::from(flow.priority.max(1));
-            *last
+        let queue = origin.flows.entry(flow.priority);
+        let queue = queue.or_insert_with(|| Queue {
+            last: inner,
+            tasks: BTreeSet::new(),
         });
+        let turn = before.unwrap_or_else(|| {
+            queue.last = queue.last.max(inner) + COST / u64::from(flow.priority.max(1));
+            queue.last
+        });
+        queue.tasks.insert((turn, task));
         if before.is_some() {
             // It was charged for a turn that came to nothing.
             origin.next = origin.next.saturating_sub(COST);
         }
-        origin.tasks.insert((turn, task));
         self.order.insert((origin.next, Arc::clone(&flow.origin)));
         self.waiting.insert(task, (turn, flow));
         turn
@@ -111,19 +121,18 @@ impl Turns {
             {
                 self.now = self.now.max(origin.next);
             }
-            if origin.tasks.first() == Some(&(turn, task)) {
+            if origin.first() == Some((turn, task)) {
                 origin.now = origin.now.max(turn);
             }
             origin.next += COST;
         }
-        origin.tasks.remove(&(turn, task));
-        if let Some((_, waiting)) = origin.flows.get_mut(&flow.priority) {
-            *waiting -= 1;
-            if *waiting == 0 {
+        if let Some(queue) = origin.flows.get_mut(&flow.priority) {
+            queue.tasks.remove(&(turn, task));
+            if queue.tasks.is_empty() {
                 origin.flows.remove(&flow.priority);
             }
         }
-        if origin.tasks.is_empty() {
+        if origin.flows.is_empty() {
             self.latest = self.latest.max(origin.now);
             self.origins.remove(&flow.origin);
         } else {
@@ -138,41 +147,40 @@ impl Turns {
             .order
             .iter()
             .find(|(_, name)| !passed.0.contains_key(name));
-        let new =
-            new.and_then(|(next, name)| Some((*next, self.origins.get(name)?.tasks.first()?)));
+        let new = new.and_then(|(next, name)| Some((*next, self.origins.get(name)?.first()?)));
         let rest = passed.0.iter().filter_map(|(name, (count, last))| {
             let origin = self.origins.get(name)?;
-            Some((
-                origin.next + count * COST,
-                origin.tasks.range(last..).find(|at| *at != last)?,
-            ))
+            Some((origin.next + count * COST, origin.after(*last)?))
         });
         let first = rest.chain(new).min_by_key(|(next, _)| *next);
-        first.map(|(_, (_, task))| *task)
+        first.map(|(_, (_, task))| task)
     }
 
-    /// How many wait, by origin and priority, in any order.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (&Arc<str>, u32, usize)> {
-        self.origins.iter().flat_map(|(name, origin)| {
-            let flows = origin.flows.iter();
-            flows.map(move |(priority, (_, waiting))| (name, *priority, *waiting))
+    /// How many wait, by origin and priority: of at most `most` origins, those first whose turns are
+    /// next.
+    pub(super) fn counts(&self, most: usize) -> impl Iterator<Item = (&Arc<str>, u32, usize)> {
+        let first = self.order.iter().take(most);
+        first.flat_map(|(_, name)| {
+            let origin = self.origins.get(name).into_iter();
+            let flows = origin.flat_map(|origin| &origin.flows);
+            flows.map(move |(priority, queue)| (name, *priority, queue.tasks.len()))
         })
     }
 
-    /// At most `most` tasks of an origin: those of this priority by their turns, then the others.
-    pub(super) fn of(&self, origin: &str, priority: u32, most: usize) -> Vec<Uuid> {
-        let Some(origin) = self.origins.get(origin) else {
-            return Vec::new();
-        };
-        let is = |task: &Uuid| {
-            let waiting = self.waiting.get(task);
-            waiting.is_some_and(|(_, flow)| flow.priority == priority)
-        };
-        let all = || origin.tasks.iter().map(|(_, task)| *task);
-        let there = origin.flows.contains_key(&priority);
-        let meant = all().filter(is).take(if there { most } else { 0 });
-        let others = all().filter(|task| !is(task));
-        meant.chain(others.take(most)).take(most).collect()
+    /// Tasks of an origin that have this priority, by their turns.
+    pub(super) fn of(&self, origin: &str, priority: u32) -> impl Iterator<Item = Uuid> {
+        let queue = self.origins.get(origin);
+        let queue = queue.and_then(|origin| origin.flows.get(&priority));
+        let tasks = queue.into_iter().flat_map(|queue| &queue.tasks);
+        tasks.map(|(_, task)| *task)
+    }
+
+    /// Tasks of an origin that have other priorities, the highest first.
+    pub(super) fn others_of(&self, origin: &str, priority: u32) -> impl Iterator<Item = Uuid> {
+        let flows = self.origins.get(origin).into_iter();
+        let flows = flows.flat_map(|origin| origin.flows.iter().rev());
+        let others = flows.filter(move |(one, _)| **one != priority);
+        others.flat_map(|(_, queue)| queue.tasks.iter().map(|(_, task)| *task))
     }
 
     /// The task stays, and those behind it are looked at.
@@ -190,6 +198,22 @@ impl Turns {
 
     pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+}
+
+impl Origin {
+    /// Its next task.
+    fn first(&self) -> Option<(Turn, Uuid)> {
+        let first = self.flows.values();
+        first.filter_map(|queue| queue.tasks.first()).min().copied()
+    }
+
+    /// The one that follows.
+    fn after(&self, last: (Turn, Uuid)) -> Option<(Turn, Uuid)> {
+        let behind = (Bound::Excluded(last), Bound::Unbounded);
+        let next = self.flows.values();
+        let next = next.filter_map(|queue| queue.tasks.range(behind).next());
+        next.min().copied()
     }
 }
 

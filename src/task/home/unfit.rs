@@ -2,13 +2,15 @@
 //!
 //! The executor has looked at them before; a home believes nobody.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::contract::{Side, Violation};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::task_event::Kind;
-use crate::task::doors::{Promise, Route};
+use crate::task::doors::Route;
 use crate::task::spec::Moment;
 use crate::wire::status;
 
@@ -25,16 +27,9 @@ pub(super) fn unfit(
     let Some(Update::Result(result)) = said else {
         return None;
     };
-    let (agent, contract) = kept.promise()?;
-    if contract.schemas.is_empty() {
-        return None;
-    }
-    let promise = Promise {
-        agent: agent.to_owned(),
-        schemas: contract.schemas.clone(),
-        input_modes: Vec::new(),
-    };
-    let contract = route.promised(&promise)?;
+    let at_hand = route.promised(&kept.asked_promise()?);
+    // After a restart, and where the first agent is gone: as it was written down.
+    let contract = at_hand.or_else(|| kept.kept_promise().map(Arc::new))?;
     contract.check(Side::Output, &result.parts, &[]).err()
 }
 

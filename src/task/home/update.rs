@@ -312,9 +312,15 @@ pub(super) fn part_of(event: &pb::TaskEvent) -> Option<&pb::Part> {
 
 /// Only text joins text, and bytes bytes.
 fn joins(last: Option<&pb::Part>, next: &pb::Part) -> Result<(), String> {
-    match (last.and_then(|part| part.content.as_ref()), &next.content) {
-        (Some(Content::Text(_)), Some(Content::Text(_)))
-        | (Some(Content::Raw(_)), Some(Content::Raw(_))) => Ok(()),
+    let last = last.and_then(|part| match part.content.as_ref()? {
+        Content::Text(_) => Some(pb::BlobKind::Text),
+        Content::Raw(_) => Some(pb::BlobKind::Raw),
+        Content::Blob(blob) => Some(blob.kind()),
+        Content::Url(_) | Content::Data(_) => None,
+    });
+    match (last, &next.content) {
+        (Some(pb::BlobKind::Text), Some(Content::Text(_)))
+        | (Some(pb::BlobKind::Raw), Some(Content::Raw(_))) => Ok(()),
         _ => Err("a chunk can append text to text and bytes to bytes only".into()),
     }
 }

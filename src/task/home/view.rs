@@ -13,8 +13,12 @@ use crate::pb;
 use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 
+use crate::task::journal::blobs::{Blobs, Pin};
+use crate::task::parts::{beyond, named, of_event};
+
 use super::dialogue::said;
 use super::kept::{Kept, Parties};
+use super::large::fill;
 use super::reads::Pieces;
 use super::update::part_of;
 
@@ -37,6 +41,18 @@ pub struct ListQuery {
     pub before: Option<Uuid>,
     /// Most tasks, at least one.
     pub limit: usize,
+}
+
+/// A task as it is shown, before large contents are put in.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Whole {
+    pub(super) task: pb::Task,
+    /// Something was left out.
+    pub(super) truncated: bool,
+    /// Bytes that may be put into its result and messages; its artifacts have their room.
+    pub(super) room: usize,
+    /// Parts of artifacts that go on with the one before: number of the artifact, and of the part.
+    pub(super) joins: Vec<(usize, usize)>,
 }
 
 /// A page of a list.
@@ -98,7 +114,8 @@ impl Kept {
             handle: Some(handle),
             home: home.to_string(),
             chain,
-            descendants_left: self.running.as_ref().map_or(0, |one| one.descendants),
+            descendants_left: Some(self.running.as_ref().map_or(0, |one| one.descendants)),
+            grants_descendants: true,
             ..pb::Start::default()
         }
     }
@@ -107,8 +124,12 @@ impl Kept {
     fn start_bytes(&self) -> usize {
         let artifacts = self.artifacts.iter();
         let artifacts: usize = artifacts.map(|kept| kept.summary.encoded_len()).sum();
-        let dialogue: usize = self.dialogue.iter().map(|event| event.encoded_len()).sum();
-        self.spec.encoded_len() + self.checkpoint.len() + dialogue + artifacts
+        let dialogue = self.dialogue.iter();
+        let dialogue: usize = dialogue
+            .map(|event| event.encoded_len() + beyond(of_event(event)))
+            .sum();
+        let input = self.spec.encoded_len() + beyond(&self.input_now().parts);
+        input + self.checkpoint.len() + dialogue + artifacts
     }
 
     /// The caller's first message.
@@ -153,7 +174,7 @@ pub(super) fn input(task: &pb::Task, spec: &pb::TaskSpec) -> pb::Message {
 }
 
 /// Everything that fits into [`ANSWER_MAX`], and whether something was left out.
-pub(super) fn full(kept: &Kept) -> (pb::Task, bool) {
+pub(super) fn full(kept: &Kept) -> Whole {
     let mut whole = FullView::of(kept.basic(), &kept.task.chain, &kept.spec);
     if let Some(event) = &kept.result {
         whole.result(event);
@@ -175,6 +196,9 @@ pub(super) struct FullView {
     task: pb::Task,
     room: usize,
     truncated: bool,
+    /// What is to be put in, beside artifacts.
+    beyond: usize,
+    joins: Vec<(usize, usize)>,
 }
 
 impl FullView {
@@ -187,6 +211,8 @@ impl FullView {
             room: ANSWER_MAX.saturating_sub(task.encoded_len()),
             task,
             truncated: false,
+            beyond: 0,
+            joins: Vec::new(),
         }
     }
 
@@ -198,7 +224,7 @@ impl FullView {
     /// The result, from its event.
     pub(super) fn result(&mut self, event: &pb::TaskEvent) {
         if let Some(Kind::Result(result)) = &event.kind
-            && self.takes(result.encoded_len())
+            && self.takes_with(result.encoded_len(), beyond(&result.parts))
         {
             self.task.result = Some(result.clone());
         }
@@ -213,7 +239,7 @@ impl FullView {
 
     /// The next message.
     pub(super) fn message(&mut self, message: &pb::Message) {
-        if self.takes(message.encoded_len()) {
+        if self.takes_with(message.encoded_len(), beyond(&message.parts)) {
             self.task.messages.push(message.clone());
         }
     }
@@ -224,13 +250,31 @@ impl FullView {
         if self.takes(size)
             && let Some(shown) = self.task.artifacts.get_mut(place)
         {
-            shown.parts = parts(chunks);
+            let (parts, joins) = parts(chunks);
+            shown.parts = parts;
+            self.joins
+                .extend(joins.into_iter().map(|part| (place, part)));
         }
     }
 
     /// The view, and whether something was left out.
-    pub(super) fn done(self) -> (pb::Task, bool) {
-        (self.task, self.truncated)
+    pub(super) fn done(self) -> Whole {
+        Whole {
+            task: self.task,
+            truncated: self.truncated,
+            room: self.beyond,
+            joins: self.joins,
+        }
+    }
+
+    /// Whether a field fits, if only with references to its large contents.
+    fn takes_with(&mut self, size: usize, beyond: usize) -> bool {
+        if self.has_room(size + beyond) {
+            self.beyond += beyond;
+            return self.takes(size + beyond);
+        }
+        self.truncated = true;
+        beyond > 0 && self.takes(size)
     }
 
     fn takes(&mut self, size: usize) -> bool {
@@ -243,12 +287,15 @@ impl FullView {
 
 /// Bytes of an event's chunk with its frame.
 pub(super) fn framed(event: &pb::TaskEvent) -> usize {
-    part_of(event).map_or(0, |part| part.encoded_len() + 8)
+    let size = |part: &pb::Part| part.encoded_len() + beyond(std::slice::from_ref(part)) + 8;
+    part_of(event).map_or(0, size)
 }
 
-/// The artifact's parts, with what was appended joined on.
-fn parts(chunks: &[Arc<pb::TaskEvent>]) -> Vec<pb::Part> {
+/// The artifact's parts, with what was appended joined on; and the numbers of those to be joined to the
+/// one before once their contents are there.
+fn parts(chunks: &[Arc<pb::TaskEvent>]) -> (Vec<pb::Part>, Vec<usize>) {
     let mut parts: Vec<pb::Part> = Vec::new();
+    let mut joins = Vec::new();
     // Bytes of the last part while more may come: joining them one by one would copy them all.
     let mut open: Vec<u8> = Vec::new();
     let close = |parts: &mut Vec<pb::Part>, open: &mut Vec<u8>| {
@@ -273,14 +320,17 @@ fn parts(chunks: &[Arc<pb::TaskEvent>]) -> Vec<pb::Part> {
                 }
                 open.extend_from_slice(more);
             }
-            _ => {
+            (last, _) => {
+                if last.is_some() {
+                    joins.push(parts.len());
+                }
                 close(&mut parts, &mut open);
                 parts.push(part.clone());
             }
         }
     }
     close(&mut parts, &mut open);
-    parts
+    (parts, joins)
 }
 
 /// The pieces of an artifact, without its first `offset` bytes; `fetch` gives those from a chunk on.
@@ -288,26 +338,77 @@ pub(super) fn artifact_stream<F>(
     first: Pieces,
     fetch: impl Fn(usize) -> F + Send,
     offset: u64,
+    (blobs, task): (Option<Blobs>, Uuid),
 ) -> impl Stream<Item = Result<pb::Part, Fault>> + Send
 where
     F: Future<Output = Result<Pieces, Fault>> + Send,
 {
-    let ready: VecDeque<_> = first.chunks.into();
-    let start = (ready, 0, offset, fetch);
-    stream::try_unfold(start, |(mut ready, mut read, mut skip, fetch)| async move {
+    let stand = Reading {
+        ready: Ready::of(first, blobs.as_ref()),
+        read: 0,
+        skip: offset,
+        blobs,
+    };
+    stream::try_unfold((stand, fetch), move |(mut stand, fetch)| async move {
         loop {
-            if ready.is_empty() {
-                ready = fetch(read).await?.chunks.into();
+            if stand.ready.chunks.is_empty() {
+                stand.ready = Ready::of(fetch(stand.read).await?, stand.blobs.as_ref());
             }
-            let Some(event) = ready.pop_front() else {
+            let Some(event) = stand.ready.chunks.pop_front() else {
                 return Ok(None);
             };
-            read += 1;
-            if let Some(piece) = part_of(&event).and_then(|part| after_skipping(part, &mut skip)) {
-                return Ok(Some((piece, (ready, read, skip, fetch))));
+            stand.read += 1;
+            if let Some(part) = part_of(&event)
+                && let Some(piece) = stand.piece(part, task).await?
+            {
+                return Ok(Some((piece, (stand, fetch))));
             }
         }
     })
+}
+
+/// How far somebody has read an artifact.
+struct Reading {
+    ready: Ready,
+    /// Chunks so far.
+    read: usize,
+    /// Bytes that are still to be passed over.
+    skip: u64,
+    blobs: Option<Blobs>,
+}
+
+/// Chunks that come next, and what keeps their contents.
+struct Ready {
+    chunks: VecDeque<Arc<pb::TaskEvent>>,
+    _pins: Vec<Pin>,
+}
+
+impl Ready {
+    fn of(pieces: Pieces, blobs: Option<&Blobs>) -> Self {
+        let named = pieces
+            .chunks
+            .iter()
+            .flat_map(|event| named(of_event(event)));
+        let pins = named.filter_map(|hash| blobs?.pin(hash));
+        Self {
+            _pins: pins.collect(),
+            chunks: pieces.chunks.into(),
+        }
+    }
+}
+
+impl Reading {
+    /// The next piece; `None`: all of it is passed over.
+    async fn piece(&mut self, part: &pb::Part, task: Uuid) -> Result<Option<pb::Part>, Fault> {
+        let size = super::artifacts::part_bytes(Some(part)) as u64;
+        if self.skip > 0 && self.skip >= size {
+            self.skip -= size;
+            return Ok(None);
+        }
+        let mut part = part.clone();
+        fill(self.blobs.as_ref(), task, std::slice::from_mut(&mut part)).await?;
+        Ok(after_skipping(&part, &mut self.skip))
+    }
 }
 
 /// A piece of an artifact without its first `skip` bytes; `None`: all of it is skipped. What is left

@@ -21,11 +21,14 @@ use crate::pb::task_event::Kind;
 use crate::pb::task_update::Update;
 use crate::runtime::Stop;
 use crate::task::archive::{Archive, View};
+use crate::task::journal::blobs::Blobs;
+use crate::task::parts::of_event_mut;
 use crate::telemetry::metrics::tasks::Watching as Counted;
 
 use super::dialogue::withhold;
 use super::finished;
 use super::kept::ended;
+use super::large::fill;
 use super::request::{Request, Watching};
 use super::storage_failed;
 
@@ -47,6 +50,8 @@ pub(super) struct Watcher {
     pub(super) shard: mpsc::Sender<Request>,
     /// Where the task is once it was moved.
     pub(super) archive: Option<Archive>,
+    /// Where large content is.
+    pub(super) blobs: Option<Blobs>,
     /// The sidecar is about to stop.
     pub(super) drain: Stop,
     /// Counted as long as it lives.
@@ -171,7 +176,7 @@ impl Stand {
                 return Some(Ok(Update::Keepalive(pb::Keepalive { last_seq })));
             }
             if let Some(event) = self.ready.pop_front() {
-                return Some(Ok(self.show(&event)));
+                return Some(self.show(&event).await);
             }
             if let Some(transient) = self.transient() {
                 return Some(Ok(transient));
@@ -211,16 +216,18 @@ impl Stand {
         None
     }
 
-    fn show(&mut self, event: &Arc<pb::TaskEvent>) -> Update {
-        self.watcher.cursor = event.seq;
-        if ended(event.state()) {
-            self.turn = Turn::Over;
-        }
+    async fn show(&mut self, event: &Arc<pb::TaskEvent>) -> Result<Update, Fault> {
         let mut event = pb::TaskEvent::clone(event);
         if let Some(Kind::Answer(answer)) = &mut event.kind {
             withhold(self.watcher.agent.as_deref(), answer);
         }
-        Update::Event(event)
+        let parts = of_event_mut(&mut event);
+        fill(self.watcher.blobs.as_ref(), self.watcher.task, parts).await?;
+        self.watcher.cursor = event.seq;
+        if ended(event.state()) {
+            self.turn = Turn::Over;
+        }
+        Ok(Update::Event(event))
     }
 
     /// Waits for anything; `None`: look again.

@@ -16,7 +16,7 @@ use crate::runtime::files::sync_name;
 pub(super) const LOCK: &str = "lock";
 
 /// A directory that one log has for itself.
-pub trait Disk: Debug + Send {
+pub trait Disk: Debug + Send + Sync {
     /// A new empty file for reading and writing; an old one of this name is emptied.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
     /// An existing file for reading and writing.

@@ -45,6 +45,7 @@ struct State {
     /// Bytes that all files together may have.
     room: Option<u64>,
     syncs: u64,
+    written: u64,
     slow: Slow,
 }
 
@@ -83,6 +84,7 @@ impl FaultyDisk {
             dead: false,
             room: None,
             syncs: 0,
+            written: 0,
             slow: Slow::default(),
         };
         Self {
@@ -93,6 +95,11 @@ impl FaultyDisk {
     /// The operation after `operations` more ones goes wrong.
     pub(in crate::task) fn plan(&self, operations: u32, fault: Fault) {
         self.state.lock().plan = Some((operations, fault));
+    }
+
+    /// What was planned does not come.
+    pub(in crate::task) fn relent(&self) {
+        self.state.lock().plan = None;
     }
 
     /// The operation after `operations` more ones fails, once.
@@ -117,6 +124,11 @@ impl FaultyDisk {
 
     pub(in crate::task) fn syncs(&self) -> u64 {
         self.state.lock().syncs
+    }
+
+    /// Bytes that were written so far.
+    pub(in crate::task) fn written(&self) -> u64 {
+        self.state.lock().written
     }
 
     /// Nothing does anything any more, until it starts again.
@@ -339,6 +351,7 @@ impl DiskFile for FaultyFile {
             Err(_) if was_dead => &[],
             Err(_) => &bytes[..state.random.random_range(0..=bytes.len())],
         };
+        state.written += written.len() as u64;
         let file = &mut state.files[self.id];
         overwrite(&mut file.live, offset, written);
         file.dirty.push((offset, written.to_vec()));

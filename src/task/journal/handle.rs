@@ -13,6 +13,7 @@ use crate::runtime::watch;
 use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
+use super::blobs::{Blob, Blobs, Store};
 use super::disk::{Disk, RealDisk};
 use super::error::JournalError;
 use super::log::{Cut, Log};
@@ -36,6 +37,9 @@ pub struct JournalConfig {
     /// Bytes that must stay free on the disk; below it [`Journal::low_space`] says so. 0: never
     /// looked at; 256 MiB by default.
     pub disk_reserve: u64,
+    /// Content of more bytes than this stands beside the log, once, and is named by its hash; 64 KiB
+    /// by default.
+    pub large_bytes: usize,
 }
 
 impl Default for JournalConfig {
@@ -44,6 +48,7 @@ impl Default for JournalConfig {
             segment_bytes: 64 << 20,
             pending_bytes: 64 << 20,
             disk_reserve: 256 << 20,
+            large_bytes: 64 << 10,
         }
     }
 }
@@ -83,6 +88,9 @@ impl Journal {
         let thread = std::thread::Builder::new().name("journal".to_owned());
         let thread = thread.spawn(move || writer.run());
         let thread = thread.map_err(JournalError::io("start the writer of", "the journal"))?;
+        if let Some(blobs) = journal.blobs() {
+            blobs.start()?;
+        }
         *journal.inner.thread.lock() = Some(thread);
         Ok(journal)
     }
@@ -99,14 +107,18 @@ impl Journal {
         let segment_bytes = config
             .segment_bytes
             .clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
-        let log = Log::open(disk, segment_bytes, &mut replay)?;
+        let disk: Arc<dyn Disk> = disk.into();
+        let log = Log::open(disk.clone(), segment_bytes, &mut replay)?;
+        let worth = 4 * config.large_bytes as u64;
+        let store = Arc::new(Store::open(disk, worth)?);
         let queue = Arc::new(Queue::new(Kind::Disk, config.pending_bytes, log.next()));
         let inner = Inner {
             queue: Arc::clone(&queue),
+            blobs: Some(Blobs::new(store.clone(), queue.clone(), config.large_bytes)),
             cut: log.cut().cloned(),
             thread: Mutex::default(),
         };
-        let writer = Writer::new(log, queue, config.disk_reserve);
+        let writer = Writer::new(log, store, queue, config.disk_reserve);
         Ok((
             Self {
                 inner: Arc::new(inner),
@@ -123,6 +135,7 @@ impl Journal {
         Self {
             inner: Arc::new(Inner {
                 queue,
+                blobs: None,
                 cut: None,
                 thread: Mutex::default(),
             }),
@@ -137,7 +150,22 @@ impl Journal {
     /// Nothing was taken then. `Full`: too many bytes wait. `TooLarge`: a record is over
     /// [`MAX_RECORD_BYTES`](super::MAX_RECORD_BYTES), or all together over `pending_bytes`. `Failed`, `Closed`.
     pub fn append(&self, records: &[Record]) -> Result<Lsn, JournalError> {
-        self.inner.queue.append(records)
+        self.inner.queue.append(records, &[])
+    }
+
+    /// The same for records that name these contents by their hashes: those are on disk before the
+    /// first of the records is. They count among the bytes that wait.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn append_with(&self, records: &[Record], blobs: &[Blob]) -> Result<Lsn, JournalError> {
+        self.inner.queue.append(records, blobs)
+    }
+
+    /// The large contents beside it; `None`: it has no disk.
+    #[must_use]
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.inner.blobs.as_ref()
     }
 
     /// Up to where everything is on disk. Changes once per sync, and at a failure.
@@ -208,6 +236,7 @@ impl fmt::Debug for Journal {
 /// What the handles own together.
 struct Inner {
     queue: Arc<Queue>,
+    blobs: Option<Blobs>,
     cut: Option<Cut>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -219,6 +248,9 @@ impl Inner {
         if let Some(thread) = self.thread.lock().take() {
             // A panic of the writer has set `failed` already.
             drop(thread.join());
+            if let Some(blobs) = &self.blobs {
+                blobs.close();
+            }
         }
     }
 }

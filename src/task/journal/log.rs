@@ -4,6 +4,7 @@
 //! under another name first, so a file with such a name always has a whole header.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::pb::journal::Record;
 use crate::runtime::chance;
@@ -35,7 +36,7 @@ pub struct Cut {
 /// The segments of a directory; the last one takes the batches.
 #[derive(Debug)]
 pub(super) struct Log {
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     segment_bytes: u64,
     /// First record of every segment, oldest first; the last is the active one. Never empty.
     firsts: VecDeque<Lsn>,
@@ -68,7 +69,7 @@ struct Spare {
 impl Log {
     /// Reads all segments, gives every whole record to `replay`, and cuts a torn tail.
     pub(super) fn open(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         segment_bytes: u64,
         replay: &mut dyn FnMut(Lsn, Record),
     ) -> Result<Self, JournalError> {
@@ -104,7 +105,7 @@ impl Log {
 
     /// A log in an empty directory, whose first record gets this number.
     pub(super) fn create(
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
         segment_bytes: u64,
         first: Lsn,
     ) -> Result<Self, JournalError> {

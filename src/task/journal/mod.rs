@@ -8,6 +8,7 @@
 //! - `handle`: the public [`Journal`].
 //! - `recover`: what `log` does at start; `scan`, `survey`: the same past what is damaged, without
 //!   changing anything; `owners`, `repair`: which tasks are whole, and a new directory of them.
+//! - `blobs`: large content, in the same directory, that records name by its hash.
 //! - `disk`, `readonly`: the few operations that the log needs of a file system, and the real one.
 //!
 //! # What a crash leaves
@@ -27,6 +28,7 @@
 //! two others. After an error of a write or a sync nothing is acknowledged any more and no sync is
 //! tried again, since the pages may be lost yet look clean: the process must end and replay.
 
+pub mod blobs;
 mod disk;
 mod error;
 mod frame;

@@ -131,10 +131,13 @@ impl Owners {
                 Kind::Checkpoint(_)
                 | Kind::NotStarted(_)
                 | Kind::Returned(_)
+                | Kind::Granted(_)
+                | Kind::Promised(_)
                 | Kind::Copied(_)
                 | Kind::Forgotten(_)
                 | Kind::Told(_)
-                | Kind::GaveUp(_),
+                | Kind::GaveUp(_)
+                | Kind::Anew(_),
             )
             | None => {}
         }

@@ -14,6 +14,7 @@ use crate::runtime::watch;
 use crate::telemetry::metrics::Histogram;
 
 use super::Lsn;
+use super::blobs::Blob;
 use super::error::JournalError;
 use super::frame::{self, MAX_RECORD_BYTES};
 
@@ -111,11 +112,15 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// Frames of the next batch.
     pub(super) pending: Vec<u8>,
+    /// Contents that its records name, to be written before it.
+    pub(super) blobs: Vec<Blob>,
     /// Number of the first record in `pending`, where there is one.
     pub(super) batch: Lsn,
     /// Number of the next record.
     pub(super) next: Lsn,
-    /// Bytes of the batch that is being written.
+    /// There may be something to tidy up.
+    pub(super) stirred: bool,
+    /// Bytes of the batch that is being written, and of its contents.
     pub(super) in_flight: usize,
     pub(super) release: Lsn,
     pub(super) segments: Segments,
@@ -130,8 +135,10 @@ impl Queue {
         let state = State {
             phase: Phase::Open,
             pending: Vec::new(),
+            blobs: Vec::new(),
             batch: next,
             next,
+            stirred: false,
             in_flight: 0,
             release: 0,
             segments: Segments::default(),
@@ -157,8 +164,8 @@ impl Queue {
         }
     }
 
-    pub(super) fn append(&self, records: &[Record]) -> Result<Lsn, JournalError> {
-        let bytes = self.measure(records)?;
+    pub(super) fn append(&self, records: &[Record], blobs: &[Blob]) -> Result<Lsn, JournalError> {
+        let bytes = self.measure(records, blobs)?;
         let mut state = self.state.lock();
         match &state.phase {
             Phase::Open => {}
@@ -169,12 +176,15 @@ impl Queue {
                 });
             }
         }
-        let waiting = state.pending.len() + state.in_flight;
+        let waiting = state.waiting();
         if waiting + bytes > self.limit {
             return Err(JournalError::Full {
                 pending: waiting,
                 limit: self.limit,
             });
+        }
+        if self.kind == Kind::Disk {
+            state.blobs.extend_from_slice(blobs);
         }
         let State {
             pending,
@@ -211,15 +221,21 @@ impl Queue {
     }
 
     /// There is something to do for the writer.
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.wake.notify_one();
         #[cfg(test)]
         self.driven.notify_one();
     }
 
-    /// Bytes of the records' frames.
-    fn measure(&self, records: &[Record]) -> Result<usize, JournalError> {
-        let mut sum = 0;
+    /// There may be something to tidy up.
+    pub(super) fn stir(&self) {
+        self.state.lock().stirred = true;
+        self.wake();
+    }
+
+    /// Bytes of the records' frames, and of their contents.
+    fn measure(&self, records: &[Record], blobs: &[Blob]) -> Result<usize, JournalError> {
+        let mut sum = blobs.iter().map(|blob| blob.bytes.len()).sum();
         for record in records {
             let bytes = record.encoded_len();
             if bytes > MAX_RECORD_BYTES {
@@ -260,7 +276,7 @@ impl Queue {
     pub(super) fn stats(&self) -> JournalStats {
         let state = self.state.lock();
         let mut stats = state.totals;
-        stats.pending_bytes = state.pending.len() + state.in_flight;
+        stats.pending_bytes = state.waiting();
         drop(state);
         stats.low_space = self.low_space.load(Ordering::Relaxed);
         if stats.syncs > 0 {
@@ -281,9 +297,17 @@ impl Queue {
             "the journal failed, nothing is acknowledged any more"
         );
         state.phase = Phase::Failed { cause };
-        state.pending = Vec::new();
+        (state.pending, state.blobs) = (Vec::new(), Vec::new());
         drop(state);
         self.synced.send_modify(|synced| synced.failed = true);
+    }
+}
+
+impl State {
+    /// Bytes that wait for a sync.
+    fn waiting(&self) -> usize {
+        let blobs = self.blobs.iter().map(|blob| blob.bytes.len());
+        self.pending.len() + blobs.sum::<usize>() + self.in_flight
     }
 }
 

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::pb::journal::Record;
 
 use super::Lsn;
+use super::blobs::copy_packs;
 use super::disk::{Disk, RealDisk};
 use super::error::JournalError;
 use super::frame;
@@ -61,7 +63,7 @@ impl Repaired {
             let dir = into.to_owned();
             return Err(JournalError::Occupied { dir });
         }
-        let to = Box::new(RealDisk::open(into)?);
+        let to = Arc::new(RealDisk::open(into)?);
         let repaired = Self::copy(&from, to, (survey, fates), into, keep_doubtful)?;
         let made = Survey::of(into)?;
         match made
@@ -84,7 +86,7 @@ impl Repaired {
     /// The same from one disk to another, empty one.
     pub(super) fn copy(
         from: &dyn Disk,
-        to: Box<dyn Disk>,
+        to: Arc<dyn Disk>,
         (survey, fates): (Survey, BTreeMap<String, Fate>),
         into: &Path,
         keep_doubtful: bool,
@@ -93,6 +95,8 @@ impl Repaired {
         let segment = largest
             .unwrap_or(0)
             .clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
+        // Before the records that name what is in them.
+        copy_packs(from, to.as_ref())?;
         let mut copy = Copy::new(Log::create(to, segment, survey.next())?);
         let kept = |fate: Fate| match fate {
             Fate::Whole => true,

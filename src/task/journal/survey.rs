@@ -8,6 +8,7 @@ use prost::Message;
 use crate::pb::journal::Record;
 
 use super::Lsn;
+use super::blobs::Checked;
 use super::disk::{Disk, DiskFile};
 use super::error::JournalError;
 use super::frame::FORMAT;
@@ -24,6 +25,9 @@ const BLOCK: usize = 4096;
 pub struct Survey {
     /// Oldest first.
     pub segments: Vec<Segment>,
+    /// Large contents beside the log. Whether all are there that tasks name is not looked at: some of
+    /// those are in the archive.
+    pub blobs: Checked,
 }
 
 /// One file of the journal.
@@ -80,7 +84,8 @@ impl Survey {
     /// `Locked` while a sidecar runs on it; `NoJournal`, `NewerFormat`, `Io`. Damage is none.
     pub fn of(dir: &Path) -> Result<Self, JournalError> {
         let disk = ReadOnlyDisk::open(dir)?;
-        let survey = Self::on(&disk, &mut |_| Ok(()))?;
+        let mut survey = Self::on(&disk, &mut |_| Ok(()))?;
+        survey.blobs = Checked::on(&disk)?;
         if survey.segments.is_empty() {
             return Err(JournalError::NoJournal {
                 dir: dir.to_owned(),
@@ -91,9 +96,8 @@ impl Survey {
 
     /// Whether all that was acknowledged is there, as far as that can be known.
     pub fn whole(&self) -> bool {
-        self.segments
-            .iter()
-            .all(|segment| segment.damage.is_empty())
+        let mut segments = self.segments.iter();
+        segments.all(|segment| segment.damage.is_empty()) && self.blobs.damage.is_empty()
     }
 
     /// The number after all that were ever given out, as far as is known.
@@ -119,7 +123,10 @@ impl Survey {
             let following = firsts.get(index + 1).copied();
             segments.push(Segment::read(disk, *first, following, &mut buffer, each)?);
         }
-        Ok(Self { segments })
+        Ok(Self {
+            segments,
+            blobs: Checked::default(),
+        })
     }
 }
 

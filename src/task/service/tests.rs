@@ -112,6 +112,7 @@ fn service_seeing(schemas: Vec<&'static str>) -> AgentService {
             .parse()
             .unwrap(),
         lost_after: crate::task::home::LOST_AFTER,
+        descendants: crate::task::descendants::DESCENDANTS_MAX,
     };
     let replay = Replay::new(&config.instance, 1);
     let (route, connect): (Arc<dyn Route>, Arc<dyn Connect>) =

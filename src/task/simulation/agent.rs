@@ -18,10 +18,10 @@ use crate::runtime::Stop;
 use crate::task::executor::{CANCEL_GRACE, HandleStream, HandlerError, HandlerLink};
 use crate::telemetry::TraceContext;
 
-use super::{World, load};
+use super::{World, callbacks, load};
 
-/// Work that may not run twice, work that may, and work that has others work.
-pub(super) const SKILLS: [&str; 3] = ["work.once", "work.again", "work.tree"];
+/// Work that may not run twice, work that may, work that has others work, and being told of work.
+pub(super) const SKILLS: [&str; 4] = ["work.once", "work.again", "work.tree", "work.told"];
 
 /// Most questions of a task.
 const QUESTIONS: usize = 3;
@@ -38,6 +38,9 @@ pub(super) fn is_idempotent(skill: &str) -> bool {
 pub(super) fn words(run: usize, word: usize) -> String {
     format!("run {run} word {word}")
 }
+
+/// How inputs begin; all of them are large.
+pub(super) const WANTED: &str = "what is wanted";
 
 /// The same read back.
 pub(super) fn read(words: &str) -> Option<(usize, usize)> {
@@ -104,9 +107,14 @@ impl Agent {
         self.state.lock().alive.get_or_insert_default();
     }
 
+    /// Cancelled when the process ends; `None`: it has.
+    pub(super) fn lives(&self) -> Option<Stop> {
+        self.state.lock().alive.clone()
+    }
+
     fn alive(&self) -> Result<Stop, HandlerError> {
-        let alive = self.state.lock().alive.clone();
-        alive.ok_or_else(|| HandlerError::Unreachable("connection refused".into()))
+        self.lives()
+            .ok_or_else(|| HandlerError::Unreachable("connection refused".into()))
     }
 }
 
@@ -130,6 +138,23 @@ impl HandlerLink for Agent {
         let talk = request.inputs.iter().skip(1);
         let talk = talk.map(|said| said.message_id.clone()).collect();
         world.history.lock().runs[run].talk = talk;
+        let given = request.inputs.iter().flat_map(|said| &said.parts);
+        for part in given {
+            match &part.content {
+                Some(Content::Blob(_)) => {
+                    let how = format!("I1: run {run} was given a reference for what was said");
+                    world.history.lock().breach(how);
+                }
+                Some(Content::Text(said))
+                    if said.starts_with(WANTED)
+                        && *said != format!("{WANTED} in {}", task.context_id) =>
+                {
+                    let how = format!("I1: run {run} was given {said:?}");
+                    world.history.lock().breach(how);
+                }
+                _ => {}
+            }
+        }
         let over = Over {
             world: Arc::clone(&world),
             run,
@@ -227,8 +252,15 @@ fn plan(
             world.within(0, 3000)
         }
     };
+    if skill == SKILLS[3] {
+        callbacks::heard(world, &request);
+        steps.push_back((pause(), taken_note(world, run)));
+        return steps;
+    }
     if skill == SKILLS[2] {
-        steps.push_back((pause(), Next::Delegate(Box::new(request))));
+        for _ in 0..world.roll(1..5) {
+            steps.push_back((pause(), Next::Delegate(Box::new(request.clone()))));
+        }
     }
     let mut word = 0;
     for _ in 0..world.roll(0..6) {
@@ -257,6 +289,22 @@ fn plan(
     let end = last_word(world, (run, word + 1), asks);
     steps.push_back((pause(), end));
     steps
+}
+
+/// How a run ends that is told of something: it never says no, but not always yes. With its process it
+/// may be lost as any other.
+fn taken_note(world: &World, run: usize) -> Next {
+    match world.roll(0..10) {
+        0 | 1 => Next::Say(Update::Failure(pb::Failure {
+            message: words(run, 1),
+            retryable: true,
+            ..Default::default()
+        })),
+        _ => Next::Say(Update::Result(pb::TaskResult {
+            parts: vec![text(&words(run, 1))],
+            ..Default::default()
+        })),
+    }
 }
 
 fn question(run: usize, word: usize) -> Update {

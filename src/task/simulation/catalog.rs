@@ -37,7 +37,8 @@ impl Catalog {
         let (later, after) = (Arc::clone(world), world.within(0, 2000));
         world.crew.adopt("lease", async move {
             sleep(after).await;
-            later.catalog.set(node, |_| Some(life));
+            // Word of an older one may come later.
+            later.catalog.set(node, |known| known.max(Some(life)));
         });
     }
 
@@ -109,6 +110,7 @@ impl Route for Sight {
         }
         let (node, life) = from[world.roll(0..from.len())];
         let candidate = Candidate {
+            wants_descendants: true,
             instance: node.instance.clone(),
             agent: agent_of(node.index),
             idempotent: is_idempotent(&want.selector.skill),

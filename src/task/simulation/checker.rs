@@ -8,8 +8,11 @@
 //! - I11 what has ended leaves nothing behind that runs, and no handler outlasts its deadline;
 //! - I12 work that may not run twice runs once at most, other work three times;
 //! - I13 nothing is acknowledged or shown that a crash takes back;
+//! - I14 no tree has more tasks than its root may have, and nobody is refused one that has fewer;
 //! - and each run is given all that was asked and answered before it;
-//! - whoever is called back is told of each change, in order, in the same words.
+//! - whoever is called back is told of each change, in order, in the same words;
+//! - what is in memory only keeps all of this while its home's process lives, is gone with it or with
+//!   its caller, and nowhere on disk: see `fleeting`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,13 +26,14 @@ use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
 use crate::pb::task_update::Update as Shown;
 use crate::task::home::ListQuery;
-use crate::task::journal::faulty::FaultyDisk;
-use crate::task::journal::{Journal, JournalConfig};
 
 use super::World;
 use super::agent::{is_idempotent, read};
 use super::callbacks;
+use super::contents::records;
+use super::fleeting::is_fleeting;
 use super::history::{History, Request};
+use super::trees;
 
 /// Tasks of a page.
 const PAGE: usize = 100;
@@ -37,8 +41,8 @@ const PAGE: usize = 100;
 /// A task as its home tells it in the end.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Final {
-    task: pb::Task,
-    events: Vec<pb::TaskEvent>,
+    pub(super) task: pb::Task,
+    pub(super) events: Vec<pb::TaskEvent>,
 }
 
 /// All tasks of all homes.
@@ -95,6 +99,29 @@ pub(super) async fn ask(world: &Arc<World>) -> Told {
     told
 }
 
+/// What has not ended, or was not told of, home by home.
+pub(super) async fn left(world: &Arc<World>) -> Vec<pb::Task> {
+    let mut left = Vec::new();
+    for node in &world.nodes {
+        let life = node.up().await;
+        let query = ListQuery {
+            viewer: node.own.clone(),
+            filter: pb::ListTasksRequest::default(),
+            before: None,
+            limit: PAGE,
+        };
+        let page = life.home.list(query).await;
+        let tasks = page.map_or_else(|_| Vec::new(), |page| page.tasks);
+        let tells = |task: &pb::Task| task.callback.as_ref().is_some_and(|told| told.waiting > 0);
+        left.extend(
+            tasks
+                .into_iter()
+                .filter(|task| !ended(task.state()) || tells(task)),
+        );
+    }
+    left
+}
+
 /// What a crash of everything has changed, though all was on disk.
 pub(super) fn compare(history: &mut History, before: &Told, after: &Told) {
     for (id, was) in before {
@@ -116,11 +143,18 @@ pub(super) fn compare(history: &mut History, before: &Told, after: &Told) {
 pub(super) fn check(world: &World, told: &Told) {
     let mut history = world.history.lock();
     let mut broken = Vec::new();
-    for (id, one) in told {
+    let mut all = told.clone();
+    for (id, task) in &history.fleeting {
+        let events = history.shown.get(id).into_iter().flat_map(BTreeMap::values);
+        let (events, id) = (events.cloned().collect(), id.clone());
+        let seen = task.clone().map(|task| Final { task, events });
+        all.extend(seen.map(|seen| (id, seen)));
+    }
+    for (id, one) in &all {
         broken.extend(check_task(&history, id, one));
         broken.extend(callbacks::check(&history, &one.task, &one.events));
     }
-    for (id, shown) in &history.shown {
+    for (id, shown) in history.shown.iter().filter(|(id, _)| !is_fleeting(id)) {
         let known = told.get(id).map_or(0, |one| one.task.last_seq);
         if let Some(beyond) = shown.keys().find(|seq| **seq > known) {
             broken.push(format!(
@@ -131,14 +165,30 @@ pub(super) fn check(world: &World, told: &Told) {
     for request in &history.requests {
         broken.extend(check_request(request, told));
     }
-    broken.extend(check_runs(world, &history, told));
+    broken.extend(check_runs(world, &history, &all));
+    broken.extend(trees::check(world, &history, told));
+    broken.extend(callbacks::check_tellers(&history, told));
     for how in broken {
         history.breach(how);
     }
     drop(history);
     for node in &world.nodes {
         let records = records(node.disk.copy(), world.size.segment_bytes);
-        let broken = records.map_or_else(|how| vec![how], |records| check_log(&records, told));
+        let mut broken = Vec::new();
+        match records {
+            Ok((records, named)) => {
+                broken.extend(check_log(&records, told));
+                let life = node.life();
+                let stats = life.and_then(|life| Some(life.journal.blobs()?.stats()));
+                let kept = stats.map_or(0, |stats| stats.blobs);
+                if kept != named {
+                    broken.push(format!(
+                        "I1 I11: {named} contents are named, {kept} are kept"
+                    ));
+                }
+            }
+            Err(how) => broken.push(how),
+        }
         for how in broken {
             world
                 .history
@@ -223,7 +273,8 @@ fn check_request(request: &Request, told: &Told) -> Vec<String> {
     for id in ids.iter().filter(|id| !told.contains_key(*id)) {
         broken.push(format!("I1: {id} was acknowledged by {node}, and is gone"));
     }
-    let made = told.values().filter(|one| one.task.context_id == *context);
+    let named = |one: &&Final| one.task.context_id == *context && !callbacks::tells(&one.task);
+    let made = told.values().filter(named);
     let made: Vec<_> = made.map(|one| &one.task.id).collect();
     if ids.len() > 1 || made.len() > 1 || *fresh > 1 {
         broken.push(format!(
@@ -249,6 +300,9 @@ fn check_runs(world: &World, history: &History, all: &Told) -> Vec<String> {
     }
     for (id, runs) in runs {
         let Some(one) = all.get(id) else {
+            if is_fleeting(id) {
+                continue;
+            }
             broken.push(format!("I1: {id} ran, and nobody knows it"));
             continue;
         };
@@ -315,18 +369,6 @@ fn told<'a>(events: &'a [pb::TaskEvent], attempt: u32, agent: &str) -> Vec<&'a s
         .collect()
 }
 
-/// What the disk says, record by record.
-fn records(disk: FaultyDisk, segment_bytes: u64) -> Result<Vec<Record>, String> {
-    let mut records = Vec::new();
-    let config = JournalConfig {
-        segment_bytes,
-        ..JournalConfig::default()
-    };
-    let opened = Journal::on_disk(Box::new(disk), config, |_, record| records.push(record));
-    opened.map_err(|refused| format!("I1: does not open: {refused}"))?;
-    Ok(records)
-}
-
 fn check_log(records: &[Record], told: &Told) -> Vec<String> {
     #[derive(Default)]
     struct Track {
@@ -338,6 +380,9 @@ fn check_log(records: &[Record], told: &Told) -> Vec<String> {
     let mut tracks: BTreeMap<&str, Track> = BTreeMap::new();
     for record in records {
         let id = record.task_id.as_str();
+        if is_fleeting(id) {
+            broken.push(format!("{id} is in memory only, and on disk"));
+        }
         let track = tracks.entry(id).or_default();
         match &record.kind {
             Some(Recorded::Event(event)) => {

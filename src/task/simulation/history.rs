@@ -7,7 +7,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tokio::time::Instant;
 
+use crate::domain::Reason;
 use crate::pb;
+
+use super::trees::Refused;
 
 /// Lines that are kept for whoever reads how a seed failed.
 const LINES: usize = 200;
@@ -53,10 +56,16 @@ pub(super) struct History {
     pub(super) shown: BTreeMap<String, BTreeMap<u64, pb::TaskEvent>>,
     /// What whoever is called back was told, by task and number.
     pub(super) told: BTreeMap<String, BTreeMap<u64, String>>,
+    /// Which task has told an agent of which change.
+    pub(super) tellers: BTreeMap<String, (String, u64)>,
     /// Tasks whose cancellation was acknowledged.
     pub(super) canceled: BTreeSet<String>,
     /// Answers that were acknowledged, by their tasks and questions.
     pub(super) answered: BTreeSet<(String, String)>,
+    /// Children that were not taken.
+    pub(super) refused: Vec<Refused>,
+    /// Tasks in memory only, with what they were in the end where that was seen.
+    pub(super) fleeting: BTreeMap<String, Option<pb::Task>>,
     /// How often each kind of fault came.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// Invariants that were broken, and how.
@@ -74,8 +83,11 @@ impl History {
             runs: Vec::new(),
             shown: BTreeMap::new(),
             told: BTreeMap::new(),
+            tellers: BTreeMap::new(),
             canceled: BTreeSet::new(),
             answered: BTreeSet::new(),
+            refused: Vec::new(),
+            fleeting: BTreeMap::new(),
             faults: BTreeMap::new(),
             broken: Vec::new(),
         }
@@ -104,6 +116,12 @@ impl History {
     pub(super) fn fault(&mut self, kind: &'static str, how: fmt::Arguments<'_>) {
         *self.faults.entry(kind).or_default() += 1;
         self.note(format_args!("fault {kind} {how}"));
+    }
+
+    /// Somebody was refused a task, of the tree below `root`; without: of none.
+    pub(super) fn refuse(&mut self, root: Option<String>, reason: Reason) {
+        let refused = root.map(|root| Refused { root, reason });
+        self.refused.extend(refused);
     }
 
     /// An invariant is broken.

@@ -14,13 +14,16 @@ use crate::pb::task_update::Update as Shown;
 use crate::task::home::{Response, Submission, Submitted};
 
 use super::World;
-use super::agent::{SKILLS, text};
+use super::agent::{SKILLS, WANTED, text};
 use super::callbacks;
 use super::checker::ended;
+use super::fleeting::{self, is_fleeting};
 use super::history::{History, Request};
 
 /// How many tries a submission gets; its process may be down for long.
 const TRIES: u32 = 40;
+/// Tasks in memory only, of all.
+const FLEETING: f64 = 0.15;
 
 /// What somebody wants.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ struct Wish {
     number: usize,
     node: usize,
     spec: pb::TaskSpec,
+    /// Of a child: of the tree that it is for.
+    root: String,
 }
 
 /// How a try to submit ended.
@@ -46,19 +51,26 @@ pub(super) async fn all(world: Arc<World>) {
     for _ in 0..world.size.tasks {
         let node = world.roll(0..world.nodes.len());
         let skill = SKILLS[[0, 0, 1, 1, 1, 2][world.roll(0..6)]];
+        let after = world.within(0, window);
+        if world.chance(FLEETING) {
+            let fleeting = fleeting::carry(Arc::clone(&world), node, skill, after);
+            world.clients.adopt("fleeting", fleeting);
+            continue;
+        }
         let keyed = world.chance(0.6);
         let wish = wish(&world, node, skill, keyed);
-        world.clients.adopt(
-            "wish",
-            carry(Arc::clone(&world), wish, world.within(0, window)),
-        );
+        world
+            .clients
+            .adopt("wish", carry(Arc::clone(&world), wish, after));
     }
 }
 
 /// A handler's child, submitted while it works.
 pub(super) fn child(world: &Arc<World>, node: usize, request: &pb::HandleRequest) {
-    let mut wish = wish(world, node, SKILLS[world.roll(0..2)], false);
+    let mut wish = wish(world, node, SKILLS[[0, 1, 2, 2][world.roll(0..4)]], false);
     wish.spec.parent_token.clone_from(&request.parent_token);
+    let above = request.task.as_ref();
+    wish.root = above.map_or_else(String::new, |above| above.root_task_id.clone());
     world
         .clients
         .adopt("child", carry(Arc::clone(world), wish, world.within(0, 50)));
@@ -81,7 +93,7 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         fail_fast: world.chance(0.05),
         priority: world.roll(0..11),
         on_agent_loss: [0, 0, 0, 0, 1, 2][world.roll(0..6)],
-        callback: callbacks::callback(world),
+        callback: callbacks::wanted(world),
         ..Default::default()
     };
     let selector = pb::Selector {
@@ -89,6 +101,7 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         ..Default::default()
     };
     let spec = pb::TaskSpec {
+        input: vec![text(&format!("{WANTED} in {context}"))],
         selector: Some(selector),
         options: Some(options),
         idempotency_key: if keyed {
@@ -99,7 +112,12 @@ fn wish(world: &World, node: usize, skill: &str, keyed: bool) -> Wish {
         context_id: context,
         ..Default::default()
     };
-    Wish { number, node, spec }
+    Wish {
+        number,
+        node,
+        spec,
+        root: String::new(),
+    }
 }
 
 async fn carry(world: Arc<World>, wish: Wish, after: std::time::Duration) {
@@ -158,6 +176,7 @@ fn learn(history: &mut History, wish: &Wish, outcome: Outcome) -> ControlFlow<Op
         }
         Outcome::Refused(reason) => {
             history.note(format_args!("wish {} refused: {reason:?}", wish.number));
+            history.refuse(is_child.then(|| wish.root.clone()), reason);
             !is_child && comes_back(reason)
         }
         Outcome::Unknown => {
@@ -288,6 +307,8 @@ async fn answer(world: Arc<World>, node: usize, id: String, question: String) {
                 taken = true;
             }
             Err(fault) if fault.reason == Reason::TaskEnded => return,
+            // It is gone with its home's process.
+            Err(fault) if fault.reason == Reason::TaskNotFound && is_fleeting(&id) => return,
             Err(fault) if fault.reason == Reason::StorageFailed => {}
             Err(fault) => {
                 let how = format!("I4: {question} of {id} cannot be answered: {fault}");
@@ -335,7 +356,7 @@ pub(super) async fn watch(world: &Arc<World>, node: usize, id: &str) {
 }
 
 /// Reads a stream; whether the task's end was seen.
-async fn read(
+pub(super) async fn read(
     world: &Arc<World>,
     (node, id): (usize, &str),
     cursor: &mut u64,

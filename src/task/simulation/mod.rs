@@ -1,10 +1,13 @@
 //! The task engine in a deterministic simulation: the real home, executor and log of a mesh of
 //! sidecars, with everything around them made up, and everything going wrong that may.
 //!
-//! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it.
+//! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it;
+//!   `attached`: one that has no port.
 //! - `network`: streams between sidecars. `catalog`: who is believed to live.
-//! - `load`: who wants work done. `callbacks`: who is told of it. `faults`: what goes wrong.
-//! - `history`: what happened. `checker`: whether it may have.
+//! - `load`: who wants work done; `fleeting`: in memory only. `callbacks`: who is told of it. `faults`:
+//!   what goes wrong.
+//! - `history`: what happened. `checker`: whether it may have; `contents`: what the disks
+//!   say.
 //!
 //! # Why no simulated TCP
 //! Home and executor meet at [`Connect`](super::doors::Connect), far above sockets: a stream of
@@ -24,16 +27,20 @@
 //! command.
 
 mod agent;
+mod attached;
 mod callbacks;
 mod catalog;
 mod checker;
+mod contents;
 mod faults;
+mod fleeting;
 mod history;
 mod load;
 mod network;
 mod node;
 mod slots;
 mod tests;
+mod trees;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -76,6 +83,8 @@ struct Size {
     window: Duration,
     /// Whether anything goes wrong.
     faults: bool,
+    /// Most tasks below a root.
+    descendants: u32,
     segment_bytes: u64,
 }
 
@@ -198,6 +207,27 @@ impl World {
         ended && self.clients.is_empty()
     }
 
+    /// Waits until all tasks have ended; `false`: they never do, or something is broken already.
+    async fn comes_to_an_end(self: &Arc<Self>) -> bool {
+        let began = Instant::now();
+        // What the last faults put off may still come: a process is away, a disk fails.
+        sleep(QUIET).await;
+        while !self.is_done() {
+            if began.elapsed() > PATIENCE {
+                let left = checker::left(self).await;
+                let clients = self.clients.len();
+                let how = format!("I1: tasks never end: {left:#?}, {clients} wait");
+                self.history.lock().breach(how);
+                return false;
+            }
+            if !self.history.lock().broken.is_empty() {
+                return false;
+            }
+            sleep(Duration::from_secs(5)).await;
+        }
+        true
+    }
+
     /// From the first submission to the last check.
     async fn run(self: &Arc<Self>) {
         for index in 0..self.nodes.len() {
@@ -211,21 +241,8 @@ impl World {
         }
         self.calm.store(true, Ordering::Relaxed);
         faults::end(self);
-        let began = Instant::now();
-        // What the last faults put off may still come: a process is away, a disk fails.
-        sleep(QUIET).await;
-        while !self.is_done() {
-            if began.elapsed() > PATIENCE {
-                let counts = |node: &Node| node.life().map(|life| life.home.counts());
-                let left: Vec<_> = self.nodes.iter().map(counts).collect();
-                let clients = self.clients.len();
-                let how = format!("I1: tasks never end: {left:?}, {clients} wait");
-                return self.history.lock().breach(how);
-            }
-            if !self.history.lock().broken.is_empty() {
-                return;
-            }
-            sleep(Duration::from_secs(5)).await;
+        if !self.comes_to_an_end().await {
+            return;
         }
         sleep(QUIET).await;
         for node in &self.nodes {
@@ -235,6 +252,15 @@ impl World {
                 self.history.lock().breach(how);
             }
         }
+        for node in &self.nodes {
+            // What was planned for a write must not come to whoever reads now; and a process whose
+            // disk a read has found dead, and that had nothing to write since, ends now.
+            node.disk.relent();
+            if node.disk.is_dead() {
+                node.end(self, Ending::Killed, Duration::ZERO);
+            }
+        }
+        sleep(QUIET).await;
         let told = checker::ask(self).await;
         for node in &self.nodes {
             // A fault that was planned and never came would hit the last start.
@@ -299,7 +325,8 @@ fn run(seed: u64, size: Size, trace: bool) -> Ran {
         let requests = history.requests.iter();
         Ran {
             digest: history.digest(),
-            tasks: requests.filter(|request| !request.ids.is_empty()).count(),
+            tasks: requests.filter(|request| !request.ids.is_empty()).count()
+                + history.fleeting.len(),
             faults: history.faults.clone(),
             broken: history
                 .broken

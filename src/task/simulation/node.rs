@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::domain::{InstanceId, SpiffeId};
 use crate::runtime::{Nursery, Stop, watch};
+use crate::task::attach::Desk;
 use crate::task::courier::Courier;
 use crate::task::doors::{Connect, Route};
 use crate::task::executor::{Executor, ExecutorConfig, HomePeer};
@@ -19,12 +20,18 @@ use crate::task::journal::{Journal, JournalConfig, JournalError, Step, Writer};
 
 use super::World;
 use super::agent::{Agent, SKILLS};
+use super::attached;
 use super::callbacks::Receiver;
 use super::catalog::Sight;
 use super::network::Way;
 
+/// Content of more bytes stands beside the log: most of what is said does, and some does not.
+pub(super) const LARGE: usize = 12;
 /// How long a process whose log has failed goes on at most.
 const LAST_WORDS: u64 = 300;
+
+/// Agents without a port, of all.
+const ATTACHED: f64 = 0.4;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +205,7 @@ impl Node {
             segment_bytes,
             pending_bytes: 1 << 20,
             disk_reserve: segment_bytes,
+            large_bytes: LARGE,
         };
         let mut replay = Replay::new(&self.instance, 2);
         let disk = Box::new(self.disk.clone());
@@ -211,11 +219,12 @@ impl Node {
             skills: SKILLS.map(String::from).into_iter().collect(),
         };
         let (nursery, io) = (Nursery::here(), Nursery::here());
-        let executor = Executor::new(config, self.agent.clone(), vec![nursery.clone()]);
+        let executor = self.executor(world, config, &nursery);
         let config = HomeConfig {
             instance: self.instance.clone(),
             own: SpiffeId::clone(&self.own),
             lost_after: LOST_AFTER,
+            descendants: world.size.descendants,
         };
         let route: Arc<dyn Route> = Arc::new(Sight(Arc::downgrade(world)));
         let connect: Arc<dyn Connect> = Arc::new(Way {
@@ -248,6 +257,22 @@ impl Node {
             io,
             end: Mutex::new((Ending::Killed, Duration::ZERO)),
         })
+    }
+
+    /// An executor whose agent has a port, or attaches.
+    fn executor(&self, world: &Arc<World>, config: ExecutorConfig, nursery: &Nursery) -> Executor {
+        let nurseries = vec![nursery.clone()];
+        if !world.chance(ATTACHED) {
+            return Executor::new(config, self.agent.clone(), nurseries);
+        }
+        let desk = Desk::new(self.instance.clone(), nurseries.clone());
+        let executor = Executor::new(config, Arc::new(desk.clone()), nurseries);
+        let attended = attached::attend(desk.clone(), executor.clone());
+        nursery.adopt("attend", attended);
+        let world = Arc::downgrade(world);
+        let attached = attached::attach(world, self.index, desk, nursery.clone());
+        nursery.adopt("attached", attached);
+        executor
     }
 
     /// How long the disk takes now.

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use super::*;
+use crate::domain::Reason;
 use crate::pb::callback::Target as Asked;
 use crate::runtime::clock::{self, set};
 use crate::task::callback::{Delivery, Outcome, RETENTION, Url, letter};
 use crate::task::courier::{Courier, Post};
+use crate::task::descendants::{DESCENDANTS_MAX, FIRST};
 use crate::task::doors::Parent;
 use crate::task::home::{Below, ListQuery};
 
@@ -27,7 +29,10 @@ struct Script {
 
 #[tonic::async_trait]
 impl Post for Script {
-    async fn post(&self, _: &Url, delivery: &Delivery) -> Outcome {
+    async fn post(&self, url: &Url, delivery: &Delivery) -> Outcome {
+        if url.host().starts_with("dead") {
+            std::future::pending::<()>().await;
+        }
         let letter = letter(&delivery.event);
         self.tries.lock().push(Try {
             at: Instant::now(),
@@ -169,20 +174,21 @@ async fn an_agent_is_told_by_a_task_below_the_one_that_it_is_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_works_on_it_for_long_is_asked_again_and_gets_one_task() {
+async fn an_agent_that_works_on_it_for_long_gets_one_task_and_no_other_waits_for_it() {
     let bench = Bench::new(4);
     let courier = bench.called_back(&Script::default());
     let id = bench.submitted(told_by(agent("work.wait"), &[])).await;
-    let task = bench.until(&id, |_, told| told.tries > 4).await;
-    let progress = task.callback.unwrap();
+    let given = |_: &pb::Task, told: &pb::CallbackProgress| told.trouble.contains("not ended yet");
+    let task = bench.until(&id, given).await;
+    // Looked after again and again, and still the same.
+    sleep(Duration::from_secs(4000)).await;
+    let progress = bench.until(&id, given).await.callback.unwrap();
     assert_eq!((progress.waiting, progress.delivered_seq), (1, 0));
-    assert!(
-        progress.trouble.contains("has not ended yet"),
-        "{progress:?}"
-    );
+    assert_eq!(progress.tries, 0, "{progress:?}");
     let all = bench.all().await;
-    assert_eq!(all.len(), 2, "however often it is told");
+    assert_eq!(all.len(), 2, "however often it is looked after");
     let tells = all.iter().find(|one| one.id != task.id).unwrap();
+    assert!(progress.trouble.ends_with(&tells.id), "{progress:?}");
     let tells: TaskId = tells.id.parse().unwrap();
     let viewer = Arc::new(bench.own.clone());
     bench
@@ -223,27 +229,47 @@ async fn agents_that_call_each_other_back_come_to_an_end() {
             detached: true,
             ..told_by(agent("work.die"), &[])
         });
-        let below = Below(Box::new(parent));
-        let mut taken = Box::pin(bench.home.run_below(asked, below, 0))
-            .await
-            .unwrap();
-        let Some(Ok(pb::TaskUpdate {
-            update: Some(Shown::Task(task)),
-        })) = taken.task.next().await
-        else {
-            panic!("a stream begins with its task");
+        let below = Below {
+            parent: Box::new(parent),
+            tells: None,
         };
-        let id = task.id.parse().unwrap();
+        let taken = Box::pin(bench.home.submit_below(asked, below, 0)).await;
+        if !told {
+            let refused = taken.unwrap_err();
+            assert_eq!(refused.field.as_deref(), Some("spec.options.callback"));
+            assert!(refused.text.contains("8 hops deep"), "{refused}");
+            continue;
+        }
+        let id = taken.unwrap().task.id.parse().unwrap();
         let settled =
             |_: &pb::Task, told: &pb::CallbackProgress| told.delivered_seq + told.given_up_seq > 0;
         let progress = bench.until(&id, settled).await.callback.unwrap();
-        assert_eq!(progress.given_up_seq == 0, told, "{above}: {progress:?}");
-        assert_eq!(
-            progress.given_up.contains("8 hops deep"),
-            !told,
-            "{progress:?}"
-        );
+        assert_eq!(progress.given_up_seq, 0, "{above}: {progress:?}");
     }
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_told_makes_no_more_than_the_tree_may_have() {
+    let bench = Bench::new(1100);
+    let courier = bench.called_back(&Script::default());
+    let id = bench.submitted(told_by(agent("bomb.1"), &[])).await;
+    let mut tokens = bench.tokens.clone();
+    // The task's own handler, and that of the one that tells of it.
+    let token = tokens.wait_for(|tokens| tokens.len() > 1).await.unwrap()[1].clone();
+    let mut made = 0;
+    let refused = loop {
+        match bench.home.submit(bench.asked("bomb.2", &token), 0).await {
+            Ok(taken) => {
+                assert_eq!(taken.task.root_task_id, id.to_string());
+                made += 1;
+            }
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(refused.reason, Reason::DescendantsExhausted);
+    assert_eq!(made, DESCENDANTS_MAX - FIRST);
     courier.close(Duration::ZERO).await;
     set::to(None);
 }
@@ -286,6 +312,56 @@ async fn changes_are_told_in_order_and_in_the_same_words_until_they_are_taken() 
     assert!(gaps[1] >= Duration::from_secs(90) && gaps[1] < Duration::from_secs(92));
     let shown = format!("{task:?}");
     assert!(!shown.contains("secret"), "{shown}");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn receivers_that_hang_are_cut_and_keep_nobody_else_waiting() {
+    let bench = Bench::new(4);
+    let script = Script::default();
+    let courier = bench.called_back(&script);
+    let told = async || {
+        let began = Instant::now();
+        script.answers.lock().push_back(Outcome::Delivered);
+        let id = bench.submitted(told_by(url(), &[])).await;
+        bench.until(&id, is_told).await;
+        began.elapsed()
+    };
+    told().await;
+    let mut dead = Vec::new();
+    for number in 0..800 {
+        let url = Asked::Url(format!("https://dead{}.example/x", number % 100));
+        dead.push(bench.submitted(told_by(url, &[])).await);
+    }
+    sleep(Duration::from_secs(1)).await;
+    for _ in 0..5 {
+        let took = told().await;
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    let progress = bench.until(&dead[0], |_, told| told.tries > 2).await;
+    let trouble = progress.callback.unwrap().trouble;
+    assert_eq!(trouble, "no answer within 10 s");
+    courier.close(Duration::ZERO).await;
+    set::to(None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_fails_for_now_gets_another_task_and_that_is_told_once() {
+    let bench = Bench::new(4);
+    let courier = bench.called_back(&Script::default());
+    let id = bench.submitted(told_by(agent("work.moody"), &[])).await;
+    let task = bench.until(&id, is_told).await;
+    let progress = task.callback.unwrap();
+    assert_eq!((progress.given_up_seq, progress.tries), (0, 0));
+    let mut states: Vec<_> = bench.all().await.iter().map(pb::Task::state).collect();
+    states.sort_unstable();
+    let expected = [
+        pb::TaskState::Completed,
+        pb::TaskState::Completed,
+        pb::TaskState::Failed,
+    ];
+    assert_eq!(states, expected);
     courier.close(Duration::ZERO).await;
     set::to(None);
 }

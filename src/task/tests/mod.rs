@@ -20,7 +20,7 @@ use tokio::{
 use tokio_stream::{Stream, iter};
 use tonic::Status;
 
-use crate::domain::{InstanceId, SpiffeId, TaskId};
+use crate::domain::{InstanceId, Label, SpiffeId, TaskId};
 use crate::pb;
 use crate::pb::handle_response::Update;
 use crate::pb::task_update::Update as Shown;
@@ -97,6 +97,13 @@ impl HandlerLink for Agent {
             let gone = HandlerError::Lost("the connection was reset".into());
             return Ok(Box::pin(iter([Err(gone)])));
         }
+        if task.skill == "work.moody" && before == 1 {
+            let update = Some(Update::Failure(pb::Failure {
+                retryable: true,
+                ..Default::default()
+            }));
+            return Ok(Box::pin(iter([Ok(pb::HandleResponse { update })])));
+        }
         if task.skill == "work.wait" || task.skill == "work.rest" || task.skill.starts_with("bomb.")
         {
             return Ok(Box::pin(futures_util::stream::pending()));
@@ -140,6 +147,7 @@ struct Here {
     executor: Executor,
     own: SpiffeId,
     idempotent: bool,
+    asks: Arc<AtomicBool>,
     changes: watch::Sender<u64>,
     apart: watch::Receiver<Apart>,
 }
@@ -158,6 +166,7 @@ impl Route for Here {
             return Pick::Busy(None);
         }
         let here = Candidate {
+            wants_descendants: self.asks.load(Ordering::SeqCst),
             instance: instance(),
             agent,
             idempotent: self.idempotent,
@@ -165,6 +174,10 @@ impl Route for Here {
             contract: Contract::default(),
         };
         Pick::Go(Arc::new(here), Box::default())
+    }
+
+    fn wants_descendants(&self, _: &Label, _: &pb::Selector) -> bool {
+        self.asks.load(Ordering::SeqCst)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -203,6 +216,8 @@ pub(super) struct Bench {
     pub(super) tokens: watch::Receiver<Vec<String>>,
     traces: Traced,
     deaf: Arc<AtomicBool>,
+    /// Its executor asks for the tasks that may be made below an attempt.
+    pub(super) asks: Arc<AtomicBool>,
     apart: watch::Sender<Apart>,
 }
 
@@ -211,6 +226,7 @@ impl Bench {
         Self::over(slots, false, Journal::memory())
     }
 
+    #[allow(clippy::too_many_lines, reason = "each part of a sidecar once")]
     pub(super) fn over(slots: u32, idempotent: bool, journal: Journal) -> Self {
         let own: SpiffeId = "spiffe://attache.local/ns/default/agent/worker"
             .parse()
@@ -221,9 +237,9 @@ impl Bench {
             own: own.clone(),
             slots,
             boot_id: "b".into(),
-            skills: ["work.do", "work.wait", "work.rest", "work.long", "work.die"]
+            skills: "work.do work.wait work.rest work.long work.die work.moody"
+                .split(' ')
                 .map(String::from)
-                .into_iter()
                 .chain((0..10).map(|depth| format!("bomb.{depth}")))
                 .collect(),
         };
@@ -239,7 +255,9 @@ impl Bench {
         let executor = Executor::new(config, agent, vec![Nursery::here()]);
         let changes = watch::Sender::new(0);
         let apart = watch::Sender::new(Apart::Together);
+        let asks = Arc::new(AtomicBool::new(true));
         let here = Arc::new(Here {
+            asks: asks.clone(),
             apart: apart.subscribe(),
             executor: executor.clone(),
             own: own.clone(),
@@ -251,6 +269,7 @@ impl Bench {
             instance: instance(),
             own: own.clone(),
             lost_after: crate::task::home::LOST_AFTER,
+            descendants: crate::task::descendants::DESCENDANTS_MAX,
         };
         let journal = (journal, Replay::new(&instance(), 2));
         let nurseries = vec![Nursery::here()];
@@ -268,6 +287,7 @@ impl Bench {
             tokens: heard,
             traces,
             deaf,
+            asks,
             apart,
         }
     }

@@ -131,6 +131,8 @@ families! {
         "Streams that follow a task of this home.";
     CALLBACKS "attache_callbacks_total" Counter None, ["target", "outcome"]
         "Tries of this home to tell a task's change to whoever is called back, by what came of them.";
+    CALLBACKS_GIVEN_UP "attache_callbacks_given_up_total" Counter None, ["target", "reason"]
+        "Times that this home stopped to tell a task's changes to whoever is called back, by why.";
     CALLBACKS_WAITING "attache_callbacks_waiting" Gauge None, []
         "Tasks of this home with changes that are still to be told to whoever is called back.";
 
@@ -183,6 +185,17 @@ families! {
         "1 while the disk has no room for the next segment: new tasks are refused.";
     JOURNAL_FAILED "attache_journal_failed" Gauge None, []
         "1 once a write or sync has failed: the process ends.";
+
+    BLOBS "attache_blobs" Gauge None, []
+        "Large contents of tasks on disk, each counted once.";
+    BLOB_BYTES "attache_blob_bytes" Gauge BYTES, []
+        "Their bytes.";
+    BLOB_DISK "attache_blob_disk_bytes" Gauge BYTES, []
+        "Bytes of the files that hold them, with what is still to be removed.";
+    BLOBS_COLLECTED "attache_blobs_collected_total" Counter None, []
+        "Large contents that no task named any more.";
+    BLOBS_DAMAGED "attache_blobs_damaged_total" Counter None, []
+        "Large contents that did not check when they were read.";
 
     ARCHIVE_TASKS "attache_archive_tasks" Gauge None, []
         "Finished tasks in the archive.";

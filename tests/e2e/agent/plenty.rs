@@ -35,13 +35,22 @@ pub(crate) async fn tell(text: &str, updates: &Updates) {
     }
 }
 
+/// What chunk number `number` holds: no two are the same.
+fn filled(number: usize, bytes: usize) -> Vec<u8> {
+    let mut chunk = vec![7; bytes];
+    let number = (number as u64).to_le_bytes();
+    let named = bytes.min(number.len());
+    chunk[..named].copy_from_slice(&number[..named]);
+    chunk
+}
+
 /// Sends chunks until the last one, or nobody listens any more; how many went.
 async fn chunks_of(bytes: usize, count: usize, updates: &Updates) -> usize {
     for number in 0..count {
         let chunk = pb::ArtifactChunk {
             artifact_id: "plenty".into(),
             part: Some(pb::Part {
-                content: Some(Content::Raw(vec![7; bytes].into())),
+                content: Some(Content::Raw(filled(number, bytes).into())),
                 ..Default::default()
             }),
             append: number > 0,

@@ -2,6 +2,7 @@
 //!
 //! - `test.fan*`: `COUNT SKILL REST` runs COUNT children of SKILL with REST at once, and waits.
 //! - `test.pass*`: `TO REST` hands its task over, with REST as the input; without REST, with its own.
+//! - `test.bomb.N`: makes children for `test.bomb.N+1` until it is refused one, and waits.
 //! - `test.leaf`: `obeys` ends as canceled when it is asked to stop; `deaf` goes on until it is cut.
 //!
 //! When the call of one of them is over, TEST_RUNS gets a line that begins with `over`.
@@ -50,6 +51,39 @@ pub(crate) async fn fan(task: &str, text: &str, token: &str, updates: &Updates) 
         () = updates.closed() => {}
         _ = children => {
             drop(updates.send(Ok(HandleResponse { update: result("all done") })).await);
+            updates.closed().await;
+        }
+    }
+    note(&format!("over {task} 1"));
+}
+
+/// Makes children without end, each of which does the same, until it is refused one.
+pub(crate) async fn bomb(task: &str, skill: &str, token: &str, updates: &Updates) {
+    let (_, depth) = skill.rsplit_once('.').unwrap();
+    let depth: u32 = depth.parse().unwrap();
+    let sidecar = Endpoint::from_shared(env::var("ATTACHE_SIDECAR").unwrap()).unwrap();
+    let mut sidecar = AgentClient::new(sidecar.connect_lazy());
+    let refused = async {
+        loop {
+            let spec = pb::TaskSpec {
+                selector: Some(pb::Selector {
+                    skill: format!("test.bomb.{}", depth + 1),
+                    ..Default::default()
+                }),
+                parent_token: token.into(),
+                ..Default::default()
+            };
+            let request = pb::SubmitTaskRequest { spec: Some(spec) };
+            if let Err(status) = sidecar.submit_task(request).await {
+                return status;
+            }
+        }
+    };
+    tokio::select! {
+        () = updates.closed() => {}
+        status = refused => {
+            let reason = attache::wire::status::reason_of(&status).unwrap_or_default();
+            note(&format!("{:?}:{reason} {task} 1", status.code()));
             updates.closed().await;
         }
     }

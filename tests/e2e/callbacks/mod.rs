@@ -1,5 +1,7 @@
 //! Callbacks: whoever asked is told of a task's changes, in order, whatever dies in between.
 
+use std::collections::BTreeMap;
+
 use attache::{
     pb::{self, TaskState, callback::Target},
     wire::status::reason_of,
@@ -225,6 +227,62 @@ async fn a_home_that_dies_between_the_end_and_the_telling_tells_after_its_restar
     let next = client::submit(&mut home, spec).await.unwrap().id;
     reaches(&home, &next, is_told).await;
     assert_eq!(receiver.got().len(), told + 1, "only the next one was told");
+}
+
+#[tokio::test]
+async fn a_receiver_that_was_away_is_told_everything_in_order() {
+    let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+    let receiver = Receiver::start(&authority, &["localhost"]).await;
+    receiver.away(true);
+    let site = Site::new(&mesh(&receiver, &dir, &authority));
+    let up = site.up(&[]).await;
+    let mut home = client::local(&up.instance("default/home", 0).local);
+    let both = [TaskState::Working, TaskState::Completed];
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let spec = asked(Target::Url(url(&receiver)), &both);
+        ids.push(client::submit(&mut home, spec).await.unwrap().id);
+    }
+    let tried = |task: &pb::Task, progress: &pb::CallbackProgress| {
+        task.state() == TaskState::Completed && progress.tries > 1 && progress.waiting == 2
+    };
+    for id in &ids {
+        let progress = reaches(&home, id, tried).await.callback.unwrap();
+        assert_eq!((progress.delivered_seq, progress.given_up_seq), (0, 0));
+    }
+    assert!(receiver.got().is_empty());
+
+    // It is there, and away again in the middle of it.
+    receiver.away(false);
+    eventually("it is told of some of them", || async {
+        let got = receiver.got().len();
+        if got > 5 {
+            Ok(())
+        } else {
+            Err(got.to_string())
+        }
+    })
+    .await;
+    receiver.answers((0..10).map(|_| (503, None)));
+    for id in &ids {
+        reaches(&home, id, is_told).await;
+    }
+    let mut told: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
+    for call in receiver.got() {
+        let seq = call.header("attache-seq").parse().unwrap();
+        let task = told
+            .entry(call.header("attache-task-id").into())
+            .or_default();
+        let latest = task.last_key_value().map_or(0, |(seq, _)| *seq);
+        assert!(seq >= latest, "{seq} after {latest}");
+        let first = task.entry(seq).or_insert_with(|| call.text.clone());
+        assert_eq!(*first, call.text, "a repetition is the same");
+    }
+    for id in &ids {
+        let last = client::full(&mut home, id).await.unwrap().last_seq;
+        assert!(told[id].keys().eq(&[1, last]), "{:?}", told[id].keys());
+    }
+    drop(up);
 }
 
 #[tokio::test]

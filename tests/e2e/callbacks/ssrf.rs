@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::Duration,
 };
 
 use attache::{
@@ -24,6 +24,7 @@ use attache::{
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::{Instant, timeout},
 };
 
 use crate::support::receiver::{Authority, Receiver};
@@ -87,16 +88,14 @@ async fn tell(web: &Web, url: &str) -> Outcome {
     let url = Url::parse(url).unwrap();
     let id = format!("i1.{}", uuid::Uuid::nil());
     let delivery = Delivery {
-        id: id.parse().unwrap(),
         event: Arc::new(pb::TaskEvent {
             task_id: id,
             seq: 1,
             ..Default::default()
         }),
         target: Target::Url(url.clone()),
-        until: SystemTime::UNIX_EPOCH,
-        task: Box::default(),
-        caller: "spiffe://attache.local/ns/default/agent/c".parse().unwrap(),
+        until: Instant::now(),
+        above: None,
     };
     web.post(&url, &delivery).await
 }
@@ -247,4 +246,40 @@ async fn only_whom_a_certificate_names_is_told_and_answers_are_bounded() {
     names.says("8.8.8.8");
     let outcome = tell(&web(&names, &authority), "https://hooks.example/x").await;
     assert!(matches!(outcome, Outcome::Later { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn answers_without_an_end_are_not_read_to_it() {
+    let authority = Authority::new();
+    let long = "x".repeat(64 << 10);
+    let head = "HTTP/1.1 200 OK\r\n";
+    for (first, then, expected) in [
+        (
+            &format!("{head}content-length: 99999999999\r\n\r\n")[..],
+            &long[..],
+            "told",
+        ),
+        (&format!("{head}x-long: "), &long, "failed"),
+        (head, "x-more: 1\r\n", "failed"),
+        // Whoever asks bounds these: a try has ten seconds.
+        ("", "HTTP/1.1 103 Early Hints\r\n\r\n", "cut"),
+        ("", "", "cut"),
+    ] {
+        let receiver = Receiver::endless(&authority, &["hooks.example"], first, then).await;
+        let names = Arc::new(Names {
+            leads_to: Some(receiver.at),
+            ..Names::default()
+        });
+        names.says("8.8.8.8");
+        let web = web(&names, &authority);
+        let limit = Duration::from_secs(if expected == "cut" { 1 } else { 30 });
+        let told = timeout(limit, tell(&web, "https://hooks.example/x")).await;
+        let came = match told {
+            Ok(Outcome::Delivered) => "told",
+            Ok(Outcome::Later { .. }) => "failed",
+            Ok(other) => panic!("{first}: {other:?}"),
+            Err(_) => "cut",
+        };
+        assert_eq!(came, expected, "{first} and then {:.20}", then);
+    }
 }

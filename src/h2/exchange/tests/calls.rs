@@ -4,7 +4,7 @@ use crate::h2::{
     connection::Config,
     exchange::{Destination, End, Target},
     grpc::Code,
-    testing::{World, list, request},
+    tests::{World, list, request},
 };
 
 #[test]

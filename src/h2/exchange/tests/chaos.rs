@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::h2::{
     connection::{Config, OUTPUT_STOP},
     frame::{ErrorCode, Setting, write},
-    testing::{End, Seen, World, request},
+    tests::{End, Seen, World, request},
 };
 
 const CALLERS: usize = 3;
@@ -337,6 +337,7 @@ proptest! {
         }
         world.run();
         prop_assert_eq!((world.exchange.calls(), world.exchange.parked()), (0, 0));
+        prop_assert_eq!(world.exchange.kept(), 0);
         let begun = world.exchange.policy().begun;
         prop_assert_eq!(world.outcomes().len(), begun);
     }
@@ -378,6 +379,7 @@ proptest! {
             world.exchange.closed(line, world.now);
         }
         prop_assert_eq!((world.exchange.calls(), world.exchange.parked()), (0, 0));
+        prop_assert_eq!(world.exchange.kept(), 0);
         let begun = world.exchange.policy().begun;
         prop_assert_eq!(world.outcomes().len(), begun);
     }

@@ -11,7 +11,7 @@ use crate::h2::{
     frame::{self, ErrorCode, Frame, Head, Kind, PREFACE, Setting, flag, write},
     hpack::Encoder,
     slab::Key,
-    testing::{Recorder, World, request},
+    tests::{Recorder, World, request},
 };
 
 /// Frames that an attacker sends at the most.

@@ -5,7 +5,7 @@ use crate::h2::{
     exchange::{Exchange, GivenBack, Onward, Outcome, Policy, Request, Target, Verdict},
     hpack::Fields,
     slab::{Key, Slab},
-    testing::{list, request},
+    tests::{list, request},
 };
 
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use crate::h2::{
     frame::{ErrorCode, write},
     grpc::Code,
     slab::Key,
-    testing::{World, list, request},
+    tests::{World, list, request},
 };
 
 /// A caller with a call under way whose request has come to whoever answers.
@@ -124,6 +124,35 @@ fn more_than_is_kept_is_not_sent_again() {
 }
 
 #[test]
+fn all_that_is_kept_together_has_a_bound() {
+    let mut world = World::new();
+    let callers: Vec<usize> = (0..4).map(|_| world.caller()).collect();
+    for caller in callers {
+        for _ in 0..100 {
+            let call = world.client(caller).start(&request("/t/1/keep"), false);
+            world.client(caller).send(call, &[1; 60_000], false);
+            world.run();
+        }
+    }
+    let kept = world.exchange.kept();
+    assert!(kept > 15 << 20 && kept <= 16 << 20, "{kept}");
+    let (first, last) = (0, world.server(0).calls.len() - 1);
+    world.server(0).reset(first, ErrorCode::RefusedStream);
+    world.server(0).reset(last, ErrorCode::RefusedStream);
+    world.run();
+    assert_eq!(
+        status(&mut world, 3, 99),
+        "14",
+        "not kept, so not sent again"
+    );
+    assert_eq!(
+        status(&mut world, 0, 0),
+        "none",
+        "kept, and under way again"
+    );
+}
+
+#[test]
 fn an_answer_that_the_policy_does_not_want_is_asked_for_again() {
     let (mut world, caller, call) = under_way(b"x", true);
     world.server(0).fields(
@@ -138,6 +167,37 @@ fn an_answer_that_the_policy_does_not_want_is_asked_for_again() {
     assert_eq!(world.client(caller).calls[call].body, b"better");
     assert_eq!(world.exchange.policy().again, [GivenBack::Wanted]);
     assert_eq!(world.outcomes()[0].code, Some(Code::OK));
+}
+
+#[test]
+fn a_call_rests_as_long_as_the_policy_says_and_not_for_ever() {
+    let millis = Duration::from_millis;
+    let mut world = World::new();
+    let caller = world.caller();
+    let call = world.client(caller).start(&request("/t/1/rest"), false);
+    world.client(caller).send(call, b"question", true);
+    let lost = world.client(caller).start(&request("/t/1/never"), true);
+    world.run();
+    world.server(0).reset(0, ErrorCode::RefusedStream);
+    world.server(0).reset(1, ErrorCode::RefusedStream);
+    world.run();
+    assert_eq!(world.server(0).calls.len(), 2);
+    for (after, seen) in [(49, 2), (1, 3)] {
+        world.now += millis(after);
+        world.exchange.on_time(world.now);
+        world.run();
+        assert_eq!(world.server(0).calls.len(), seen, "{after}");
+    }
+    assert_eq!(world.server(0).calls[2].body, b"question");
+    world.server(0).answer(2, b"well rested", "0");
+    for _ in 0..5 {
+        world.now += millis(2500);
+        world.exchange.on_time(world.now);
+        world.run();
+    }
+    assert_eq!(world.client(caller).calls[call].body, b"well rested");
+    assert_eq!(status(&mut world, caller, lost), "14");
+    assert_eq!(world.exchange.calls(), 0);
 }
 
 #[test]
@@ -182,14 +242,16 @@ fn what_stood_in_line_for_a_connection_goes_by_another() {
     raw(&mut world, line, |out| {
         write::goaway(out, 0, ErrorCode::NoError, b"");
     });
+    // The old connection never comes to its line again.
+    world.cut(0);
     world.run();
     assert_eq!(
         status(&mut world, caller, large),
         "14",
         "too large to be kept"
     );
-    assert_eq!(world.server(1).calls[0].body, [2; 10_000]);
-    assert!(world.server(1).calls[0].ended);
+    assert_eq!(world.server(0).calls[0].body, [2; 10_000]);
+    assert!(world.server(0).calls[0].ended);
     assert_eq!(world.exchange.parked(), 0);
 }
 

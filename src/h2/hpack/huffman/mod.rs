@@ -63,7 +63,7 @@ fn decode_bulk<'a>(input: &'a [u8], out: &mut [u8]) -> (usize, Bits<'a>) {
 struct Bits<'a> {
     input: &'a [u8],
     window: u64,
-    /// How many bits of the window are there; those below are 0.
+    /// How many bits of the window are there. Those below are 0 or the bits that come next.
     count: u32,
 }
 
@@ -77,8 +77,8 @@ impl Bits<'_> {
         let octets = (63 - self.count) / 8;
         let fresh = u64::from_be_bytes(*word) >> self.count;
         self.count += 8 * octets;
-        // What is above whole octets would be read twice.
-        self.window |= fresh & !(u64::MAX >> 1 >> (self.count - 1));
+        // With bits of an octet that is not counted yet: they come again, and are the same.
+        self.window |= fresh;
         self.input = &self.input[octets as usize..];
         true
     }

@@ -1,6 +1,6 @@
 //! What the encoder puts into the table, what it does not, and how it tells of a table's size.
 
-use super::{decode, encode, list, octets, shown, table};
+use super::{decode, encode, entries, list, octets, shown};
 use crate::h2::hpack::{DEFAULT_TABLE_SIZE, Decoder, Encoder, Field, Fields, Fit, Limits, Name};
 
 /// One connection: what its blocks are and what becomes of its table.
@@ -36,7 +36,7 @@ fn a_field_goes_into_the_table_when_it_comes_again() {
     let fields = list(&[(":path", "/a.B/C"), ("x-tenant", "blue")]);
     let blocks: Vec<_> = (0..3).map(|_| pair.send(&fields)).collect();
     assert!(blocks[0].len() > blocks[1].len() - 2 && blocks[2].len() == 2);
-    assert_eq!(table(&mut pair.decoder).len(), 2);
+    assert_eq!(entries(&mut pair.decoder).len(), 2);
     // What comes once, as a path with an id in it does, pushes nothing out.
     for id in 0..1000 {
         pair.send(&list(&[
@@ -44,7 +44,7 @@ fn a_field_goes_into_the_table_when_it_comes_again() {
             ("x-tenant", "blue"),
         ]));
     }
-    assert_eq!(table(&mut pair.decoder).len(), 2);
+    assert_eq!(entries(&mut pair.decoder).len(), 2);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn of_a_field_that_varies_only_the_name_is_learned() {
         // An index, and four octets of value.
         assert!(last <= 6, "{name}: {last}");
     }
-    assert_eq!(table(&mut pair.decoder).len(), 4);
+    assert_eq!(entries(&mut pair.decoder).len(), 4);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn secrets_are_never_indexed_and_stay_so_when_they_are_passed_on() {
             [true; 5]
         );
     }
-    assert!(table(&mut pair.decoder).is_empty());
+    assert!(entries(&mut pair.decoder).is_empty());
 
     // A name that says nothing, marked by whoever sent it, at each hop.
     let mut hop = decode(&mut Decoder::new(4096), &octets("1002 6b31 0273 31")).unwrap();
@@ -89,7 +89,7 @@ fn secrets_are_never_indexed_and_stay_so_when_they_are_passed_on() {
         hop = decode(&mut pair.decoder, &block).unwrap();
         assert_eq!(secrets(&hop), [true, false]);
     }
-    assert_eq!(shown(&table(&mut pair.decoder)), "k2: s2\n");
+    assert_eq!(shown(&entries(&mut pair.decoder)), "k2: s2\n");
     // Also with another value.
     let mut fields = decode(&mut Decoder::new(4096), &octets("1f0d 0273 31")).unwrap();
     assert_eq!(fields.iter().next().unwrap().id, Name::ContentLength);
@@ -104,7 +104,7 @@ fn a_large_field_stays_out() {
     for _ in 0..4 {
         pair.send(&list(&[("x-large", &value), ("x-bin", &value)]));
     }
-    assert!(table(&mut pair.decoder).is_empty());
+    assert!(entries(&mut pair.decoder).is_empty());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn table_sizes_are_told_at_the_start_of_the_next_block() {
         assert!(pair.send(&fields).len() < 20);
         let size = settings.iter().min().map_or(4096, |least| *least);
         // What did not fit in between is gone on both sides, or came again.
-        assert!(table(&mut pair.decoder).len() <= 2, "{size}");
+        assert!(entries(&mut pair.decoder).len() <= 2, "{size}");
     }
 }
 
@@ -175,10 +175,10 @@ fn a_decoder_starts_at_4096_and_grows_only_when_it_is_told() {
         block.extend([b'v'; 2000]);
     }
     decode(&mut decoder, &block).unwrap();
-    assert_eq!(table(&mut decoder).len(), 2);
+    assert_eq!(entries(&mut decoder).len(), 2);
     let grown = [&octets("3fe1 ff03")[..], &block].concat();
     decode(&mut decoder, &grown).unwrap();
-    assert_eq!(table(&mut decoder).len(), 5);
+    assert_eq!(entries(&mut decoder).len(), 5);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! RFC 7541, appendix C.
 
-use super::{decode, octets, shown, table};
+use super::{decode, entries, octets, shown};
 use crate::h2::hpack::{Decoder, integer};
 
 #[test]
@@ -38,13 +38,13 @@ fn c2_each_form_of_a_field() {
         ),
         ("C.2.4", "82", ":method: GET\n", ""),
     ];
-    for (section, block, fields, entries) in cases {
+    for (section, block, fields, table) in cases {
         let mut decoder = Decoder::new(4096);
         let decoded = decode(&mut decoder, &octets(block)).expect(section);
         assert_eq!(shown(&decoded), fields, "{section}");
         let never = decoded.iter().any(|field| field.never_indexed);
         assert_eq!(never, section == "C.2.3");
-        assert_eq!(shown(&table(&mut decoder)), entries, "{section}");
+        assert_eq!(shown(&entries(&mut decoder)), table, "{section}");
     }
 }
 
@@ -54,12 +54,12 @@ type Session = [(&'static str, &'static str, &'static str, usize); 3];
 fn check(section: &str, first: &str, session: &Session) {
     let mut decoder = Decoder::new(4096);
     decode(&mut decoder, &octets(first)).expect(section);
-    for (block, fields, entries, size) in session {
+    for (block, fields, table, size) in session {
         let decoded = decode(&mut decoder, &octets(block)).expect(section);
         assert_eq!(shown(&decoded), *fields, "{section}");
-        let table = table(&mut decoder);
-        assert_eq!(shown(&table), *entries, "{section}");
-        assert_eq!(table.size(), *size, "{section}");
+        let held = entries(&mut decoder);
+        assert_eq!(shown(&held), *table, "{section}");
+        assert_eq!(held.size(), *size, "{section}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{decode, encode, list, octets, shown, table};
+use super::{decode, encode, entries, list, octets, shown};
 use crate::h2::{
     frame::ErrorCode,
     hpack::{Decoder, Encoder, Error, Fields, Fit, Limits},
@@ -111,7 +111,7 @@ fn a_list_above_its_limit_is_cut_and_the_connection_goes_on() {
     assert!(fields.size() <= LIMITS.list);
     // Both ends still agree about what the table holds, in this order.
     assert!(decode(&mut decoder, &[0xbe]).is_ok());
-    let entries = table(&mut decoder);
+    let entries = entries(&mut decoder);
     assert!(shown(&entries).starts_with("a: b\n"));
 
     let many = [0x82; 21];
@@ -159,12 +159,12 @@ fn a_table_keeps_no_more_than_its_size() {
         }
     });
     assert!(spent.bytes_max < 32 << 10, "{spent:?}");
-    assert_eq!(table(&mut decoder).len(), 4096 / (32 + 104));
+    assert_eq!(entries(&mut decoder).len(), 4096 / (32 + 104));
     // One that is larger than the table empties it, and is still a field of its list.
     let mut block = octets("4001 6b7f e11e");
     block.extend([b'v'; 4064]);
     assert_eq!(decode(&mut decoder, &block).unwrap().len(), 1);
-    assert!(table(&mut decoder).is_empty());
+    assert!(entries(&mut decoder).is_empty());
 }
 
 proptest! {

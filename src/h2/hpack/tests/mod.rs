@@ -6,6 +6,7 @@ mod hostile;
 mod huffman;
 mod lists;
 mod properties;
+mod table;
 
 use super::{Decoder, Encoder, Error, Fields, Fit, Limits};
 
@@ -52,7 +53,7 @@ pub(super) fn encode(encoder: &mut Encoder, fields: &Fields) -> Vec<u8> {
 }
 
 /// The entries of a decoder's table, newest first: seen by asking for each.
-pub(super) fn table(decoder: &mut Decoder) -> Fields {
+pub(super) fn entries(decoder: &mut Decoder) -> Fields {
     let mut all = Fields::new();
     for index in 62_u8.. {
         let mut block = Vec::new();

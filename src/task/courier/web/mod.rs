@@ -1,10 +1,11 @@
 //! Tells a URL: one POST on a connection of its own, over TLS, to an address that was looked up once
 //! and found fit.
 //!
-//! `answer`: what an answer means; pure. `trust`: whose certificates are believed. Refused: whatever
+//! `answer`: what an answer means; pure. `names`: where a name leads. `trust`: whose certificates are believed. Refused: whatever
 //! the configuration does not name, addresses that are not public unless it says so, redirects.
 
 mod answer;
+mod names;
 mod trust;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -27,10 +28,9 @@ use crate::runtime::clock;
 use crate::task::callback::{Allowed, Delivery, Letter, Outcome, Url, letter};
 
 use super::Post;
+use names::Lookups;
 pub use trust::{Trust, TrustError};
 
-/// Most addresses of a name that are looked at.
-const ADDRESSES_MAX: usize = 16;
 /// How long one address may take to answer.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Most bytes of an answer's head; of its body nothing is read.
@@ -55,16 +55,15 @@ pub trait Net: Send + Sync + 'static {
 }
 
 /// The system's names and connections.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct System;
+#[derive(Clone, Debug, Default)]
+pub struct System {
+    lookups: Lookups,
+}
 
 #[tonic::async_trait]
 impl Net for System {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(lookup_host((host, port))
-            .await?
-            .take(ADDRESSES_MAX)
-            .collect())
+        self.lookups.look_up(host, port).await
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {

@@ -18,6 +18,7 @@ const SMALL: JournalConfig = JournalConfig {
     segment_bytes: 4096,
     pending_bytes: 0,
     disk_reserve: 0,
+    large_bytes: 64 << 10,
 };
 
 fn record(text: impl Into<String>) -> Record {

@@ -104,7 +104,7 @@ fn touched(disk: &FaultyDisk) -> BTreeMap<u32, Fate> {
 fn repaired(disk: &FaultyDisk, keep_doubtful: bool) -> (Repaired, Vec<Record>) {
     let to = FaultyDisk::default();
     let found = fates(disk).unwrap();
-    let target = Box::new(to.clone());
+    let target = std::sync::Arc::new(to.clone());
     let made = Repaired::copy(disk, target, found, Path::new("new"), keep_doubtful).unwrap();
     assert!(Survey::on(&to, &mut |_| Ok(())).unwrap().whole());
     let (_, _, seen) = open(&to).unwrap();

@@ -1,0 +1,97 @@
+//! The result: a line for each case and system, with ratios to the tunnel; memory below.
+
+use std::fmt;
+
+use crate::{
+    figures::{Case, Figures, medians},
+    under::Under,
+};
+
+/// What others are compared with.
+const LIMIT: &str = "tunnel";
+
+/// Measurements by case and system.
+pub(crate) struct Table {
+    cases: Vec<&'static str>,
+    systems: Vec<&'static str>,
+    cells: Vec<Vec<Vec<Figures>>>,
+    /// Resident memory of each system: idle and loaded, in MiB.
+    memory: Vec<(Option<f64>, Option<f64>)>,
+}
+
+impl Table {
+    pub(crate) fn new(cases: &[&Case], systems: &[&Under]) -> Self {
+        Self {
+            cases: cases.iter().map(|case| case.name).collect(),
+            systems: systems.iter().map(|under| under.name).collect(),
+            cells: vec![vec![Vec::new(); systems.len()]; cases.len()],
+            memory: Vec::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, case: usize, system: usize, figures: Figures) {
+        self.cells[case][system].push(figures);
+    }
+
+    /// Notes the memory that systems have after all calls.
+    pub(crate) fn loaded(&mut self, systems: &[&Under]) {
+        let both = systems.iter().map(|under| (under.idle, under.resident()));
+        self.memory = both.collect();
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<20} {:<8} {:>11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "case", "path", "calls/s", "/tunnel", "p50 us", "p99 us", "+p50 us", "CPU s", "/tunnel"
+        )?;
+        for (case, row) in self.cases.iter().zip(&self.cells) {
+            let row: Vec<_> = row.iter().map(|cell| medians(cell)).collect();
+            let of = |name: &str| {
+                let place = self.systems.iter().position(|system| *system == name)?;
+                row[place]
+            };
+            let (limit, direct) = (of(LIMIT), of("direct"));
+            for (system, figures) in self.systems.iter().zip(&row) {
+                let Some(one) = figures else { continue };
+                let ratio = |own: Option<f64>, of: &dyn Fn(&Figures) -> Option<f64>| {
+                    Some(own? / limit.as_ref().and_then(of)?)
+                };
+                let added = direct.and_then(|direct| Some(one.p50? - direct.p50?));
+                writeln!(
+                    f,
+                    "{case:<20} {system:<8} {:>11.0} {} {} {} {} {} {}",
+                    one.rate,
+                    cell(ratio(Some(one.rate), &|limit| Some(limit.rate)), 2),
+                    cell(one.p50, 0),
+                    cell(one.p99, 0),
+                    cell(added, 0),
+                    cell(one.cpu, 3),
+                    cell(ratio(one.cpu, &|limit| limit.cpu), 2),
+                )?;
+            }
+        }
+        writeln!(
+            f,
+            "CPU: seconds of both proxies per 10,000 calls; of streams, per 10,000,000 messages.\n"
+        )?;
+        for (system, (idle, loaded)) in self.systems.iter().zip(&self.memory) {
+            if let (Some(idle), Some(loaded)) = (idle, loaded) {
+                writeln!(
+                    f,
+                    "{system}: {idle:.0} MiB idle, {loaded:.0} MiB after load (the larger of the two)"
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cell(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(
+        || format!("{:>9}", "-"),
+        |value| format!("{value:>9.digits$}"),
+    )
+}
