@@ -265,8 +265,7 @@ impl Balancer {
         }
         let mut agents: HashMap<&AgentName, Arc<Treatment>> = HashMap::new();
         for entry in &entries {
-            let treated =
-                || settings_for(&rules, &target.namespace, skill, Some(&entry.agent));
+            let treated = || settings_for(&rules, &target.namespace, skill, Some(&entry.agent));
             let known = agents.entry(&entry.agent);
             known.or_insert_with(|| Arc::new(treated()));
         }

@@ -23,7 +23,8 @@ impl Passage {
             return reply(Code::PERMISSION_DENIED, fault.text);
         }
         let Some(agent) = &self.agent else {
-            let text = "there is no agent here that can be called: it has none, or one without a port";
+            let text =
+                "there is no agent here that can be called: it has none, or one without a port";
             return reply(Code::UNIMPLEMENTED, text);
         };
         if let Named::Agent(named) = named

@@ -9,7 +9,7 @@
 //! | `stamp` | metadata of the mesh's own |
 //! | `targets` | numbers for those who answer |
 //!
-//! Refuses to wait: what a rule wants delayed goes out at once, unlike a task.
+//! Refuses to wait for an instance that is busy or broken: who calls may have another, and is told so.
 
 mod inward;
 mod named;
@@ -71,6 +71,8 @@ pub(super) struct Passing {
     to: Option<AgentName>,
     /// Where it is now, and who hears how it goes there.
     at: Option<(InstanceId, Permit)>,
+    /// What a rule does to it on purpose, once it has rested.
+    abort: Option<Code>,
     /// Where it was before; as many as a call has tries.
     tried: Vec<InstanceId>,
 }
@@ -117,6 +119,7 @@ impl Policy for Arc<Passage> {
         why: GivenBack,
     ) -> Verdict {
         let outcome = match why {
+            GivenBack::Rested => return self.depart(call, request),
             GivenBack::Unreachable => Outcome::Failure,
             GivenBack::Unprocessed => Outcome::Neutral,
             GivenBack::Wanted => Outcome::Overload(None),

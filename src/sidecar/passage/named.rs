@@ -50,7 +50,9 @@ pub(super) fn named(fields: &Fields, namespace: &Label) -> Named {
 
 /// `<name>.<namespace>.agent.attache`, with or without a port.
 fn by_authority(authority: &str) -> Option<AgentName> {
-    let host = authority.split_once(':').map_or(authority, |(host, _)| host);
+    let host = authority
+        .split_once(':')
+        .map_or(authority, |(host, _)| host);
     let (name, namespace) = host.strip_suffix(SUFFIX)?.split_once('.')?;
     Some(AgentName {
         namespace: namespace.parse().ok()?,
@@ -72,8 +74,18 @@ mod tests {
         for (path, said, authority, expected) in [
             ("/attache.v1.Agent/RunTask", Some("x"), "", Named::Sidecar),
             ("/grpc.health.v1.Health/Check", None, "a", Named::Sidecar),
-            ("/grpc.health.v1.Health/Check", Some("x"), "", agent("home/x")),
-            ("/grpc.reflection.v1.ServerReflection/X", None, "", Named::Sidecar),
+            (
+                "/grpc.health.v1.Health/Check",
+                Some("x"),
+                "",
+                agent("home/x"),
+            ),
+            (
+                "/grpc.reflection.v1.ServerReflection/X",
+                None,
+                "",
+                Named::Sidecar,
+            ),
             ("/a.B/C", None, "localhost:80", Named::Nobody),
             ("/a.B/C", Some("other/x"), "", agent("other/x")),
             ("/a.B/C", Some("X!"), "", Named::Unreadable),

@@ -59,27 +59,55 @@ impl Passage {
         };
         let (to, call) = match self.route.pick(&want, request.now) {
             Pick::Go(to, call) => (to, call),
-            Pick::Busy(_) => return unavailable(&agent, "is busy: all its instances have as many calls as they may; ask again soon"),
-            Pick::Ejected(_) => return unavailable(&agent, "has failed too often of late; ask again later, or see `attache breakers`"),
-            Pick::OverBudget(_) => return unavailable(&agent, "could not take the call, and there were too many second tries of late; ask again later"),
-            Pick::Nobody => return unavailable(&agent, "has no instance that serves; see `attache agents`"),
+            Pick::Busy(_) => {
+                return unavailable(
+                    &agent,
+                    "is busy: all its instances have as many calls as they may; ask again soon",
+                );
+            }
+            Pick::Ejected(_) => {
+                return unavailable(
+                    &agent,
+                    "has failed too often of late; ask again later, or see `attache breakers`",
+                );
+            }
+            Pick::OverBudget(_) => {
+                return unavailable(
+                    &agent,
+                    "could not take the call, and there were too many second tries of late; ask again later",
+                );
+            }
+            Pick::Nobody => {
+                return unavailable(&agent, "has no instance that serves; see `attache agents`");
+            }
         };
-        if let Some(code) = call.injected.abort {
-            let code = u8::try_from(i32::from(code)).map_or(Code::UNKNOWN, Code);
-            return reply(code, "a traffic rule asks for this failure: nothing was sent");
+        passing.at = Some((to.instance.clone(), call.permit));
+        passing.abort = call.injected.abort;
+        match call.injected.delay {
+            Some(delay) => Verdict::Later(delay),
+            None => self.depart(passing, request),
         }
-        let instance = to.instance.clone();
-        let mut permit = call.permit;
-        permit.sent(request.now);
-        let target = if instance == self.instance {
-            stamp::inward(request.fields, &self.own);
-            OWN_AGENT
-        } else {
-            stamp::outward(request.fields, &agent);
-            self.targets.of(&instance)
+    }
+
+    /// A call goes where it was chosen to go, unless a rule wants it to fail.
+    pub(super) fn depart(&self, passing: &mut Passing, request: &mut Request<'_>) -> Verdict {
+        if let Some(code) = passing.abort.take() {
+            let code = u8::try_from(i32::from(code)).map_or(Code::UNKNOWN, Code);
+            return reply(
+                code,
+                "a traffic rule asks for this failure: nothing was sent",
+            );
+        }
+        let (Some((instance, permit)), Some(agent)) = (&mut passing.at, &passing.to) else {
+            return reply(Code::INTERNAL, "the call is for nobody");
         };
-        passing.at = Some((instance, permit));
-        Verdict::Forward(target)
+        permit.sent(request.now);
+        if *instance == self.instance {
+            stamp::inward(request.fields, &self.own);
+            return Verdict::Forward(OWN_AGENT);
+        }
+        stamp::outward(request.fields, agent);
+        Verdict::Forward(self.targets.of(instance))
     }
 }
 

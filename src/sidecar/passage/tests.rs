@@ -142,7 +142,11 @@ async fn the_own_agents_calls_go_to_whom_they_name() {
     };
     assert_eq!(bench.passage.instance(to), "i1".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
-    assert_eq!(bench.value("attache-caller"), "", "its sidecar knows better");
+    assert_eq!(
+        bench.value("attache-caller"),
+        "",
+        "its sidecar knows better"
+    );
     // Another instance of one's own name is oneself.
     let (verdict, _) = bench.ask(Caller::Local, "/x.Y/Z", Some("a"));
     assert_eq!(verdict, Verdict::Forward(OWN_AGENT));
