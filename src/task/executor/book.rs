@@ -143,13 +143,11 @@ impl Book {
         if grant.is_empty() {
             return false;
         }
-        match self.grants.redeem(start, grant, now) {
-            Some(trip) => self.line.came(trip),
-            None => {
-                tracing::debug!(grant, "a grant came too late");
-                return false;
-            }
-        }
+        let Some(trip) = self.grants.redeem(start, grant, now) else {
+            tracing::debug!(grant, "a grant came too late");
+            return false;
+        };
+        self.line.came(trip);
         true
     }
 
@@ -178,12 +176,13 @@ impl Book {
 
     /// Whether a Start is turned down, or known, however many slots are free: it uses no grant.
     pub(super) fn is_closed_to(&self, task: &TaskId, attempt: u32) -> bool {
-        let known = self.attempts.get(task);
+        let known = self.attempts.get(task).map(|known| known.attempt);
+        known == Some(attempt) || self.is_old(task, attempt) || self.draining || self.unhealthy
+    }
+
+    fn is_old(&self, task: &TaskId, attempt: u32) -> bool {
         let newest = self.newest.get(&self.key(task));
-        known.is_some_and(|known| known.attempt == attempt)
-            || newest.is_some_and(|newest| is_stale(*newest, attempt))
-            || self.draining
-            || self.unhealthy
+        newest.is_some_and(|newest| is_stale(*newest, attempt))
     }
 
     /// Decides about a Start; a slot is taken with [`Admission::Run`]. `granted`: it is its own.
@@ -203,11 +202,7 @@ impl Book {
         {
             return Admission::Known(known.inbox.clone());
         }
-        if self
-            .newest
-            .get(&self.key(task))
-            .is_some_and(|newest| is_stale(*newest, attempt))
-        {
+        if self.is_old(task, attempt) {
             return refused(Reason::AttemptStale, None);
         }
         if self.draining {

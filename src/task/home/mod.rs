@@ -70,6 +70,7 @@ mod submit;
 mod supply;
 mod sweep;
 mod telling;
+mod tries;
 mod turns;
 mod unfit;
 mod update;

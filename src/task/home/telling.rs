@@ -12,7 +12,6 @@
 //!                               ^----- failed for now ------------'
 //! ```
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use uuid::Uuid;
 
 use crate::pb;
 use crate::pb::journal::{Anew, GaveUp, Owed, Told, record::Kind as Recorded};
-use crate::task::callback::{Delivery, Outcome, RETENTION, TRY, Target, Tells, Ticket, pause};
+use crate::task::callback::{Delivery, Outcome, RETENTION, TRY, Target, Tells, pause};
 use crate::task::spec::Moment;
 pub(super) use crate::telemetry::metrics::callbacks::GivenUp;
 use crate::telemetry::metrics::callbacks::{Kind, Report, Told as Came};
@@ -34,7 +33,7 @@ const WHY_MAX: usize = 200;
 /// Pause where the courier takes no more.
 const BUSY: Duration = Duration::from_secs(1);
 /// A ticket of which nothing was heard for so long is lost, and another one is made.
-const UNHEARD: Duration = Duration::from_secs(3600);
+pub(super) const UNHEARD: Duration = Duration::from_secs(3600);
 /// So is a try that the courier has begun: it takes [`TRY`] at most.
 const TRIED: Duration = Duration::from_secs(TRY.as_secs() + 20);
 /// How often it is looked after a task that tells an agent: it says itself that it has ended, but one
@@ -47,7 +46,7 @@ const LEAST: Duration = Duration::from_secs(15);
 /// After a restart everything is tried for so long at least: the clock may have been set meanwhile.
 const AFTER_RESTART: Duration = Duration::from_secs(600);
 /// Pause while the home is about to stop.
-const HELD: Duration = Duration::from_secs(1);
+pub(super) const HELD: Duration = Duration::from_secs(1);
 /// Why an event that nobody took was given up.
 const EXPIRED: &str = "nobody took it within 24 h";
 /// Why an event that goes to nowhere was given up.
@@ -59,10 +58,10 @@ const LOST: &str = "nothing was heard of the try";
 #[derive(Clone, Debug)]
 pub(super) struct Telling {
     /// Number of its event.
-    seq: u64,
+    pub(super) seq: u64,
     /// Number of its last try.
-    number: u64,
-    way: Way,
+    pub(super) number: u64,
+    pub(super) way: Way,
     /// An agent has a task that tells it.
     given: bool,
     /// When something is to be done about it.
@@ -71,12 +70,12 @@ pub(super) struct Telling {
     pub(super) since: Instant,
     /// It is given up then.
     until: Instant,
-    tries: u32,
+    pub(super) tries: u32,
     trouble: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Nothing happens until `next`.
     Rests,
     /// Others have their turn at its place.
@@ -91,7 +90,7 @@ enum Way {
 
 impl Telling {
     /// Whether it takes one of the turns of its place.
-    fn is_out(&self) -> bool {
+    pub(super) fn is_out(&self) -> bool {
         matches!(self.way, Way::Queued | Way::Tried | Way::Given)
     }
 
@@ -101,7 +100,7 @@ impl Telling {
     }
 
     /// When it is given up, whatever happens.
-    fn ends(&self) -> Instant {
+    pub(super) fn ends(&self) -> Instant {
         let lingers = if self.given { LINGER } else { Duration::ZERO };
         self.until + lingers
     }
@@ -377,93 +376,6 @@ impl Tasks {
         let report = entry.report(seq, Came::Failed, why);
         self.effects.extend(report);
         self.put_off(task, next, world.at);
-    }
-
-    /// Does nothing until then, and leaves its turn to others.
-    fn put_off(&mut self, task: Uuid, next: Instant, at: Moment) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        let Some(telling) = &mut entry.telling else {
-            return;
-        };
-        let was_out = telling.is_out();
-        telling.way = Way::Rests;
-        telling.next = next.min(telling.ends());
-        if was_out && let Some(place) = entry.place.clone() {
-            self.back(&place, at);
-        }
-    }
-
-    /// Goes out, or waits for its turn at its place.
-    fn ask_turn(&mut self, task: Uuid, at: Moment) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        let (Some(telling), Some(place)) = (&mut entry.telling, &entry.place) else {
-            return;
-        };
-        if self.holding {
-            telling.next = at.now + HELD;
-        } else if self.places.may_go(place, task) {
-            self.queue(task, at);
-        } else {
-            telling.way = Way::Waits;
-            telling.next = telling.ends();
-        }
-    }
-
-    /// Has the courier make a try when its turn comes there.
-    fn queue(&mut self, task: Uuid, at: Moment) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        let (Some(telling), Some(place)) = (&mut entry.telling, &entry.place) else {
-            return;
-        };
-        self.tries += 1;
-        telling.number = self.tries;
-        telling.way = Way::Queued;
-        telling.next = (at.now + UNHEARD).min(telling.ends());
-        self.effects.push(Effect::Tell(Box::new(Ticket {
-            id: entry.kept.id.clone(),
-            seq: telling.seq,
-            number: telling.number,
-            place: place.clone(),
-        })));
-    }
-
-    /// One that was out at this place is back: whoever waited longest goes.
-    fn back(&mut self, place: &Arc<str>, at: Moment) {
-        self.places.back(place);
-        while !self.holding
-            && let Some(next) = self.places.next(place)
-        {
-            let entry = self.tasks.get(&next);
-            let telling = entry.and_then(|entry| entry.telling.as_ref());
-            if telling.is_some_and(|telling| telling.way == Way::Waits) {
-                self.queue(next, at);
-                self.settle(next);
-            } else {
-                self.places.back(place);
-            }
-        }
-    }
-
-    /// Nothing of it is being told any more.
-    fn end_telling(&mut self, task: Uuid, at: Moment) {
-        let Some(entry) = self.tasks.get_mut(&task) else {
-            return;
-        };
-        let Some(telling) = entry.telling.take() else {
-            return;
-        };
-        self.telling -= 1;
-        if telling.is_out()
-            && let Some(place) = entry.place.clone()
-        {
-            self.back(&place, at);
-        }
     }
 
     /// Writes down how far the telling got, and goes on with the next change.

@@ -14,8 +14,8 @@ use crate::wire;
 
 use super::World;
 use super::agent::SKILLS;
-use super::checker::{Final, Told};
 use super::history::History;
+use super::told::{Final, Told};
 
 /// The receiver of all callbacks.
 pub(super) struct Receiver(pub(super) Weak<World>);

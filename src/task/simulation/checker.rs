@@ -15,17 +15,11 @@
 //!   its caller, and nowhere on disk: see `fleeting`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use tokio_stream::StreamExt as _;
-
-use crate::domain::TaskId;
 use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
 use crate::pb::part::Content;
 use crate::pb::task_event::Kind;
-use crate::pb::task_update::Update as Shown;
-use crate::task::home::ListQuery;
 
 use super::World;
 use super::agent::{is_idempotent, read};
@@ -33,94 +27,8 @@ use super::callbacks;
 use super::contents::records;
 use super::fleeting::is_fleeting;
 use super::history::{History, Request};
+use super::told::{Final, Told, ended};
 use super::trees;
-
-/// Tasks of a page.
-const PAGE: usize = 100;
-
-/// A task as its home tells it in the end.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Final {
-    pub(super) task: pb::Task,
-    pub(super) events: Vec<pb::TaskEvent>,
-}
-
-/// All tasks of all homes.
-pub(super) type Told = BTreeMap<String, Final>;
-
-/// Whether nothing follows this state.
-pub(super) fn ended(state: pb::TaskState) -> bool {
-    matches!(
-        state,
-        pb::TaskState::Completed
-            | pb::TaskState::Failed
-            | pb::TaskState::Canceled
-            | pb::TaskState::Rejected
-    )
-}
-
-/// Asks every home for every task, from its first event on.
-pub(super) async fn ask(world: &Arc<World>) -> Told {
-    let mut told = Told::new();
-    for node in &world.nodes {
-        let life = node.up().await;
-        let mut before = None;
-        loop {
-            let query = ListQuery {
-                viewer: node.own.clone(),
-                filter: pb::ListTasksRequest::default(),
-                before,
-                limit: PAGE,
-            };
-            let page = life.home.list(query).await;
-            let page = page.expect("a home in calm answers");
-            for task in page.tasks {
-                let id: TaskId = task.id.parse().unwrap();
-                let updates = life.home.watch(&id, &node.own, 0, false).await;
-                let updates = updates.expect("a task that is listed can be watched");
-                let events: Vec<_> = updates
-                    .filter_map(|update| {
-                        let update = update.ok()?.update?;
-                        let Shown::Event(event) = update else {
-                            return None;
-                        };
-                        Some(event)
-                    })
-                    .collect()
-                    .await;
-                told.insert(task.id.clone(), Final { task, events });
-            }
-            before = page.next;
-            if before.is_none() {
-                break;
-            }
-        }
-    }
-    told
-}
-
-/// What has not ended, or was not told of, home by home.
-pub(super) async fn left(world: &Arc<World>) -> Vec<pb::Task> {
-    let mut left = Vec::new();
-    for node in &world.nodes {
-        let life = node.up().await;
-        let query = ListQuery {
-            viewer: node.own.clone(),
-            filter: pb::ListTasksRequest::default(),
-            before: None,
-            limit: PAGE,
-        };
-        let page = life.home.list(query).await;
-        let tasks = page.map_or_else(|_| Vec::new(), |page| page.tasks);
-        let tells = |task: &pb::Task| task.callback.as_ref().is_some_and(|told| told.waiting > 0);
-        left.extend(
-            tasks
-                .into_iter()
-                .filter(|task| !ended(task.state()) || tells(task)),
-        );
-    }
-    left
-}
 
 /// What a crash of everything has changed, though all was on disk.
 pub(super) fn compare(history: &mut History, before: &Told, after: &Told) {

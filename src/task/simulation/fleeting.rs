@@ -15,9 +15,9 @@ use crate::pb::task_update::Update as Shown;
 use crate::task::home::{Submission, TaskUpdates};
 
 use super::World;
-use super::checker::ended;
-use super::load;
 use super::node::Life;
+use super::told::ended;
+use super::watcher;
 
 /// Within which a task ends whose caller has gone: a handler has 10 s to confirm.
 const GONE: Duration = Duration::from_secs(15);
@@ -112,7 +112,7 @@ async fn follow(
         biased;
         () = life.dead.cancelled() => Ended::Dead,
         () = sleep(stays) => Ended::Left,
-        read = load::read(world, (node, id), &mut cursor, updates) => {
+        read = watcher::read(world, (node, id), &mut cursor, updates) => {
             if read { Ended::Read } else { Ended::Left }
         }
     }

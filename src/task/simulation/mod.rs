@@ -40,7 +40,9 @@ mod network;
 mod node;
 mod slots;
 mod tests;
+mod told;
 mod trees;
+mod watcher;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -214,7 +216,7 @@ impl World {
         sleep(QUIET).await;
         while !self.is_done() {
             if began.elapsed() > PATIENCE {
-                let left = checker::left(self).await;
+                let left = told::left(self).await;
                 let clients = self.clients.len();
                 let how = format!("I1: tasks never end: {left:#?}, {clients} wait");
                 self.history.lock().breach(how);
@@ -261,13 +263,13 @@ impl World {
             }
         }
         sleep(QUIET).await;
-        let told = checker::ask(self).await;
+        let told = told::ask(self).await;
         for node in &self.nodes {
             // A fault that was planned and never came would hit the last start.
             node.end(self, Ending::PowerLoss, Duration::from_secs(1));
         }
         sleep(Duration::from_secs(5)).await;
-        let after = checker::ask(self).await;
+        let after = told::ask(self).await;
         checker::compare(&mut self.history.lock(), &told, &after);
         checker::check(self, &after);
         self.note(format_args!("{} tasks", after.len()));

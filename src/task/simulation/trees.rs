@@ -6,8 +6,8 @@ use crate::domain::Reason;
 
 use super::World;
 use super::callbacks;
-use super::checker::{Final, Told};
 use super::history::History;
+use super::told::{Final, Told};
 
 /// A child that somebody was refused.
 #[derive(Debug)]
