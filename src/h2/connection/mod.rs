@@ -120,7 +120,8 @@ impl Config {
         Self {
             limits: &Limits::MESH,
             max_streams: 1024,
-            keepalive: Some(Duration::from_secs(10)),
+            keepalive: Some(Duration::from_secs(15)),
+            answer: Duration::from_secs(10),
             ..Self::caller()
         }
     }

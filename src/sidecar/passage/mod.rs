@@ -24,20 +24,25 @@ use std::{fmt, sync::Arc};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::judge;
+use super::{balancer::Balancer, carry, judge};
 use crate::{
     domain::{AgentName, InstanceId, Label, SpiffeId},
     h2::{
-        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Target, Verdict},
+        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Verdict},
         grpc,
         hpack::Fields,
     },
-    identity::{Caller, Connection},
+    identity::Caller,
     resilience::{Outcome, Permit},
+    runtime::{DataThreads, Nursery},
     task::Route,
+    transport::{self, Arrival, Hubs, Lookup, Ways},
 };
 
-use self::{named::Named, targets::Targets};
+use self::{
+    named::Named,
+    targets::{OWN_AGENT, Targets},
+};
 
 /// A member's answer that says that nothing was done: the call may go elsewhere.
 const NOT_PROCESSED: &[u8] = b"attache-not-processed";
@@ -50,10 +55,10 @@ pub(super) struct Passage {
     pub(super) own: SpiffeId,
     pub(super) namespace: Label,
     pub(super) instance: InstanceId,
-    /// The own agent; `None`: it has none, or one that nobody can call.
-    pub(super) agent: Option<AgentName>,
+    /// The own agent, and where it listens; `None`: it has none, or one that nobody can call.
+    pub(super) agent: Option<(AgentName, String)>,
     pub(super) route: Arc<dyn Route>,
-    pub(super) targets: Targets,
+    targets: Targets,
 }
 
 impl fmt::Debug for Passage {
@@ -90,26 +95,11 @@ impl Passing {
 }
 
 impl Policy for Arc<Passage> {
-    type Peer = Arc<Connection>;
+    type Peer = Arrival;
     type Call = Passing;
 
-    fn on_request(
-        &mut self,
-        peer: &Arc<Connection>,
-        request: &mut Request<'_>,
-    ) -> (Verdict, Passing) {
-        let mut passing = Passing::default();
-        let named = named::named(request.fields, &self.namespace);
-        let verdict = match (&peer.caller, named) {
-            (_, Named::Sidecar) | (Caller::Anonymous, _) => Verdict::Local,
-            (_, Named::Unreadable) => reply(
-                INVALID_ARGUMENT,
-                "attache-agent is no agent's name; write `name` or `namespace/name`",
-            ),
-            (Caller::Local, named) => self.outward(&mut passing, request, named),
-            (Caller::Member(member), named) => self.inward(request, &member.id, &named),
-        };
-        (verdict, passing)
+    fn on_request(&mut self, peer: &Arrival, request: &mut Request<'_>) -> (Verdict, Passing) {
+        self.judge(&peer.connection.caller, request)
     }
 
     fn on_again(
@@ -163,9 +153,84 @@ impl Policy for Arc<Passage> {
 }
 
 impl Passage {
-    /// Whom a target's number stands for; `None`: the own agent.
-    pub(super) fn instance(&self, target: Target) -> Option<InstanceId> {
-        self.targets.instance(target)
+    /// The way of calls from and to the member `own`, whose agent listens at `agent`.
+    pub(super) fn new(
+        own: &SpiffeId,
+        instance: &InstanceId,
+        agent: Option<&str>,
+        route: Arc<dyn Route>,
+    ) -> Option<Self> {
+        let agent = own
+            .member
+            .agent_name()
+            .cloned()
+            .zip(agent.map(str::to_owned));
+        Some(Self {
+            own: own.clone(),
+            namespace: own.member.namespace()?.clone(),
+            instance: instance.clone(),
+            agent,
+            route,
+            targets: Targets::default(),
+        })
+    }
+
+    /// Where a new call goes.
+    fn judge(&self, caller: &Caller, request: &mut Request<'_>) -> (Verdict, Passing) {
+        let mut passing = Passing::default();
+        let named = named::named(request.fields, &self.namespace);
+        let verdict = match (caller, named) {
+            (_, Named::Sidecar) | (Caller::Anonymous, _) => Arrival::local(request),
+            (_, Named::Unreadable) => reply(
+                INVALID_ARGUMENT,
+                "attache-agent is no agent's name; write `name` or `namespace/name`",
+            ),
+            (Caller::Local, named) => self.outward(&mut passing, request, named),
+            (Caller::Member(member), named) => self.inward(request, &member.id, &named),
+        };
+        (verdict, passing)
+    }
+
+    /// The engines of all threads, with this policy. Instances are where the catalog has them.
+    pub(super) fn start(
+        self,
+        threads: &DataThreads,
+        ways: &Ways,
+        balancer: &Arc<Balancer>,
+        nursery: &Nursery,
+    ) -> Hubs {
+        let passage = Arc::new(self);
+        let (named, catalog) = (Arc::clone(&passage), Arc::clone(balancer));
+        let lookup: Lookup = Arc::new(move |target| {
+            if target == OWN_AGENT {
+                let (_, address) = named.agent.as_ref()?;
+                return Some(own_agent(address.clone()));
+            }
+            let instance = named.targets.instance(target)?;
+            let entry = catalog.mirror().catalog().entry(&instance).cloned();
+            Some(carry::target(&*entry?))
+        });
+        let (kept, catalog) = (Arc::clone(&passage), Arc::clone(balancer));
+        nursery.start("targets", |stop| async move {
+            let mut changes = kept.route.changes();
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = changes.changed() => if changed.is_err() { return },
+                }
+                let catalog = catalog.mirror().catalog();
+                kept.targets
+                    .retain(|instance| catalog.entry(instance).is_some());
+            }
+        });
+        Hubs::start(threads, ways, &lookup, move || Arc::clone(&passage))
+    }
+}
+
+fn own_agent(address: String) -> transport::Target {
+    transport::Target {
+        endpoints: vec![address],
+        expect: None,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{targets::OWN_AGENT, *};
 use crate::{
     identity::Peer,
     runtime::clock::wall,
-    task::{Call, Candidate, Contract, Pick, Want},
+    task::{Candidate, Contract, Pick, Want},
 };
 
 /// Answers in turn; notes what was excluded, and which tries were second ones.
@@ -40,8 +40,9 @@ fn go(instance: &str) -> Pick {
         idempotent: false,
         boot_id: String::new(),
         contract: Contract::default(),
+        wants_descendants: true,
     };
-    Pick::Go(Arc::new(candidate), Box::new(Call::default()))
+    Pick::Go(Arc::new(candidate), Box::default())
 }
 
 struct Bench {
@@ -58,7 +59,7 @@ impl Bench {
             own: "spiffe://a/ns/default/agent/a".parse().unwrap(),
             namespace: "default".parse().unwrap(),
             instance: "own".parse().unwrap(),
-            agent: Some("default/a".parse().unwrap()),
+            agent: Some(("default/a".parse().unwrap(), "unix:/a".to_owned())),
             route: route.clone(),
             targets: Targets::default(),
         };
@@ -82,19 +83,13 @@ impl Bench {
         if let Some(agent) = agent {
             self.fields.push(b"attache-agent", agent.as_bytes());
         }
-        let connection = Connection {
-            caller,
-            remote: None,
-            local: None,
-            exporter: None,
-        };
         let mut request = Request {
             fields: &mut self.fields,
             timeout: None,
             now: Instant::now(),
             attempts: 0,
         };
-        self.passage.on_request(&Arc::new(connection), &mut request)
+        self.passage.judge(&caller, &mut request)
     }
 
     fn again(&mut self, call: &mut Passing, why: GivenBack) -> Verdict {
@@ -129,7 +124,7 @@ fn member(name: &str) -> Caller {
 fn code(verdict: &Verdict) -> Option<u8> {
     match verdict {
         Verdict::Reply(code, _) => Some(code.0),
-        Verdict::Forward(_) | Verdict::Local => None,
+        Verdict::Forward(_) | Verdict::Local | Verdict::Later(_) => None,
     }
 }
 
@@ -140,7 +135,7 @@ async fn the_own_agents_calls_go_to_whom_they_name() {
     let Verdict::Forward(to) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(bench.passage.instance(to), "i1".parse().ok());
+    assert_eq!(bench.passage.targets.instance(to), "i1".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
     assert_eq!(
         bench.value("attache-caller"),
@@ -203,7 +198,7 @@ async fn what_was_given_back_goes_elsewhere_and_what_came_in_does_not() {
     let Verdict::Forward(to) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(bench.passage.instance(to), "i2".parse().ok());
+    assert_eq!(bench.passage.targets.instance(to), "i2".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
     let asked = std::mem::take(&mut *bench.route.asked.lock());
     let name = || "default/b".to_owned();
