@@ -149,12 +149,7 @@ impl Parts {
         let age = self.config.connection_age;
         let [to_registry, to_members, to_agent, passed] =
             ["registry", "members", "agent", "passed"].map(Dials::new);
-        let ways = Ways {
-            credentials: Some(self.credentials.clone()),
-            connection_age: age,
-            counts: Arc::clone(&to_registry),
-        };
-        let control = Pool::of(ways, self.control.clone());
+        let control = Pool::of(self.ways(&to_registry), self.control.clone());
         self.keep_renewed(joiner, control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -173,13 +168,8 @@ impl Parts {
         let route = CatalogRoute::start(balancer.clone(), promises.clone(), &self.nursery);
         let route: Arc<dyn Route> = Arc::new(route);
         let passage = Passage::new(&self.id, &self.instance, reached.address(), route.clone());
-        let ways = Ways {
-            credentials: Some(self.credentials.clone()),
-            connection_age: age,
-            counts: passed,
-        };
         let passage = passage.ok_or_else(|| SidecarError::NoInstance(self.id.to_string()))?;
-        let hubs = passage.start(threads, &ways, &balancer, &self.nursery);
+        let hubs = passage.start(threads, &self.ways(&passed), &balancer, &self.nursery);
         let home = self.home(threads, (balancer, route), &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
@@ -216,6 +206,15 @@ impl Parts {
             place.register(source, described, stop)
         });
         Ok(running)
+    }
+
+    /// How members are reached, counted by `counts`.
+    fn ways(&self, counts: &Arc<Dials>) -> Ways {
+        Ways {
+            credentials: Some(self.credentials.clone()),
+            connection_age: self.config.connection_age,
+            counts: Arc::clone(counts),
+        }
     }
 
     /// Opens both listeners to what the desk answers.
