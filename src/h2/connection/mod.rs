@@ -17,6 +17,7 @@
 //! | `control` | SETTINGS, PING, GOAWAY, WINDOW_UPDATE |
 //! | `send` | HEADERS, DATA, RST_STREAM out |
 //! | `streams` | which streams there are, and which there were |
+//! | `unwanted` | streams given up: resets at a pace that the peer bears |
 //! | `lifetime` | deadlines, keepalive, drain |
 
 mod block;
@@ -27,6 +28,7 @@ mod send;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod unwanted;
 
 use std::time::Duration;
 
@@ -36,8 +38,9 @@ use self::{
     block::Assembly,
     lifetime::{Leaving, Times},
     streams::Streams,
+    unwanted::Unwanted,
 };
-pub use self::{receive::Event, send::Room, streams::Stream};
+pub use self::{receive::Event, send::Room, streams::Stream, unwanted::Resets};
 use super::{
     budget::{Budget, Limits},
     frame::{self, DEFAULT_WINDOW, ErrorCode, PREFACE, Setting, write},
@@ -73,6 +76,8 @@ pub struct Config {
     pub role: Role,
     /// What the peer may ask beyond calls.
     pub limits: &'static Limits,
+    /// How fast streams of ours are reset (client only).
+    pub resets: Resets,
     /// Streams that the peer may have open at once.
     pub max_streams: u32,
     /// How much the peer may send on a stream before any of it has left us.
@@ -102,6 +107,7 @@ impl Config {
         Self {
             role: Role::Server,
             limits: &Limits::CALLER,
+            resets: Resets::MESH,
             max_streams: 100,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
@@ -136,9 +142,18 @@ impl Config {
         }
     }
 
+    /// For the pipe to our own services.
+    pub const fn pipe() -> Self {
+        Self {
+            resets: Resets::PIPE,
+            ..Self::agent()
+        }
+    }
+
     /// For connections to an agent's own server, on this machine.
     pub const fn agent() -> Self {
         Self {
+            resets: Resets::AGENT,
             keepalive: None,
             ..Self::upstream()
         }
@@ -167,6 +182,7 @@ pub struct Connection {
     send: SendWindow,
     receive: ReceiveWindow,
     budget: Budget,
+    unwanted: Unwanted,
     out: Vec<u8>,
     /// Bytes that the driver took and has not written yet.
     in_flight: usize,
@@ -211,6 +227,7 @@ impl Connection {
             send: SendWindow::new(DEFAULT_WINDOW),
             receive: ReceiveWindow::new(window),
             budget: Budget::new(config.limits, now),
+            unwanted: Unwanted::new(config.resets, now),
             out,
             in_flight: 0,
             times: Times::new(now),

@@ -28,7 +28,8 @@ use super::{balancer::Balancer, carry, judge};
 use crate::{
     domain::{AgentName, InstanceId, Label, SpiffeId},
     h2::{
-        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Verdict},
+        connection::Config,
+        exchange::{self, End, GivenBack, Onward, Outcome as Ended, Policy, Request, Verdict},
         grpc,
         hpack::Fields,
     },
@@ -139,6 +140,15 @@ impl Policy for Arc<Passage> {
 
     fn on_trailers(&mut self, _: &mut Passing, fields: &mut Fields) {
         stamp::back(fields);
+    }
+
+    fn config(&self, target: Option<exchange::Target>) -> Config {
+        match target {
+            // Servers of agents take PINGs, and resets of what they have not looked at, for abuse.
+            Some(OWN_AGENT) => Config::agent(),
+            None => Config::pipe(),
+            Some(_) => Config::upstream(),
+        }
     }
 
     fn on_end(&mut self, mut call: Passing, ended: &Ended) {
