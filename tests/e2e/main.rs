@@ -44,6 +44,7 @@ mod metrics;
 mod namespaces;
 mod outage;
 mod partition;
+mod passing;
 mod plenty;
 mod questions;
 mod rolling;
