@@ -6,11 +6,13 @@
 //! | `named` | whom a request is for |
 //! | `outward` | a call of the own agent's to somebody else's: chosen as for a task |
 //! | `inward` | a member's call to the own agent: admitted or refused |
+//! | `account` | what is counted, logged and traced of each |
 //! | `stamp` | metadata of the mesh's own |
 //! | `targets` | numbers for those who answer |
 //!
 //! Refuses to wait for an instance that is busy or broken: who calls may have another, and is told so.
 
+mod account;
 mod inward;
 mod named;
 mod outward;
@@ -35,9 +37,14 @@ use crate::{
     identity::{Caller, Connection},
     resilience::{Outcome, Permit},
     task::Route,
+    telemetry::metrics::passing::PassingCalls,
 };
 
-use self::{named::Named, targets::Targets};
+use self::{
+    account::{Account, To, Went},
+    named::Named,
+    targets::Targets,
+};
 
 /// A member's answer that says that nothing was done: the call may go elsewhere.
 const NOT_PROCESSED: &[u8] = b"attache-not-processed";
@@ -54,6 +61,7 @@ pub(super) struct Passage {
     pub(super) agent: Option<AgentName>,
     pub(super) route: Arc<dyn Route>,
     pub(super) targets: Targets,
+    pub(super) calls: PassingCalls,
 }
 
 impl fmt::Debug for Passage {
@@ -75,6 +83,7 @@ pub(super) struct Passing {
     abort: Option<Code>,
     /// Where it was before; as many as a call has tries.
     tried: Vec<InstanceId>,
+    account: Account,
 }
 
 impl Passing {
@@ -109,6 +118,11 @@ impl Policy for Arc<Passage> {
             (Caller::Local, named) => self.outward(&mut passing, request, named),
             (Caller::Member(member), named) => self.inward(request, &member.id, &named),
         };
+        // Our own services have accounts of their own.
+        if !matches!(verdict, Verdict::Local) {
+            let to = self.called(&passing, &peer.caller);
+            passing.account = Account::open(&self.calls, peer, to, request.fields);
+        }
         (verdict, passing)
     }
 
@@ -137,6 +151,9 @@ impl Policy for Arc<Passage> {
         if end && call.to.is_some() && wanted(NOT_PROCESSED) {
             return Onward::Again;
         }
+        if end {
+            call.account.told(fields);
+        }
         stamp::back(fields);
         if let Some((instance, permit)) = &mut call.at {
             permit.taken();
@@ -147,11 +164,20 @@ impl Policy for Arc<Passage> {
         Onward::Pass
     }
 
-    fn on_trailers(&mut self, _: &mut Passing, fields: &mut Fields) {
+    fn on_trailers(&mut self, call: &mut Passing, fields: &mut Fields) {
+        call.account.told(fields);
         stamp::back(fields);
     }
 
     fn on_end(&mut self, mut call: Passing, ended: &Ended) {
+        let mut account = std::mem::take(&mut call.account);
+        let last = call.at.as_ref().map(|(instance, _)| instance);
+        let went = Went {
+            named: call.to.as_ref(),
+            own: self.agent.as_ref(),
+            instance: last.or(call.tried.last()),
+        };
+        account.close(went, ended);
         let outcome = match ended.end {
             End::Replied | End::GivenUp => Outcome::Neutral,
             End::Answered | End::Failed => ended.code.map_or(Outcome::Success, |code| {
@@ -166,6 +192,20 @@ impl Passage {
     /// Whom a target's number stands for; `None`: the own agent.
     pub(super) fn instance(&self, target: Target) -> Option<InstanceId> {
         self.targets.instance(target)
+    }
+
+    /// Whom a call is for: whom the own agent has named, or the own agent.
+    fn called<'a>(&'a self, passing: &'a Passing, caller: &Caller) -> To<'a> {
+        match caller {
+            Caller::Member(_) => To {
+                agent: self.agent.as_ref(),
+                exists: true,
+            },
+            Caller::Local | Caller::Anonymous => To {
+                agent: passing.to.as_ref(),
+                exists: passing.at.is_some(),
+            },
+        }
     }
 }
 

@@ -40,10 +40,15 @@ pub(super) fn back(fields: &mut Fields) {
     fields.retain(|field| !field.name.starts_with(RESERVED));
 }
 
+/// The correlation id that a request has.
+pub(super) fn correlation(fields: &Fields) -> Option<&[u8]> {
+    let said = fields.iter().find(|field| field.name == CORRELATION);
+    said.map(|said| said.value)
+}
+
 /// Takes everything off; the correlation id that was there, or a new one.
 fn clean(fields: &mut Fields) -> Vec<u8> {
-    let said = fields.iter().find(|field| field.name == CORRELATION);
-    let said = said.map(|said| said.value.to_vec()).filter(|said| {
+    let said = correlation(fields).map(<[u8]>::to_vec).filter(|said| {
         (1..=CORRELATION_MAX).contains(&said.len()) && said.iter().all(u8::is_ascii_graphic)
     });
     back(fields);

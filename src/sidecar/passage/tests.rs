@@ -10,6 +10,7 @@ use crate::{
     identity::Peer,
     runtime::clock::wall,
     task::{Call, Candidate, Contract, Pick, Want},
+    telemetry::metrics::{Format, Metrics},
 };
 
 /// Answers in turn; notes what was excluded, and which tries were second ones.
@@ -40,6 +41,7 @@ fn go(instance: &str) -> Pick {
         idempotent: false,
         boot_id: String::new(),
         contract: Contract::default(),
+        wants_descendants: true,
     };
     Pick::Go(Arc::new(candidate), Box::new(Call::default()))
 }
@@ -61,6 +63,7 @@ impl Bench {
             agent: Some("default/a".parse().unwrap()),
             route: route.clone(),
             targets: Targets::default(),
+            calls: PassingCalls::default(),
         };
         Self {
             route,
@@ -129,7 +132,7 @@ fn member(name: &str) -> Caller {
 fn code(verdict: &Verdict) -> Option<u8> {
     match verdict {
         Verdict::Reply(code, _) => Some(code.0),
-        Verdict::Forward(_) | Verdict::Local => None,
+        Verdict::Forward(_) | Verdict::Later(_) | Verdict::Local => None,
     }
 }
 
@@ -239,4 +242,51 @@ async fn an_answer_that_says_nothing_was_done_is_asked_for_again() {
     );
     let left: Vec<_> = said.iter().map(|field| field.name.to_vec()).collect();
     assert_eq!(left, [b"x-own".to_vec()]);
+}
+
+#[tokio::test]
+async fn each_call_is_counted_once_for_whom_it_is() {
+    let mut bench = Bench::new(vec![go("i1"), go("i1"), go("i2")]);
+    let ended = |end: End, code: u8, attempts: u8| Ended {
+        end,
+        code: Some(grpc::Code(code)),
+        attempts,
+        sent: 3,
+        received: 4,
+        elapsed: Duration::from_millis(1),
+    };
+    let neighbour = || member("spiffe://a/ns/default/agent/b");
+    let (_, call) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
+    bench.passage.on_end(call, &ended(End::Answered, 0, 1));
+    let (_, mut call) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
+    bench.again(&mut call, GivenBack::Unprocessed);
+    bench.passage.on_end(call, &ended(End::Answered, 0, 2));
+    // Nobody has such an agent, or none is named, or it is no name.
+    for named in [Some("nobody"), None, Some("X!")] {
+        let (_, call) = bench.ask(Caller::Local, "/x.Y/Z", named);
+        bench.passage.on_end(call, &ended(End::Replied, 14, 0));
+    }
+    let (_, call) = bench.ask(neighbour(), "/x.Y/Z", None);
+    bench.passage.on_end(call, &ended(End::GivenUp, 1, 1));
+    // The sidecar's own services count by themselves.
+    let (_, call) = bench.ask(neighbour(), "/attache.v1.Agent/GetTask", None);
+    bench.passage.on_end(call, &ended(End::Answered, 0, 1));
+
+    let metrics = Metrics::new("sidecar");
+    metrics.add(bench.passage.calls.clone());
+    let page = metrics.page(Format::Text);
+    let rows = page.lines().filter_map(|line| {
+        let row = line.strip_prefix("attache_passing_calls_total{direction=")?;
+        (!row.ends_with(" 0")).then_some(row)
+    });
+    let rows: Vec<_> = rows.collect();
+    let expected = [
+        "\"outward\",agent=\"default/b\",service=\"x.Y\",method=\"Z\",code=\"OK\"} 2",
+        "\"inward\",agent=\"default/a\",service=\"other\",method=\"other\",code=\"CANCELLED\"} 1",
+        "\"outward\",agent=\"other\",service=\"other\",method=\"other\",code=\"UNAVAILABLE\"} 3",
+    ];
+    assert_eq!(rows, expected, "{page}");
+    let again = "attache_passing_second_tries_total{direction=\"outward\",agent=\"default/b\",\
+                 service=\"x.Y\",method=\"Z\"} 1";
+    assert!(page.contains(again), "{page}");
 }
