@@ -234,6 +234,14 @@ impl Reached {
         }
     }
 
+    /// Where it listens, if it does.
+    pub(super) fn address(&self) -> Option<&str> {
+        match self {
+            Self::Dialed(_, address) => Some(address),
+            Self::Nobody | Self::Attached(_) => None,
+        }
+    }
+
     /// Where it attaches, if it does.
     pub(super) fn desk(&self) -> Option<Desk> {
         match self {

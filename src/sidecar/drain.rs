@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{error::SidecarError, run::Parts};
 use crate::{
     task::{executor::Executor, home::Home},
-    transport::Server,
+    transport::{Hubs, Server},
 };
 
 /// How long peers get to hear that this sidecar drains, before it stops taking attempts. Short: what
@@ -48,6 +48,7 @@ pub(super) struct Running {
     pub(super) executor: Executor,
     pub(super) mtls: Server,
     pub(super) local: Server,
+    pub(super) hubs: Hubs,
 }
 
 impl Running {
@@ -80,6 +81,8 @@ impl Running {
                 self.local.drain(left),
                 parts.nursery.close(left),
             );
+            // Calls that the listeners have cut are over; the connections that they went on follow.
+            self.hubs.close(CONTROL).await;
             if timeout(FLUSH, self.home.drain()).await.is_err() {
                 tracing::warn!("the disk is slow: not all that was appended is synced yet");
             }

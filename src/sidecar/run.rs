@@ -14,6 +14,7 @@ use super::{
     error::SidecarError,
     join::Joiner,
     metrics,
+    passage::Passage,
     pools::Pools,
     promises::Promises,
     register::Place,
@@ -42,7 +43,7 @@ use crate::{
         service::AgentService,
     },
     telemetry::{metrics::pool::Dials, otlp::Identity},
-    transport::{Limits, Listener, Pool, Security, Server, Target, Ways},
+    transport::{Hubs, Limits, Listener, Pool, Security, Server, Target, Ways},
 };
 
 const SERVICES: &[&str] = &["attache.v1.Agent", "attache.v1.Executor"];
@@ -146,13 +147,9 @@ impl Parts {
         local: Listener,
     ) -> Result<Running, SidecarError> {
         let age = self.config.connection_age;
-        let [to_registry, to_members, to_agent] = ["registry", "members", "agent"].map(Dials::new);
-        let ways = Ways {
-            credentials: Some(self.credentials.clone()),
-            connection_age: age,
-            counts: Arc::clone(&to_registry),
-        };
-        let control = Pool::of(ways, self.control.clone());
+        let [to_registry, to_members, to_agent, passed] =
+            ["registry", "members", "agent", "passed"].map(Dials::new);
+        let control = Pool::of(self.ways(&to_registry), self.control.clone());
         self.keep_renewed(joiner, control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
@@ -165,10 +162,16 @@ impl Parts {
         let reached = Reached::new(agent, instance, threads, &to_agent);
         let executor = self.executor(threads, reached.link())?;
         let pools = Pools::members(&self.credentials, threads, age, &to_members);
-        let all = vec![to_members, to_registry, to_agent];
+        let all = vec![to_members, to_registry, to_agent, passed.clone()];
         self.progress.metrics().add(all);
         let (balancer, promises) = self.known(&mirror, &source);
-        let home = self.home(threads, (balancer, promises.clone()), &pools, &executor)?;
+        let route = CatalogRoute::start(balancer.clone(), promises.clone(), &self.nursery);
+        let route: Arc<dyn Route> = Arc::new(route);
+        let passage = Passage::new(&self.id, &self.instance, reached.address(), route.clone());
+        let passage = passage.ok_or_else(|| SidecarError::NoInstance(self.id.to_string()))?;
+        self.progress.metrics().add(passage.calls.clone());
+        let hubs = passage.start(threads, &self.ways(&passed), &balancer, &self.nursery);
+        let home = self.home(threads, (balancer, route), &pools, &executor)?;
         let around = Arc::new(Around {
             described: described.subscribe(),
             has_agent: self.config.agent.is_some(),
@@ -190,7 +193,7 @@ impl Parts {
             executor: executor.clone(),
             reads,
         };
-        let running = self.serve(threads, desk, mtls, local);
+        let running = self.serve(threads, desk, hubs, mtls, local);
         self.watch_agent(reached, described.clone(), &executor);
         self.report_load(executor.clone());
         let place = Place {
@@ -206,8 +209,24 @@ impl Parts {
         Ok(running)
     }
 
+    /// How members are reached, counted by `counts`.
+    fn ways(&self, counts: &Arc<Dials>) -> Ways {
+        Ways {
+            credentials: Some(self.credentials.clone()),
+            connection_age: self.config.connection_age,
+            counts: Arc::clone(counts),
+        }
+    }
+
     /// Opens both listeners to what the desk answers.
-    fn serve(&self, threads: &DataThreads, desk: Desk, mtls: Listener, local: Listener) -> Running {
+    fn serve(
+        &self,
+        threads: &DataThreads,
+        desk: Desk,
+        hubs: Hubs,
+        mtls: Listener,
+        local: Listener,
+    ) -> Running {
         let Desk {
             home,
             around,
@@ -235,21 +254,33 @@ impl Parts {
             ..Limits::default()
         };
         let security = Security::MutualTls(self.credentials.clone());
-        let mtls = Server::start(mtls, security, threads, outer, |thread| {
-            mesh_routes
-                .clone()
-                .add_service(tasks(thread))
-                .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
-                .add_service(mesh_health.clone())
-        });
+        let mtls = Server::start_at(
+            mtls,
+            security,
+            threads,
+            outer,
+            (&hubs, |thread| {
+                mesh_routes
+                    .clone()
+                    .add_service(tasks(thread))
+                    .add_service(ExecutorServer::new(ExecutorService::new(executor.clone())))
+                    .add_service(mesh_health.clone())
+            }),
+        );
         let plain = Security::Plaintext;
-        let local = Server::start(local, plain, threads, inner, |thread| {
-            local_routes
-                .clone()
-                .add_service(tasks(thread))
-                .add_service(RegistryServer::new(reads.clone()))
-                .add_service(local_health.clone())
-        });
+        let local = Server::start_at(
+            local,
+            plain,
+            threads,
+            inner,
+            (&hubs, |thread| {
+                local_routes
+                    .clone()
+                    .add_service(tasks(thread))
+                    .add_service(RegistryServer::new(reads.clone()))
+                    .add_service(local_health.clone())
+            }),
+        );
         let metrics = self.progress.metrics();
         metrics.add(vec![mtls.served(), local.served()]);
         Running {
@@ -257,6 +288,7 @@ impl Parts {
             executor,
             mtls,
             local,
+            hubs,
         }
     }
 
@@ -336,7 +368,7 @@ impl Parts {
     fn home(
         &self,
         threads: &DataThreads,
-        (balancer, promises): (Arc<Balancer>, Arc<Promises>),
+        (balancer, route): (Arc<Balancer>, Arc<dyn Route>),
         pools: &Pools,
         executor: &Executor,
     ) -> Result<Home, SidecarError> {
@@ -358,8 +390,6 @@ impl Parts {
             }
         };
         self.progress.journals(journal.clone());
-        let route = CatalogRoute::start(balancer.clone(), promises, &self.nursery);
-        let route: Arc<dyn Route> = Arc::new(route);
         let connect: Arc<dyn Connect> = Arc::new(Carrier {
             own: self.id.clone(),
             instance: self.instance.clone(),

@@ -211,7 +211,7 @@ impl Gate {
         let config = match &self.security {
             Security::Plaintext => {
                 self.shaken(Handshake::Done);
-                return Box::pin(serve(io, connection, None, context, stop)).await;
+                return Box::pin(serve(Box::new(io), connection, None, context, stop)).await;
             }
             Security::MutualTls(credentials) => credentials.server_config(),
             Security::Enrollment(credentials) => credentials.enrollment_config(),
@@ -249,7 +249,7 @@ impl Gate {
             }
         };
         self.shaken(Handshake::Done);
-        Box::pin(serve(tls, connection, seats, context, stop)).await;
+        Box::pin(serve(Box::new(tls), connection, seats, context, stop)).await;
     }
 
     /// The handshake within its time; of one that failed, the connection for a last word.

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::pool::{Close, Dials};
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// What the system says when it gives up on what it has sent: the last reason that it was told of.
-const UNHEARD: [io::ErrorKind; 3] = [
+pub(super) const UNHEARD: [io::ErrorKind; 3] = [
     io::ErrorKind::TimedOut,
     io::ErrorKind::HostUnreachable,
     io::ErrorKind::NetworkUnreachable,

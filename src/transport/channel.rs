@@ -18,7 +18,7 @@ use crate::runtime::Nursery;
 use crate::telemetry::metrics::pool::Dials;
 use crate::transport::alive::Alive;
 use crate::transport::answer::{Answer, harmless};
-use crate::transport::dial::{Owner, Wrap, dial};
+use crate::transport::dial::{Owner, Wrap, dial, speak};
 use crate::transport::entry::Link;
 use crate::transport::error::fault_of;
 use crate::transport::lifetime::Sightings;
@@ -121,7 +121,7 @@ pub async fn dial_enrollment(
         sightings: Sightings::default(),
         alive: Arc::new(Alive::new(Dials::new("enrollment"))),
     };
-    let dialed = Box::pin(dial(endpoints, &Wrap::Tls(config), &owner)).await;
+    let dialed = Box::pin(dial(endpoints, &Wrap::Tls(config), &owner, speak)).await;
     let dialed = dialed.map_err(|tried| fault_of(&tried))?;
     let exporter = dialed.exporter.ok_or_else(|| {
         let text = "the TLS connection gives no keying material";

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -21,6 +22,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use crate::identity::Credentials;
 use crate::identity::Mismatch;
 use crate::identity::Peer;
 use crate::identity::certificate::peer_of;
@@ -33,6 +35,7 @@ use crate::transport::alive::{Alive, cause_of, tune};
 use crate::transport::error::DialError;
 use crate::transport::lifetime::Sightings;
 use crate::transport::opening::{FRAME_HEAD, Opening};
+use crate::transport::pool::Target;
 use crate::transport::replay::Replay;
 use crate::transport::serve::{
     CONNECTION_WINDOW, HEADER_LIST, PEER_PING, READ_BUFFER, STREAM_WINDOW,
@@ -45,10 +48,18 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// What TLS wants as a name; the SPIFFE id is what is verified.
 const NAME: &str = "mesh.internal";
 
+/// What connections run over.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<I: AsyncRead + AsyncWrite + Unpin + Send> Io for I {}
+
+/// The peer's first words, awaited: a link to send calls on, by whichever implementation.
+pub(super) type Speaking<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
+type Speak<T> = fn(Box<dyn Io>, Option<Peer>, Owner) -> Speaking<T>;
+
 /// A connection that was made.
 #[derive(Debug)]
-pub(super) struct Dialed {
-    pub(super) sender: SendRequest<Replay>,
+pub(super) struct Dialed<T> {
+    pub(super) link: T,
     /// What requests without an authority get.
     pub(super) authority: Authority,
     /// Who proved to be there; nobody without TLS.
@@ -75,18 +86,30 @@ pub(super) enum Wrap {
     Tls(Arc<ClientConfig>),
 }
 
-/// Tries the endpoints in their order until one is right.
+impl Wrap {
+    /// As a target wants it; `None` where there is nothing to prove ourselves with.
+    pub(super) fn of(target: &Target, own: Option<&Credentials>) -> Option<Self> {
+        match (&target.expect, own) {
+            (None, _) => Some(Self::Plain),
+            (Some(_), None) => None,
+            (Some(expect), Some(own)) => Some(Self::Tls(own.client_config(expect.clone()))),
+        }
+    }
+}
+
+/// Tries the endpoints in their order until one is right, where `speak` says what follows TLS.
 ///
 /// # Errors
 /// What was wrong with each of them.
-pub(super) async fn dial(
+pub(super) async fn dial<T>(
     endpoints: &[String],
     wrap: &Wrap,
     owner: &Owner,
-) -> Result<Dialed, Vec<DialError>> {
+    speak: Speak<T>,
+) -> Result<Dialed<T>, Vec<DialError>> {
     let mut tried = Vec::new();
     for endpoint in endpoints {
-        match Box::pin(dial_one(endpoint, wrap, owner)).await {
+        match Box::pin(dial_one(endpoint, wrap, owner, speak)).await {
             Ok(dialed) => return Ok(dialed),
             Err(error) => tried.push(error),
         }
@@ -97,7 +120,12 @@ pub(super) async fn dial(
     Err(tried)
 }
 
-async fn dial_one(endpoint: &str, wrap: &Wrap, owner: &Owner) -> Result<Dialed, DialError> {
+async fn dial_one<T>(
+    endpoint: &str,
+    wrap: &Wrap,
+    owner: &Owner,
+    speak: Speak<T>,
+) -> Result<Dialed<T>, DialError> {
     let failed = |error: io::Error| explain(endpoint, &error);
     if let Some(path) = endpoint.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -105,7 +133,7 @@ async fn dial_one(endpoint: &str, wrap: &Wrap, owner: &Owner) -> Result<Dialed, 
         let io = within(CONNECT, connecting).await.map_err(failed)?;
         // Servers refuse a path as authority, see the architecture's page on listeners.
         let authority = Authority::from_static("localhost");
-        return Box::pin(secure(io, authority, wrap, owner))
+        return Box::pin(secure(Box::new(io), (authority, speak), wrap, owner))
             .await
             .map_err(failed);
     }
@@ -119,19 +147,21 @@ async fn dial_one(endpoint: &str, wrap: &Wrap, owner: &Owner) -> Result<Dialed, 
         .await
         .map_err(failed)?;
     tune(&io, matches!(wrap, Wrap::Tls(_))).map_err(failed)?;
-    Box::pin(secure(io, authority, wrap, owner))
+    Box::pin(secure(Box::new(io), (authority, speak), wrap, owner))
         .await
         .map_err(failed)
 }
 
-async fn secure<I>(io: I, authority: Authority, wrap: &Wrap, owner: &Owner) -> io::Result<Dialed>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn secure<T>(
+    io: Box<dyn Io>,
+    (authority, speak): (Authority, Speak<T>),
+    wrap: &Wrap,
+    owner: &Owner,
+) -> io::Result<Dialed<T>> {
     let Wrap::Tls(config) = wrap else {
-        let sender = within(HANDSHAKE, speak(io, None, owner)).await?;
+        let link = within(HANDSHAKE, speak(io, None, owner.clone())).await?;
         return Ok(Dialed {
-            sender,
+            link,
             authority,
             peer: None,
             exporter: None,
@@ -151,14 +181,13 @@ where
         expired(&peer, now)?;
         owner.sightings.saw(&peer, now);
         let exporter = exporter(tls.get_ref().1);
-        let spoken = speak(tls, Some(peer.clone()), owner).await;
+        let spoken = speak(Box::new(tls), Some(peer.clone()), owner.clone()).await;
         if spoken.is_err() {
             // Cut by us under its first words: that is why.
             expired(&peer, wall())?;
         }
-        let sender = spoken?;
         Ok(Dialed {
-            sender,
+            link: spoken?,
             authority,
             peer: Some(peer),
             exporter,
@@ -180,10 +209,35 @@ fn peer_behind<I>(tls: &TlsStream<I>) -> Option<Peer> {
     peer_of(chain.first()?).ok()
 }
 
-async fn speak<I>(io: I, peer: Option<Peer>, owner: &Owner) -> io::Result<SendRequest<Replay>>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// For our own engine, which speaks by itself: to a member only after its first word.
+pub(super) fn listen(
+    io: Box<dyn Io>,
+    peer: Option<Peer>,
+    owner: Owner,
+) -> Speaking<Opening<Box<dyn Io>>> {
+    Box::pin(async move {
+        let (mut io, _) = Opening::watch(io, FRAME_HEAD, Some(owner.alive));
+        if peer.is_some() {
+            io.listen_first().await?;
+        }
+        Ok(io)
+    })
+}
+
+/// By hyper, for calls of our own.
+pub(super) fn speak(
+    io: Box<dyn Io>,
+    peer: Option<Peer>,
+    owner: Owner,
+) -> Speaking<SendRequest<Replay>> {
+    Box::pin(async move { converse(io, peer, &owner).await })
+}
+
+async fn converse(
+    io: Box<dyn Io>,
+    peer: Option<Peer>,
+    owner: &Owner,
+) -> io::Result<SendRequest<Replay>> {
     let (mut io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(&owner.alive)));
     let mesh = peer.is_some();
     if mesh {
@@ -357,7 +411,10 @@ mod tests {
                 serial: "1".into(),
                 key: [0; 32],
             };
-            let sender = speak(near, mesh.then_some(member), &owner).await.unwrap();
+            let near = Box::new(near);
+            let sender = speak(near, mesh.then_some(member), owner.clone())
+                .await
+                .unwrap();
             Self {
                 sender,
                 frames,

@@ -24,7 +24,7 @@ use crate::domain::Reason;
 use crate::runtime::clock::wall;
 use crate::telemetry::metrics::pool::{Close, Dial};
 use crate::transport::alive::{Alive, Fate, is_bad, mark};
-use crate::transport::dial::{Dialed, Owner, Wrap, dial};
+use crate::transport::dial::{Dialed, Owner, Wrap, dial, speak};
 use crate::transport::error::{DialError, fault_of};
 use crate::transport::lifetime::around;
 use crate::transport::pool::{Inner, SWEEP, Target};
@@ -95,9 +95,9 @@ impl Link {
     }
 
     /// A connection that was just made.
-    pub(super) fn new(dialed: Dialed, fate: Fate, secure: bool) -> Self {
+    pub(super) fn new(dialed: Dialed<SendRequest<Replay>>, fate: Fate, secure: bool) -> Self {
         Self {
-            sender: dialed.sender,
+            sender: dialed.link,
             authority: dialed.authority,
             secure,
             spent: Arc::default(),
@@ -224,7 +224,7 @@ impl Entry {
         if state.dialing.is_some() || resting {
             return false;
         }
-        let Some(wrap) = wrap(&self.target, pool) else {
+        let Some(wrap) = Wrap::of(&self.target, pool.credentials.as_ref()) else {
             return false;
         };
         let (tell, told) = watch::channel(None);
@@ -254,7 +254,7 @@ impl Entry {
             sightings: pool.sightings.clone(),
             alive: Arc::clone(&alive),
         };
-        let dialed = Box::pin(dial(&self.target.endpoints, &wrap, &owner)).await?;
+        let dialed = Box::pin(dial(&self.target.endpoints, &wrap, &owner, speak)).await?;
         alive.opened();
         self.state.lock().alive.push(watched);
         let now = Instant::now();
@@ -337,7 +337,7 @@ impl State {
 }
 
 /// What a dial that failed is counted as.
-fn outcome_of(tried: &[DialError]) -> Dial {
+pub(super) fn outcome_of(tried: &[DialError]) -> Dial {
     let any = |of: fn(&DialError) -> bool| tried.iter().any(of);
     if any(|error| matches!(error, DialError::Mismatch { .. })) {
         Dial::Mismatch
@@ -349,7 +349,7 @@ fn outcome_of(tried: &[DialError]) -> Dial {
 }
 
 /// How long a connection is used whose server's certificate has so much left.
-fn usable(left: Duration) -> Duration {
+pub(super) fn usable(left: Duration) -> Duration {
     left.saturating_sub(EXPIRY).max(left / 2).max(REPLACE_LEAST)
 }
 
@@ -400,14 +400,6 @@ fn care(condition: Condition) -> Care {
 enum Found {
     Link(Link),
     Dialing(watch::Receiver<Outcome>),
-}
-
-fn wrap(target: &Target, pool: &Inner) -> Option<Wrap> {
-    match (&target.expect, &pool.credentials) {
-        (None, _) => Some(Wrap::Plain),
-        (Some(_), None) => None,
-        (Some(expect), Some(own)) => Some(Wrap::Tls(own.client_config(expect.clone()))),
-    }
 }
 
 #[cfg(test)]

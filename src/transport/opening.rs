@@ -18,8 +18,6 @@ use tokio::{
 
 use crate::transport::alive::Alive;
 
-/// Bytes of the client's preface (RFC 9113 section 3.4).
-pub(super) const PREFACE: usize = 24;
 /// Bytes of a frame's header: the server's SETTINGS begin with one.
 pub(super) const FRAME_HEAD: usize = 9;
 const SETTINGS: u8 = 4;

@@ -29,7 +29,7 @@ const SWEEP_LEAST: Duration = Duration::from_millis(50);
 /// Connections replaced per look at most: a renewal need not shake every hand at once.
 const REPLACED: usize = 32;
 /// Share of a peer's age at which we move: below the 90% at which it may tell us to go.
-const MOVE_AT: f64 = 0.75;
+pub(super) const MOVE_AT: f64 = 0.75;
 
 /// Whom to reach.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -139,6 +139,11 @@ impl Pool {
 }
 
 impl Ways {
+    /// To nowhere.
+    pub(super) fn none() -> Self {
+        Self::usual(None)
+    }
+
     /// The usual age, and counts that nobody reads.
     fn usual(credentials: Option<Credentials>) -> Self {
         Self {

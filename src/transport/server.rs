@@ -12,6 +12,7 @@ use crate::runtime::DataThreads;
 use crate::runtime::Nursery;
 use crate::telemetry::metrics::calls;
 use crate::transport::accept::Gate;
+use crate::transport::hub::Hubs;
 use crate::transport::lifetime::Sightings;
 use crate::transport::limits::Limits;
 use crate::transport::listen::Listener;
@@ -39,6 +40,8 @@ pub struct Server {
     accepting: Nursery,
     address: String,
     counts: Arc<calls::Listener>,
+    /// Its own engines, where it does not share others'.
+    hubs: Option<Hubs>,
 }
 
 impl Server {
@@ -49,6 +52,20 @@ impl Server {
         threads: &DataThreads,
         limits: Limits,
         routes: impl Fn(usize) -> Routes,
+    ) -> Self {
+        let hubs = Hubs::inside(threads);
+        let mut server = Self::start_at(listener, security, threads, limits, (&hubs, routes));
+        server.hubs = Some(hubs);
+        server
+    }
+
+    /// The same with engines that pass calls on. They are to be closed after the drain.
+    pub fn start_at(
+        listener: Listener,
+        security: Security,
+        threads: &DataThreads,
+        limits: Limits,
+        (hubs, routes): (&Hubs, impl Fn(usize) -> Routes),
     ) -> Self {
         let limits = Arc::new(limits);
         let sightings = Sightings::default();
@@ -63,6 +80,7 @@ impl Server {
                 nursery: Nursery::on(handle.clone()),
                 sightings: sightings.clone(),
                 counts: Arc::clone(&counts),
+                switch: hubs.of(thread),
                 staying: staying.clone(),
             })
             .collect();
@@ -76,6 +94,7 @@ impl Server {
             accepting,
             address,
             counts,
+            hubs: None,
         }
     }
 
@@ -124,6 +143,10 @@ impl Server {
         let left = ends.saturating_duration_since(Instant::now());
         let closing = self.gate.threads.iter();
         join_all(closing.map(|context| context.nursery.close(left))).await;
+        if let Some(hubs) = &self.hubs {
+            hubs.close(ends.saturating_duration_since(Instant::now()))
+                .await;
+        }
     }
 }
 

@@ -62,7 +62,7 @@ impl Connection {
         if ack {
             // That anything came at all has answered whether the peer is alive.
             if Asked::of(opaque) == Some(Asked::Drained) {
-                self.finish_drain();
+                self.hold_drain(now);
             }
         } else {
             self.spend(Cost::Ping, now)?;

@@ -11,6 +11,11 @@ use crate::h2::frame::{self, ErrorCode, MAX_STREAM, write};
 /// before it knew has arrived.
 const DRAIN_ANSWER: Duration = Duration::from_secs(1);
 
+/// From that answer to the last GOAWAY. Clients write the answer before the calls that they began just
+/// before they heard of the drain (gRPC's C core puts answers to PINGs first); what was written with
+/// it is here by then, unless the network lost it: then the last GOAWAY excludes it.
+const DRAIN_HELD: Duration = Duration::from_millis(100);
+
 /// When things happened last.
 #[derive(Debug)]
 pub(super) struct Times {
@@ -103,6 +108,13 @@ impl Connection {
                 let until = now + DRAIN_ANSWER;
                 self.leaving = Leaving::Announced { until };
             }
+        }
+    }
+
+    /// The peer knows of the drain: what it wrote before that is here in a moment.
+    pub(super) fn hold_drain(&mut self, now: Instant) {
+        if let Leaving::Announced { until } = &mut self.leaving {
+            *until = (*until).min(now + DRAIN_HELD);
         }
     }
 

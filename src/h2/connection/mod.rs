@@ -120,7 +120,8 @@ impl Config {
         Self {
             limits: &Limits::MESH,
             max_streams: 1024,
-            keepalive: Some(Duration::from_secs(10)),
+            keepalive: Some(Duration::from_secs(15)),
+            answer: Duration::from_secs(10),
             ..Self::caller()
         }
     }
@@ -132,6 +133,15 @@ impl Config {
             role: Role::Client,
             idle: Some(Duration::from_secs(300)),
             ..Self::mesh()
+        }
+    }
+
+    /// For the pipe to our own services. What they have said waits there rather than here: a task's
+    /// watcher that reads slowly costs next to nothing.
+    pub const fn pipe() -> Self {
+        Self {
+            stream_window: 128 << 10,
+            ..Self::agent()
         }
     }
 

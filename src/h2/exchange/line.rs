@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Exchange, Policy, Target};
+use super::{Exchange, GivenBack, Policy, Target};
 use crate::h2::{
-    connection::{Config, Connection},
+    connection::{Config, Connection, Role},
     slab::Key,
     wheel::Timer,
 };
@@ -87,6 +87,14 @@ impl<P: Policy> Exchange<P> {
         key
     }
 
+    /// Who calls on this line.
+    pub fn peer(&self, line: Key) -> Option<&P::Peer> {
+        match &self.lines.get(line)?.far {
+            Far::Caller { peer, .. } => Some(peer),
+            Far::Answering(_) => None,
+        }
+    }
+
     /// A connection that was dialed is there.
     pub fn connected(&mut self, line: Key, now: Instant) {
         if let Some(place) = self.lines.get_mut(line) {
@@ -154,10 +162,24 @@ impl<P: Policy> Exchange<P> {
 
     /// Takes no new calls from this line, or gives it none; it is over with the last one.
     pub fn drain(&mut self, line: Key, now: Instant) {
-        if let Some(place) = self.lines.get_mut(line) {
-            place.connection.drain(now);
-            self.touch(line);
-            self.arm_line(line);
+        let Some(place) = self.lines.get_mut(line) else {
+            return;
+        };
+        place.connection.drain(now);
+        let waiting = match place.connection.role() {
+            // No stream will be opened for them here any more.
+            Role::Client => std::mem::take(&mut place.waiting),
+            Role::Server => VecDeque::new(),
+        };
+        self.touch(line);
+        self.arm_line(line);
+        if !waiting.is_empty() {
+            self.forget(line);
+        }
+        for key in waiting {
+            if self.waits_on(key, line) {
+                self.again(key, GivenBack::Unprocessed, now);
+            }
         }
     }
 

@@ -113,10 +113,15 @@ pub trait Policy {
     ) -> Verdict;
 
     /// The head of an answer. `end`: it is all there is (trailers-only).
-    fn on_response(&mut self, call: &mut Self::Call, fields: &mut Fields, end: bool) -> Onward;
+    fn on_response(&mut self, call: &mut Self::Call, fields: &mut Fields, end: bool) -> Onward {
+        let _ = (call, fields, end);
+        Onward::Pass
+    }
 
     /// The trailers of an answer.
-    fn on_trailers(&mut self, call: &mut Self::Call, fields: &mut Fields);
+    fn on_trailers(&mut self, call: &mut Self::Call, fields: &mut Fields) {
+        let _ = (call, fields);
+    }
 
     /// The call is over.
     fn on_end(&mut self, call: Self::Call, outcome: &Outcome);
@@ -125,7 +130,7 @@ pub trait Policy {
     fn config(&self, target: Option<Target>) -> Config {
         match target {
             Some(_) => Config::upstream(),
-            None => Config::agent(),
+            None => Config::pipe(),
         }
     }
 }

@@ -22,7 +22,7 @@ impl Passage {
         if let Err(fault) = authorize(caller, Action::Call, Some(&self.namespace)) {
             return reply(Code::PERMISSION_DENIED, fault.text);
         }
-        let Some(agent) = &self.agent else {
+        let Some((agent, _)) = &self.agent else {
             let text =
                 "there is no agent here that can be called: it has none, or one without a port";
             return reply(Code::UNIMPLEMENTED, text);

@@ -26,24 +26,26 @@ use std::{fmt, sync::Arc};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::judge;
+use super::{balancer::Balancer, carry, judge};
 use crate::{
     domain::{AgentName, InstanceId, Label, SpiffeId},
     h2::{
-        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Target, Verdict},
+        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Verdict},
         grpc,
         hpack::Fields,
     },
     identity::{Caller, Connection},
     resilience::{Outcome, Permit},
+    runtime::{DataThreads, Nursery},
     task::Route,
     telemetry::metrics::passing::PassingCalls,
+    transport::{self, Arrival, Hubs, Lookup, Ways},
 };
 
 use self::{
     account::{Account, To, Went},
     named::Named,
-    targets::Targets,
+    targets::{OWN_AGENT, Targets},
 };
 
 /// A member's answer that says that nothing was done: the call may go elsewhere.
@@ -57,10 +59,11 @@ pub(super) struct Passage {
     pub(super) own: SpiffeId,
     pub(super) namespace: Label,
     pub(super) instance: InstanceId,
-    /// The own agent; `None`: it has none, or one that nobody can call.
-    pub(super) agent: Option<AgentName>,
+    /// The own agent, and where it listens; `None`: it has none, or one that nobody can call.
+    pub(super) agent: Option<(AgentName, String)>,
     pub(super) route: Arc<dyn Route>,
-    pub(super) targets: Targets,
+    targets: Targets,
+    /// What is counted of them.
     pub(super) calls: PassingCalls,
 }
 
@@ -99,31 +102,11 @@ impl Passing {
 }
 
 impl Policy for Arc<Passage> {
-    type Peer = Arc<Connection>;
+    type Peer = Arrival;
     type Call = Passing;
 
-    fn on_request(
-        &mut self,
-        peer: &Arc<Connection>,
-        request: &mut Request<'_>,
-    ) -> (Verdict, Passing) {
-        let mut passing = Passing::default();
-        let named = named::named(request.fields, &self.namespace);
-        let verdict = match (&peer.caller, named) {
-            (_, Named::Sidecar) | (Caller::Anonymous, _) => Verdict::Local,
-            (_, Named::Unreadable) => reply(
-                INVALID_ARGUMENT,
-                "attache-agent is no agent's name; write `name` or `namespace/name`",
-            ),
-            (Caller::Local, named) => self.outward(&mut passing, request, named),
-            (Caller::Member(member), named) => self.inward(request, &member.id, &named),
-        };
-        // Our own services have accounts of their own.
-        if !matches!(verdict, Verdict::Local) {
-            let to = self.called(&passing, &peer.caller);
-            passing.account = Account::open(&self.calls, peer, to, request.fields);
-        }
-        (verdict, passing)
+    fn on_request(&mut self, peer: &Arrival, request: &mut Request<'_>) -> (Verdict, Passing) {
+        self.take(&peer.connection, request)
     }
 
     fn on_again(
@@ -174,8 +157,8 @@ impl Policy for Arc<Passage> {
         let last = call.at.as_ref().map(|(instance, _)| instance);
         let went = Went {
             named: call.to.as_ref(),
-            own: self.agent.as_ref(),
-            instance: last.or(call.tried.last()),
+            own: self.own_agent(),
+            instance: last.or_else(|| call.tried.last()),
         };
         account.close(went, ended);
         let outcome = match ended.end {
@@ -189,16 +172,61 @@ impl Policy for Arc<Passage> {
 }
 
 impl Passage {
-    /// Whom a target's number stands for; `None`: the own agent.
-    pub(super) fn instance(&self, target: Target) -> Option<InstanceId> {
-        self.targets.instance(target)
+    /// The way of calls from and to the member `own`, whose agent listens at `agent`.
+    pub(super) fn new(
+        own: &SpiffeId,
+        instance: &InstanceId,
+        agent: Option<&str>,
+        route: Arc<dyn Route>,
+    ) -> Option<Self> {
+        let agent = own
+            .member
+            .agent_name()
+            .cloned()
+            .zip(agent.map(str::to_owned));
+        Some(Self {
+            own: own.clone(),
+            namespace: own.member.namespace()?.clone(),
+            instance: instance.clone(),
+            agent,
+            route,
+            targets: Targets::default(),
+            calls: PassingCalls::default(),
+        })
+    }
+
+    /// Takes a call of this caller's: it goes somewhere, and is accounted for.
+    fn take(&self, from: &Arc<Connection>, request: &mut Request<'_>) -> (Verdict, Passing) {
+        let (verdict, mut passing) = self.judge(&from.caller, request);
+        // Our own services have accounts of their own.
+        if verdict != Verdict::Local {
+            let to = self.called(&passing, &from.caller);
+            passing.account = Account::open(&self.calls, from, to, request.fields);
+        }
+        (verdict, passing)
+    }
+
+    /// Where a new call goes.
+    fn judge(&self, caller: &Caller, request: &mut Request<'_>) -> (Verdict, Passing) {
+        let mut passing = Passing::default();
+        let named = named::named(request.fields, &self.namespace);
+        let verdict = match (caller, named) {
+            (_, Named::Sidecar) | (Caller::Anonymous, _) => Arrival::local(request),
+            (_, Named::Unreadable) => reply(
+                INVALID_ARGUMENT,
+                "attache-agent is no agent's name; write `name` or `namespace/name`",
+            ),
+            (Caller::Local, named) => self.outward(&mut passing, request, named),
+            (Caller::Member(member), named) => self.inward(request, &member.id, &named),
+        };
+        (verdict, passing)
     }
 
     /// Whom a call is for: whom the own agent has named, or the own agent.
     fn called<'a>(&'a self, passing: &'a Passing, caller: &Caller) -> To<'a> {
         match caller {
             Caller::Member(_) => To {
-                agent: self.agent.as_ref(),
+                agent: self.own_agent(),
                 exists: true,
             },
             Caller::Local | Caller::Anonymous => To {
@@ -206,6 +234,52 @@ impl Passage {
                 exists: passing.at.is_some(),
             },
         }
+    }
+
+    fn own_agent(&self) -> Option<&AgentName> {
+        self.agent.as_ref().map(|(agent, _)| agent)
+    }
+
+    /// The engines of all threads, with this policy. Instances are where the catalog has them.
+    pub(super) fn start(
+        self,
+        threads: &DataThreads,
+        ways: &Ways,
+        balancer: &Arc<Balancer>,
+        nursery: &Nursery,
+    ) -> Hubs {
+        let passage = Arc::new(self);
+        let (named, catalog) = (Arc::clone(&passage), Arc::clone(balancer));
+        let lookup: Lookup = Arc::new(move |target| {
+            if target == OWN_AGENT {
+                let (_, address) = named.agent.as_ref()?;
+                return Some(own_agent(address.clone()));
+            }
+            let instance = named.targets.instance(target)?;
+            let entry = catalog.mirror().catalog().entry(&instance).cloned();
+            Some(carry::target(&*entry?))
+        });
+        let (kept, catalog) = (Arc::clone(&passage), Arc::clone(balancer));
+        nursery.start("targets", |stop| async move {
+            let mut changes = kept.route.changes();
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = changes.changed() => if changed.is_err() { return },
+                }
+                let catalog = catalog.mirror().catalog();
+                kept.targets
+                    .retain(|instance| catalog.entry(instance).is_some());
+            }
+        });
+        Hubs::start(threads, ways, &lookup, move || Arc::clone(&passage))
+    }
+}
+
+fn own_agent(address: String) -> transport::Target {
+    transport::Target {
+        endpoints: vec![address],
+        expect: None,
     }
 }
 

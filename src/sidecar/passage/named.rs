@@ -39,11 +39,12 @@ pub(super) fn named(fields: &Fields, namespace: &Label) -> Named {
         let agent = agent.and_then(|agent| AgentName::parse_in(agent, namespace).ok());
         return agent.map_or(Named::Unreadable, Named::Agent);
     }
-    if let Some(agent) = text(fields.get(Name::Authority)).and_then(by_authority) {
-        return Named::Agent(agent);
-    }
+    // Whoever calls the sidecar by TLS verifies this name, and so has it as authority.
     if BOTH.iter().any(|service| path.starts_with(service)) {
         return Named::Sidecar;
+    }
+    if let Some(agent) = text(fields.get(Name::Authority)).and_then(by_authority) {
+        return Named::Agent(agent);
     }
     Named::Nobody
 }
@@ -83,7 +84,7 @@ mod tests {
             (
                 "/grpc.reflection.v1.ServerReflection/X",
                 None,
-                "",
+                "x.y.agent.attache",
                 Named::Sidecar,
             ),
             ("/a.B/C", None, "localhost:80", Named::Nobody),

@@ -9,7 +9,7 @@ use super::{targets::OWN_AGENT, *};
 use crate::{
     identity::Peer,
     runtime::clock::wall,
-    task::{Call, Candidate, Contract, Pick, Want},
+    task::{Candidate, Contract, Pick, Want},
     telemetry::metrics::{Format, Metrics},
 };
 
@@ -43,7 +43,7 @@ fn go(instance: &str) -> Pick {
         contract: Contract::default(),
         wants_descendants: true,
     };
-    Pick::Go(Arc::new(candidate), Box::new(Call::default()))
+    Pick::Go(Arc::new(candidate), Box::default())
 }
 
 struct Bench {
@@ -60,7 +60,7 @@ impl Bench {
             own: "spiffe://a/ns/default/agent/a".parse().unwrap(),
             namespace: "default".parse().unwrap(),
             instance: "own".parse().unwrap(),
-            agent: Some("default/a".parse().unwrap()),
+            agent: Some(("default/a".parse().unwrap(), "unix:/a".to_owned())),
             route: route.clone(),
             targets: Targets::default(),
             calls: PassingCalls::default(),
@@ -97,7 +97,7 @@ impl Bench {
             now: Instant::now(),
             attempts: 0,
         };
-        self.passage.on_request(&Arc::new(connection), &mut request)
+        self.passage.take(&Arc::new(connection), &mut request)
     }
 
     fn again(&mut self, call: &mut Passing, why: GivenBack) -> Verdict {
@@ -132,7 +132,7 @@ fn member(name: &str) -> Caller {
 fn code(verdict: &Verdict) -> Option<u8> {
     match verdict {
         Verdict::Reply(code, _) => Some(code.0),
-        Verdict::Forward(_) | Verdict::Later(_) | Verdict::Local => None,
+        Verdict::Forward(_) | Verdict::Local | Verdict::Later(_) => None,
     }
 }
 
@@ -143,7 +143,7 @@ async fn the_own_agents_calls_go_to_whom_they_name() {
     let Verdict::Forward(to) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(bench.passage.instance(to), "i1".parse().ok());
+    assert_eq!(bench.passage.targets.instance(to), "i1".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
     assert_eq!(
         bench.value("attache-caller"),
@@ -206,7 +206,7 @@ async fn what_was_given_back_goes_elsewhere_and_what_came_in_does_not() {
     let Verdict::Forward(to) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(bench.passage.instance(to), "i2".parse().ok());
+    assert_eq!(bench.passage.targets.instance(to), "i2".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
     let asked = std::mem::take(&mut *bench.route.asked.lock());
     let name = || "default/b".to_owned();

@@ -6,23 +6,17 @@
 //! runs a [`Core`] gives it byte streams, makes the connections that [`Core::next_dial`] asks for,
 //! and lets [`Core::keep_time`] run beside them.
 
+mod driver;
+
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fmt, io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-};
+use std::{fmt, sync::Arc, task::Waker};
 
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
+pub(super) use self::driver::Driver;
 use crate::h2::{
     connection::Config,
     exchange::{Dial, Exchange, Policy},
@@ -31,8 +25,6 @@ use crate::h2::{
 
 /// What is read at once: TLS hands out 16 KiB records, and a batch of them is one wake-up.
 const READ: usize = 256 << 10;
-/// A buffer for writing is kept up to this size.
-const WRITE_KEEP: usize = 1 << 20;
 
 /// An exchange and the drivers of its lines. There is one per core of the machine, and all its drivers
 /// run on one thread: its locks are for the compiler, and never waited for.
@@ -77,29 +69,27 @@ impl<P: Policy> Core<P> {
         answer
     }
 
-    /// Serves a connection that somebody has made, until it ends.
-    ///
-    /// # Errors
-    /// The stream's own, where it broke.
-    pub async fn serve<IO>(self: Arc<Self>, io: IO, peer: P::Peer, config: Config) -> io::Result<()>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin,
-    {
+    /// A connection that somebody has made.
+    pub(super) fn accept<IO>(
+        self: &Arc<Self>,
+        io: IO,
+        peer: P::Peer,
+        config: Config,
+    ) -> Driver<IO, P> {
         let line = self.with(|exchange| exchange.accept(peer, config, Instant::now()));
-        Driver::new(self, line, io).await
+        Driver::new(Arc::clone(self), line, io)
     }
 
-    /// Serves a connection that was dialed, until it ends. Where none could be made, say
-    /// [`Exchange::closed`] for its line instead.
-    ///
-    /// # Errors
-    /// The stream's own, where it broke.
-    pub async fn dialed<IO>(self: Arc<Self>, io: IO, line: Key) -> io::Result<()>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin,
-    {
+    /// A connection that was dialed. Where none could be made, say [`Exchange::closed`] for its line
+    /// instead.
+    pub(super) fn dialed<IO>(self: &Arc<Self>, io: IO, line: Key) -> Driver<IO, P> {
         self.with(|exchange| exchange.connected(line, Instant::now()));
-        Driver::new(self, line, io).await
+        Driver::new(Arc::clone(self), line, io)
+    }
+
+    /// A connection that was to be dialed and cannot be made.
+    pub(super) fn gone(&self, line: Key) {
+        self.with(|exchange| exchange.closed(line, Instant::now()));
     }
 
     /// The next connection to be made.
@@ -166,144 +156,6 @@ impl<P: Policy> Core<P> {
         match &mut drivers[line.index()] {
             Some(known) if known.will_wake(waker) => {}
             known => *known = Some(waker.clone()),
-        }
-    }
-}
-
-/// Drives one connection. Dropping it ends the connection's calls.
-struct Driver<IO, P: Policy> {
-    core: Arc<Core<P>>,
-    line: Key,
-    io: IO,
-    /// The beginning of a frame that is not whole.
-    left: Vec<u8>,
-    out: Vec<u8>,
-    written: usize,
-    ended: bool,
-}
-
-impl<IO, P: Policy> Driver<IO, P> {
-    fn new(core: Arc<Core<P>>, line: Key, io: IO) -> Self {
-        Self {
-            core,
-            line,
-            io,
-            left: Vec::new(),
-            out: Vec::new(),
-            written: 0,
-            ended: false,
-        }
-    }
-}
-
-impl<IO, P: Policy> Drop for Driver<IO, P> {
-    fn drop(&mut self) {
-        if let Some(driver) = self.core.drivers.lock().get_mut(self.line.index()) {
-            *driver = None;
-        }
-        let line = self.line;
-        self.core
-            .with(|exchange| exchange.closed(line, Instant::now()));
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
-    /// Reads all there is. Answers whether there may be more at once.
-    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.ended || !self.wanted() {
-            return Ok(false);
-        }
-        let mut scratch = self.core.scratch.lock();
-        let kept = self.left.len();
-        scratch[..kept].copy_from_slice(&self.left);
-        let mut buffer = ReadBuf::new(&mut scratch);
-        buffer.set_filled(kept);
-        let mut more = true;
-        while more && buffer.remaining() > 0 {
-            let before = buffer.filled().len();
-            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
-                Poll::Pending => more = false,
-                Poll::Ready(result) => {
-                    result?;
-                    self.ended = buffer.filled().len() == before;
-                    more = !self.ended;
-                }
-            }
-        }
-        let bytes = buffer.filled();
-        if bytes.len() > kept {
-            let mut exchange = self.core.exchange.lock();
-            let used = exchange.receive(self.line, bytes, Instant::now());
-            self.left.clear();
-            self.left.extend_from_slice(&bytes[used..]);
-        }
-        Ok(more)
-    }
-
-    /// Writes all there is. Answers whether all of it is on its way.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        loop {
-            while self.written < self.out.len() {
-                let left = &self.out[self.written..];
-                match Pin::new(&mut self.io).poll_write(cx, left) {
-                    Poll::Pending => return Ok(false),
-                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(Ok(count)) => {
-                        self.written += count;
-                        let mut exchange = self.core.exchange.lock();
-                        exchange.written(self.line, count, Instant::now());
-                    }
-                    Poll::Ready(Err(error)) => return Err(error),
-                }
-            }
-            self.written = 0;
-            self.out.clear();
-            if self.out.capacity() > WRITE_KEEP {
-                self.out = Vec::new();
-            }
-            let mut exchange = self.core.exchange.lock();
-            if !exchange.take_output(self.line, &mut self.out, Instant::now()) {
-                break;
-            }
-        }
-        match Pin::new(&mut self.io).poll_flush(cx) {
-            Poll::Ready(result) => result.map(|()| true),
-            Poll::Pending => Ok(false),
-        }
-    }
-
-    /// Whether the exchange takes more from this line: not while its peer reads nothing.
-    fn wanted(&self) -> bool {
-        self.core.exchange.lock().wants_input(self.line)
-    }
-
-    fn turn(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        loop {
-            let wanted = self.wanted();
-            let more = self.read(cx)?;
-            let done = self.write(cx)?;
-            self.core.spread();
-            let over = self.ended || self.core.exchange.lock().over(self.line);
-            if done && over {
-                return Ok(true);
-            }
-            // What was not read because too much was to be written is read now.
-            if !more && (wanted || !self.wanted()) {
-                return Ok(false);
-            }
-        }
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Future for Driver<IO, P> {
-    type Output = io::Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.core.register(self.line, cx.waker());
-        match self.turn(cx) {
-            Ok(false) => Poll::Pending,
-            Ok(true) => Pin::new(&mut self.io).poll_shutdown(cx),
-            Err(error) => Poll::Ready(Err(error)),
         }
     }
 }

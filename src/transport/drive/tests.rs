@@ -1,13 +1,17 @@
 //! Our engine between a client and a server of the `h2` crate, over pipes in memory.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, time::Duration};
+use std::{cell::Cell, future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client, server};
 use http::{HeaderMap, Request, Response};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::{
+    io::{AsyncWriteExt, BufWriter},
+    task::{LocalSet, spawn_local},
+    time::Instant,
+};
 
-use super::Core;
+use super::{Core, driver::LISTENED};
 use crate::h2::{
     connection::Config,
     exchange::{GivenBack, Onward, Outcome, Policy, Request as Asked, Target, Verdict},
@@ -52,15 +56,15 @@ impl Policy for Straight {
 type Client = client::SendRequest<Bytes>;
 
 /// A client whose calls go through the engine to a server of another implementation.
-async fn world(pipe: usize) -> (Rc<Core<Straight>>, Client) {
+async fn world(pipe: usize) -> (Arc<Core<Straight>>, Client) {
     world_with(pipe, usize::MAX).await
 }
 
-async fn world_with(pipe: usize, most: usize) -> (Rc<Core<Straight>>, Client) {
+async fn world_with(pipe: usize, most: usize) -> (Arc<Core<Straight>>, Client) {
     let core = Core::new(Straight::default());
     let (near, far) = tokio::io::duplex(pipe);
     let serving = core.clone();
-    spawn_local(async move { serving.serve(far, (), Config::caller()).await });
+    spawn_local(async move { serving.accept(far, (), Config::caller()).run().await });
     let clock = core.clone();
     spawn_local(async move { clock.keep_time().await });
     let dialing = core.clone();
@@ -69,7 +73,8 @@ async fn world_with(pipe: usize, most: usize) -> (Rc<Core<Straight>>, Client) {
             let dial = dialing.next_dial().await;
             let (near, far) = tokio::io::duplex(pipe);
             spawn_local(answer_some(far, most));
-            spawn_local(dialing.clone().dialed(near, dial.line));
+            let mut driver = dialing.dialed(near, dial.line);
+            spawn_local(async move { driver.run().await });
         }
     });
     let (client, connection) = client::Builder::new()
@@ -257,7 +262,7 @@ async fn a_deadline_ends_a_call_that_nobody_answers() {
         let mut request = ask("/never");
         let timeout = "250m".parse().unwrap();
         request.headers_mut().insert("grpc-timeout", timeout);
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let (response, _) = client.send_request(request, true).unwrap();
         let response = response.await.unwrap();
         assert_eq!(response.headers()["grpc-status"], "4");
@@ -327,4 +332,38 @@ async fn a_reader_that_stops_stops_its_writer_and_nobody_else() {
         assert_eq!(core.with(|exchange| exchange.parked()), 0);
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_never_closes_is_left_in_time_and_who_floods_at_once() {
+    let core = Core::new(Straight::default());
+    let (near, far) = tokio::io::duplex(1024);
+    let mut driver = core.accept(near, (), Config::caller());
+    let began = Instant::now();
+    driver.part().await;
+    assert_eq!(began.elapsed(), LISTENED);
+    drop(far);
+
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    let mut driver = core.accept(near, (), Config::caller());
+    let began = Instant::now();
+    let flood = async move { while far.write_all(&[7; 4096]).await.is_ok() {} };
+    let left = async move {
+        driver.part().await;
+        drop(driver);
+    };
+    tokio::join!(left, flood);
+    assert!(began.elapsed() < LISTENED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_even_read_our_last_word_is_left_in_time() {
+    let core = Core::new(Straight::default());
+    let (near, far) = tokio::io::duplex(1);
+    let mut near = BufWriter::new(near);
+    near.write_all(b"the last word").await.unwrap();
+    let began = Instant::now();
+    core.accept(near, (), Config::caller()).part().await;
+    assert_eq!(began.elapsed(), LISTENED);
+    drop(far);
 }

@@ -1,18 +1,16 @@
 //! The end of a connection, frame by frame, as a client sees it that is late to hear of it.
 
-use proptest::prelude::*;
 use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
 use super::mutual::{HOUR, Mesh};
 use super::*;
 use crate::identity::{Credentials, Expect, joining_config};
-use crate::transport::parting::{HELD, LISTENED, Parting};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -23,8 +21,6 @@ const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
-/// What h2 sends with the PING before it goes.
-const GOING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
 
 #[derive(Debug)]
 struct Heard {
@@ -103,8 +99,7 @@ impl Raw {
         let first = self.until(|heard| heard.kind == GOAWAY).await;
         assert_eq!(first.going(), (0, i32::MAX.cast_unsigned()));
         let ping = self.until(|heard| heard.kind == PING).await;
-        assert_eq!(ping.payload, GOING);
-        let mut words = vec![frame(PING, ACK, 0, &GOING)];
+        let mut words = vec![frame(PING, ACK, 0, &ping.payload)];
         words.extend_from_slice(behind);
         self.say(&words).await;
     }
@@ -217,129 +212,4 @@ async fn who_still_writes_to_a_server_that_went_can_read_its_last_word() {
         server.drain(GRACE).await;
     }
     assert_eq!(seen.calls.load(SeqCst), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_never_closes_is_left_in_time_and_who_floods_at_once() {
-    let (near, far) = duplex(1024);
-    let began = Instant::now();
-    Parting::over(near).shutdown().await.unwrap();
-    assert_eq!(began.elapsed(), LISTENED);
-    drop(far);
-
-    let (near, mut far) = duplex(1 << 20);
-    let began = Instant::now();
-    let flood = async { while far.write_all(&[7; 4096]).await.is_ok() {} };
-    let left = async move { Parting::over(near).shutdown().await.unwrap() };
-    tokio::join!(left, flood);
-    assert!(began.elapsed() < LISTENED);
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_does_not_even_read_our_last_word_is_left_in_time() {
-    let (near, far) = duplex(1);
-    let mut near = BufWriter::new(near);
-    near.write_all(b"the last word").await.unwrap();
-    let began = Instant::now();
-    let mut left = Parting::over(near);
-    let left = timeout(10 * LISTENED, left.shutdown()).await;
-    left.unwrap().unwrap();
-    assert_eq!(began.elapsed(), LISTENED);
-    drop(far);
-}
-
-/// What comes out of what goes in, piece by piece; what came out before the time to hold.
-async fn sifted(pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>) {
-    async fn come(parting: &mut Parting<DuplexStream>, out: &mut Vec<u8>) {
-        let mut piece = [0; 64];
-        while let Ok(read) = timeout(Duration::ZERO, parting.read(&mut piece)).await {
-            out.extend_from_slice(&piece[..read.unwrap()]);
-        }
-    }
-    let (near, mut far) = duplex(1 << 20);
-    let mut parting = Parting::over(near);
-    let mut out = Vec::new();
-    for piece in pieces {
-        far.write_all(piece).await.unwrap();
-        come(&mut parting, &mut out).await;
-    }
-    let before = out.clone();
-    sleep(HELD + Duration::from_millis(2)).await;
-    come(&mut parting, &mut out).await;
-    far.write_all(&frame(DATA, 0, 1, b"after")).await.unwrap();
-    drop(far);
-    parting.read_to_end(&mut out).await.unwrap();
-    (before, out)
-}
-
-/// The time to hold ends while something is half here: the answer waits for the end of a frame.
-#[tokio::test(start_paused = true)]
-async fn the_answer_goes_between_frames() {
-    let (answer, body) = (
-        frame(PING, ACK, 0, &GOING),
-        frame(DATA, 0, 3, b"one and two"),
-    );
-    let both = [PREFACE, &answer, &body, &body].concat();
-    let begins = PREFACE.len() + answer.len();
-    let table = [
-        (begins, 0),
-        (begins + 5, 0),
-        (begins + 12, 1),
-        (begins + 25, 1),
-    ];
-    for (cut, frames_before) in table {
-        let (near, mut far) = duplex(1024);
-        let mut parting = Parting::over(near);
-        let mut out = [0; 200];
-        far.write_all(&both[..cut]).await.unwrap();
-        let mut read = 0;
-        while let Ok(more) = timeout(HELD * 2, parting.read(&mut out[read..])).await {
-            read += more.unwrap();
-        }
-        far.write_all(&both[cut..]).await.unwrap();
-        drop(far);
-        loop {
-            match parting.read(&mut out[read..]).await.unwrap() {
-                0 => break,
-                more => read += more,
-            }
-        }
-        let mut wanted = vec![body.clone(), body.clone()];
-        wanted.insert(frames_before, answer.clone());
-        assert_eq!(out[PREFACE.len()..read], wanted.concat(), "cut at {cut}");
-    }
-}
-
-proptest! {
-    /// However the bytes come: frames stay as they are, and the answer comes behind them.
-    #[test]
-    fn the_answer_alone_is_moved(
-        sizes in proptest::collection::vec((0_usize..300, any::<u8>()), 0..6),
-        place in 0_usize..6,
-        cuts in proptest::collection::vec(0_usize..2000, 0..12),
-    ) {
-        let mut frames: Vec<Vec<u8>> = sizes
-            .iter()
-            .map(|(size, byte)| frame(*byte % 6, ACK, 3, &vec![*byte; *size]))
-            .collect();
-        frames.push(frame(PING, ACK, 0, b"another."));
-        // In a payload it is none.
-        frames.push(frame(DATA, 0, 3, &frame(PING, ACK, 0, &GOING)));
-        let without = [PREFACE, &frames.concat()].concat();
-        let answer = frame(PING, ACK, 0, &GOING);
-        frames.insert(place.min(frames.len()), answer.clone());
-        let all = [PREFACE, &frames.concat()].concat();
-        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % all.len()).collect();
-        cuts.extend([0, all.len()]);
-        cuts.sort_unstable();
-        let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &all[cut[0]..cut[1]]).collect();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        let (before, out) = runtime.block_on(sifted(&pieces));
-        prop_assert_eq!(&before, &without);
-        prop_assert_eq!(out, [without, answer, frame(DATA, 0, 1, b"after")].concat());
-    }
 }

@@ -266,6 +266,10 @@ fn a_drained_server_and_a_drained_caller_lose_nothing() {
     assert_eq!(world.answering.len(), 2);
     world.exchange.drain_all(now);
     world.run();
+    // What crossed the goodbye is waited for.
+    world.now += Duration::from_millis(100);
+    world.exchange.on_time(world.now);
+    world.run();
     assert!(!world.exchange.over(world.callers[caller].0));
     world.server(0).answer(0, b"first", "0");
     world.server(1).answer(0, b"second", "0");
@@ -441,11 +445,11 @@ fn a_target_that_fell_silent_is_noticed_and_an_idle_one_is_let_go() {
     let second = Duration::from_secs(1);
     // Whatever is said to it goes nowhere.
     let silence = world.answering.pop().unwrap();
-    world.now += 10 * second;
+    world.now += 15 * second;
     assert!(world.exchange.next_deadline().unwrap() <= world.now);
     world.exchange.on_time(world.now);
     assert!(world.exchange.backlog(line) > 0, "a PING");
-    world.now += 20 * second;
+    world.now += 10 * second;
     world.exchange.on_time(world.now);
     assert!(world.exchange.over(line));
     world.run();

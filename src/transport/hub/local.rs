@@ -1,0 +1,141 @@
+//! Our own services, behind a pipe of one caller's: HTTP/2 by hyper, gRPC by tonic.
+//!
+//! Guards nothing: the engine in front has judged every frame. The one at the other end of the pipe is
+//! this process.
+
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Request, Response};
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::rt::TokioIo;
+use tokio::{io::DuplexStream, time::timeout};
+use tonic::{body::Body, service::Routes};
+use tower::ServiceExt;
+
+use super::Arrival;
+use crate::{
+    domain::{Fault, Reason},
+    identity::Connection,
+    telemetry::{
+        TraceContext,
+        call::{Answered, Call, Origin, Received},
+    },
+    transport::serve::{CONNECTION_WINDOW, HEADER_LIST, STREAM_WINDOW, origin},
+    wire::status,
+};
+
+/// Streams at a time: more than any caller has, whose own connection is held to its number.
+const STREAMS: u32 = 4096;
+/// Streams that callers gave up before we looked at them, which the engine counts for each of them.
+const RESETS: usize = 8192;
+
+/// Answers the calls of one caller until its pipe ends.
+pub(super) async fn answer(io: DuplexStream, arrival: Arrival) {
+    let calls = Calls {
+        routes: arrival.context.routes.clone(),
+        origin: origin(&arrival.connection, &arrival.context),
+        connection: Arc::clone(&arrival.connection),
+    };
+    let mut builder = http2::Builder::new(arrival.context.nursery.clone());
+    builder
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS);
+    let service = hyper::service::service_fn(move |request| calls.answer(request));
+    if let Err(error) = builder.serve_connection(TokioIo::new(io), service).await {
+        tracing::debug!(%error, "a pipe to our own services ended");
+    }
+}
+
+/// Answers the calls of one connection.
+#[derive(Clone)]
+struct Calls {
+    routes: Routes,
+    origin: Origin,
+    connection: Arc<Connection>,
+}
+
+type Reply = Response<Answered<Body>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+impl Calls {
+    fn answer(&self, mut request: Request<Incoming>) -> Answer {
+        let limit = deadline(request.headers());
+        let call = Call::begin(&self.origin, request.uri().path(), limit);
+        call.notes().traced(TraceContext::of(request.headers()));
+        let extensions = request.extensions_mut();
+        extensions.insert(Arc::clone(&self.connection));
+        extensions.insert(call.notes());
+        let request = request.map(|body| Body::new(Received::new(body, call.notes())));
+        let answer = self.routes.clone().oneshot(request);
+        Box::pin(async move {
+            let answered = match limit {
+                None => answer.await?,
+                Some(limit) => match timeout(limit, answer).await {
+                    Ok(answered) => answered?,
+                    Err(_) => late(),
+                },
+            };
+            Ok(call.answered(answered))
+        })
+    }
+}
+
+fn late() -> Response<Body> {
+    let text = "the call's deadline passed before the answer began";
+    status::to_status(Fault::new(Reason::DeadlineExceeded, text)).into_http()
+}
+
+/// The caller's `grpc-timeout`: at most eight digits and a unit.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let table = [
+            ("2H", Some(7200 * 1000)),
+            ("1M", Some(60 * 1000)),
+            ("99999999S", Some(99_999_999_000)),
+            ("250m", Some(250)),
+            ("5000u", Some(5)),
+            ("7000000n", Some(7)),
+            ("123456789m", None),
+            ("m", None),
+            ("", None),
+            ("+1m", None),
+            ("1d", None),
+            ("1é", None),
+        ];
+        for (text, millis) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(
+                deadline(&headers),
+                millis.map(Duration::from_millis),
+                "{text}"
+            );
+        }
+    }
+}
