@@ -4,6 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `named` | whom a request is for |
+//! | `aims` | the names that callers write, read once |
 //! | `outward` | a call of the own agent's to somebody else's: chosen as for a task |
 //! | `inward` | a member's call to the own agent: admitted or refused |
 //! | `account` | what is counted, logged and traced of each |
@@ -13,6 +14,7 @@
 //! Refuses to wait for an instance that is busy or broken: who calls may have another, and is told so.
 
 mod account;
+mod aims;
 mod inward;
 mod named;
 mod outward;
@@ -37,13 +39,14 @@ use crate::{
     identity::{Caller, Connection},
     resilience::{Outcome, Permit},
     runtime::{DataThreads, Nursery},
-    task::Route,
+    task::{Candidate, Route},
     telemetry::metrics::passing::PassingCalls,
     transport::{self, Arrival, Hubs, Lookup, Ways},
 };
 
 use self::{
     account::{Account, To, Went},
+    aims::{Aim, Aims},
     named::Named,
     targets::{OWN_AGENT, Targets},
 };
@@ -75,13 +78,20 @@ impl fmt::Debug for Passage {
     }
 }
 
+/// The policy of one thread.
+#[derive(Debug)]
+pub(super) struct Desk {
+    passage: Arc<Passage>,
+    aims: Aims,
+}
+
 /// What is remembered of a call while it passes.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
     /// Whom the own agent has called; `None`: the call goes nowhere but where it went.
-    to: Option<AgentName>,
+    to: Option<Arc<Aim>>,
     /// Where it is now, and who hears how it goes there.
-    at: Option<(InstanceId, Permit)>,
+    at: Option<(Arc<Candidate>, Permit)>,
     /// What a rule does to it on purpose, once it has rested.
     abort: Option<Code>,
     /// Where it was before; as many as a call has tries.
@@ -91,22 +101,25 @@ pub(super) struct Passing {
 
 impl Passing {
     /// The instance has shown what it makes of the call.
-    fn judged(&mut self, outcome: Outcome, now: Instant) {
-        let Some((instance, permit)) = self.at.take() else {
-            return;
-        };
+    fn judged(&mut self, outcome: Outcome, now: Instant) -> Option<Arc<Candidate>> {
+        let (to, permit) = self.at.take()?;
         let turn = permit.finish(outcome, now, rand::random());
-        judge::tell(turn, (instance.as_str(), self.to.as_ref()));
-        self.tried.push(instance);
+        judge::tell(turn, (to.instance.as_str(), self.agent()));
+        Some(to)
+    }
+
+    /// Whom the own agent has called.
+    fn agent(&self) -> Option<&AgentName> {
+        self.to.as_ref().map(|aim| &aim.agent)
     }
 }
 
-impl Policy for Arc<Passage> {
+impl Policy for Desk {
     type Peer = Arrival;
     type Call = Passing;
 
     fn on_request(&mut self, peer: &Arrival, request: &mut Request<'_>) -> (Verdict, Passing) {
-        self.take(&peer.connection, request)
+        self.passage.take(&peer.connection, request, &mut self.aims)
     }
 
     fn on_again(
@@ -116,17 +129,18 @@ impl Policy for Arc<Passage> {
         why: GivenBack,
     ) -> Verdict {
         let outcome = match why {
-            GivenBack::Rested => return self.depart(call, request),
+            GivenBack::Rested => return self.passage.depart(call, request),
             GivenBack::Unreachable => Outcome::Failure,
             GivenBack::Unprocessed => Outcome::Neutral,
             GivenBack::Wanted => Outcome::Overload(None),
         };
-        call.judged(outcome, request.now);
+        let to = call.judged(outcome, request.now);
+        call.tried.extend(to.map(|to| to.instance.clone()));
         if call.to.is_none() {
             let text = "the agent could not be reached; ask again later";
             return reply(grpc::Code::UNAVAILABLE, text);
         }
-        self.choose(call, request, true)
+        self.passage.choose(call, request, true)
     }
 
     fn on_response(&mut self, call: &mut Passing, fields: &mut Fields, end: bool) -> Onward {
@@ -138,11 +152,12 @@ impl Policy for Arc<Passage> {
             call.account.told(fields);
         }
         stamp::back(fields);
-        if let Some((instance, permit)) = &mut call.at {
+        if let Some((to, permit)) = &mut call.at {
             permit.taken();
             // A head that is all there is may be a failure: the end says so.
             let turn = (!end).then(|| permit.first_message(Instant::now()));
-            judge::tell(turn.flatten(), (instance.as_str(), call.to.as_ref()));
+            let agent = call.to.as_ref().map(|aim| &aim.agent);
+            judge::tell(turn.flatten(), (to.instance.as_str(), agent));
         }
         Onward::Pass
     }
@@ -154,10 +169,10 @@ impl Policy for Arc<Passage> {
 
     fn on_end(&mut self, mut call: Passing, ended: &Ended) {
         let mut account = std::mem::take(&mut call.account);
-        let last = call.at.as_ref().map(|(instance, _)| instance);
+        let last = call.at.as_ref().map(|(to, _)| &to.instance);
         let went = Went {
-            named: call.to.as_ref(),
-            own: self.own_agent(),
+            named: call.agent(),
+            own: self.passage.own_agent(),
             instance: last.or_else(|| call.tried.last()),
         };
         account.close(went, ended);
@@ -196,8 +211,13 @@ impl Passage {
     }
 
     /// Takes a call of this caller's: it goes somewhere, and is accounted for.
-    fn take(&self, from: &Arc<Connection>, request: &mut Request<'_>) -> (Verdict, Passing) {
-        let (verdict, mut passing) = self.judge(&from.caller, request);
+    fn take(
+        &self,
+        from: &Arc<Connection>,
+        request: &mut Request<'_>,
+        aims: &mut Aims,
+    ) -> (Verdict, Passing) {
+        let (verdict, mut passing) = self.judge(&from.caller, request, aims);
         // Our own services have accounts of their own.
         if verdict != Verdict::Local {
             let to = self.called(&passing, &from.caller);
@@ -207,9 +227,14 @@ impl Passage {
     }
 
     /// Where a new call goes.
-    fn judge(&self, caller: &Caller, request: &mut Request<'_>) -> (Verdict, Passing) {
+    fn judge(
+        &self,
+        caller: &Caller,
+        request: &mut Request<'_>,
+        aims: &mut Aims,
+    ) -> (Verdict, Passing) {
         let mut passing = Passing::default();
-        let named = named::named(request.fields, &self.namespace);
+        let named = named::named(request.fields, &self.namespace, aims);
         let verdict = match (caller, named) {
             (_, Named::Sidecar) | (Caller::Anonymous, _) => Arrival::local(request),
             (_, Named::Unreadable) => reply(
@@ -230,7 +255,7 @@ impl Passage {
                 exists: true,
             },
             Caller::Local | Caller::Anonymous => To {
-                agent: passing.to.as_ref(),
+                agent: passing.agent(),
                 exists: passing.at.is_some(),
             },
         }
@@ -272,7 +297,10 @@ impl Passage {
                     .retain(|instance| catalog.entry(instance).is_some());
             }
         });
-        Hubs::start(threads, ways, &lookup, move || Arc::clone(&passage))
+        Hubs::start(threads, ways, &lookup, move || Desk {
+            passage: Arc::clone(&passage),
+            aims: Aims::default(),
+        })
     }
 }
 
