@@ -142,9 +142,11 @@ impl Config {
         }
     }
 
-    /// For the pipe to our own services.
+    /// For the pipe to our own services. What they have said waits there rather than here: a task's
+    /// watcher that reads slowly costs next to nothing.
     pub const fn pipe() -> Self {
         Self {
+            stream_window: 128 << 10,
             resets: Resets::PIPE,
             ..Self::agent()
         }
