@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use crate::support::{
     client::{self, Seen},
     mesh::{Site, agent},
+    process::most_memory,
     wait::{eventually, within},
 };
 
@@ -24,14 +25,6 @@ const PER_CONNECTION: usize = 50;
 /// What they are told: more than a stream's window holds, so that who does not read stops it.
 const CHUNKS: usize = 40;
 const CHUNK: usize = 4 << 10;
-
-/// The most memory that a process ever had, in KiB.
-fn most_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let words = line.unwrap().split_whitespace();
-    words.filter_map(|word| word.parse().ok()).next().unwrap()
-}
 
 #[tokio::test]
 async fn a_gibibyte_of_artifact_is_refused_at_the_limit_and_costs_no_memory() {

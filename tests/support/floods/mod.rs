@@ -11,13 +11,14 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use self::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, call, frame, hello, hello_with, literal,
 };
+use super::wait::eventually;
 
 /// Frames that are written at once.
 const BATCH: u32 = 200;
@@ -107,7 +108,7 @@ impl Attack {
     pub async fn run(self, victim: Victim<'_>, frames: u64, time: Duration) -> Outcome {
         let mut one = Attacker {
             attack: self,
-            io: connect(victim.address).await.unwrap(),
+            io: connect(victim.address).await,
             began: Instant::now(),
             until: Instant::now() + time,
             sent: 0,
@@ -345,9 +346,8 @@ fn goaway(payload: &[u8]) -> String {
 }
 
 /// Connects; a far side that is busy may take a while.
-async fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
-    let mut tries = 50;
-    loop {
+async fn connect(address: &str) -> Box<dyn Stream> {
+    eventually("a connection", || async {
         let connected: io::Result<Box<dyn Stream>> = match address.strip_prefix("unix:") {
             Some(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
@@ -358,10 +358,7 @@ async fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
                 Err(error) => Err(error),
             },
         };
-        match connected {
-            Err(_) if tries > 0 => tries -= 1,
-            other => return other,
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
+        connected.map_err(|error| format!("{address}: {error}"))
+    })
+    .await
 }
