@@ -263,6 +263,9 @@ impl Tasks {
         self.follow(task);
         self.told_too_late(task, given_up);
         let ended = super::kept::ended(state);
+        if let Some(entry) = self.tasks.get_mut(&task).filter(|_| ended) {
+            entry.ended_at = Some(at.now);
+        }
         self.effects.push(Effect::Shown { task, seq, ended });
         self.begin_telling(task, at);
     }
