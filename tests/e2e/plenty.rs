@@ -13,6 +13,7 @@ use crate::support::{
     mesh::{Site, agent},
     passing::{ASK, AUTHORITY, POUR, UNARY, echo},
     scrape::Page,
+    process::most_memory,
     wait::{eventually, within},
 };
 

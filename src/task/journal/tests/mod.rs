@@ -112,21 +112,66 @@ fn a_missing_segment_is_refused() {
     );
 }
 
+/// Makes a segment one of this format.
+fn turn_into(disk: &FaultyDisk, segment: &str, format: u8) {
+    disk.damage(segment, |bytes| {
+        bytes[8] = format;
+        bytes[12..16].fill(0);
+        let crc = crc32fast::hash(&bytes[..64]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    });
+}
+
+fn format_of(disk: &FaultyDisk, segment: &str) -> u32 {
+    let mut bytes = [0; 4];
+    disk.open(segment).unwrap().read_at(8, &mut bytes).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+#[test]
+fn a_log_of_an_earlier_format_is_read_and_goes_on_in_segments_of_the_present_one() {
+    for count in [0, 1, 100] {
+        let disk = FaultyDisk::default();
+        let (journal, mut writer, _) = open(&disk).unwrap();
+        fill(&journal, &mut writer, count);
+        drop(writer);
+        let old = segments(&disk);
+        for segment in &old {
+            assert_eq!(format_of(&disk, segment), 2);
+            turn_into(&disk, segment, 1);
+        }
+        let (journal, mut writer, seen) = open(&disk).unwrap();
+        assert_eq!(seen.len() as u64, count);
+        assert!(old.iter().all(|segment| format_of(&disk, segment) == 1));
+        fill(&journal, &mut writer, 3);
+        drop(writer);
+        let formats: Vec<_> = segments(&disk)
+            .iter()
+            .map(|segment| format_of(&disk, segment))
+            .collect();
+        // One without records is replaced.
+        let mut expected = vec![1; if count == 0 { 0 } else { old.len() }];
+        expected.push(2);
+        assert_eq!(formats, expected);
+        let survey = Survey::on(&disk, &mut |_| Ok(())).unwrap();
+        let told: Vec<_> = survey.segments.iter().map(|one| one.format).collect();
+        assert_eq!(told, formats);
+        let (_, _, seen) = open(&disk).unwrap();
+        let numbers: Vec<_> = seen.iter().map(|(lsn, _)| *lsn).collect();
+        assert_eq!(numbers, (1..=count + 3).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_newer_format_is_refused_by_name() {
     let disk = FaultyDisk::default();
     let (journal, mut writer, _) = open(&disk).unwrap();
     fill(&journal, &mut writer, 1);
-    disk.damage(&segments(&disk)[0], |bytes| {
-        bytes[8] = 2;
-        bytes[12..16].fill(0);
-        let crc = crc32fast::hash(&bytes[..64]);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    });
+    turn_into(&disk, &segments(&disk)[0], 3);
     let refused = open(&disk).unwrap_err().to_string();
     assert!(refused.contains("00000000000000000001.log"), "{refused}");
     assert!(
-        refused.contains("journal format 2, this version reads up to 1"),
+        refused.contains("journal format 3, this version reads up to 2"),
         "{refused}"
     );
 }
