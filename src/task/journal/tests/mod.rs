@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::pb::journal::Record;
 use crate::pb::journal::record::Kind;
 
-use super::faulty::FaultyDisk;
+use super::faulty::{Fault, FaultyDisk};
 use super::*;
 
 const SMALL: JournalConfig = JournalConfig {
@@ -199,6 +199,32 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(writer.step(retry), Step::Worked);
     settle(&mut writer);
     assert_eq!((synced(&journal), journal.low_space()), (taken, false));
+}
+
+#[test]
+fn a_disk_that_fails_where_the_next_segment_is_to_be_is_not_taken_for_a_full_one() {
+    // The file is made, then gets its room.
+    for operation in 0..2 {
+        for fault in [Fault::Error, Fault::Crash] {
+            let disk = FaultyDisk::default();
+            let (journal, mut writer, _) = open(&disk).unwrap();
+            disk.plan(operation, fault);
+            assert_eq!(writer.step(Instant::now()), Step::Stopped);
+            assert!(journal.failed() && !journal.low_space());
+            let refused = journal.append(&[record("a")]).unwrap_err();
+            let why = refused.to_string();
+            assert!(why.contains("spare.tmp: the disk gave up"), "{why}");
+        }
+        let disk = FaultyDisk::default();
+        let (journal, mut writer, _) = open(&disk).unwrap();
+        disk.plan(operation, Fault::Full);
+        let Step::Idle { until: Some(retry) } = writer.step(Instant::now()) else {
+            panic!("asks again later")
+        };
+        assert!(journal.low_space() && !journal.failed());
+        assert_eq!(writer.step(retry), Step::Worked);
+        assert!(!journal.low_space());
+    }
 }
 
 #[test]
