@@ -246,7 +246,9 @@ impl Writer {
     /// Says how the disk is.
     fn tell(&self) {
         let below = self.free.is_some_and(|free| free < self.reserve);
-        let low = below || !self.log.reserved() || self.records > 0;
+        let full = !self.log.reserved() || self.records > 0;
+        let low = below || full;
+        self.queue.no_space.store(full, Ordering::Relaxed);
         let was = self.queue.low_space.swap(low, Ordering::Relaxed);
         if low && !was {
             let (free, reserve) = (self.free, self.reserve);

@@ -169,7 +169,7 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     let Step::Idle { until: Some(retry) } = writer.step(now) else {
         panic!("asks again later")
     };
-    assert!(journal.stats().low_space && !journal.failed());
+    assert!(journal.stats().low_space && journal.no_space() && !journal.failed());
     assert!(!segments(&disk).is_empty() && disk.list().unwrap().len() == 1);
     journal
         .append(&[record("what is in work goes on")])
@@ -178,7 +178,7 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(synced(&journal), 1);
     disk.set_room(None);
     assert_eq!(writer.step(retry), Step::Worked);
-    assert!(!journal.stats().low_space);
+    assert!(!journal.stats().low_space && !journal.no_space());
 
     // What does not fit into the segments that are there waits for room, and is not lost.
     disk.set_room(Some(100));
@@ -187,7 +187,8 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     {
     }
     let (before, taken) = (synced(&journal), journal.append(&[record("late")]).unwrap());
-    assert!(before < taken && !journal.failed() && journal.low_space());
+    assert!(before < taken && !journal.failed());
+    assert!(journal.low_space() && journal.no_space());
     let Step::Idle { until: Some(retry) } = writer.step(now) else {
         panic!("asks again later")
     };
@@ -257,6 +258,7 @@ fn less_free_space_than_the_reserve_is_told_and_passes() {
         while writer.step(now) == Step::Worked {}
         let stats = journal.stats();
         assert_eq!(stats.low_space, journal.low_space());
+        assert!(!journal.no_space(), "the next segment has its room");
         (stats.low_space, stats.free_bytes)
     };
     assert_eq!(at(None), (false, Some(u64::MAX)));
