@@ -94,6 +94,8 @@ pub(super) struct Tasks {
     pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
+    /// It is full: what room is reserved is for the ends of what runs.
+    pub(super) no_space: bool,
     /// There is more large content on disk than there should be: nothing new is taken.
     pub(super) stored_full: bool,
     /// An archive takes what has ended: it leaves memory that way, and never before it is there.
@@ -142,6 +144,7 @@ impl Tasks {
             draining: false,
             holding: false,
             low_space: false,
+            no_space: false,
             stored_full: false,
             archived: false,
             answers: contract::Known::of(ANSWER_SCHEMAS),

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::pb::journal::Record;
 use crate::pb::journal::record::Kind;
 
-use super::faulty::FaultyDisk;
+use super::faulty::{Fault, FaultyDisk};
 use super::*;
 
 const SMALL: JournalConfig = JournalConfig {
@@ -214,7 +214,7 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     let Step::Idle { until: Some(retry) } = writer.step(now) else {
         panic!("asks again later")
     };
-    assert!(journal.stats().low_space && !journal.failed());
+    assert!(journal.stats().low_space && journal.no_space() && !journal.failed());
     assert!(!segments(&disk).is_empty() && disk.list().unwrap().len() == 1);
     journal
         .append(&[record("what is in work goes on")])
@@ -223,7 +223,7 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(synced(&journal), 1);
     disk.set_room(None);
     assert_eq!(writer.step(retry), Step::Worked);
-    assert!(!journal.stats().low_space);
+    assert!(!journal.stats().low_space && !journal.no_space());
 
     // What does not fit into the segments that are there waits for room, and is not lost.
     disk.set_room(Some(100));
@@ -232,7 +232,8 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     {
     }
     let (before, taken) = (synced(&journal), journal.append(&[record("late")]).unwrap());
-    assert!(before < taken && !journal.failed() && journal.low_space());
+    assert!(before < taken && !journal.failed());
+    assert!(journal.low_space() && journal.no_space());
     let Step::Idle { until: Some(retry) } = writer.step(now) else {
         panic!("asks again later")
     };
@@ -244,6 +245,32 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(writer.step(retry), Step::Worked);
     settle(&mut writer);
     assert_eq!((synced(&journal), journal.low_space()), (taken, false));
+}
+
+#[test]
+fn a_disk_that_fails_where_the_next_segment_is_to_be_is_not_taken_for_a_full_one() {
+    // The file is made, then gets its room.
+    for operation in 0..2 {
+        for fault in [Fault::Error, Fault::Crash] {
+            let disk = FaultyDisk::default();
+            let (journal, mut writer, _) = open(&disk).unwrap();
+            disk.plan(operation, fault);
+            assert_eq!(writer.step(Instant::now()), Step::Stopped);
+            assert!(journal.failed() && !journal.low_space());
+            let refused = journal.append(&[record("a")]).unwrap_err();
+            let why = refused.to_string();
+            assert!(why.contains("spare.tmp: the disk gave up"), "{why}");
+        }
+        let disk = FaultyDisk::default();
+        let (journal, mut writer, _) = open(&disk).unwrap();
+        disk.plan(operation, Fault::Full);
+        let Step::Idle { until: Some(retry) } = writer.step(Instant::now()) else {
+            panic!("asks again later")
+        };
+        assert!(journal.low_space() && !journal.failed());
+        assert_eq!(writer.step(retry), Step::Worked);
+        assert!(!journal.low_space());
+    }
 }
 
 #[test]
@@ -276,6 +303,7 @@ fn less_free_space_than_the_reserve_is_told_and_passes() {
         while writer.step(now) == Step::Worked {}
         let stats = journal.stats();
         assert_eq!(stats.low_space, journal.low_space());
+        assert!(!journal.no_space(), "the next segment has its room");
         (stats.low_space, stats.free_bytes)
     };
     assert_eq!(at(None), (false, Some(u64::MAX)));
