@@ -13,7 +13,6 @@ use crate::support::{
     mesh::{Site, agent},
     passing::{ASK, AUTHORITY, POUR, UNARY, echo},
     scrape::Page,
-    process::most_memory,
     wait::{eventually, within},
 };
 
