@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod load;
 pub mod mesh;
 pub mod netns;
+pub mod passing;
 pub mod peers;
 pub mod process;
 pub mod receiver;
