@@ -2,7 +2,7 @@
 //!
 //! Made once per connection from the verified certificate, never from metadata.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use rustls::ConnectionCommon;
 
@@ -40,6 +40,17 @@ pub enum Caller {
     Local,
     /// Nobody yet: the enrolment listener.
     Anonymous,
+}
+
+/// As lines of the log have it: a SPIFFE id, `local` or `anonymous`.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Member(peer) => peer.id.fmt(f),
+            Self::Local => f.write_str("local"),
+            Self::Anonymous => f.write_str("anonymous"),
+        }
+    }
 }
 
 /// The connection that a request came by. In every request's extensions as `Arc<Connection>`.

@@ -1,4 +1,5 @@
 //! The spans on the way of a task: submit, attempt, execute, handle, and then the child's submit.
+//! And those of a call that passes: call at the caller's sidecar, serve at the called agent's.
 //!
 //! They have a target of their own that only an exporter listens to: without one each costs a look
 //! at a flag, and none ever stands in a log line. A span is never entered, since the work of a task
@@ -11,10 +12,11 @@ use std::{
 };
 
 use opentelemetry::{Context, trace::TraceContextExt};
+use tonic::Code;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::trace::TraceContext;
+use super::{metrics::calls::code_name, trace::TraceContext};
 
 /// Target of every span that is exported, and of nothing else.
 pub const TARGET: &str = "attache::trace";
@@ -33,6 +35,27 @@ pub struct Subject<'a> {
     pub attempt: u32,
     /// What the caller knows it by.
     pub correlation_id: &'a str,
+}
+
+/// A call that passes a sidecar.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing<'a> {
+    /// With its package; as the caller wrote it.
+    pub service: &'a str,
+    /// Without the service; as the caller wrote it.
+    pub method: &'a str,
+    /// The agent that it is for; empty: none.
+    pub agent: &'a str,
+    /// Who calls.
+    pub caller: &'a str,
+    /// What the caller knows the work by.
+    pub correlation_id: &'a str,
+}
+
+/// Whether anybody records spans now: where not, nothing needs to be found out for one.
+#[inline]
+pub fn recorded() -> bool {
+    tracing::enabled!(target: TARGET, tracing::Level::INFO)
 }
 
 /// A piece of work under way: its span, and the context for what goes below it.
@@ -65,7 +88,47 @@ macro_rules! span {
     };
 }
 
+macro_rules! passing_span {
+    ($name:literal, $kind:literal, $passing:expr) => {
+        tracing::info_span!(
+            target: TARGET,
+            parent: None,
+            $name,
+            otel.kind = $kind,
+            otel.status_description = Empty,
+            error.type = Empty,
+            rpc.system = "grpc",
+            rpc.service = $passing.service,
+            rpc.method = $passing.method,
+            rpc.grpc.status_code = Empty,
+            attache.agent = $passing.agent,
+            attache.caller = $passing.caller,
+            attache.correlation_id = $passing.correlation_id,
+        )
+    };
+}
+
 impl Work {
+    /// The own agent calls another one, until the answer has passed.
+    pub fn call(parent: Option<&TraceContext>, passing: &Passing<'_>) -> Self {
+        Self::begun(passing_span!("call", "client", passing), parent)
+    }
+
+    /// The own agent is called by a member, until its answer has passed.
+    pub fn serve(parent: Option<&TraceContext>, passing: &Passing<'_>) -> Self {
+        Self::begun(passing_span!("serve", "server", passing), parent)
+    }
+
+    /// A passing call ended with this status.
+    pub fn answered(&self, code: Code) {
+        self.span.record("rpc.grpc.status_code", i32::from(code));
+        if code == Code::Ok {
+            self.done();
+        } else {
+            self.fail(code_name(code));
+        }
+    }
+
     /// The home takes a task in by `method` of `attache.v1.Agent`; ends when it is acknowledged.
     pub fn submit(
         parent: Option<&TraceContext>,

@@ -1,14 +1,17 @@
 //! What a mesh did can be read from it: numbers on `/metrics`, one line per call in the log.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
 };
 
 use attache::pb::{self, TaskState};
+use http::uri::PathAndQuery;
 use serde_json::Value;
-use tonic::Code;
+use tonic::{Code, Status, transport::Endpoint};
+use tonic_prost::ProstCodec;
 
 use crate::{
     foreign_clients::issue_service,
@@ -407,4 +410,97 @@ async fn names_types_and_labels_are_what_is_promised() {
     }
     let promised: BTreeSet<_> = golden.into_keys().collect();
     assert_eq!(seen, promised);
+}
+
+/// Calls a method of an agent through the sidecar that listens at `local`.
+async fn call_agent(local: &str, agent: &str, path: &'static str, trace: &str) -> Status {
+    let channel = Endpoint::from_shared(local.to_owned()).unwrap();
+    let mut client = tonic::client::Grpc::new(channel.connect_lazy());
+    within("a connection", client.ready()).await.unwrap();
+    let mut request = tonic::Request::new(pb::GetTaskRequest::default());
+    let metadata = request.metadata_mut();
+    metadata.insert("attache-agent", agent.parse().unwrap());
+    metadata.insert("traceparent", trace.parse().unwrap());
+    let codec = ProstCodec::<pb::GetTaskRequest, pb::Task>::default();
+    let path = PathAndQuery::from_static(path);
+    let answer = within("an answer", client.unary(request, path, codec)).await;
+    answer.expect_err("nobody has this method")
+}
+
+#[tokio::test]
+async fn calls_that_pass_are_counted_and_told_at_both_sidecars() {
+    const PATH: &str = "/nobody.Has/This";
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let site = site();
+    let up = site.up(&[]).await;
+    let asker = up.instance("default/asker", 0).clone();
+    let above = format!("00-{TRACE}-b7ad6b7169203331-01");
+    // Until it has heard of the worker, that one is nobody.
+    let unknown = Cell::new(1.0);
+    eventually("the worker is known", async || {
+        match call_agent(&asker.local, "worker", PATH, &above).await {
+            status if status.code() == Code::Unimplemented => Ok(()),
+            status => {
+                unknown.set(unknown.get() + 1.0);
+                Err(status.to_string())
+            }
+        }
+    })
+    .await;
+    let unknown = unknown.get();
+    for (agent, code) in [
+        ("worker", Code::Unimplemented),
+        ("stranger", Code::Unavailable),
+    ] {
+        let status = call_agent(&asker.local, agent, PATH, &above).await;
+        assert_eq!(status.code(), code, "{status}");
+    }
+    for (agent, direction, name, code, count) in [
+        ("asker", "outward", "default/worker", "UNIMPLEMENTED", 2.0),
+        ("asker", "outward", "other", "UNAVAILABLE", unknown),
+        ("worker", "inward", "default/worker", "UNIMPLEMENTED", 2.0),
+    ] {
+        let member = format!("default/{agent}");
+        let [direction, name, code] = [("direction", direction), ("agent", name), ("code", code)]
+            .map(|(label, value)| format!("{label}=\"{value}\""));
+        eventually("all are counted", async || {
+            let page = page(&up, &member).await;
+            let labels = [direction.as_str(), &name, &code, "method=\"other\""];
+            let found = page.sum("attache_passing_calls_total", &labels);
+            let running = page.sum("attache_passing_in_flight", &[]);
+            match (found == count, running == 0.0) {
+                (true, true) => Ok(()),
+                _ => Err(page.text),
+            }
+        })
+        .await;
+    }
+    let passed = |name: &str, code: &str| {
+        let lines = lines(&site, name, "attache::access").into_iter();
+        let of = lines.filter(|line| line["path"] == PATH && line["code"] == code);
+        of.collect::<Vec<_>>()
+    };
+    let there = passed("asker", "UNIMPLEMENTED");
+    let here = passed("worker", "UNIMPLEMENTED");
+    let nobody = passed("asker", "UNAVAILABLE");
+    assert_eq!((there.len(), here.len()), (2, 2), "{there:#?} {here:#?}");
+    assert_eq!(nobody.len() as f64, unknown, "{nobody:#?}");
+    for (line, listener, caller, by) in [
+        (&there[0], "local", "local", "answer"),
+        (
+            &here[0],
+            "mtls",
+            "spiffe://attache.local/ns/default/agent/asker",
+            "answer",
+        ),
+        (&nobody[0], "local", "local", "sidecar"),
+    ] {
+        assert_eq!(line["listener"], listener, "{line}");
+        assert_eq!(line["caller"], caller, "{line}");
+        assert_eq!(line["ended_by"], by, "{line}");
+        assert_eq!(line["trace"], TRACE, "{line}");
+    }
+    assert_eq!(there[0]["agent"], "default/worker");
+    assert_eq!(there[0]["correlation"], here[0]["correlation"]);
+    assert!(there[0]["correlation"].is_string(), "{}", there[0]);
 }

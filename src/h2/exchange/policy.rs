@@ -130,7 +130,7 @@ pub trait Policy {
     fn config(&self, target: Option<Target>) -> Config {
         match target {
             Some(_) => Config::upstream(),
-            None => Config::agent(),
+            None => Config::pipe(),
         }
     }
 }

@@ -28,8 +28,9 @@ impl Passage {
             return reply(Code::UNIMPLEMENTED, text);
         };
         if let Named::Agent(named) = named
-            && named != agent
+            && named.agent != *agent
         {
+            let named = &named.full;
             let text = format!("{named} is not here, {agent} is; look it up again");
             return reply(Code::UNAVAILABLE, text);
         }

@@ -4,13 +4,17 @@
 //! | file | what |
 //! |---|---|
 //! | `named` | whom a request is for |
+//! | `aims` | the names that callers write, read once |
 //! | `outward` | a call of the own agent's to somebody else's: chosen as for a task |
 //! | `inward` | a member's call to the own agent: admitted or refused |
+//! | `account` | what is counted, logged and traced of each |
 //! | `stamp` | metadata of the mesh's own |
 //! | `targets` | numbers for those who answer |
 //!
 //! Refuses to wait for an instance that is busy or broken: who calls may have another, and is told so.
 
+mod account;
+mod aims;
 mod inward;
 mod named;
 mod outward;
@@ -32,14 +36,17 @@ use crate::{
         grpc,
         hpack::Fields,
     },
-    identity::Caller,
+    identity::{Caller, Connection},
     resilience::{Outcome, Permit},
     runtime::{DataThreads, Nursery},
-    task::Route,
+    task::{Candidate, Route},
+    telemetry::metrics::passing::PassingCalls,
     transport::{self, Arrival, Hubs, Lookup, Ways},
 };
 
 use self::{
+    account::{Account, To, Went},
+    aims::{Aim, Aims},
     named::Named,
     targets::{OWN_AGENT, Targets},
 };
@@ -59,6 +66,8 @@ pub(super) struct Passage {
     pub(super) agent: Option<(AgentName, String)>,
     pub(super) route: Arc<dyn Route>,
     targets: Targets,
+    /// What is counted of them.
+    pub(super) calls: PassingCalls,
 }
 
 impl fmt::Debug for Passage {
@@ -69,37 +78,48 @@ impl fmt::Debug for Passage {
     }
 }
 
+/// The policy of one thread.
+#[derive(Debug)]
+pub(super) struct Desk {
+    passage: Arc<Passage>,
+    aims: Aims,
+}
+
 /// What is remembered of a call while it passes.
 #[derive(Debug, Default)]
 pub(super) struct Passing {
     /// Whom the own agent has called; `None`: the call goes nowhere but where it went.
-    to: Option<AgentName>,
+    to: Option<Arc<Aim>>,
     /// Where it is now, and who hears how it goes there.
-    at: Option<(InstanceId, Permit)>,
+    at: Option<(Arc<Candidate>, Permit)>,
     /// What a rule does to it on purpose, once it has rested.
     abort: Option<Code>,
     /// Where it was before; as many as a call has tries.
     tried: Vec<InstanceId>,
+    account: Account,
 }
 
 impl Passing {
     /// The instance has shown what it makes of the call.
-    fn judged(&mut self, outcome: Outcome, now: Instant) {
-        let Some((instance, permit)) = self.at.take() else {
-            return;
-        };
+    fn judged(&mut self, outcome: Outcome, now: Instant) -> Option<Arc<Candidate>> {
+        let (to, permit) = self.at.take()?;
         let turn = permit.finish(outcome, now, rand::random());
-        judge::tell(turn, (instance.as_str(), self.to.as_ref()));
-        self.tried.push(instance);
+        judge::tell(turn, (to.instance.as_str(), self.agent()));
+        Some(to)
+    }
+
+    /// Whom the own agent has called.
+    fn agent(&self) -> Option<&AgentName> {
+        self.to.as_ref().map(|aim| &aim.agent)
     }
 }
 
-impl Policy for Arc<Passage> {
+impl Policy for Desk {
     type Peer = Arrival;
     type Call = Passing;
 
     fn on_request(&mut self, peer: &Arrival, request: &mut Request<'_>) -> (Verdict, Passing) {
-        self.judge(&peer.connection.caller, request)
+        self.passage.take(&peer.connection, request, &mut self.aims)
     }
 
     fn on_again(
@@ -109,17 +129,18 @@ impl Policy for Arc<Passage> {
         why: GivenBack,
     ) -> Verdict {
         let outcome = match why {
-            GivenBack::Rested => return self.depart(call, request),
+            GivenBack::Rested => return self.passage.depart(call, request),
             GivenBack::Unreachable => Outcome::Failure,
             GivenBack::Unprocessed => Outcome::Neutral,
             GivenBack::Wanted => Outcome::Overload(None),
         };
-        call.judged(outcome, request.now);
+        let to = call.judged(outcome, request.now);
+        call.tried.extend(to.map(|to| to.instance.clone()));
         if call.to.is_none() {
             let text = "the agent could not be reached; ask again later";
             return reply(grpc::Code::UNAVAILABLE, text);
         }
-        self.choose(call, request, true)
+        self.passage.choose(call, request, true)
     }
 
     fn on_response(&mut self, call: &mut Passing, fields: &mut Fields, end: bool) -> Onward {
@@ -127,21 +148,34 @@ impl Policy for Arc<Passage> {
         if end && call.to.is_some() && wanted(NOT_PROCESSED) {
             return Onward::Again;
         }
+        if end {
+            call.account.told(fields);
+        }
         stamp::back(fields);
-        if let Some((instance, permit)) = &mut call.at {
+        if let Some((to, permit)) = &mut call.at {
             permit.taken();
             // A head that is all there is may be a failure: the end says so.
             let turn = (!end).then(|| permit.first_message(Instant::now()));
-            judge::tell(turn.flatten(), (instance.as_str(), call.to.as_ref()));
+            let agent = call.to.as_ref().map(|aim| &aim.agent);
+            judge::tell(turn.flatten(), (to.instance.as_str(), agent));
         }
         Onward::Pass
     }
 
-    fn on_trailers(&mut self, _: &mut Passing, fields: &mut Fields) {
+    fn on_trailers(&mut self, call: &mut Passing, fields: &mut Fields) {
+        call.account.told(fields);
         stamp::back(fields);
     }
 
     fn on_end(&mut self, mut call: Passing, ended: &Ended) {
+        let mut account = std::mem::take(&mut call.account);
+        let last = call.at.as_ref().map(|(to, _)| &to.instance);
+        let went = Went {
+            named: call.agent(),
+            own: self.passage.own_agent(),
+            instance: last.or_else(|| call.tried.last()),
+        };
+        account.close(went, ended);
         let outcome = match ended.end {
             End::Replied | End::GivenUp => Outcome::Neutral,
             End::Answered | End::Failed => ended.code.map_or(Outcome::Success, |code| {
@@ -172,13 +206,35 @@ impl Passage {
             agent,
             route,
             targets: Targets::default(),
+            calls: PassingCalls::default(),
         })
     }
 
+    /// Takes a call of this caller's: it goes somewhere, and is accounted for.
+    fn take(
+        &self,
+        from: &Arc<Connection>,
+        request: &mut Request<'_>,
+        aims: &mut Aims,
+    ) -> (Verdict, Passing) {
+        let (verdict, mut passing) = self.judge(&from.caller, request, aims);
+        // Our own services have accounts of their own.
+        if verdict != Verdict::Local {
+            let to = self.called(&passing, &from.caller);
+            passing.account = Account::open(&self.calls, from, to, request.fields);
+        }
+        (verdict, passing)
+    }
+
     /// Where a new call goes.
-    fn judge(&self, caller: &Caller, request: &mut Request<'_>) -> (Verdict, Passing) {
+    fn judge(
+        &self,
+        caller: &Caller,
+        request: &mut Request<'_>,
+        aims: &mut Aims,
+    ) -> (Verdict, Passing) {
         let mut passing = Passing::default();
-        let named = named::named(request.fields, &self.namespace);
+        let named = named::named(request.fields, &self.namespace, aims);
         let verdict = match (caller, named) {
             (_, Named::Sidecar) | (Caller::Anonymous, _) => Arrival::local(request),
             (_, Named::Unreadable) => reply(
@@ -189,6 +245,24 @@ impl Passage {
             (Caller::Member(member), named) => self.inward(request, &member.id, &named),
         };
         (verdict, passing)
+    }
+
+    /// Whom a call is for: whom the own agent has named, or the own agent.
+    fn called<'a>(&'a self, passing: &'a Passing, caller: &Caller) -> To<'a> {
+        match caller {
+            Caller::Member(_) => To {
+                agent: self.own_agent(),
+                exists: true,
+            },
+            Caller::Local | Caller::Anonymous => To {
+                agent: passing.agent(),
+                exists: passing.at.is_some(),
+            },
+        }
+    }
+
+    fn own_agent(&self) -> Option<&AgentName> {
+        self.agent.as_ref().map(|(agent, _)| agent)
     }
 
     /// The engines of all threads, with this policy. Instances are where the catalog has them.
@@ -223,7 +297,10 @@ impl Passage {
                     .retain(|instance| catalog.entry(instance).is_some());
             }
         });
-        Hubs::start(threads, ways, &lookup, move || Arc::clone(&passage))
+        Hubs::start(threads, ways, &lookup, move || Desk {
+            passage: Arc::clone(&passage),
+            aims: Aims::default(),
+        })
     }
 }
 

@@ -1,5 +1,8 @@
 //! Whom a request is for, by what it says: its path, its metadata, its authority. Pure.
 
+use std::sync::Arc;
+
+use super::aims::{Aim, Aims};
 use crate::{
     domain::{AgentName, Label},
     h2::hpack::{Fields, Name},
@@ -15,12 +18,12 @@ const MESH: &str = "/attache.v1.";
 const BOTH: &[&str] = &["/grpc.health.v1.Health/", "/grpc.reflection."];
 
 /// Whom a request names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Named {
     /// The sidecar that it has reached.
     Sidecar,
     /// This agent.
-    Agent(AgentName),
+    Agent(Arc<Aim>),
     /// Nobody: neither the sidecar's service nor an agent.
     Nobody,
     /// Something that is no agent's name.
@@ -28,22 +31,22 @@ pub(super) enum Named {
 }
 
 /// Reads a request; a bare name is one of `namespace`.
-pub(super) fn named(fields: &Fields, namespace: &Label) -> Named {
+pub(super) fn named(fields: &Fields, namespace: &Label, aims: &mut Aims) -> Named {
     let path = text(fields.get(Name::Path)).unwrap_or_default();
     if path.starts_with(MESH) {
         return Named::Sidecar;
     }
     let said = fields.iter().find(|field| field.name == AGENT);
     if let Some(said) = said {
-        let agent = text(Some(said.value));
-        let agent = agent.and_then(|agent| AgentName::parse_in(agent, namespace).ok());
-        return agent.map_or(Named::Unreadable, Named::Agent);
+        let aim = aims.of(said.value, namespace);
+        return aim.map_or(Named::Unreadable, Named::Agent);
     }
-    if let Some(agent) = text(fields.get(Name::Authority)).and_then(by_authority) {
-        return Named::Agent(agent);
-    }
+    // Whoever calls the sidecar by TLS verifies this name, and so has it as authority.
     if BOTH.iter().any(|service| path.starts_with(service)) {
         return Named::Sidecar;
+    }
+    if let Some(agent) = text(fields.get(Name::Authority)).and_then(by_authority) {
+        return Named::Agent(Arc::new(agent.into()));
     }
     Named::Nobody
 }
@@ -70,7 +73,10 @@ mod tests {
 
     #[test]
     fn whom_a_request_names() {
-        let agent = |name: &str| Named::Agent(name.parse().unwrap());
+        let agent = |name: &str| {
+            let name: AgentName = name.parse().unwrap();
+            Named::Agent(Arc::new(name.into()))
+        };
         for (path, said, authority, expected) in [
             ("/attache.v1.Agent/RunTask", Some("x"), "", Named::Sidecar),
             ("/grpc.health.v1.Health/Check", None, "a", Named::Sidecar),
@@ -83,7 +89,7 @@ mod tests {
             (
                 "/grpc.reflection.v1.ServerReflection/X",
                 None,
-                "",
+                "x.y.agent.attache",
                 Named::Sidecar,
             ),
             ("/a.B/C", None, "localhost:80", Named::Nobody),
@@ -103,7 +109,7 @@ mod tests {
                 fields.push(AGENT, said.as_bytes());
             }
             let namespace = "home".parse().unwrap();
-            let found = named(&fields, &namespace);
+            let found = named(&fields, &namespace, &mut Aims::default());
             assert_eq!(found, expected, "{path} {said:?} {authority}");
         }
     }

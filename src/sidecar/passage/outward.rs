@@ -8,7 +8,6 @@ use crate::{
         exchange::{Request, Verdict},
         grpc::Code,
     },
-    pb,
     task::{Pick, Want},
 };
 
@@ -20,14 +19,14 @@ impl Passage {
         request: &mut Request<'_>,
         named: Named,
     ) -> Verdict {
-        let Named::Agent(agent) = named else {
+        let Named::Agent(aim) = named else {
             return reply(
                 Code::UNIMPLEMENTED,
                 "no service of the sidecar's: to call an agent, name it in the metadata \
                  attache-agent, or call NAME.NAMESPACE.agent.attache",
             );
         };
-        passing.to = Some(agent);
+        passing.to = Some(aim);
         self.choose(passing, request, false)
     }
 
@@ -38,16 +37,12 @@ impl Passage {
         request: &mut Request<'_>,
         again: bool,
     ) -> Verdict {
-        let Some(agent) = passing.to.clone() else {
+        let Some(aim) = passing.to.clone() else {
             return reply(Code::INTERNAL, "the call is for nobody");
-        };
-        let selector = pb::Selector {
-            agent: agent.to_string(),
-            ..Default::default()
         };
         let want = Want {
             namespace: &self.namespace,
-            selector: &selector,
+            selector: &aim.selector,
             caller: &self.own,
             context: "",
             prefer: None,
@@ -61,27 +56,30 @@ impl Passage {
             Pick::Go(to, call) => (to, call),
             Pick::Busy(_) => {
                 return unavailable(
-                    &agent,
+                    &aim.agent,
                     "is busy: all its instances have as many calls as they may; ask again soon",
                 );
             }
             Pick::Ejected(_) => {
                 return unavailable(
-                    &agent,
+                    &aim.agent,
                     "has failed too often of late; ask again later, or see `attache breakers`",
                 );
             }
             Pick::OverBudget(_) => {
                 return unavailable(
-                    &agent,
+                    &aim.agent,
                     "could not take the call, and there were too many second tries of late; ask again later",
                 );
             }
             Pick::Nobody => {
-                return unavailable(&agent, "has no instance that serves; see `attache agents`");
+                return unavailable(
+                    &aim.agent,
+                    "has no instance that serves; see `attache agents`",
+                );
             }
         };
-        passing.at = Some((to.instance.clone(), call.permit));
+        passing.at = Some((to, call.permit));
         passing.abort = call.injected.abort;
         match call.injected.delay {
             Some(delay) => Verdict::Later(delay),
@@ -98,16 +96,16 @@ impl Passage {
                 "a traffic rule asks for this failure: nothing was sent",
             );
         }
-        let (Some((instance, permit)), Some(agent)) = (&mut passing.at, &passing.to) else {
+        let (Some((to, permit)), Some(aim)) = (&mut passing.at, &passing.to) else {
             return reply(Code::INTERNAL, "the call is for nobody");
         };
         permit.sent(request.now);
-        if *instance == self.instance {
+        if to.instance == self.instance {
             stamp::inward(request.fields, &self.own);
             return Verdict::Forward(OWN_AGENT);
         }
-        stamp::outward(request.fields, agent);
-        Verdict::Forward(self.targets.of(instance))
+        stamp::outward(request.fields, aim);
+        Verdict::Forward(self.targets.of(&to.instance))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use uuid::Uuid;
 
-use super::named::AGENT;
+use super::{aims::Aim, named::AGENT};
 use crate::{
-    domain::{AgentName, SpiffeId},
+    domain::SpiffeId,
     h2::hpack::{Fields, Name},
 };
 
@@ -18,19 +18,16 @@ const CORRELATION: &[u8] = b"attache-correlation-id";
 const CORRELATION_MAX: usize = 128;
 
 /// What leaves this sidecar for another's agent.
-pub(super) fn outward(fields: &mut Fields, agent: &AgentName) {
-    let correlation = clean(fields);
-    fields.push(AGENT, agent.to_string().as_bytes());
-    fields.push(CORRELATION, &correlation);
-    let authority = format!("{}.{}.agent.attache", agent.name, agent.namespace);
-    fields.set(Name::Authority, authority.as_bytes());
+pub(super) fn outward(fields: &mut Fields, aim: &Aim) {
+    clean(fields);
+    fields.push(AGENT, aim.full.as_bytes());
+    fields.set(Name::Authority, aim.authority.as_bytes());
 }
 
 /// What comes to the own agent from this caller.
 pub(super) fn inward(fields: &mut Fields, caller: &SpiffeId) {
-    let correlation = clean(fields);
+    clean(fields);
     fields.push(CALLER, caller.to_string().as_bytes());
-    fields.push(CORRELATION, &correlation);
     // Servers on Unix sockets refuse what is no host, and the agent does not know its mesh's names.
     fields.set(Name::Authority, b"localhost");
 }
@@ -40,19 +37,39 @@ pub(super) fn back(fields: &mut Fields) {
     fields.retain(|field| !field.name.starts_with(RESERVED));
 }
 
-/// Takes everything off; the correlation id that was there, or a new one.
-fn clean(fields: &mut Fields) -> Vec<u8> {
+/// The correlation id that a request has.
+pub(super) fn correlation(fields: &Fields) -> Option<&[u8]> {
     let said = fields.iter().find(|field| field.name == CORRELATION);
-    let said = said.map(|said| said.value.to_vec()).filter(|said| {
-        (1..=CORRELATION_MAX).contains(&said.len()) && said.iter().all(u8::is_ascii_graphic)
+    said.map(|said| said.value)
+}
+
+/// Takes everything off but the correlation id; a new one where there is none that can be used.
+fn clean(fields: &mut Fields) {
+    let mut correlated = false;
+    fields.retain(|field| {
+        if !field.name.starts_with(RESERVED) {
+            return true;
+        }
+        let keep = !correlated && field.name == CORRELATION && is_usable(field.value);
+        correlated |= keep;
+        keep
     });
-    back(fields);
-    said.unwrap_or_else(|| Uuid::now_v7().to_string().into_bytes())
+    if !correlated {
+        let mut text = Uuid::encode_buffer();
+        let made = Uuid::now_v7().hyphenated().encode_lower(&mut text);
+        fields.push(CORRELATION, made.as_bytes());
+    }
+}
+
+fn is_usable(correlation: &[u8]) -> bool {
+    (1..=CORRELATION_MAX).contains(&correlation.len())
+        && correlation.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::AgentName;
 
     fn fields(all: &[(&str, &str)]) -> Fields {
         let mut fields = Fields::new();
@@ -88,10 +105,11 @@ mod tests {
 
     #[test]
     fn a_correlation_id_is_made_where_none_can_be_used() {
-        let agent = "b".parse().unwrap();
+        let agent: AgentName = "b".parse().unwrap();
+        let aim = agent.into();
         for said in ["", "two words", &"x".repeat(CORRELATION_MAX + 1)] {
             let mut fields = fields(&[("attache-correlation-id", said)]);
-            outward(&mut fields, &agent);
+            outward(&mut fields, &aim);
             let made = value(&fields, "attache-correlation-id");
             assert_eq!(made.len(), 1);
             made[0].parse::<Uuid>().unwrap();

@@ -10,6 +10,7 @@ use crate::{
     identity::Peer,
     runtime::clock::wall,
     task::{Candidate, Contract, Pick, Want},
+    telemetry::metrics::{Format, Metrics},
 };
 
 /// Answers in turn; notes what was excluded, and which tries were second ones.
@@ -47,7 +48,7 @@ fn go(instance: &str) -> Pick {
 
 struct Bench {
     route: Arc<Fake>,
-    passage: Arc<Passage>,
+    desk: Desk,
     fields: Fields,
 }
 
@@ -62,16 +63,20 @@ impl Bench {
             agent: Some(("default/a".parse().unwrap(), "unix:/a".to_owned())),
             route: route.clone(),
             targets: Targets::default(),
+            calls: PassingCalls::default(),
         };
         Self {
             route,
-            passage: Arc::new(passage),
+            desk: Desk {
+                passage: Arc::new(passage),
+                aims: Aims::default(),
+            },
             fields: Fields::new(),
         }
     }
 
     fn without_agent(mut self) -> Self {
-        Arc::get_mut(&mut self.passage).unwrap().agent = None;
+        Arc::get_mut(&mut self.desk.passage).unwrap().agent = None;
         self
     }
 
@@ -83,13 +88,20 @@ impl Bench {
         if let Some(agent) = agent {
             self.fields.push(b"attache-agent", agent.as_bytes());
         }
+        let connection = Connection {
+            caller,
+            remote: None,
+            local: None,
+            exporter: None,
+        };
         let mut request = Request {
             fields: &mut self.fields,
             timeout: None,
             now: Instant::now(),
             attempts: 0,
         };
-        self.passage.judge(&caller, &mut request)
+        let Desk { passage, aims } = &mut self.desk;
+        passage.take(&Arc::new(connection), &mut request, aims)
     }
 
     fn again(&mut self, call: &mut Passing, why: GivenBack) -> Verdict {
@@ -99,7 +111,7 @@ impl Bench {
             now: Instant::now(),
             attempts: 1,
         };
-        self.passage.on_again(call, &mut request, why)
+        self.desk.on_again(call, &mut request, why)
     }
 
     fn value(&self, name: &str) -> String {
@@ -135,7 +147,7 @@ async fn the_own_agents_calls_go_to_whom_they_name() {
     let Verdict::Forward(to) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(bench.passage.targets.instance(to), "i1".parse().ok());
+    assert_eq!(bench.desk.passage.targets.instance(to), "i1".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
     assert_eq!(
         bench.value("attache-caller"),
@@ -145,7 +157,10 @@ async fn the_own_agents_calls_go_to_whom_they_name() {
     // Another instance of one's own name is oneself.
     let (verdict, _) = bench.ask(Caller::Local, "/x.Y/Z", Some("a"));
     assert_eq!(verdict, Verdict::Forward(OWN_AGENT));
-    assert_eq!(bench.value("attache-caller"), bench.passage.own.to_string());
+    assert_eq!(
+        bench.value("attache-caller"),
+        bench.desk.passage.own.to_string()
+    );
     let (verdict, _) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
     assert_eq!(verdict, Verdict::Forward(to), "the same one as before");
     let (verdict, _) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
@@ -198,7 +213,7 @@ async fn what_was_given_back_goes_elsewhere_and_what_came_in_does_not() {
     let Verdict::Forward(to) = verdict else {
         panic!("{verdict:?}")
     };
-    assert_eq!(bench.passage.targets.instance(to), "i2".parse().ok());
+    assert_eq!(bench.desk.passage.targets.instance(to), "i2".parse().ok());
     assert_eq!(bench.value("attache-agent"), "default/b");
     let asked = std::mem::take(&mut *bench.route.asked.lock());
     let name = || "default/b".to_owned();
@@ -222,7 +237,7 @@ async fn an_answer_that_says_nothing_was_done_is_asked_for_again() {
     let mut bench = Bench::new(vec![go("i1")]);
     let (_, mut call) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
     let mut said = answer(&["attache-not-processed", "x-own"]);
-    let passage = &mut bench.passage;
+    let passage = &mut bench.desk;
     assert_eq!(
         passage.on_response(&mut call, &mut said, true),
         Onward::Again
@@ -234,4 +249,51 @@ async fn an_answer_that_says_nothing_was_done_is_asked_for_again() {
     );
     let left: Vec<_> = said.iter().map(|field| field.name.to_vec()).collect();
     assert_eq!(left, [b"x-own".to_vec()]);
+}
+
+#[tokio::test]
+async fn each_call_is_counted_once_for_whom_it_is() {
+    let mut bench = Bench::new(vec![go("i1"), go("i1"), go("i2")]);
+    let ended = |end: End, code: u8, attempts: u8| Ended {
+        end,
+        code: Some(grpc::Code(code)),
+        attempts,
+        sent: 3,
+        received: 4,
+        elapsed: Duration::from_millis(1),
+    };
+    let neighbour = || member("spiffe://a/ns/default/agent/b");
+    let (_, call) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
+    bench.desk.on_end(call, &ended(End::Answered, 0, 1));
+    let (_, mut call) = bench.ask(Caller::Local, "/x.Y/Z", Some("b"));
+    bench.again(&mut call, GivenBack::Unprocessed);
+    bench.desk.on_end(call, &ended(End::Answered, 0, 2));
+    // Nobody has such an agent, or none is named, or it is no name.
+    for named in [Some("nobody"), None, Some("X!")] {
+        let (_, call) = bench.ask(Caller::Local, "/x.Y/Z", named);
+        bench.desk.on_end(call, &ended(End::Replied, 14, 0));
+    }
+    let (_, call) = bench.ask(neighbour(), "/x.Y/Z", None);
+    bench.desk.on_end(call, &ended(End::GivenUp, 1, 1));
+    // The sidecar's own services count by themselves.
+    let (_, call) = bench.ask(neighbour(), "/attache.v1.Agent/GetTask", None);
+    bench.desk.on_end(call, &ended(End::Answered, 0, 1));
+
+    let metrics = Metrics::new("sidecar");
+    metrics.add(bench.desk.passage.calls.clone());
+    let page = metrics.page(Format::Text);
+    let rows = page.lines().filter_map(|line| {
+        let row = line.strip_prefix("attache_passing_calls_total{direction=")?;
+        (!row.ends_with(" 0")).then_some(row)
+    });
+    let rows: Vec<_> = rows.collect();
+    let expected = [
+        "\"outward\",agent=\"default/b\",service=\"x.Y\",method=\"Z\",code=\"OK\"} 2",
+        "\"inward\",agent=\"default/a\",service=\"other\",method=\"other\",code=\"CANCELLED\"} 1",
+        "\"outward\",agent=\"other\",service=\"other\",method=\"other\",code=\"UNAVAILABLE\"} 3",
+    ];
+    assert_eq!(rows, expected, "{page}");
+    let again = "attache_passing_second_tries_total{direction=\"outward\",agent=\"default/b\",\
+                 service=\"x.Y\",method=\"Z\"} 1";
+    assert!(page.contains(again), "{page}");
 }

@@ -5,6 +5,9 @@
 //! call is one line.
 
 pub mod details;
+#[cfg(test)]
+pub(crate) mod heard;
+mod line;
 
 use std::{
     pin::Pin,
@@ -21,11 +24,11 @@ use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic::Code;
 
+pub use self::line::{Line, Passed, Weight};
 use super::TraceContext;
-use super::metrics::calls::{Listener, Method, code_name};
+use super::metrics::calls::{Listener, Method};
 use crate::pb;
 
 /// Most bytes of a value in a line that a caller chose.
@@ -151,7 +154,9 @@ impl Call {
     fn told(&mut self, headers: &HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
             let code = Code::from_bytes(code.as_bytes());
-            let reason = (code != Code::Ok).then(|| reason(headers)).flatten();
+            let reason = (code != Code::Ok)
+                .then(|| details::reason(headers))
+                .flatten();
             self.status = Some(Told { code, reason });
         }
     }
@@ -168,36 +173,30 @@ impl Call {
     }
 
     fn line(&self, code: Code, reason: Option<&str>, took: Duration, received: u64) {
-        // Values that callers chose are given as text, which both forms of the log escape.
-        macro_rules! line {
-            ($level:ident, $facts:ident) => {
-                tracing::$level!(
-                    target: "attache::access",
-                    listener = self.origin.listener.name(),
-                    caller = &*self.origin.caller,
-                    remote = &*self.origin.remote,
-                    service = self.method.service,
-                    method = self.method.name,
-                    path = self.path.as_deref(),
-                    code = code_name(code),
-                    reason,
-                    skill = $facts.skill.as_deref(),
-                    task = $facts.task.as_deref(),
-                    correlation = $facts.correlation.as_deref(),
-                    trace = $facts.trace.as_ref().map(TraceContext::trace_id),
-                    duration_ms = milliseconds(took),
-                    received,
-                    sent = self.sent,
-                    "call"
-                )
-            };
-        }
+        let weight = match self.method.is_background() {
+            true => Weight::Background,
+            false => Weight::Told,
+        };
         let facts = self.notes.inner.facts.lock();
-        if self.method.is_background() {
-            line!(debug, facts);
-        } else {
-            line!(info, facts);
-        }
+        let line = Line {
+            listener: self.origin.listener.name(),
+            caller: &self.origin.caller,
+            remote: &self.origin.remote,
+            service: self.method.service,
+            method: self.method.name,
+            path: self.path.as_deref(),
+            code,
+            reason,
+            passed: None,
+            skill: facts.skill.as_deref(),
+            task: facts.task.as_deref(),
+            correlation: facts.correlation.as_deref(),
+            trace: facts.trace.as_ref(),
+            took,
+            received,
+            sent: self.sent,
+        };
+        line.write(weight);
     }
 }
 
@@ -301,15 +300,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Received<B> {
 /// A duration in milliseconds, to the microsecond.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
-}
-
-/// The reason of a status in headers or trailers. Details that are no base64 have none: whoever made
-/// them is not trusted, and tonic's own reader panics on them.
-fn reason(headers: &HeaderMap) -> Option<String> {
-    let details = details::read(headers)?.ok()?;
-    let status = Status::with_details(Code::Unknown, "", details.into());
-    let info = status.get_details_error_info()?;
-    noted(&info.reason)
 }
 
 /// A value within its bound; nothing where there is none.

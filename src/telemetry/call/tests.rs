@@ -1,73 +1,19 @@
-use std::{
-    collections::HashMap,
-    convert::Infallible,
-    io,
-    sync::{Arc, Mutex as StdMutex},
-};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use serde_json::Value;
-use tonic_types::ErrorDetails;
-use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt};
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+use tracing_subscriber::layer::SubscriberExt;
 
-use super::*;
+use super::{
+    heard::{Lines, logged},
+    *,
+};
 use crate::telemetry::metrics::{
     Format, Metrics,
     calls::{Listener, Served},
 };
-
-/// Where the lines of one test go.
-#[derive(Clone, Default)]
-struct Lines(Arc<StdMutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-impl Lines {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    fn json(&self) -> Vec<Value> {
-        let text = self.text();
-        let lines = text.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-}
-
-/// What `act` logs, in one form or the other.
-fn logged(json: bool, act: impl FnOnce()) -> Lines {
-    let lines = Lines::default();
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(lines.clone())
-        .with_ansi(false);
-    if json {
-        let all = tracing_subscriber::registry().with(layer.json());
-        tracing::subscriber::with_default(all, act);
-    } else {
-        let all = tracing_subscriber::registry().with(layer);
-        tracing::subscriber::with_default(all, act);
-    }
-    lines
-}
 
 fn origin() -> Origin {
     Origin {

@@ -127,6 +127,13 @@ impl Codes {
         self.0[place.min(CODES.len() - 1)].fetch_add(1, Relaxed);
     }
 
+    /// Takes in what others have.
+    pub(super) fn absorb(&self, others: &Self) {
+        for (sum, part) in self.0.iter().zip(&others.0) {
+            sum.fetch_add(part.load(Relaxed), Relaxed);
+        }
+    }
+
     /// Whether there was none.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|count| count.load(Relaxed) == 0)

@@ -104,6 +104,20 @@ families! {
         "Connections that came in, by what became of them.";
     PEER_CALLS "attache_peer_calls_total" Counter None, ["service", "method", "code"]
         "gRPC calls made to other members, by how they ended.";
+    PASSING "attache_passing_calls_total" Counter None, ["direction", "agent", "service", "method", "code"]
+        "Calls that passed this sidecar to an agent, by their status.";
+    PASSING_ENDED "attache_passing_ended_total" Counter None, ["direction", "agent", "service", "method", "by"]
+        "Calls that passed this sidecar to an agent, by who or what ended them.";
+    PASSING_DURATION "attache_passing_duration_seconds" Histogram SECONDS, ["direction", "agent", "service", "method"]
+        "From a passing call's head to its last byte; a stream counts when it ends.";
+    PASSING_IN_FLIGHT "attache_passing_in_flight" Gauge None, ["direction", "agent", "service", "method"]
+        "Passing calls under way.";
+    PASSING_RECEIVED "attache_passing_received_bytes_total" Counter BYTES, ["direction", "agent", "service", "method"]
+        "Bytes of passing requests' bodies.";
+    PASSING_SENT "attache_passing_sent_bytes_total" Counter BYTES, ["direction", "agent", "service", "method"]
+        "Bytes of passing answers' bodies.";
+    PASSING_AGAIN "attache_passing_second_tries_total" Counter None, ["direction", "agent", "service", "method"]
+        "Times that a passing call was given to somebody after the first one.";
     POOL_CONNECTIONS "attache_pool_connections" Gauge None, ["pool"]
         "Open connections that this process has made.";
     POOL_DIALS "attache_pool_dials_total" Counter None, ["pool", "outcome"]

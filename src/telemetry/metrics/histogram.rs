@@ -119,6 +119,15 @@ impl Histogram {
         self.sum.fetch_add(value, Relaxed);
     }
 
+    /// Takes in what another one of the same bounds has.
+    pub(super) fn absorb(&self, other: &Self) {
+        debug_assert_eq!(self.bounds, other.bounds);
+        for (sum, part) in self.counts.iter().zip(&other.counts) {
+            sum.fetch_add(part.load(Relaxed), Relaxed);
+        }
+        self.sum.fetch_add(other.sum.load(Relaxed), Relaxed);
+    }
+
     /// How many were taken in.
     pub fn len(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Relaxed)).sum()

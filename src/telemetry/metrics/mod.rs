@@ -7,7 +7,7 @@
 //! - `family`: the names, labels and help of everything there is, in one table.
 //! - `sheet`: rows of one scrape. `page`: its text, in the two forms that Prometheus reads.
 //! - `histogram`: how long, how many; lock-free.
-//! - `skills`: bounds what a label may hold. `callbacks`, `calls`, `peers`, `pool`, `tasks`, `outcomes`: counters of
+//! - `skills`: bounds what a label may hold. `callbacks`, `calls`, `passing`, `peers`, `pool`, `tasks`, `outcomes`: counters of
 //!   components.
 //! - `process`: what the system says of this process.
 
@@ -17,6 +17,7 @@ pub mod family;
 mod histogram;
 mod outcomes;
 mod page;
+pub mod passing;
 pub mod peers;
 pub mod pool;
 mod process;
