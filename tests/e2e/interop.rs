@@ -5,11 +5,20 @@
 
 use std::{env, net::SocketAddr};
 
-use tokio::process::Command;
+use attache::{
+    identity::{Credentials, Expect, Svid},
+    runtime::Nursery,
+};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixListener, process::Command};
 
 use crate::support::{
     interop::{Interop, LONG, h2spec},
-    mesh::{Site, agent},
+    mesh::{DOMAIN, Site, agent},
     passing::{self, Passing},
     peers::{Kind, Pair},
     relay::Relay,
@@ -105,6 +114,54 @@ async fn the_local_listener_fails_nothing_of_h2spec() {
     assert!(verdict.passed >= H2SPEC_CASES, "{verdict:?}");
 }
 
+/// Answers requests as a server of HTTP does: once they are whole, with a body; it has no method of
+/// the mesh's.
+fn serve_http(at: &str) {
+    let listener = UnixListener::bind(at.strip_prefix("unix:").unwrap()).unwrap();
+    let nursery = Nursery::here();
+    let connections = nursery.clone();
+    nursery.adopt("agent", async move {
+        while let Ok((io, _)) = listener.accept().await {
+            let exec = connections.clone();
+            connections.adopt("connection", async move {
+                let service = service_fn(async |request: Request<Incoming>| {
+                    let ours = request.uri().path().starts_with("/attache.v1.");
+                    request.into_body().collect().await?;
+                    let mut answer = Response::new(Full::<Bytes>::from("here"));
+                    if ours {
+                        let fields = answer.headers_mut();
+                        fields.insert("content-type", HeaderValue::from_static("application/grpc"));
+                        fields.insert("grpc-status", HeaderValue::from_static("12"));
+                        *answer.body_mut() = Full::default();
+                    }
+                    Ok::<_, hyper::Error>(answer)
+                });
+                let server = http2::Builder::new(exec);
+                // Its sidecar may go first.
+                drop(server.serve_connection(TokioIo::new(io), service).await);
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_members_calls_to_an_agent_fail_nothing_of_h2spec() {
+    let test = "interop::a_members_calls_to_an_agent_fail_nothing_of_h2spec";
+    let passing = Passing::empty().await;
+    serve_http(&passing.listens());
+    passing.serves().await;
+    let operator = Svid::load(&passing.site.state().join("operator")).unwrap();
+    let echo = format!("spiffe://{DOMAIN}/ns/default/agent/{}", passing::NAME);
+    let expect = Expect::Member(echo.parse().unwrap());
+    let tls = Credentials::new(operator).client_config(expect);
+    let door = &passing.up.instance("default/echo", 0).mtls;
+    let relay = Relay::by_tls(door, tls).await;
+    let verdict = h2spec(relay.address, "/", passing.site.temp.path(), test).await;
+    let Some(verdict) = verdict else { return };
+    assert_eq!(verdict.failed, Vec::<String>::new());
+    assert!(verdict.passed >= H2SPEC_CASES, "{verdict:?}");
+}
+
 /// Clients with nothing but the official package of their language, and no option.
 fn plain(test: &str) -> Option<[(&'static str, Command); 2]> {
     let python = fetched("python/bin/python", test)?;
@@ -143,7 +200,9 @@ async fn clients_without_options_are_answered_by_tcp_and_by_a_unix_socket() {
         for (language, mut command) in plain(test).expect("they were there") {
             let nobody = format!("{}=nobody", passing::KEY);
             let ran = tools::run(command.args([target, METHOD, &nobody])).await;
-            let told = ran.out.starts_with("UNAVAILABLE default/nobody has no instance");
+            let told = ran
+                .out
+                .starts_with("UNAVAILABLE default/nobody has no instance");
             assert!(told, "{language}, {target}: {}{}", ran.out, ran.err);
         }
     }

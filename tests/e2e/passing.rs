@@ -16,6 +16,7 @@ use tonic::{
 
 use crate::support::{
     mesh::{Site, Up, agent},
+    passing,
     tools::{fetched, root},
     wait::within,
 };
@@ -78,6 +79,7 @@ async fn mesh(test: &str) -> Option<(Site, Up)> {
     );
     let site = Site::new(&(agent("home", &["test.echo"], "") + &agent_of_python));
     let up = site.up(&[]).await;
+    passing::serves(&up.instance("default/home", 0).local, AGENT).await;
     Some((site, up))
 }
 
@@ -243,7 +245,11 @@ async fn calls_for_nobody_are_told_what_to_do_and_deadlines_are_kept() {
     };
     for (metadata, code, told) in [
         (with(None), Code::Unimplemented, "attache-agent"),
-        (with(Some("Nobody!")), Code::InvalidArgument, "namespace/name"),
+        (
+            with(Some("Nobody!")),
+            Code::InvalidArgument,
+            "namespace/name",
+        ),
         (with(Some("nobody")), Code::Unavailable, "attache agents"),
         (with(Some("other/kinds")), Code::Unavailable, "other/kinds"),
     ] {
@@ -274,8 +280,11 @@ async fn calls_for_nobody_are_told_what_to_do_and_deadlines_are_kept() {
         }
     };
     assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
-    tokio::time::timeout(Duration::from_secs(30), client.whole("Unary", &[b"x"], named()))
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(
+        Duration::from_secs(30),
+        client.whole("Unary", &[b"x"], named()),
+    )
+    .await
+    .unwrap()
+    .unwrap();
 }

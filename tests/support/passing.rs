@@ -81,22 +81,7 @@ impl Passing {
     /// Waits until both sidecars know that the agent serves.
     pub async fn serves(&self) {
         for at in [local(&self.up, "caller"), local(&self.up, NAME)] {
-            let channel = Endpoint::from_shared(at).unwrap().connect_lazy();
-            eventually("the agent is known to serve", || {
-                let mut catalog = RegistryClient::new(channel.clone());
-                async move {
-                    let selector = Some(pb::Selector {
-                        agent: NAME.to_owned(),
-                        ..Default::default()
-                    });
-                    let request = pb::DiscoverRequest { selector, limit: 0 };
-                    let answer = catalog.discover(request).await;
-                    let answer = answer.map_err(|status| status.to_string())?;
-                    let found = answer.get_ref().instances.len();
-                    (found == 1).then_some(()).ok_or_else(|| format!("{found} instances"))
-                }
-            })
-            .await;
+            serves(&at, NAME).await;
         }
     }
 
@@ -135,6 +120,29 @@ impl Passing {
             .await;
         }
     }
+}
+
+/// Waits until the sidecar at `local` knows that an agent serves, in one instance.
+pub async fn serves(local: &str, agent: &str) {
+    let channel = Endpoint::from_shared(local.to_owned()).unwrap();
+    let channel = channel.connect_lazy();
+    eventually("the agent is known to serve", || {
+        let mut catalog = RegistryClient::new(channel.clone());
+        async move {
+            let selector = Some(pb::Selector {
+                agent: agent.to_owned(),
+                ..Default::default()
+            });
+            let request = pb::DiscoverRequest { selector, limit: 0 };
+            let answer = catalog.discover(request).await;
+            let answer = answer.map_err(|status| status.to_string())?;
+            let found = answer.get_ref().instances.len();
+            (found == 1)
+                .then_some(())
+                .ok_or_else(|| format!("{found} instances"))
+        }
+    })
+    .await;
 }
 
 fn local(up: &Up, agent: &str) -> String {

@@ -2,13 +2,15 @@
 //! only do TCP; a Unix socket in front of a port, for agents that are such programs; and, where it is told to, a cutter that takes each HEADERS frame that passes apart
 //! into CONTINUATION frames, which libraries only send for headers of more than 16 KiB.
 
-use std::{fs, io, net::SocketAddr};
+use std::{fs, io, net::SocketAddr, sync::Arc};
 
 use attache::runtime::Nursery;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
+use tokio_rustls::TlsConnector;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -46,6 +48,32 @@ impl Relay {
                 // One that has left already is relayed to its end.
                 drop(near.set_nodelay(true));
                 relayed(&connections, near.into_split(), &to, cut);
+            }
+        });
+        Self {
+            address,
+            _running: running,
+        }
+    }
+}
+
+impl Relay {
+    /// Starts one to `to`, `host:port`, by TLS as `tls` has it: for programs without certificates.
+    pub async fn by_tls(to: &str, tls: Arc<ClientConfig>) -> Self {
+        let running = Running(Nursery::here());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (to, connections) = (to.to_owned(), running.0.clone());
+        running.0.adopt("relay", async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (to, tls) = (to.clone(), TlsConnector::from(Arc::clone(&tls)));
+                connections.adopt("relayed", async move {
+                    let far = TcpStream::connect(to).await.unwrap();
+                    // Whoever is there is verified by its SPIFFE id.
+                    let name = ServerName::try_from("localhost").unwrap();
+                    let far = tls.connect(name, far).await.unwrap();
+                    drop(both(near.into_split(), tokio::io::split(far), None).await);
+                });
             }
         });
         Self {
