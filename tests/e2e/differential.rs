@@ -9,9 +9,9 @@ use crate::support::{
         Forgiven, differences,
         server::{Lie, Server},
     },
-    passing::{self, Passing},
     peers::{Kind, Pair},
     relay::Relay,
+    through::{self, Through},
     tools::fetched,
 };
 
@@ -82,7 +82,7 @@ async fn a_pair_of_envoys_differs_only_in_what_is_known() {
 /// What our sidecars do: they take off who is meant, write their own authority, and pass on what is
 /// left of the time. Who calls and the correlation id come out as they were said, since they are true.
 const OURS: Forgiven = Forgiven {
-    keys: &[passing::KEY, ":authority"],
+    keys: &[through::KEY, ":authority"],
     joined: &[],
     reset_codes: false,
     shortened: true,
@@ -99,11 +99,11 @@ async fn our_pair_changes_nothing_of_random_calls() {
     let calls = env::var("ATTACHE_DIFFERENTIAL_CALLS").ok();
     let calls: u64 = calls.map_or(1000, |calls| calls.parse().expect("a number"));
     let server = Server::start(None, None).await;
-    let passing = Passing::start(server.address, Some(CUT_BEHIND)).await;
+    let through = Through::start(server.address, Some(CUT_BEHIND)).await;
     // Statuses are drawn at random, and half of them are what breakers are for.
-    passing.breaker_off().await;
-    let cutting = Relay::start(&passing.local(), Some(CUT)).await;
-    let entries = [cutting.address, passing.two.address];
+    through.breaker_off().await;
+    let cutting = Relay::start(&through.local(), Some(CUT)).await;
+    let entries = [cutting.address, through.two.address];
     let (began, mut first) = (Instant::now(), 0);
     for (many, entry) in ROUND.into_iter().zip(entries).cycle() {
         let seeds = first..calls.min(first + many);

@@ -19,9 +19,9 @@ use tokio::{net::UnixListener, process::Command};
 use crate::support::{
     interop::{Interop, LONG, h2spec},
     mesh::{DOMAIN, Site, agent},
-    passing::{self, Passing},
     peers::{Kind, Pair},
     relay::Relay,
+    through::{self, Through},
     tools::{self, fetched, root},
 };
 
@@ -39,7 +39,7 @@ fn under_test() -> Option<(SocketAddr, String)> {
 
 /// How the official client names the agent.
 fn named() -> String {
-    format!("{}:{}", passing::KEY, passing::NAME)
+    format!("{}:{}", through::KEY, through::NAME)
 }
 
 #[tokio::test]
@@ -61,13 +61,13 @@ async fn the_official_cases_pass_through_one_sidecar_and_through_two() {
     let Some(interop) = Interop::start(test).await else {
         return;
     };
-    let passing = Passing::start(interop.address, None).await;
-    for at in [passing.one.address, passing.two.address] {
+    let through = Through::start(interop.address, None).await;
+    for at in [through.one.address, through.two.address] {
         assert_eq!(interop.all(at, &named()).await, Vec::<String>::new());
     }
     if env::var_os("ATTACHE_SOAK").is_some() {
         for (case, more) in LONG {
-            let at = passing.two.address;
+            let at = through.two.address;
             interop.run(case, at, &named(), more).await.unwrap();
         }
     }
@@ -147,16 +147,16 @@ fn serve_http(at: &str) {
 #[tokio::test]
 async fn a_members_calls_to_an_agent_fail_nothing_of_h2spec() {
     let test = "interop::a_members_calls_to_an_agent_fail_nothing_of_h2spec";
-    let passing = Passing::empty().await;
-    serve_http(&passing.listens());
-    passing.serves().await;
-    let operator = Svid::load(&passing.site.state().join("operator")).unwrap();
-    let echo = format!("spiffe://{DOMAIN}/ns/default/agent/{}", passing::NAME);
+    let through = Through::empty().await;
+    serve_http(&through.listens());
+    through.serves().await;
+    let operator = Svid::load(&through.site.state().join("operator")).unwrap();
+    let echo = format!("spiffe://{DOMAIN}/ns/default/agent/{}", through::NAME);
     let expect = Expect::Member(echo.parse().unwrap());
     let tls = Credentials::new(operator).client_config(expect);
-    let door = &passing.up.instance("default/echo", 0).mtls;
+    let door = &through.up.instance("default/echo", 0).mtls;
     let relay = Relay::by_tls(door, tls).await;
-    let verdict = h2spec(relay.address, "/", passing.site.temp.path(), test).await;
+    let verdict = h2spec(relay.address, "/", through.site.temp.path(), test).await;
     let Some(verdict) = verdict else { return };
     assert_eq!(verdict.failed, Vec::<String>::new());
     assert!(verdict.passed >= H2SPEC_CASES, "{verdict:?}");
@@ -198,7 +198,7 @@ async fn clients_without_options_are_answered_by_tcp_and_by_a_unix_socket() {
             );
         }
         for (language, mut command) in plain(test).expect("they were there") {
-            let nobody = format!("{}=nobody", passing::KEY);
+            let nobody = format!("{}=nobody", through::KEY);
             let ran = tools::run(command.args([target, METHOD, &nobody])).await;
             let told = ran
                 .out

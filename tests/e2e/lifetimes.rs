@@ -24,6 +24,7 @@ use crate::support::{
     hand::{ByHand, REGISTRY, page},
     load::Load,
     mesh::{Site, Up, agent},
+    passing::{Passing, TALK, Talk, echo},
     skip::skip,
     wait::{eventually, within},
 };
@@ -36,16 +37,17 @@ const AGED: usize = 300;
 /// How long one condition may take here: the longest lives are of a soak.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A home for tasks, and two workers.
+/// A home for tasks, two workers, and an agent that calls pass to.
 fn home_and_workers(head: &str) -> String {
     format!(
-        "{head}\n{}{}",
+        "{head}\n{}{}{}",
         agent("home", &["test.home"], ""),
         agent(
             "worker",
             &["test.hold", "test.echo"],
             "instances = 2\nmax_concurrent_tasks = 16"
-        )
+        ),
+        echo(1)
     )
 }
 
@@ -55,12 +57,15 @@ struct Held {
     id: String,
     pool: Pool,
     watches: Vec<JoinHandle<Seen>>,
+    talk: Talk,
+    passing: Passing,
     catalog: JoinHandle<String>,
 }
 
 impl Held {
     /// A task that runs on another sidecar until the gate opens, watched by its own agent and by an
-    /// operator over mutual TLS, and the catalog, watched at the registry.
+    /// operator over mutual TLS, a stream that passes to another agent and calls that do, and the
+    /// catalog, watched at the registry.
     #[allow(
         clippy::disallowed_methods,
         reason = "readers of the test's own; they end with it"
@@ -102,7 +107,10 @@ impl Held {
                 }
             }
         });
+        let talk = Talk::open(&place.local, TALK, 65_535).await;
         Self {
+            talk,
+            passing: Passing::start(&place.local, 4),
             gate,
             id,
             pool,
@@ -115,6 +123,14 @@ impl Held {
     async fn close(self, site: &Site) {
         assert!(!self.catalog.is_finished(), "{:?}", self.catalog.await);
         self.catalog.abort();
+        let mut talk = self.talk;
+        talk.answered().await;
+        talk.ask();
+        talk.answered().await;
+        assert_eq!(talk.close().await.as_deref(), Some("0"));
+        let (passed, failed) = self.passing.stop().await;
+        assert_eq!(failed, Vec::<String>::new(), "{passed} passed");
+        assert!(passed > 100, "{passed} passed");
         fs::write(&self.gate, "").unwrap();
         let mut all = Vec::new();
         for watch in self.watches {
@@ -134,7 +150,7 @@ impl Held {
 }
 
 /// Names of the processes of [`home_and_workers`].
-const SIDECARS: [&str; 3] = ["home-1", "worker-1", "worker-2"];
+const SIDECARS: [&str; 4] = ["home-1", "worker-1", "worker-2", "echo-1"];
 
 fn generation(site: &Site, sidecar: &str) -> u64 {
     let dir = site.state().join("sidecars").join(sidecar);

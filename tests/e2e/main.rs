@@ -37,6 +37,7 @@ mod impostor;
 mod injection;
 mod interop;
 mod keys;
+mod kinds;
 mod large;
 mod lifecycle;
 mod lifetimes;

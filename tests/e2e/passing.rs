@@ -1,290 +1,153 @@
-//! Calls of one agent to another one's own service, through both sidecars: a caller in Rust, an agent
-//! in Python with nothing but grpcio.
+//! Calls and streams that pass two sidecars to another agent's service: what they cost, and what
+//! becomes of them when either sidecar goes.
 
-use std::time::Duration;
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
 
-use bytes::{Buf, BufMut, Bytes};
-use futures_util::{StreamExt, stream};
-use http::uri::PathAndQuery;
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    metadata::{BinaryMetadataValue, MetadataMap, MetadataValue},
-    transport::{Channel, Endpoint},
-};
+use std::{env, time::Duration};
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::Code;
 
 use crate::support::{
-    mesh::{Site, Up, agent},
-    passing,
-    tools::{fetched, root},
-    wait::within,
+    hand::{ByHand, page},
+    memory,
+    mesh::{Site, agent},
+    passing::{POUR, Passing, TALK, Talk, echo},
+    wait::{eventually, within},
 };
 
-/// The four kinds of method of the agent, `tests/polyglot/python/kinds.py`.
-const KINDS: [&str; 4] = ["Unary", "ClientStream", "ServerStream", "Both"];
-const AGENT: &str = "kinds";
-const CALLER: &str = "spiffe://attache.local/ns/default/agent/home";
-/// Its words when it fails, and its details.
-const TEXT: &str = "zu spät → 100%";
+/// What a slow reader takes in all, in MiB; `tests/soak/stream` has it take more.
+const TAKEN: u32 = 16;
+/// Bytes that it takes in a second.
+const RATE: u32 = 1 << 20;
+/// What each sidecar may grow by meanwhile, in KiB: a window of a stream, and what stands in buffers.
+const GROWTH: u32 = 4 << 10;
+/// What a sidecar is given to drain, and what the kernel and a busy machine may add.
+const DRAIN: Duration = Duration::from_secs(6);
+const SLACK: Duration = Duration::from_secs(3);
 
-/// Messages are bytes, as the agent has them.
-#[derive(Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
+fn number(name: &str, usual: u32) -> u32 {
+    env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
 
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
-}
-
-/// A mesh with a caller and the agent; `None`, with a word, without Python.
-async fn mesh(test: &str) -> Option<(Site, Up)> {
-    let python = fetched("python/bin/python", test)?;
-    let agent_of_python = format!(
-        "[[agents]]\nname = {AGENT:?}\ncommand = [{:?}, {:?}]\nagent_health = \"connect\"\n",
-        python.display().to_string(),
-        root()
-            .join("tests/polyglot/python/kinds.py")
-            .display()
-            .to_string(),
-    );
-    let site = Site::new(&(agent("home", &["test.echo"], "") + &agent_of_python));
+#[tokio::test]
+async fn a_stream_that_is_read_slowly_costs_its_sidecars_little() {
+    let taken = number("ATTACHE_SLOW_MIB", TAKEN) << 20;
+    let growth = number("ATTACHE_SLOW_GROWTH_KIB", GROWTH).into();
+    let site = Site::new(&(agent("home", &["test.home"], "") + &echo(1)));
     let up = site.up(&[]).await;
-    passing::serves(&up.instance("default/home", 0).local, AGENT).await;
-    Some((site, up))
-}
-
-/// A client of the caller's own sidecar.
-struct Client(Grpc<Channel>);
-
-impl Client {
-    fn at(up: &Up) -> Self {
-        let local = up.instance("default/home", 0).local.clone();
-        let channel = Endpoint::from_shared(local).unwrap().connect_lazy();
-        Self(Grpc::new(channel))
+    let local = &up.instance("default/home", 0).local;
+    // Whatever is made once is made by now, and a fast reader has filled all buffers.
+    let mut fast = Talk::open(local, POUR, 1 << 20).await;
+    let mut bytes = 0;
+    while bytes < 8 << 20 {
+        assert!(within("bytes come", fast.more()).await.unwrap());
+        bytes += fast.taken();
     }
+    drop(fast);
+    let sidecars = ["home-1", "echo-1"].map(|name| site.mark.process(&["sidecar", name]).pid);
+    let before = sidecars.map(|pid| {
+        memory::forget_most(pid);
+        memory::now(pid)
+    });
 
-    /// Messages there, messages back; with `metadata`, of whatever kind the method is.
-    async fn call(
-        &mut self,
-        method: &str,
-        asks: &[&'static [u8]],
-        metadata: MetadataMap,
-    ) -> Result<Response<Streaming<Bytes>>, Status> {
-        within("a client is ready", self.0.ready()).await.unwrap();
-        let path = format!("/mesh.test.Kinds/{method}");
-        let asks: Vec<_> = asks.iter().map(|ask| Bytes::from_static(ask)).collect();
-        let mut request = Request::new(stream::iter(asks));
-        *request.metadata_mut() = metadata;
-        let path = PathAndQuery::try_from(path).unwrap();
-        within("an answer begins", self.0.streaming(request, path, Raw)).await
+    let mut slow = Talk::open(local, POUR, 65_535).await;
+    let (began, mut bytes) = (Instant::now(), 0);
+    while bytes < taken {
+        assert!(within("bytes come", slow.more()).await.unwrap());
+        bytes += slow.taken();
+        sleep_until(began + Duration::from_secs(1) * (bytes >> 10) / (RATE >> 10)).await;
     }
-
-    /// The same to its end: headers, messages and trailers.
-    async fn whole(
-        &mut self,
-        method: &str,
-        asks: &[&'static [u8]],
-        metadata: MetadataMap,
-    ) -> Result<(MetadataMap, Vec<Bytes>, MetadataMap), Status> {
-        let answer = self.call(method, asks, metadata).await?;
-        let (headers, mut body, _) = answer.into_parts();
-        let mut messages = Vec::new();
-        while let Some(message) = within("a message comes", body.next()).await {
-            messages.push(message?);
-        }
-        let trailers = body.trailers().await?.unwrap_or_default();
-        Ok((headers, messages, trailers))
+    let took = began.elapsed();
+    for (pid, before) in sidecars.into_iter().zip(before) {
+        let grown = memory::most(pid).saturating_sub(before);
+        eprintln!("{pid} had {before} KiB and grew by {grown} KiB in {took:?}");
+        assert!(grown < growth, "{pid} grew by {grown} KiB");
     }
 }
 
-/// Metadata that names the agent.
-fn named() -> MetadataMap {
-    let mut metadata = MetadataMap::new();
-    metadata.insert("attache-agent", MetadataValue::from_static(AGENT));
-    metadata
-}
-
+/// While a sidecar drains, what passes it goes on: streams end in their own time if that is in its
+/// time, and are cut if not. New calls go to the other instance.
 #[tokio::test]
-async fn all_kinds_of_calls_pass_between_rust_and_python_with_all_they_carry() {
-    let test = "passing::all_kinds_of_calls_pass_between_rust_and_python_with_all_they_carry";
-    let Some((_site, up)) = mesh(test).await else {
-        return;
-    };
-    let mut client = Client::at(&up);
-    let every: Vec<u8> = (0..=255).collect();
-    for kind in KINDS {
-        let streams_in = matches!(kind, "ClientStream" | "Both");
-        let asks: &[&[u8]] = match streams_in {
-            true => &[b"one", b"", b"three"],
-            false => &[b"one"],
-        };
-        let mut metadata = named();
-        metadata.append("x-many", MetadataValue::from_static("a"));
-        metadata.append("x-many", MetadataValue::from_static("b"));
-        metadata.insert_bin("x-blob-bin", BinaryMetadataValue::from_bytes(&every));
-        let (headers, messages, trailers) = client.whole(kind, asks, metadata).await.unwrap();
-        let expected: &[&[u8]] = match kind {
-            "Unary" => &[b"one"],
-            "ClientStream" => &[b"onethree"],
-            "ServerStream" => &[b"one", b"one", b"one"],
-            _ => asks,
-        };
-        assert_eq!(messages, expected, "{kind}");
-        let many: Vec<_> = headers.get_all("got-x-many").iter().collect();
-        assert_eq!(many, ["a", "b"], "{kind}");
-        let blob = headers.get_bin("got-x-blob-bin").unwrap();
-        assert_eq!(blob.to_bytes().unwrap(), every, "{kind}");
-        let sum = u64::try_from(asks.concat().len()).unwrap();
-        let told = trailers.get_bin("x-sum-bin").unwrap().to_bytes().unwrap();
-        assert_eq!(told, &sum.to_be_bytes()[..], "{kind}");
-        assert_eq!(trailers.get("x-sum").unwrap(), &sum.to_string(), "{kind}");
+async fn streams_that_pass_a_sidecar_that_drains_end_in_peace_or_in_time() {
+    let mut mesh = ByHand::made(&(agent("home", &["test.home"], "") + &echo(2))).await;
+    for name in ["home-1", "echo-1", "echo-2"] {
+        mesh.set(name, "drain", format!("{}s", DRAIN.as_secs()));
     }
-}
-
-#[tokio::test]
-async fn a_status_passes_with_its_words_details_and_trailers() {
-    let test = "passing::a_status_passes_with_its_words_details_and_trailers";
-    let Some((_site, up)) = mesh(test).await else {
-        return;
-    };
-    let mut client = Client::at(&up);
-    let details: Vec<u8> = (0..=255).collect();
-    // Any that is not the breaker's; NOT_FOUND, PERMISSION_DENIED, ABORTED, UNAUTHENTICATED.
-    for (kind, code) in KINDS.into_iter().zip([5, 7, 10, 16]) {
-        let ask: &'static [u8] = format!("fail:{code}").leak().as_bytes();
-        let status = client.whole(kind, &[ask], named()).await.unwrap_err();
-        assert_eq!(status.code(), Code::from_i32(code), "{kind}: {status:?}");
-        assert_eq!(status.message(), TEXT, "{kind}");
-        assert_eq!(status.details(), details, "{kind}");
-        assert!(status.metadata().get("x-sum").is_some(), "{kind}");
-    }
-}
-
-#[tokio::test]
-async fn an_agent_is_told_who_calls_and_how_long_is_left_and_nobody_lies_about_it() {
-    let test = "passing::an_agent_is_told_who_calls_and_how_long_is_left_and_nobody_lies_about_it";
-    let Some((_site, up)) = mesh(test).await else {
-        return;
-    };
-    let mut client = Client::at(&up);
-    let mut metadata = named();
-    for (key, value) in [
-        (
-            "attache-caller",
-            "spiffe://attache.local/ns/default/agent/other",
-        ),
-        ("attache-correlation-id", "work-7"),
-        ("attache-not-processed", "1"),
+    mesh.start_all().await;
+    let local = mesh.local_address("home-1");
+    let calls = Passing::start(&local, 2);
+    for (name, endless) in [
+        ("echo-1", true),
+        ("echo-2", false),
+        ("home-1", false),
+        ("home-1", true),
     ] {
-        metadata.insert(key, MetadataValue::from_static(value));
+        calls.goes_on(20).await;
+        // Some of them at each of the two agents.
+        let mut talks = Vec::new();
+        for _ in 0..6 {
+            talks.push(Talk::open(&local, TALK, 65_535).await);
+        }
+        let mut pours = Vec::new();
+        for _ in 0..if endless { 6 } else { 0 } {
+            pours.push(Talk::open(&local, POUR, 65_535).await);
+        }
+        mesh.term(name);
+        let began = Instant::now();
+        let admin = mesh.admin(name);
+        eventually("it drains", || async {
+            let said = page(&admin, "/readyz").await?;
+            said.contains("draining").then_some(()).ok_or(said)
+        })
+        .await;
+        for talk in &mut talks {
+            talk.answered().await;
+            talk.ask();
+            talk.answered().await;
+        }
+        for talk in talks {
+            assert_eq!(talk.close().await.as_deref(), Some("0"), "{name}");
+        }
+        if name != "home-1" {
+            // The way to the other instance is open.
+            calls.goes_on(20).await;
+        }
+        let (took, cut) = tokio::join!(ends(&mut mesh, name, began), rests(pours, name));
+        eprintln!("{name}: {took:?}, {cut} streams cut");
+        assert!(took < DRAIN + SLACK, "{took:?}");
+        assert_eq!(cut > 0, endless, "{name}");
+        mesh.start(name);
+        mesh.ready(name).await;
     }
-    metadata.insert("grpc-timeout", MetadataValue::from_static("30S"));
-    let (headers, messages, _) = client.whole("Unary", &[b"left"], metadata).await.unwrap();
-    let told = |key: &str| {
-        let values = headers.get_all(key).iter();
-        let values = values.map(|value| value.to_str().unwrap().to_owned());
-        values.collect::<Vec<_>>()
-    };
-    assert_eq!(told("got-attache-caller"), [CALLER]);
-    assert_eq!(told("got-attache-correlation-id"), ["work-7"]);
-    assert_eq!(told("got-attache-not-processed"), [""; 0]);
-    assert_eq!(told("got-attache-agent"), [""; 0]);
-    let left: u64 = std::str::from_utf8(&messages[0]).unwrap().parse().unwrap();
-    assert!((1..30_000).contains(&left), "{left} ms");
-
-    // Without any of it there is a correlation id all the same, and no deadline.
-    let (headers, messages, _) = client.whole("Unary", &[b"left"], named()).await.unwrap();
-    let made = headers.get("got-attache-correlation-id").unwrap();
-    made.to_str().unwrap().parse::<uuid::Uuid>().unwrap();
-    assert_eq!(messages, [&b"none"[..]]);
+    calls.goes_on(20).await;
+    let (passed, failed) = calls.stop().await;
+    assert_eq!(failed, Vec::<String>::new(), "{passed} passed");
 }
 
-#[tokio::test]
-async fn calls_for_nobody_are_told_what_to_do_and_deadlines_are_kept() {
-    let test = "passing::calls_for_nobody_are_told_what_to_do_and_deadlines_are_kept";
-    let Some((_site, up)) = mesh(test).await else {
-        return;
-    };
-    let mut client = Client::at(&up);
-    let with = |value: Option<&'static str>| {
-        let mut metadata = MetadataMap::new();
-        if let Some(value) = value {
-            metadata.insert("attache-agent", MetadataValue::from_static(value));
-        }
-        metadata
-    };
-    for (metadata, code, told) in [
-        (with(None), Code::Unimplemented, "attache-agent"),
-        (
-            with(Some("Nobody!")),
-            Code::InvalidArgument,
-            "namespace/name",
-        ),
-        (with(Some("nobody")), Code::Unavailable, "attache agents"),
-        (with(Some("other/kinds")), Code::Unavailable, "other/kinds"),
-    ] {
-        let status = client.whole("Unary", &[b"x"], metadata).await.unwrap_err();
-        assert_eq!(status.code(), code, "{status:?}");
-        assert!(status.message().contains(told), "{status:?}");
+async fn ends(mesh: &mut ByHand, name: &str, began: Instant) -> Duration {
+    let status = mesh.ended(name).await;
+    assert!(status.success(), "{name}: {status}\n{}", mesh.site.logs());
+    began.elapsed()
+}
+
+/// Reads endless streams until those that pass `name` have ended; how many did. Those that pass the
+/// other agent's sidecar go on for ever.
+async fn rests(pours: Vec<Talk>, name: &str) -> usize {
+    let ends = pours
+        .into_iter()
+        .map(|pour| timeout(DRAIN + SLACK, pour.rest()));
+    let mut cut = 0;
+    for (bytes, status) in join_all(ends).await.into_iter().flatten() {
+        assert!(bytes > 0, "nothing came of an endless stream");
+        // Their own sidecar is gone, and can say nothing; of the other it says that it is.
+        let told = (name != "home-1").then_some(Code::Unavailable);
+        assert_eq!(status, told, "{name}");
+        cut += 1;
     }
-    // A stream that nobody ends: cut at the time that the caller gave.
-    within("a client is ready", client.0.ready()).await.unwrap();
-    let asks = stream::iter([Bytes::from_static(b"x")]).chain(stream::pending());
-    let mut request = Request::new(asks);
-    *request.metadata_mut() = named();
-    let timeout = MetadataValue::from_static("700m");
-    request.metadata_mut().insert("grpc-timeout", timeout);
-    let path = PathAndQuery::from_static("/mesh.test.Kinds/Both");
-    let answer = within("an answer begins", client.0.streaming(request, path, Raw)).await;
-    let ended = match answer {
-        Err(status) => status,
-        Ok(answer) => {
-            let mut body = answer.into_inner();
-            loop {
-                match within("the deadline is kept", body.next()).await {
-                    Some(Ok(_)) => {}
-                    Some(Err(status)) => break status,
-                    None => panic!("it ended well"),
-                }
-            }
-        }
-    };
-    assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
-    tokio::time::timeout(
-        Duration::from_secs(30),
-        client.whole("Unary", &[b"x"], named()),
-    )
-    .await
-    .unwrap()
-    .unwrap();
+    cut
 }

@@ -1,13 +1,19 @@
 //! More than anybody should send, and more who watch than anybody should need.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use attache::pb::{TaskState, task_event::Kind};
 use tokio::task::JoinSet;
+use tonic::Code;
 
 use crate::support::{
     client::{self, Seen},
+    floods::{Attack, Victim},
+    memory,
     mesh::{Site, agent},
+    passing::{ASK, AUTHORITY, POUR, UNARY, echo},
+    process::most_memory,
+    scrape::Page,
     wait::{eventually, within},
 };
 
@@ -24,14 +30,8 @@ const PER_CONNECTION: usize = 50;
 /// What they are told: more than a stream's window holds, so that who does not read stops it.
 const CHUNKS: usize = 40;
 const CHUNK: usize = 4 << 10;
-
-/// The most memory that a process ever had, in KiB.
-fn most_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let words = line.unwrap().split_whitespace();
-    words.filter_map(|word| word.parse().ok()).next().unwrap()
-}
+/// By when streams have ended that nobody reads, once they fill half of what is given for such.
+const LET_GO: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_gibibyte_of_artifact_is_refused_at_the_limit_and_costs_no_memory() {
@@ -47,7 +47,7 @@ async fn a_gibibyte_of_artifact_is_refused_at_the_limit_and_costs_no_memory() {
     let first = client::run(&mut home, client::spec("test.tell", &little)).await;
     assert_eq!(first.unwrap().state(), TaskState::Completed);
     let sidecars = ["home-1", "worker-1"].map(|name| site.mark.process(&["sidecar", name]).pid);
-    let before = sidecars.map(most_memory);
+    let before = sidecars.map(memory::most);
 
     let flood = client::spec("test.flood", &FLOOD.to_string());
     let seen = client::run(&mut home, flood).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_gibibyte_of_artifact_is_refused_at_the_limit_and_costs_no_memory() {
     .await;
     assert!(sent / 8 < CONTENT + 16, "{sent} chunks went");
     for (pid, before) in sidecars.into_iter().zip(before) {
-        let grown = most_memory(pid) - before;
+        let grown = memory::most(pid) - before;
         assert!(grown < GROWTH, "{pid} grew by {grown} KiB");
     }
     // All of it can go on.
@@ -76,7 +76,7 @@ async fn a_gibibyte_of_artifact_is_refused_at_the_limit_and_costs_no_memory() {
 
 #[tokio::test]
 async fn a_thousand_watchers_see_the_same_and_who_does_not_read_harms_nobody() {
-    let mesh = agent("home", &["test.home"], "") + &agent("worker", &["test.tell"], "");
+    let mesh = agent("home", &["test.home"], "") + &agent("worker", &["test.tell"], "") + &echo(1);
     let site = Site::new(&mesh);
     let up = site.up(&[]).await;
     let address = &up.instance("default/home", 0).local;
@@ -115,10 +115,45 @@ async fn a_thousand_watchers_see_the_same_and_who_does_not_read_harms_nobody() {
     assert_eq!(chunks.count(), CHUNKS);
     assert!(all.iter().all(|seen| seen.events == first.events));
 
+    // A minute would be over by now and then. Where many read nothing, seconds are.
+    let attack = Attack::ZeroWindow.run(
+        Victim {
+            authority: AUTHORITY,
+            endless: Some((POUR, ASK)),
+            ..Victim::of(address, UNARY)
+        },
+        0,
+        LET_GO,
+    );
+    assert!(attack.await.closed.is_some(), "its calls go on");
+    let admin = &up.instance("default/home", 0).admin;
+    eventually("nobody watches any more", || async {
+        let page = Page::of(admin, "text/plain").await;
+        let watchers = page.sum("attache_task_watchers", &[]);
+        (watchers == 0.0).then_some(()).ok_or(watchers.to_string())
+    })
+    .await;
+
     // Nothing was kept for it but where it stood, and that is enough.
-    let late = within("it reads at last", async {
-        let mut seen = Seen::default();
-        while let Some(response) = deaf.message().await.unwrap() {
+    let mut seen = Seen::default();
+    let status = within("it reads at last", async {
+        loop {
+            match deaf.message().await {
+                Ok(Some(response)) => seen.take(response.update.unwrap()),
+                Ok(None) => panic!("a clean end"),
+                Err(status) => break status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    let missing = first.events.len() - seen.events.len();
+    assert!(missing > 0, "it was told everything");
+    let mut stream = client::watch(&mut home, &id, seen.last_seq())
+        .await
+        .unwrap();
+    let late = within("it goes on from there", async {
+        while let Some(response) = stream.message().await.unwrap() {
             seen.take(response.update.unwrap());
         }
         seen.whole()

@@ -14,7 +14,7 @@ use tokio::{net::UnixListener, process::Command};
 use tonic::{body::Body, server::NamedService};
 
 use crate::support::{
-    passing::{KEY, NAME, Passing},
+    through::{KEY, NAME, Through},
     tools::{self, Ran, fetched},
 };
 
@@ -106,10 +106,10 @@ async fn grpcurl_explores_an_agents_services_through_the_callers_sidecar() {
     let Some(program) = fetched("bin/grpcurl", test) else {
         return;
     };
-    let passing = Passing::empty().await;
-    serve(&passing.listens());
-    passing.serves().await;
-    let at = passing.local();
+    let through = Through::empty().await;
+    serve(&through.listens());
+    through.serves().await;
+    let at = through.local();
     let header = format!("{KEY}: {NAME}");
     let run = async |options: &[&str], rest: &[&str]| -> Ran {
         let mut command = Command::new(&program);

@@ -34,6 +34,7 @@ use crate::support::{
     hand::{ByHand, REGISTRY},
     load::{Load, Shape},
     mesh::agent,
+    passing::{Passing, echo},
     tools::{fetched, root},
     wait::within,
 };
@@ -55,7 +56,7 @@ const SKILL: &str = "test.slow";
 
 fn mesh() -> String {
     let workers = "instances = 3\nmax_concurrent_tasks = 16";
-    agent("home", &["test.home"], "instances = 2") + &agent("worker", &[SKILL], workers)
+    agent("home", &["test.home"], "instances = 2") + &agent("worker", &[SKILL], workers) + &echo(2)
 }
 
 /// Callers that use gRPC's own client for Python.
@@ -179,6 +180,9 @@ async fn every_process_is_restarted_in_turn_and_no_call_fails() {
         .flat_map(|tools| ["home-1", "home-2"].map(|home| Foreign::start(&mesh, home, tools)))
         .collect();
     let asking = Asking::start(&mesh);
+    let passing: Vec<Passing> = ["home-1", "home-2"]
+        .map(|home| Passing::start(&mesh.local_address(home), CALLERS))
+        .into();
 
     let began = Instant::now();
     let mut longest = Duration::ZERO;
@@ -200,6 +204,9 @@ async fn every_process_is_restarted_in_turn_and_no_call_fails() {
             for load in loads.values() {
                 load.goes_on(5).await;
             }
+            for callers in &passing {
+                callers.goes_on(20).await;
+            }
             // Whose own sidecar was up had a connection all the time.
             assert_eq!(unsent(&loads), before, "{name}, round {round}");
         }
@@ -217,6 +224,12 @@ async fn every_process_is_restarted_in_turn_and_no_call_fails() {
         // They were sent away, and had to wait, in every round.
         let count = outcome.count;
         assert!(count.sent_away >= rounds, "{count:?}");
+    }
+    for callers in passing {
+        // Nobody was killed, so each call had its answer, or went again and had it.
+        let (passed, failed) = callers.stop().await;
+        writeln!(table, "passing: {passed} answers").unwrap();
+        assert_eq!(failed, Vec::<String>::new(), "{passed} passed");
     }
     let (fine, failures) = asking.stop().await;
     writeln!(table, "registry: {fine} answers").unwrap();

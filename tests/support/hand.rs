@@ -24,6 +24,7 @@ use tonic::{Streaming, transport::Endpoint};
 use super::{
     client::{self, Local},
     mesh::Site,
+    passing,
     process::signal,
     tools::test_agent,
     wait::{eventually, within},
@@ -150,11 +151,15 @@ impl ByHand {
             let settings = fs::read_to_string(config(sidecar)).unwrap();
             let settings: toml::Table = settings.parse().unwrap();
             let (key, value) = self.site.mark.env();
-            let mut command = Command::new(test_agent());
+            let listen = settings["agent"].as_str().unwrap();
+            let mut command = match sidecar.starts_with("echo-") {
+                true => passing::server(listen),
+                false => Command::new(test_agent()),
+            };
             command
                 .env(key, value)
                 .env("TEST_RUNS", self.site.path("runs"))
-                .env("ATTACHE_LISTEN", settings["agent"].as_str().unwrap())
+                .env("ATTACHE_LISTEN", listen)
                 .env("ATTACHE_SIDECAR", settings["local"].as_str().unwrap())
                 .kill_on_drop(true);
             return command;

@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::wait::eventually;
+
 /// Name of the mark.
 const MARK: &str = "ATTACHE_TEST_MARK";
 
@@ -62,6 +64,25 @@ impl Mark {
         fitting[0].clone()
     }
 
+    /// Kills the sidecar of this instance, and waits until it has been started again.
+    ///
+    /// # Panics
+    /// When there is none or more than one, or no other comes.
+    pub async fn kill_and_wait(&self, instance: &str) {
+        let before = self.process(&["sidecar", instance]).pid;
+        signal(before, Signal::KILL);
+        eventually("the sidecar is started again", || async {
+            let all = self.processes();
+            let is_it =
+                |one: &&Process| one.command.contains("sidecar") && one.command.contains(instance);
+            match all.iter().find(is_it) {
+                Some(again) if again.pid != before => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Ends every process that carries the mark, at once; again, until no new one has come.
     pub fn kill_all(&self) {
         for _ in 0..100 {
@@ -91,6 +112,17 @@ pub fn signal(pid: u32, signal: Signal) {
     if let Err(error) = kill_process(pid, signal) {
         assert_eq!(error, rustix::io::Errno::SRCH, "{pid:?}");
     }
+}
+
+/// The most memory that a process ever had, in KiB.
+///
+/// # Panics
+/// When it is gone.
+pub fn most_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let words = line.unwrap().split_whitespace();
+    words.filter_map(|word| word.parse().ok()).next().unwrap()
 }
 
 /// A file's text; empty when it is not there.

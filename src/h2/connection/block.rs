@@ -200,6 +200,7 @@ impl Connection {
                 received: if end { Side::Ended } else { Side::Body },
                 sent: Side::Head,
             },
+            opened: now,
             call: None,
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.config.stream_window),

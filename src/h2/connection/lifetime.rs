@@ -143,10 +143,19 @@ impl Connection {
             Leaving::Announced { until } => Some(until),
             Leaving::Not | Leaving::Last | Leaving::Over => None,
         };
-        [greeting, partial, write, alive, drain, self.idle_until()]
-            .into_iter()
-            .flatten()
-            .min()
+        let reset = self.unwanted.next();
+        [
+            greeting,
+            partial,
+            write,
+            alive,
+            drain,
+            reset,
+            self.idle_until(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Time has passed: asks whether the peer is alive, goes on with a drain, ends what is idle.
@@ -188,6 +197,7 @@ impl Connection {
         if matches!(self.leaving, Leaving::Announced { until } if now >= until) {
             self.finish_drain();
         }
+        self.reset_unwanted(now);
         if self.idle_until().is_some_and(|until| now >= until) {
             self.drain(now);
         }

@@ -17,6 +17,7 @@
 //! | `control` | SETTINGS, PING, GOAWAY, WINDOW_UPDATE |
 //! | `send` | HEADERS, DATA, RST_STREAM out |
 //! | `streams` | which streams there are, and which there were |
+//! | `unwanted` | streams given up: resets at a pace that the peer bears |
 //! | `lifetime` | deadlines, keepalive, drain |
 
 mod block;
@@ -27,6 +28,7 @@ mod send;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod unwanted;
 
 use std::time::Duration;
 
@@ -36,8 +38,9 @@ use self::{
     block::Assembly,
     lifetime::{Leaving, Times},
     streams::Streams,
+    unwanted::Unwanted,
 };
-pub use self::{receive::Event, send::Room, streams::Stream};
+pub use self::{receive::Event, send::Room, streams::Stream, unwanted::Resets};
 use super::{
     budget::{Budget, Limits},
     frame::{self, DEFAULT_WINDOW, ErrorCode, PREFACE, Setting, write},
@@ -73,6 +76,8 @@ pub struct Config {
     pub role: Role,
     /// What the peer may ask beyond calls.
     pub limits: &'static Limits,
+    /// How fast streams of ours are reset (client only).
+    pub resets: Resets,
     /// Streams that the peer may have open at once.
     pub max_streams: u32,
     /// How much the peer may send on a stream before any of it has left us.
@@ -102,6 +107,7 @@ impl Config {
         Self {
             role: Role::Server,
             limits: &Limits::CALLER,
+            resets: Resets::MESH,
             max_streams: 100,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
@@ -141,6 +147,7 @@ impl Config {
     pub const fn pipe() -> Self {
         Self {
             stream_window: 128 << 10,
+            resets: Resets::PIPE,
             ..Self::agent()
         }
     }
@@ -148,6 +155,7 @@ impl Config {
     /// For connections to an agent's own server, on this machine.
     pub const fn agent() -> Self {
         Self {
+            resets: Resets::AGENT,
             keepalive: None,
             ..Self::upstream()
         }
@@ -176,11 +184,13 @@ pub struct Connection {
     send: SendWindow,
     receive: ReceiveWindow,
     budget: Budget,
+    unwanted: Unwanted,
     out: Vec<u8>,
     /// Bytes that the driver took and has not written yet.
     in_flight: usize,
     times: Times,
     leaving: Leaving,
+    failed: Option<frame::Error>,
 }
 
 impl Connection {
@@ -220,10 +230,12 @@ impl Connection {
             send: SendWindow::new(DEFAULT_WINDOW),
             receive: ReceiveWindow::new(window),
             budget: Budget::new(config.limits, now),
+            unwanted: Unwanted::new(config.resets, now),
             out,
             in_flight: 0,
             times: Times::new(now),
             leaving: Leaving::Not,
+            failed: None,
             config,
         }
     }
@@ -298,7 +310,13 @@ impl Connection {
             let last = self.streams.last_of_peer();
             write::goaway(&mut self.out, last, error.code, error.what.as_bytes());
             self.leaving = Leaving::Over;
+            self.failed = Some(*error);
         }
+    }
+
+    /// The rule for which it was ended, if it was.
+    pub fn failed(&self) -> Option<frame::Error> {
+        self.failed
     }
 
     /// Whether the connection is through: what is in the output goes out, then it is closed.

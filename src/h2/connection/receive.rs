@@ -235,6 +235,7 @@ impl Connection {
             }
             Ok(None) => {
                 self.release_connection(flow);
+                self.close_if_through(stream);
                 Ok(Event::Quiet)
             }
             Err((code, what)) => {

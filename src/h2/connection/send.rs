@@ -41,7 +41,7 @@ impl Connection {
     }
 
     /// Opens a stream of ours with a request. There is [`Room`].
-    pub fn open(&mut self, call: Key, request: &Fields, end: bool) -> Key {
+    pub fn open(&mut self, call: Key, request: &Fields, end: bool, now: Instant) -> Key {
         debug_assert_eq!(self.room(), Room::Yes);
         let id = self.streams.next();
         self.write_fields(id, request, end);
@@ -51,6 +51,7 @@ impl Connection {
                 received: Side::Head,
                 sent: if end { Side::Ended } else { Side::Body },
             },
+            opened: now,
             call: Some(call),
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.config.stream_window),
@@ -123,7 +124,7 @@ impl Connection {
         }
     }
 
-    /// Resets a stream. Late frames of it are forgiven for a while.
+    /// Resets a stream at once: one that the peer opened. Late frames of it are forgiven for a while.
     pub fn reset(&mut self, key: Key, code: ErrorCode) {
         if let Some(stream) = self.streams.remove(key) {
             self.write_reset(stream.id, code);

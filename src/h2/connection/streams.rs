@@ -8,6 +8,8 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
+use tokio::time::Instant;
+
 use super::Role;
 use crate::h2::{
     frame::MAX_STREAM,
@@ -26,7 +28,9 @@ pub struct Stream {
     pub id: u32,
     /// How far both messages are.
     pub state: State,
-    /// What its owner calls it.
+    /// When it was opened.
+    pub opened: Instant,
+    /// What its owner calls it; `None` too where nobody wants it any longer.
     pub call: Option<Key>,
     /// What we may send.
     pub send: SendWindow,

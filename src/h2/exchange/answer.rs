@@ -92,9 +92,10 @@ impl<P: Policy> Exchange<P> {
         call.status = None;
         let stream = call.up.and_then(|up| up.stream);
         if let (Some(place), Some(stream)) = (self.lines.get_mut(line), stream) {
-            place.connection.reset(stream, ErrorCode::Cancel);
+            place.connection.give_up(stream, ErrorCode::Cancel, now);
         }
         self.touch(line);
+        self.arm_line(line);
         self.stir(line);
         self.again(key, GivenBack::Wanted, now);
     }

@@ -70,10 +70,13 @@ impl<P: Policy> Exchange<P> {
             self.queue(down.line, key);
             return self.stir(down.line);
         }
+        // Behind half a message trailers would look like a fault of ours: a reset says what it is.
+        let unread = matches!(failure, Failure::Exhausted(_)) && !call.response.parked.is_empty();
         if let (Some(place), Some(stream)) = (self.lines.get_mut(down.line), down.stream) {
             let (fields, text) = (&mut self.written, &mut self.text);
             let (code, message) = (failure.code(), failure.message());
-            match failure.reset() {
+            let reset = failure.reset();
+            match reset.or_else(|| unread.then(|| failure.error_code())) {
                 Some(code) => place.connection.reset(stream, code),
                 None if !answered => {
                     write_answer(fields, text, grpc, code, message);
@@ -100,6 +103,7 @@ impl<P: Policy> Exchange<P> {
         call.status = Some(code);
         let down = call.down;
         write_answer(&mut self.written, &mut self.text, call.grpc, code, message);
+        self.policy.on_reply(&mut call.context, &mut self.written);
         if let (Some(place), Some(stream)) = (self.lines.get_mut(down.line), down.stream) {
             place
                 .connection
@@ -141,7 +145,7 @@ impl<P: Policy> Exchange<P> {
             if call.response.owed > 0 {
                 self.release(up.line, None, call.response.owed, 0);
             }
-            self.hang_up(up.line, up.stream, ErrorCode::Cancel);
+            self.hang_up(up.line, up.stream, ErrorCode::Cancel, now);
             self.stir(up.line);
         }
         let known = call.status.is_some_and(|code| code != Code::UNIMPLEMENTED);
@@ -151,7 +155,7 @@ impl<P: Policy> Exchange<P> {
         {
             place.connection.earn_answer();
         }
-        self.hang_up(call.down.line, call.down.stream, ErrorCode::NoError);
+        self.hang_up(call.down.line, call.down.stream, ErrorCode::NoError, now);
         let code = match end {
             End::GivenUp => Some(Code::CANCELLED),
             End::Answered | End::Replied | End::Failed => call.status,
@@ -168,17 +172,24 @@ impl<P: Policy> Exchange<P> {
         self.recycle(call.kept);
     }
 
-    /// Resets a stream, if it is still open.
-    fn hang_up(&mut self, line: Key, stream: Option<Key>, code: ErrorCode) {
+    /// Resets a stream, if it is still open: a caller's at once, others as fast as their peer bears it.
+    fn hang_up(&mut self, line: Key, stream: Option<Key>, code: ErrorCode, now: Instant) {
         let Some(place) = self.lines.get_mut(line) else {
             return;
         };
         let before = place.connection.backlog();
         if let Some(stream) = stream {
-            place.connection.reset(stream, code);
+            match place.connection.role() {
+                Role::Server => place.connection.reset(stream, code),
+                Role::Client => place.connection.give_up(stream, code, now),
+            }
         }
+        let waits = place.connection.has_unwanted();
         if place.connection.backlog() > before || place.connection.over() {
             self.touch(line);
+        }
+        if waits {
+            self.arm_line(line);
         }
     }
 

@@ -165,6 +165,11 @@ impl<P: Policy> Exchange<P> {
                 }
             }
         }
+        let place = self.lines.get(line);
+        if place.is_some_and(|place| place.connection.has_unwanted()) {
+            // They end without a word to anybody, and others may wait for their places.
+            self.stir(line);
+        }
         self.settle(now);
         self.arm_line(line);
         self.current = None;

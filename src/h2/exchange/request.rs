@@ -170,7 +170,7 @@ impl<P: Policy> Exchange<P> {
         let lane = &mut call.request;
         let end = lane.parked.is_empty() && matches!(lane.ending, Ending::End);
         let up_line = up.line;
-        up.stream = Some(line.connection.open(key, &call.kept.head, end));
+        up.stream = Some(line.connection.open(key, &call.kept.head, end, now));
         lane.sent = end;
         if lane.waits() {
             self.queue(up_line, key);

@@ -82,6 +82,7 @@ impl<P: Policy> Exchange<P> {
         }
         if line.connection.has_output() || line.connection.over() {
             self.touch(key);
+            self.stir(key);
         }
         self.arm_line(key);
     }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{
-    Destination, Dial, Exchange, GivenBack, Policy,
+    Destination, Dial, Exchange, GivenBack, Policy, Target,
     line::{Far, Line},
 };
 use crate::h2::{
@@ -50,6 +50,12 @@ impl<P: Policy> Exchange<P> {
         }
         self.dials.push(Dial { line, to });
         Some(line)
+    }
+
+    /// Has a line to a target, for calls that are to come; one is dialed where there is none.
+    pub fn stand_by(&mut self, target: Target, now: Instant) {
+        self.line_to(Destination::Target(target), now);
+        self.settle(now);
     }
 
     /// New calls go elsewhere from now on.

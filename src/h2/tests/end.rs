@@ -64,7 +64,7 @@ impl End {
     pub(in crate::h2) fn start(&mut self, request: &Fields, end: bool) -> usize {
         let number = self.calls.len();
         let key = self.keys.insert(number);
-        let stream = Some(self.connection.open(key, request, end));
+        let stream = Some(self.connection.open(key, request, end, self.now));
         self.calls.push(Seen {
             stream,
             ..Seen::default()

@@ -32,7 +32,8 @@ use super::{balancer::Balancer, carry, judge};
 use crate::{
     domain::{AgentName, InstanceId, Label, SpiffeId},
     h2::{
-        exchange::{End, GivenBack, Onward, Outcome as Ended, Policy, Request, Verdict},
+        connection::Config,
+        exchange::{self, End, GivenBack, Onward, Outcome as Ended, Policy, Request, Verdict},
         grpc,
         hpack::Fields,
     },
@@ -96,6 +97,8 @@ pub(super) struct Passing {
     abort: Option<Code>,
     /// Where it was before; as many as a call has tries.
     tried: Vec<InstanceId>,
+    /// Nobody has seen it: a sidecar that sent it may send it to another.
+    unseen: bool,
     account: Account,
 }
 
@@ -137,6 +140,7 @@ impl Policy for Desk {
         let to = call.judged(outcome, request.now);
         call.tried.extend(to.map(|to| to.instance.clone()));
         if call.to.is_none() {
+            call.unseen = true;
             let text = "the agent could not be reached; ask again later";
             return reply(grpc::Code::UNAVAILABLE, text);
         }
@@ -162,9 +166,24 @@ impl Policy for Desk {
         Onward::Pass
     }
 
+    fn on_reply(&mut self, call: &mut Passing, fields: &mut Fields) {
+        if call.unseen {
+            fields.push(NOT_PROCESSED, b"1");
+        }
+    }
+
     fn on_trailers(&mut self, call: &mut Passing, fields: &mut Fields) {
         call.account.told(fields);
         stamp::back(fields);
+    }
+
+    fn config(&self, target: Option<exchange::Target>) -> Config {
+        match target {
+            // Servers of agents take PINGs, and resets of what they have not looked at, for abuse.
+            Some(OWN_AGENT) => Config::agent(),
+            None => Config::pipe(),
+            Some(_) => Config::upstream(),
+        }
     }
 
     fn on_end(&mut self, mut call: Passing, ended: &Ended) {

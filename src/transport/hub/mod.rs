@@ -38,6 +38,7 @@ use crate::{
     h2::{
         connection::Config,
         exchange::{self, Destination, Dial, Policy},
+        frame,
         slab::Key,
     },
     identity::Connection,
@@ -89,6 +90,8 @@ pub(super) trait Line: Send {
     async fn part(&mut self);
     /// Takes no new calls.
     fn drain(&self);
+    /// The rule that the peer has broken, for which it was ended.
+    fn failed(&self) -> Option<frame::Error>;
 }
 
 #[tonic::async_trait]
@@ -108,6 +111,10 @@ where
 
     fn drain(&self) {
         Driver::drain(self);
+    }
+
+    fn failed(&self) -> Option<frame::Error> {
+        Driver::failed(self)
     }
 }
 

@@ -1,8 +1,11 @@
 //! Connections to targets: made, retired before they break, cut when their peer's certificate ends.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::Lookup;
 use crate::{
@@ -23,6 +26,10 @@ use crate::{
         pool::{MOVE_AT, Ways},
     },
 };
+
+/// How often it is looked whether a line stands by: far less than half of the shortest life of a
+/// certificate, which is 10 s.
+const STAND_BY: Duration = Duration::from_secs(1);
 
 /// How a thread's engine reaches its targets.
 #[derive(Clone)]
@@ -97,9 +104,11 @@ impl Upstream {
         let mut ending = std::pin::pin!(self.ending(peer.as_ref(), renewed));
         let mut cut = std::pin::pin!(self.cut(peer.as_ref()));
         let mut leaving = false;
+        let mut heir = std::pin::pin!(stand_by(core, target));
         let ended = loop {
             tokio::select! {
                 ended = driver.run() => break ended,
+                () = heir.as_mut(), if leaving && !stop.is_cancelled() => {}
                 () = cut.as_mut() => {
                     alive.ends(Close::Expired);
                     return;
@@ -116,6 +125,9 @@ impl Upstream {
                 }
             }
         };
+        if let Some(rule) = driver.failed() {
+            tracing::info!(%rule, "a connection to a target ended: its peer broke a rule");
+        }
         if let Err(error) = ended {
             alive.ends(cause_of(&error));
             tracing::debug!(%error, "a connection to a target ended");
@@ -173,6 +185,15 @@ impl Upstream {
             Some(peer) => self.sightings.end_of(peer).await,
             None => std::future::pending().await,
         }
+    }
+}
+
+/// Has a line to a target at any time: calls that stay on the one that is retired may take days, and
+/// it is cut when a certificate ends, unless both sides have shown a newer one meanwhile.
+async fn stand_by<P: Policy>(core: &Arc<Core<P>>, target: exchange::Target) {
+    loop {
+        core.with(|exchange| exchange.stand_by(target, Instant::now()));
+        sleep(STAND_BY).await;
     }
 }
 

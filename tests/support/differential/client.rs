@@ -11,7 +11,7 @@ use h2::{
 use http::{HeaderValue, Method, Request, Version};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::super::passing;
+use super::super::through;
 use super::{
     Seen, TIMEOUT,
     plan::{Cut, Plan},
@@ -71,8 +71,8 @@ impl Line {
         let fixed = [
             ("te", "trailers"),
             ("content-type", "application/grpc"),
-            (passing::KEY, passing::NAME),
-            ("attache-caller", passing::CALLER),
+            (through::KEY, through::NAME),
+            ("attache-caller", through::CALLER),
             ("attache-correlation-id", "work-1"),
             ("grpc-timeout", TIMEOUT),
         ];

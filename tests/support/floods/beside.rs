@@ -37,9 +37,9 @@ pub struct Fared {
 impl Beside {
     /// Calls `path` with an empty message at `address`, one call after the other, on a connection
     /// of its own.
-    pub async fn start(address: &str, path: &str) -> Self {
+    pub async fn start(address: &str, authority: &str, path: &str) -> Self {
         let nursery = Nursery::here();
-        let io = connect(address).await.unwrap();
+        let io = connect(address).await;
         let (sender, connection) = h2::client::handshake(io).await.unwrap();
         nursery.adopt("well-behaved connection", async move {
             // Its calls tell how it ended.
@@ -52,11 +52,12 @@ impl Beside {
             nursery,
         };
         let (took, failed) = (Arc::clone(&one.took), Arc::clone(&one.failed));
-        let (stop, path) = (one.stop.clone(), path.to_owned());
+        let stop = one.stop.clone();
+        let uri = format!("http://{authority}{path}");
         one.nursery.adopt("well-behaved client", async move {
             while !stop.is_cancelled() {
                 let began = Instant::now();
-                match timeout(LIMIT, unary(sender.clone(), &path)).await {
+                match timeout(LIMIT, unary(sender.clone(), &uri)).await {
                     Ok(Ok(())) => took.lock().unwrap().push(began.elapsed()),
                     Ok(Err(error)) => {
                         failed.lock().unwrap().push(error.to_string());
@@ -101,9 +102,9 @@ impl Drop for Beside {
 }
 
 /// One call whose status has to be OK.
-async fn unary(mut sender: SendRequest<Bytes>, path: &str) -> Result<(), h2::Error> {
+async fn unary(mut sender: SendRequest<Bytes>, uri: &str) -> Result<(), h2::Error> {
     poll_fn(|cx| sender.poll_ready(cx)).await?;
-    let request = Request::post(format!("http://localhost{path}"))
+    let request = Request::post(uri)
         .header("te", "trailers")
         .header("content-type", "application/grpc")
         .body(());

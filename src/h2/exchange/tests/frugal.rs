@@ -82,7 +82,7 @@ fn a_forwarded_call_allocates_nothing() {
         if round > 1 {
             let mut request = request("/s/m");
             request.push(b"grpc-timeout", format!("{}m", 1000 + round).as_bytes());
-            let stream = client.open(key(), &request, false);
+            let stream = client.open(key(), &request, false, now);
             assert_eq!(client.send_data(stream, &[7; 128], true, now), Some(128));
         }
         let mut bytes = 0;
@@ -97,7 +97,7 @@ fn a_forwarded_call_allocates_nothing() {
             );
             give(&mut client, &out, &mut fields, &mut open, &mut bytes);
             if round == 0 && target.is_none() {
-                let first = client.open(key(), &request("/s/m"), true);
+                let first = client.open(key(), &request("/s/m"), true, now);
                 client.send_data(first, b"", true, now);
                 target = Some(());
                 continue;

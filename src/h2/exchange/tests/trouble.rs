@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::h2::{
     call::ATTEMPTS,
+    connection::{Config, Resets},
     exchange::{End, GivenBack, STALL},
     frame::{ErrorCode, write},
     grpc::Code,
@@ -435,7 +436,67 @@ fn waiting_and_not_reading_have_an_end() {
     world.exchange.on_time(world.now);
     world.run();
     assert_eq!((world.exchange.calls(), world.exchange.parked()), (0, 0));
-    assert_eq!(status(&mut world, caller, call), "8");
+    // By now half a message may have come: a status behind it would not be read as one.
+    let log = &world.client(caller).calls[call].log;
+    assert_eq!(log.last().unwrap(), "reset ENHANCE_YOUR_CALM false");
+    assert_eq!(world.outcomes()[0].code, Some(Code::RESOURCE_EXHAUSTED));
+}
+
+/// A caller of `/t/1/watch` and the number of its call, at the caller's and at the server's end.
+fn watcher(world: &mut World, reads: bool) -> (usize, usize, usize) {
+    let caller = world.caller();
+    world.client(caller).reads = reads;
+    let call = world.client(caller).start(&request("/t/1/watch"), true);
+    world.run();
+    let answering = world.server(0).calls.len() - 1;
+    let head = [(":status", "200"), ("content-type", "application/grpc")];
+    world.server(0).fields(answering, &head, false);
+    (caller, call, answering)
+}
+
+#[test]
+fn a_watcher_that_reads_nothing_is_closed_and_the_others_go_on() {
+    let mut world = World::new();
+    let deaf = watcher(&mut world, false);
+    let others = [watcher(&mut world, true), watcher(&mut world, true)];
+    let second = Duration::from_secs(1);
+    let seconds = u32::try_from(STALL.as_secs()).unwrap();
+    for _ in 0..seconds + 40 {
+        for (_, _, answering) in [deaf, others[0], others[1]] {
+            world.server(0).send(answering, &[7; 60_000], false);
+        }
+        world.now += second;
+        world.run();
+        world.exchange.on_time(world.now);
+        world.run();
+    }
+    let log = |world: &mut World, (caller, call, _): (usize, usize, usize)| {
+        world.client(caller).calls[call]
+            .log
+            .last()
+            .cloned()
+            .unwrap()
+    };
+    assert_eq!(log(&mut world, deaf), "reset ENHANCE_YOUR_CALM false");
+    let outcomes = world.outcomes();
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!(outcomes[0].code, Some(Code::RESOURCE_EXHAUSTED));
+    // Not before its time: it was given as much as its window took, and then a minute.
+    assert!(outcomes[0].elapsed > STALL, "{:?}", outcomes[0]);
+    assert!(world.server(0).calls[deaf.2].reset, "its sender is told");
+    for other in others {
+        assert!(log(&mut world, other).starts_with("data"));
+        world
+            .server(0)
+            .fields(other.2, &[("grpc-status", "0")], true);
+    }
+    world.run();
+    for other in others {
+        let seen = &world.client(other.0).calls[other.1];
+        assert!(seen.ended && !seen.reset);
+        assert_eq!(seen.body.len(), 60_000 * (seconds as usize + 40));
+    }
+    assert_eq!((world.exchange.calls(), world.exchange.parked()), (0, 0));
 }
 
 #[test]
@@ -483,9 +544,7 @@ fn slow_headers_and_slow_greetings_end_their_connection() {
             .receive(line, &[0, 0, 9, 1, 4, 0, 0, 0], world.now),
         0
     );
-    let mute = world
-        .exchange
-        .accept((), crate::h2::connection::Config::caller(), world.now);
+    let mute = world.exchange.accept((), Config::caller(), world.now);
     world.now += Duration::from_secs(5);
     world.exchange.on_time(world.now);
     assert_eq!(
@@ -530,4 +589,54 @@ fn a_caller_that_breaks_the_protocol_takes_nobody_along() {
     world.server(0).answer(0, b"fine", "0");
     world.run();
     assert_eq!(world.client(caller).calls[call].body, b"fine");
+}
+
+/// Callers that come again and again and give everything up at once: whoever answers is sent resets
+/// no faster than it bears, and another caller's calls go on.
+#[test]
+fn resets_have_a_pace_however_many_callers_ask_for_them() {
+    for (resets, most) in [(Resets::MESH, 600), (Resets::AGENT, 40)] {
+        let mut world = World::new();
+        world.exchange.policy().upstream = Some(Config {
+            resets,
+            ..Config::upstream()
+        });
+        let other = world.caller();
+        let held = world.client(other).start(&request("/t/1/held"), false);
+        world.run();
+        for _ in 0..50 {
+            let abuser = world.caller();
+            let calls: Vec<usize> = (0..50)
+                .map(|_| world.client(abuser).start(&request("/t/1/x"), false))
+                .collect();
+            world.run();
+            for call in calls {
+                world.client(abuser).reset(call, ErrorCode::Cancel);
+            }
+            world.run();
+            world.now += Duration::from_millis(2);
+            world.exchange.on_time(world.now);
+        }
+        world.run();
+        assert_eq!(world.exchange.calls(), 1);
+        let reset = world.server(0).calls.iter().filter(|call| call.reset);
+        let reset = reset.count();
+        assert!((10..=most).contains(&reset), "{reset} of {most}");
+        // There is room again for the others once the time has come.
+        let fresh = world.client(other).start(&request("/t/1/fresh"), true);
+        for _ in 0..400 {
+            world.now += Duration::from_millis(10);
+            world.exchange.on_time(world.now);
+            world.run();
+        }
+        let server = world.server(0);
+        let answering = server.calls.len() - 1;
+        let open = server.calls.iter().filter(|call| !call.reset).count();
+        assert_eq!(open, 2, "all that was given up is reset in the end");
+        server.answer(answering, b"yes", "0");
+        world.run();
+        let client = world.client(other);
+        assert_eq!(client.calls[fresh].body, b"yes");
+        assert!(!client.calls[held].reset);
+    }
 }
