@@ -6,8 +6,8 @@ use attache::pb::{self, TaskState, part::Content};
 
 use crate::support::{
     client::{self, Local, is_end},
+    memory,
     mesh::{Site, agent},
-    process::most_memory,
     wait::{eventually, within},
 };
 
@@ -127,7 +127,7 @@ async fn large_content_costs_its_home_no_memory() {
     let first = client::run(&mut home, told(&gate, 20)).await.unwrap();
     assert_eq!(first.state(), TaskState::Completed);
     let pid = site.mark.process(&["sidecar", "home-1"]).pid;
-    let before = most_memory(pid);
+    let before = memory::most(pid);
     let id = client::submit(&mut home, told(&gate, CHUNKS))
         .await
         .unwrap()
@@ -141,7 +141,7 @@ async fn large_content_costs_its_home_no_memory() {
     }
     let read = within("all have read it", readers.join_all()).await;
     assert_eq!(read, [CHUNKS * CHUNK; 8]);
-    let grown = most_memory(pid) - before;
+    let grown = memory::most(pid) - before;
     assert!(grown < GROWTH, "it grew by {grown} KiB");
 }
 

@@ -12,7 +12,6 @@ use crate::support::{
     memory,
     mesh::{Site, agent},
     passing::{ASK, AUTHORITY, POUR, UNARY, echo},
-    process::most_memory,
     scrape::Page,
     wait::{eventually, within},
 };

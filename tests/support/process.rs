@@ -116,14 +116,6 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// The most memory that a process ever had, in KiB.
 ///
-/// # Panics
-/// When it is gone.
-pub fn most_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let words = line.unwrap().split_whitespace();
-    words.filter_map(|word| word.parse().ok()).next().unwrap()
-}
 
 /// A file's text; empty when it is not there.
 pub fn text(path: &Path) -> String {
