@@ -75,7 +75,7 @@ pub struct Outcome {
 }
 
 /// The calls that attackers make.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Victim<'a> {
     /// `host:port` or `unix:/path`.
     pub address: &'a str,
