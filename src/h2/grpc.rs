@@ -164,7 +164,9 @@ mod tests {
             ("", None),
             ("1", None),
             ("-1m", None),
+            ("+1m", None),
             ("1d", None),
+            ("1é", None),
         ] {
             let read = timeout(text.as_bytes());
             assert_eq!(read, millis.map(Duration::from_millis), "{text}");

@@ -7,14 +7,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::domain::Reason;
 use crate::pb;
 
 use super::descendants::{DESCENDANTS_MAX, RESERVE};
 use super::doors::descendants_exhausted;
-use super::journal::{Journal, JournalConfig};
+use super::journal::Journal;
 use super::lineage::CHAIN_MAX;
 use super::tests::Bench;
 
@@ -263,11 +263,10 @@ async fn a_scope_holds_down_the_chain_and_only_gets_narrower() {
     assert_eq!(third.scope, [pair("bomb.1")], "it goes on");
 }
 
-/// What fifty children in a row take that are made so many hops below the root, on a real disk.
-async fn cost(depth: usize, asks: bool) -> Duration {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::open(dir.path(), JournalConfig::default(), |_, _| ()).unwrap();
-    let mut bench = Bench::over(200, false, journal);
+/// Records that so many children in a row take, made so many hops below the root.
+async fn records(children: usize, depth: usize, asks: bool) -> u64 {
+    let journal = Journal::memory();
+    let mut bench = Bench::over(200, false, journal.clone());
     bench.asks.store(asks, Ordering::SeqCst);
     let root = bench.asked("bomb.0", "");
     bench.home.submit(root, 0).await.unwrap();
@@ -277,34 +276,21 @@ async fn cost(depth: usize, asks: bool) -> Duration {
         child(&bench, &skill, &parent).await.unwrap();
         parent = token(&mut bench, hop).await;
     }
-    let (skill, began) = (format!("bomb.{depth}"), Instant::now());
-    for _ in 0..50 {
+    let (skill, before) = (format!("bomb.{depth}"), journal.stats().records);
+    for _ in 0..children {
         child(&bench, &skill, &parent).await.unwrap();
     }
-    began.elapsed()
+    token(&mut bench, depth - 1 + children).await;
+    journal.stats().records - before
 }
 
-#[tokio::test]
-#[ignore = "a measurement: cargo test --lib what_a_child_costs -- --ignored --nocapture"]
-#[allow(clippy::print_stdout, reason = "it is there to be read")]
-async fn what_a_child_costs() {
-    Box::pin(cost(1, true)).await;
-    for (depth, asks) in [
-        (1, false),
-        (1, true),
-        (2, false),
-        (2, true),
-        (4, true),
-        (8, true),
-    ] {
-        let mut all = Vec::new();
-        for _ in 0..5 {
-            all.push(Box::pin(cost(depth, asks)).await / 50);
-        }
-        all.sort();
-        println!(
-            "depth {depth}, on demand {asks}: {:?} each, from {:?}",
-            all[2], all[0]
-        );
+#[tokio::test(start_paused = true)]
+async fn counting_children_takes_few_records_however_deep_they_are_made() {
+    const CHILDREN: usize = 50;
+    for depth in 1..=CHAIN_MAX {
+        let shared_out = Box::pin(records(CHILDREN, depth, false)).await;
+        let asked_for = Box::pin(records(CHILDREN, depth, true)).await;
+        let more = asked_for - shared_out;
+        assert!(more <= CHILDREN as u64 / 10, "{more} more at depth {depth}");
     }
 }

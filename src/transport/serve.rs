@@ -107,6 +107,10 @@ pub(super) async fn serve(
             }
         }
     };
+    if let Some(rule) = line.failed() {
+        let caller = &*origin(&connection, &context).caller;
+        tracing::info!(remote = ?connection.remote, caller, %rule, "connection ended: its peer broke a rule");
+    }
     match ended {
         Ok(()) => line.part().await,
         Err(error) => {

@@ -115,19 +115,7 @@ async fn a_killed_home_loses_no_task_and_no_event() {
             }
         })
         .await;
-        let before = site.mark.process(&["sidecar", "home-1"]).pid;
-        signal(before, Signal::KILL);
-        eventually("the home is started again", || async {
-            let all = site.mark.processes();
-            let found = all
-                .iter()
-                .find(|one| one.command.contains("sidecar") && one.command.contains("home-1"));
-            match found {
-                Some(home) if home.pid != before => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
+        site.mark.kill_and_wait("home-1").await;
         reaches(&home, &running, TaskState::Working).await;
         assert_eq!(
             state_of(&mut home.clone(), &queued).await,

@@ -1,15 +1,13 @@
 //! Content of more than 64 KiB: beside the log, once, and whole for whoever reads it.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use attache::pb::{self, TaskState, part::Content};
-use rustix::process::Signal;
-use tokio::time::{Instant, sleep};
 
 use crate::support::{
     client::{self, Local, is_end},
+    memory,
     mesh::{Site, agent},
-    process::signal,
     wait::{eventually, within},
 };
 
@@ -90,23 +88,6 @@ async fn reaches(home: &Local, id: &str, seq: u64) -> pb::Task {
     .await
 }
 
-/// Kills the home, and waits until it is there again.
-async fn kill_home(site: &Site) {
-    let before = site.mark.process(&["sidecar", "home-1"]).pid;
-    signal(before, Signal::KILL);
-    eventually("the home is started again", || async {
-        let all = site.mark.processes();
-        let found = all
-            .iter()
-            .find(|one| one.command.contains("sidecar") && one.command.contains("home-1"));
-        match found {
-            Some(home) if home.pid != before => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_killed_home_gives_out_the_same_bytes_as_before() {
     let site = Site::new(&home_and_worker());
@@ -117,13 +98,13 @@ async fn a_killed_home_gives_out_the_same_bytes_as_before() {
     let spec = told(&gate.display().to_string(), CHUNKS);
     let id = client::submit(&mut home, spec).await.unwrap().id;
     reaches(&home, &id, 100).await;
-    kill_home(&site).await;
+    site.mark.kill_and_wait("home-1").await;
     let task = within("it ends", reaches(&home, &id, u64::MAX)).await;
     assert_eq!(task.state(), TaskState::Completed, "{:?}", task.failure);
     let all = whole(CHUNKS);
     assert!(read(&mut home, &id, 0).await == all);
 
-    kill_home(&site).await;
+    site.mark.kill_and_wait("home-1").await;
     reaches(&home, &id, u64::MAX).await;
     assert!(read(&mut home, &id, 0).await == all);
     for offset in [1, CHUNK, 30 * CHUNK + 5, all.len() - 1, all.len()] {
@@ -132,14 +113,6 @@ async fn a_killed_home_gives_out_the_same_bytes_as_before() {
     let full = client::full(&mut home, &id).await.unwrap();
     let input = &full.messages[0].parts[1].content;
     assert!(*input == Some(Content::Raw(vec![3; INPUT].into())));
-}
-
-/// The most memory that a process ever had, in KiB.
-fn most_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let words = line.unwrap().split_whitespace();
-    words.filter_map(|word| word.parse().ok()).next().unwrap()
 }
 
 #[tokio::test]
@@ -154,7 +127,7 @@ async fn large_content_costs_its_home_no_memory() {
     let first = client::run(&mut home, told(&gate, 20)).await.unwrap();
     assert_eq!(first.state(), TaskState::Completed);
     let pid = site.mark.process(&["sidecar", "home-1"]).pid;
-    let before = most_memory(pid);
+    let before = memory::most(pid);
     let id = client::submit(&mut home, told(&gate, CHUNKS))
         .await
         .unwrap()
@@ -168,7 +141,7 @@ async fn large_content_costs_its_home_no_memory() {
     }
     let read = within("all have read it", readers.join_all()).await;
     assert_eq!(read, [CHUNKS * CHUNK; 8]);
-    let grown = most_memory(pid) - before;
+    let grown = memory::most(pid) - before;
     assert!(grown < GROWTH, "it grew by {grown} KiB");
 }
 
@@ -193,9 +166,11 @@ async fn what_many_tasks_have_in_common_is_on_disk_once() {
         let spec = told(&gate.display().to_string(), 1);
         client::submit(&mut home, spec).await.unwrap();
     }
-    let end = Instant::now() + Duration::from_secs(30);
-    while packs(&site) > 2 * INPUT as u64 {
-        assert!(Instant::now() < end, "{} bytes on disk", packs(&site));
-        sleep(Duration::from_millis(20)).await;
-    }
+    eventually("what they have in common is there once", || async {
+        match packs(&site) {
+            bytes if bytes > 2 * INPUT as u64 => Err(format!("{bytes} bytes on disk")),
+            _ => Ok(()),
+        }
+    })
+    .await;
 }

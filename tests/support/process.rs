@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::wait::eventually;
+
 /// Name of the mark.
 const MARK: &str = "ATTACHE_TEST_MARK";
 
@@ -62,6 +64,25 @@ impl Mark {
         fitting[0].clone()
     }
 
+    /// Kills the sidecar of this instance, and waits until it has been started again.
+    ///
+    /// # Panics
+    /// When there is none or more than one, or no other comes.
+    pub async fn kill_and_wait(&self, instance: &str) {
+        let before = self.process(&["sidecar", instance]).pid;
+        signal(before, Signal::KILL);
+        eventually("the sidecar is started again", || async {
+            let all = self.processes();
+            let is_it =
+                |one: &&Process| one.command.contains("sidecar") && one.command.contains(instance);
+            match all.iter().find(is_it) {
+                Some(again) if again.pid != before => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Ends every process that carries the mark, at once; again, until no new one has come.
     pub fn kill_all(&self) {
         for _ in 0..100 {
@@ -92,6 +113,9 @@ pub fn signal(pid: u32, signal: Signal) {
         assert_eq!(error, rustix::io::Errno::SRCH, "{pid:?}");
     }
 }
+
+/// The most memory that a process ever had, in KiB.
+///
 
 /// A file's text; empty when it is not there.
 pub fn text(path: &Path) -> String {

@@ -190,6 +190,7 @@ pub struct Connection {
     in_flight: usize,
     times: Times,
     leaving: Leaving,
+    failed: Option<frame::Error>,
 }
 
 impl Connection {
@@ -234,6 +235,7 @@ impl Connection {
             in_flight: 0,
             times: Times::new(now),
             leaving: Leaving::Not,
+            failed: None,
             config,
         }
     }
@@ -308,7 +310,13 @@ impl Connection {
             let last = self.streams.last_of_peer();
             write::goaway(&mut self.out, last, error.code, error.what.as_bytes());
             self.leaving = Leaving::Over;
+            self.failed = Some(*error);
         }
+    }
+
+    /// The rule for which it was ended, if it was.
+    pub fn failed(&self) -> Option<frame::Error> {
+        self.failed
     }
 
     /// Whether the connection is through: what is in the output goes out, then it is closed.

@@ -103,6 +103,7 @@ impl<P: Policy> Exchange<P> {
         call.status = Some(code);
         let down = call.down;
         write_answer(&mut self.written, &mut self.text, call.grpc, code, message);
+        self.policy.on_reply(&mut call.context, &mut self.written);
         if let (Some(place), Some(stream)) = (self.lines.get_mut(down.line), down.stream) {
             place
                 .connection

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Exchange, GivenBack, Policy, Target};
 use crate::h2::{
     connection::{Config, Connection, Role},
+    frame,
     slab::Key,
     wheel::Timer,
 };
@@ -124,6 +125,11 @@ impl<P: Policy> Exchange<P> {
     pub fn over(&self, line: Key) -> bool {
         let line = self.lines.get(line);
         line.is_none_or(|line| line.connection.over())
+    }
+
+    /// The rule that the peer of a line has broken, for which it was ended.
+    pub fn failed(&self, line: Key) -> Option<frame::Error> {
+        self.lines.get(line)?.connection.failed()
     }
 
     /// Bytes for a line that were not written yet.

@@ -123,6 +123,11 @@ pub trait Policy {
         let _ = (call, fields);
     }
 
+    /// An answer of our own, as [`Verdict::Reply`] has it, about to go to the caller.
+    fn on_reply(&mut self, call: &mut Self::Call, fields: &mut Fields) {
+        let _ = (call, fields);
+    }
+
     /// The call is over.
     fn on_end(&mut self, call: Self::Call, outcome: &Outcome);
 

@@ -97,6 +97,8 @@ pub(super) struct Passing {
     abort: Option<Code>,
     /// Where it was before; as many as a call has tries.
     tried: Vec<InstanceId>,
+    /// Nobody has seen it: a sidecar that sent it may send it to another.
+    unseen: bool,
     account: Account,
 }
 
@@ -138,6 +140,7 @@ impl Policy for Desk {
         let to = call.judged(outcome, request.now);
         call.tried.extend(to.map(|to| to.instance.clone()));
         if call.to.is_none() {
+            call.unseen = true;
             let text = "the agent could not be reached; ask again later";
             return reply(grpc::Code::UNAVAILABLE, text);
         }
@@ -161,6 +164,12 @@ impl Policy for Desk {
             judge::tell(turn.flatten(), (to.instance.as_str(), agent));
         }
         Onward::Pass
+    }
+
+    fn on_reply(&mut self, call: &mut Passing, fields: &mut Fields) {
+        if call.unseen {
+            fields.push(NOT_PROCESSED, b"1");
+        }
     }
 
     fn on_trailers(&mut self, call: &mut Passing, fields: &mut Fields) {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::runtime::{Nursery, Stop};
 use crate::task::callback::{Delivery, Outcome, TRY, Target, Ticket, Url};
@@ -76,10 +77,8 @@ impl Courier {
             let Some(delivery) = home.delivery(&ticket).await else {
                 return;
             };
-            let tried = timeout(
-                TRY,
-                Box::pin(one_try(&home, post.as_ref(), (&ticket, &delivery))),
-            );
+            let tried = one_try(&home, post.as_ref(), ticket.id.uuid, delivery);
+            let tried = timeout(TRY, Box::pin(tried));
             let outcome = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -107,13 +106,9 @@ impl Drop for Slot {
     }
 }
 
-async fn one_try(
-    home: &Home,
-    post: &dyn Post,
-    (ticket, delivery): (&Ticket, &Delivery),
-) -> Outcome {
-    let delivery = match home.whole_delivery(ticket.id.uuid, delivery).await {
-        Ok(whole) => &Box::new(whole),
+async fn one_try(home: &Home, post: &dyn Post, task: Uuid, delivery: Delivery) -> Outcome {
+    let delivery = match home.whole_delivery(task, delivery).await {
+        Ok(whole) => whole,
         Err(fault) => {
             return Outcome::Later {
                 why: fault.to_string(),
@@ -122,8 +117,8 @@ async fn one_try(
         }
     };
     match &delivery.target {
-        Target::Agent { agent, skill } => agent::tell(home, delivery, agent, skill).await,
-        Target::Url(url) => post.post(url, delivery).await,
+        Target::Agent { agent, skill } => agent::tell(home, &delivery, agent, skill).await,
+        Target::Url(url) => post.post(url, &delivery).await,
         Target::Task(tells) => agent::answer(home, tells, &delivery.event).await,
     }
 }

@@ -73,13 +73,13 @@ struct Rank {
 
 impl Shares {
     /// What `who` claims now, in place of what it claimed before.
-    pub(super) fn claim(&mut self, who: Claimant, claims: BTreeMap<Key, u32>) {
-        let before = self.by.get(&who).map(|one| one.all.clone());
-        let before = before.unwrap_or_default().into_keys();
-        let gone: Vec<Key> = before.filter(|key| !claims.contains_key(key)).collect();
+    pub(super) fn claim(&mut self, who: Claimant, mut claims: BTreeMap<Key, u32>) {
+        claims.retain(|_, count| *count > 0);
+        let before = self.claimed(who).map(|(key, _)| key);
+        let gone = before.filter(|key| !claims.contains_key(*key));
+        let gone: Vec<Key> = gone.cloned().collect();
         // The new ones first: whoever always has some has waited since it had the first.
-        let (some, none): (Vec<_>, Vec<_>) = claims.into_iter().partition(|(_, count)| *count > 0);
-        for (key, count) in some.into_iter().chain(none) {
+        for (key, count) in claims {
             self.claim_one(who, &key, count);
         }
         for key in gone {

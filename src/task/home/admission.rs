@@ -102,11 +102,14 @@ impl Tasks {
             let text = "this sidecar is about to stop: submit to it again in a moment";
             return Err(Fault::new(Reason::Draining, text).retry_after(FULL_RETRY));
         }
-        if self.low_space {
+        // What tells of a task that is here already is under way, and while it waits that task takes
+        // the room that everybody waits for.
+        let tells = new.tells.is_some();
+        if self.no_space || self.low_space && !tells {
             let text = "the disk of this task's home is nearly full: make room on it (or lower its disk_reserve), then submit again; what is under way goes on";
             return Err(Fault::new(Reason::DiskFull, text).retry_after(LOW_SPACE_RETRY));
         }
-        if self.stored_full {
+        if self.stored_full && !tells {
             let text = "the tasks of this home have more than 16 GiB of large content on its disk: try again when some have ended";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }

@@ -38,6 +38,10 @@ const ANSWER_ROOM: usize = 64 << 10;
 /// Most bytes of an answer, encoded: it becomes an event of 256 KiB at most.
 pub(super) const RESPONSE_MAX: usize = 240 << 10;
 
+/// Schemas of answers that a shard keeps compiled: agents ask with a handful of them, and one takes
+/// some 10 to 100 KiB.
+pub(super) const ANSWER_SCHEMAS: usize = 16;
+
 /// An answer to a question, as it came.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
@@ -395,7 +399,10 @@ impl Tasks {
         }
         let mut to = String::new();
         if let Some(question) = kept.open_question() {
-            check(kept, question, &response)?;
+            let answers = self.answers.of_question(question);
+            let schema =
+                answers.map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
+            check(kept, question, &response, &schema)?;
             if question.auth {
                 kept.agent().clone_into(&mut to);
             }
@@ -417,15 +424,18 @@ impl Tasks {
 }
 
 /// Whether an answer, which is one by itself, fits what was asked.
-fn check(kept: &Kept, question: &pb::Question, response: &Response) -> Result<(), Fault> {
+fn check(
+    kept: &Kept,
+    question: &pb::Question,
+    response: &Response,
+    schema: &Contract,
+) -> Result<(), Fault> {
     let parts = &response.parts;
     let size = response.size();
     let left = DIALOGUE_MAX.saturating_sub(kept.dialogue_bytes());
     if size > left {
         return Err(too_large("parts", size, left));
     }
-    let schema = Contract::of_question(question)
-        .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
     let json = ["application/json".to_owned()];
     schema
         .check(Side::Answer, parts, &json)

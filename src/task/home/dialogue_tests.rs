@@ -241,6 +241,7 @@ async fn an_answer_is_held_against_the_schema_of_its_question() {
     );
     let right = data(serde_json::json!({"size": 3}));
     assert!(bench.respond(task, given(vec![right])).unwrap());
+    assert_eq!(bench.tasks.answers.count(), 1, "it is kept compiled");
 }
 
 #[tokio::test(start_paused = true)]
@@ -533,6 +534,55 @@ async fn a_right_that_was_given_goes_with_no_other_agent() {
     bench.hear(task, Heard::Accepted);
     bench.update(task, 1, right());
     assert_eq!(bench.failure(task), "AGENT_ERROR", "it has its answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_given_a_right_is_known_until_it_goes_on() {
+    for auth in [false, true] {
+        let mut bench = Bench::new(&["i1"], false);
+        let task = bench.submit();
+        let granted = |bench: &Bench| {
+            let kept = &bench.tasks.tasks[&task].kept;
+            kept.granted_to().map(ToOwned::to_owned)
+        };
+        bench.hear(task, Heard::Accepted);
+        bench.update(
+            task,
+            1,
+            Update::Question(pb::Question {
+                auth,
+                ..question("q1")
+            }),
+        );
+        assert_eq!(granted(&bench), None, "nobody has answered");
+        bench.route.set(&[], false);
+        bench.respond(task, answer("q1", "you may")).unwrap();
+        let worker = auth.then(|| "default/worker".to_owned());
+        assert_eq!(granted(&bench), worker, "whether it is one: {auth}");
+        bench.same_after_a_restart(task);
+        bench.route.set(&["i1"], false);
+        bench.step(Tasks::pump);
+        assert_eq!(granted(&bench), worker, "sent to it, and not taken");
+        bench.hear(task, Heard::Accepted);
+        assert_eq!(granted(&bench), None, "it goes on");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_given_a_right_is_the_first_to_go_on_and_another_one_where_it_is_gone() {
+    for (there, first) in [(&["i2", "i1"][..], "i1"), (&["i2"], "i2")] {
+        let mut bench = Bench::new(&["i1"], false);
+        bench.route.heeds_names.store(true, Ordering::Relaxed);
+        let task = bench.submit();
+        bench.hear(task, Heard::Accepted);
+        let mut right = question("q1");
+        right.auth = true;
+        bench.update(task, 1, Update::Question(right));
+        bench.route.set(there, false);
+        bench.route.all.lock().unwrap()[0].agent = "default/other".parse().unwrap();
+        bench.respond(task, answer("q1", "you may")).unwrap();
+        assert_eq!(bench.started().last().unwrap().0, first);
+    }
 }
 
 #[tokio::test(start_paused = true)]

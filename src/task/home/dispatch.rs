@@ -24,7 +24,7 @@ use crate::wire::status::{failure_of, reason_of, retry_after};
 
 use super::attempt::Heard;
 use super::machine::Carrying;
-use super::refused::REFUSED;
+use super::refused::{HERE, PERMANENT};
 use super::request::Request;
 use super::slots::Unused;
 use super::steps::{Said, released, steps};
@@ -284,7 +284,7 @@ impl Carrier {
             self.tell(Heard::NotSent).await;
             return End::Over;
         }
-        if fresh && is(REFUSED) {
+        if fresh && (is(PERMANENT) || is(HERE)) {
             self.work.fail(&reason);
             let refused = Heard::Refused {
                 wait: retry_after(status),

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::domain::InstanceId;
 use crate::pb::journal::Record;
 use crate::resilience::Settings;
+use crate::task::spec::Moment;
 
 use super::kept::{Kept, RecordError};
 use super::lanes::Lane;
@@ -41,6 +42,8 @@ pub(super) struct Entry {
     pub(super) counted: usize,
     /// It ended, and is counted so.
     pub(super) filed: bool,
+    /// When it ended; `None`: not yet, or in an earlier life.
+    pub(super) ended_at: Option<Instant>,
     /// What is being told of it.
     pub(super) telling: Option<Telling>,
     /// Where it is told; `None`: nobody is told of it.
@@ -104,6 +107,7 @@ impl Entry {
             shown: 0,
             counted: 0,
             filed: false,
+            ended_at: None,
             telling: None,
             place,
             taken: Taken::default(),
@@ -131,6 +135,15 @@ impl Entry {
     pub(super) fn apply(&mut self, record: &Record) -> Result<(), RecordError> {
         // Nobody else has a task that goes on, so nothing is copied.
         Arc::make_mut(&mut self.kept).apply(record)
+    }
+
+    /// Whether it ended longer ago than `retention`: by the steady clock, as the other one may be set.
+    /// What ended in an earlier life has only the other one.
+    pub(super) fn outlived(&self, retention: Duration, at: Moment) -> bool {
+        match self.ended_at {
+            Some(ended) => at.now.saturating_duration_since(ended) > retention,
+            None => self.kept.ended_before(at.wall.checked_sub(retention)),
+        }
     }
 
     /// When something is due.

@@ -1,17 +1,19 @@
 //! Tasks in memory only: the same stream, no disk, and an end with their caller.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
+use tokio::time::sleep;
 
 use crate::domain::{Reason, TaskId};
 use crate::pb;
 use crate::pb::execute_request::Step;
+use crate::runtime::clock;
 use crate::task::journal::{Journal, JournalConfig};
 
 use super::config::Submission;
 use super::drive_tests::{Bench, event, result, snapshot, until};
-use super::ephemeral::is_marked;
+use super::ephemeral::{RETENTION, is_marked};
 use super::respond_tests::question;
 use super::tests::{own, spec};
 
@@ -55,6 +57,30 @@ async fn it_shows_the_same_as_one_that_lasts() {
     let (seen, _) = bench.home.get(&id(&task), &me, true).await.unwrap();
     assert_eq!(seen.state(), pb::TaskState::Completed);
     assert_eq!(bench.all(10).await, std::slice::from_ref(&task.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_can_be_asked_for_as_long_after_its_end_however_the_clock_is_set() {
+    let hour = Duration::from_secs(3600);
+    for ahead in [true, false] {
+        let mut bench = Bench::memory(&["i1"]);
+        let task = bench.home.submit(asked(""), 0).await.unwrap().task;
+        let mut opened = bench.next().await;
+        assert!(matches!(opened.step().await, Step::Start(_)));
+        opened.accept().await;
+        opened.update(1, result()).await;
+        opened.acked(1).await;
+        let now = clock::wall();
+        clock::set::to(Some(if ahead { now + hour } else { now - hour }));
+        let me = Arc::new(own());
+        sleep(RETENTION - Duration::from_secs(5)).await;
+        let seen = bench.home.get(&id(&task), &me, false).await;
+        assert_eq!(seen.unwrap().0.state(), pb::TaskState::Completed);
+        sleep(Duration::from_secs(20)).await;
+        let gone = bench.home.get(&id(&task), &me, false).await;
+        clock::set::to(None);
+        assert_eq!(gone.unwrap_err().reason, Reason::TaskNotFound, "{ahead}");
+    }
 }
 
 #[tokio::test]

@@ -253,13 +253,16 @@ impl Home {
     ///
     /// # Errors
     /// CONTENT_DAMAGED, STORAGE_FAILED.
-    pub async fn whole_delivery(&self, task: Uuid, delivery: &Delivery) -> Result<Delivery, Fault> {
-        let mut whole = delivery.clone();
-        if refers(of_event(&whole.event)) {
-            let event = filled(self.blobs(), task, &whole.event).await?;
-            whole.event = Arc::new(event);
+    pub async fn whole_delivery(
+        &self,
+        task: Uuid,
+        mut delivery: Delivery,
+    ) -> Result<Delivery, Fault> {
+        if refers(of_event(&delivery.event)) {
+            let event = filled(self.blobs(), task, &delivery.event).await?;
+            delivery.event = Arc::new(event);
         }
-        Ok(whole)
+        Ok(delivery)
     }
 }
 

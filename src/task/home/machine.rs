@@ -19,6 +19,7 @@ use std::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::contract;
 use crate::domain::{Fault, InstanceId, Reason};
 use crate::pb;
 use crate::pb::journal::{Record, record::Kind as Recorded};
@@ -28,7 +29,7 @@ use crate::task::spec::Moment;
 use super::children::Children;
 use super::compaction::{Compaction, Stash};
 use super::config::LOST_AFTER;
-use super::dialogue::asks;
+use super::dialogue::{ANSWER_SCHEMAS, asks};
 pub(super) use super::effect::{Carrying, Effect, Limits, World};
 pub(super) use super::entry::Entry;
 use super::gate::Gates;
@@ -93,10 +94,14 @@ pub(super) struct Tasks {
     pub(super) holding: bool,
     /// The disk is nearly full: what is under way goes on, nothing new is taken.
     pub(super) low_space: bool,
+    /// It is full: what room is reserved is for the ends of what runs.
+    pub(super) no_space: bool,
     /// There is more large content on disk than there should be: nothing new is taken.
     pub(super) stored_full: bool,
     /// An archive takes what has ended: it leaves memory that way, and never before it is there.
     pub(super) archived: bool,
+    /// What answers have to fit, compiled.
+    pub(super) answers: contract::Known,
     /// Tasks that were submitted with a key.
     pub(super) keys: Keys,
     /// Tasks that end with the attempt that made them.
@@ -139,8 +144,10 @@ impl Tasks {
             draining: false,
             holding: false,
             low_space: false,
+            no_space: false,
             stored_full: false,
             archived: false,
+            answers: contract::Known::of(ANSWER_SCHEMAS),
             keys: Keys::default(),
             children: Children::default(),
             compaction: Compaction::default(),
@@ -259,6 +266,9 @@ impl Tasks {
         self.follow(task);
         self.told_too_late(task, given_up);
         let ended = super::kept::ended(state);
+        if let Some(entry) = self.tasks.get_mut(&task).filter(|_| ended) {
+            entry.ended_at = Some(at.now);
+        }
         self.effects.push(Effect::Shown { task, seq, ended });
         self.begin_telling(task, at);
     }

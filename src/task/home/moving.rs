@@ -76,7 +76,6 @@ impl Tasks {
     /// Forgets finished tasks that are too old, and those that are too many or too large for memory
     /// where no archive takes them.
     pub(super) fn forget_old(&mut self, at: Moment) {
-        let old = at.wall.checked_sub(self.limits.retention);
         while let Some(task) = self.ended.front().copied() {
             let Some(entry) = self.tasks.get(&task) else {
                 self.ended.pop_front();
@@ -84,7 +83,8 @@ impl Tasks {
             };
             let full =
                 self.ended.len() > self.limits.ended || self.ended_bytes > self.limits.ended_bytes;
-            let due = (full && !self.archived) || entry.kept.ended_before(old);
+            let old = entry.outlived(self.limits.retention, at);
+            let due = (full && !self.archived) || old;
             // Nobody may have seen its end yet where that is not on disk.
             if !due || entry.shown() != entry.kept.task.last_seq {
                 return;

@@ -11,8 +11,8 @@ use crate::task::spec::Moment;
 
 use super::machine::{Tasks, World};
 
-/// Refusals that every executor would give.
-const PERMANENT: &[Reason] = &[
+/// Statuses with which every executor would turn this Start down before it runs anything.
+pub(super) const PERMANENT: &[Reason] = &[
     Reason::PermissionDenied,
     Reason::IdentityMismatch,
     Reason::OperatorsOnly,
@@ -26,24 +26,13 @@ const PERMANENT: &[Reason] = &[
     Reason::DeadlineExceeded,
 ];
 
-/// Statuses with which an executor turns a Start down before it runs anything.
-pub(super) const REFUSED: &[Reason] = &[
-    Reason::PermissionDenied,
-    Reason::IdentityMismatch,
-    Reason::OperatorsOnly,
-    Reason::Unauthenticated,
-    Reason::InvalidField,
-    Reason::PayloadTooLarge,
-    Reason::InputInvalid,
-    Reason::ProtocolViolation,
-    Reason::DelegationLoop,
-    Reason::OutOfScope,
+/// Those with which this one does, and another one may not.
+pub(super) const HERE: &[Reason] = &[
     Reason::NotOwnAgent,
     Reason::Unimplemented,
     Reason::SlotsFull,
     Reason::QueueFull,
     Reason::Draining,
-    Reason::DeadlineExceeded,
 ];
 
 impl Tasks {

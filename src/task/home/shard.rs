@@ -224,6 +224,7 @@ impl Running {
 
     fn turn(&mut self, requests: &mut Vec<Request>) -> Result<(), JournalError> {
         self.shard.tasks.low_space = self.shard.journal.low_space();
+        self.shard.tasks.no_space = self.shard.journal.no_space();
         let stored = self.shard.journal.blobs().map(Blobs::disk_bytes);
         self.shard.tasks.stored_full = stored.is_some_and(|bytes| bytes > STORED_MAX);
         for request in requests.drain(..) {

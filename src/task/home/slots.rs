@@ -406,14 +406,6 @@ mod tests {
                 .then(|| Box::pin(none) as Updates)
                 .ok_or_else(|| lost.into())
         }
-
-        async fn slots(
-            &self,
-            _: &InstanceId,
-            _: crate::task::doors::Claims,
-        ) -> Result<Grants, tonic::Status> {
-            Err(Fault::unimplemented("Slots").into())
-        }
     }
 
     #[tokio::test(start_paused = true)]

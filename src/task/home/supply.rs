@@ -102,25 +102,22 @@ impl Tasks {
 
     /// Somebody below a task that tells of this one needs so many.
     pub(super) fn lend(&mut self, task: Uuid, by: Asker, count: u32) {
-        let from = Maker::Task(task);
         // What is about to be archived does not change any more.
         let entry = self.tasks.get_mut(&task).filter(|entry| !entry.filed);
-        let (got, left) = match entry {
-            Some(entry) if entry.maker.is_some() => {
-                let from = entry.maker.clone().unwrap_or(from);
-                return self.effects.push(Effect::Draw { by, from, count });
-            }
-            Some(entry) if entry.kept.is_root() => {
-                // What its last attempt had beforehand and did not need is there, too.
-                let has = left_of(&entry.kept, count) + std::mem::take(&mut entry.unused);
-                let got = count.min(has);
-                (got, has - got)
-            }
-            Some(_) | None => (0, 0),
-        };
+        if let Some(from) = entry.as_ref().and_then(|entry| entry.maker.clone()) {
+            return self.effects.push(Effect::Draw { by, from, count });
+        }
+        let root = entry.filter(|entry| entry.kept.is_root());
+        let has = root.map_or(0, |entry| {
+            // What its last attempt had beforehand and did not need is there, too.
+            left_of(&entry.kept, count) + std::mem::take(&mut entry.unused)
+        });
+        let got = count.min(has);
+        let left = has - got;
         if got > 0 {
             self.leaves(task, left);
         }
+        let from = Maker::Task(task);
         let drawn = Drawn { from, got, left };
         self.effects.push(Effect::Drawn { by, drawn });
     }

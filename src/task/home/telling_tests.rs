@@ -281,6 +281,28 @@ async fn tasks_that_tell_agents_have_room_when_nothing_else_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tasks_that_tell_agents_are_taken_while_the_next_segment_has_its_room() {
+    let mut bench = Bench::new(&[], false);
+    let told = bench.submit();
+    let (disk, queue) = (Some(Reason::DiskFull), Some(Reason::QueueFull));
+    // Whether the disk is low, full, or holds too much; why others and those that tell are refused.
+    for (low, full, stored, others, telling) in [
+        (false, false, false, None, None),
+        (true, false, false, disk, None),
+        (true, true, false, disk, disk),
+        (false, false, true, queue, None),
+    ] {
+        bench.tasks.low_space = low;
+        bench.tasks.no_space = full;
+        bench.tasks.stored_full = stored;
+        let new = bench.checked(pb::TaskOptions::default());
+        assert_eq!(try_to(&mut bench, new).err(), others);
+        let new = tells(&mut bench, told);
+        assert_eq!(try_to(&mut bench, new).err(), telling);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_tells_an_agent_stays_until_the_task_it_tells_of_knows() {
     let mut bench = Bench::new(&["i1"], false);
     let told = bench.submit();

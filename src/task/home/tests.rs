@@ -6,7 +6,10 @@ mod dialogue;
 mod slots;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -46,6 +49,8 @@ pub(super) struct FakeRoute {
     pub(super) promised: Option<Arc<contract::Contract>>,
     /// How long a rule lets executors take for their first word.
     pub(super) patience: Mutex<Option<Duration>>,
+    /// Only those of the name fit that a selector names; otherwise all do.
+    pub(super) heeds_names: AtomicBool,
     pub(super) changed: watch::Sender<u64>,
 }
 
@@ -95,7 +100,10 @@ impl Route for FakeRoute {
         }
         let all = self.all.lock().unwrap().clone();
         let promises = |one: &Candidate| want.contract.is_none_or(|kept| one.contract.fits(kept));
-        let admitted = |one: &Candidate| promises(one) && (want.admits)(&one.agent);
+        let name = Some(&want.selector.agent).filter(|name| !name.is_empty());
+        let name = name.filter(|_| self.heeds_names.load(Ordering::Relaxed));
+        let named = |one: &Candidate| name.is_none_or(|name| one.agent.to_string() == *name);
+        let admitted = |one: &Candidate| promises(one) && named(one) && (want.admits)(&one.agent);
         let fits: Vec<_> = all.into_iter().filter(admitted).collect();
         if fits.is_empty() {
             return Pick::Nobody;
@@ -997,9 +1005,12 @@ async fn what_comes_too_late_is_refused_and_what_ended_makes_room_at_once() {
     bench.hear(task, Heard::Accepted);
     bench.update(task, 1, done());
     bench.step(|tasks, _| tasks.shown(task, 2));
-    bench.at.wall += super::ephemeral::RETENTION - Duration::from_secs(1);
+    let nearly = super::ephemeral::RETENTION - Duration::from_secs(1);
+    bench.at.now += nearly;
+    bench.at.wall += nearly;
     bench.submit();
     assert!(bench.tasks.tasks.contains_key(&task));
+    bench.at.now += Duration::from_secs(2);
     bench.at.wall += Duration::from_secs(2);
     bench.submit();
     assert!(

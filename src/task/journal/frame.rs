@@ -33,8 +33,9 @@ use super::Lsn;
 
 /// A record is at most this long when encoded: over twice the largest message of the contract.
 pub const MAX_RECORD_BYTES: usize = 8 << 20;
-/// Newest format that this program writes and reads.
-pub(super) const FORMAT: u32 = 1;
+/// Format that this program writes; it reads this one and those before. In format 2 records may name
+/// contents beside the log; to a program that knows format 1 alone such a record would look hollow.
+pub(super) const FORMAT: u32 = 2;
 /// Length of a segment's header.
 pub(super) const SEGMENT_HEADER: usize = 64;
 /// Length of a frame's header, and of a mark.
@@ -49,6 +50,8 @@ const MAX_FILE_RECORDS: u64 = 1 << 26;
 /// What a segment says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    /// Format of its records, from 1 to [`FORMAT`].
+    pub(super) format: u32,
     /// Random; makes frames of another segment, or of a payload, fail here.
     pub(super) id: u64,
     /// Number of the first record.
@@ -66,13 +69,9 @@ pub(super) enum HeaderFault {
 
 impl SegmentHeader {
     pub(super) fn encode(&self) -> [u8; SEGMENT_HEADER] {
-        self.encode_as(FORMAT)
-    }
-
-    fn encode_as(&self, format: u32) -> [u8; SEGMENT_HEADER] {
         let mut bytes = [0; SEGMENT_HEADER];
         bytes[..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&format.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.format.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.id.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.first.to_le_bytes());
         let crc = crc32fast::hash(&bytes);
@@ -91,7 +90,8 @@ impl SegmentHeader {
             return Err(HeaderFault::Damaged);
         }
         match u32_at(bytes, 8) {
-            FORMAT => Ok(Self {
+            format @ 1..=FORMAT => Ok(Self {
+                format,
                 id: u64_at(bytes, 16),
                 first: u64_at(bytes, 24),
             }),
@@ -102,8 +102,11 @@ impl SegmentHeader {
 
     /// A header of which only the salt is known.
     pub(super) fn with_salt(salt: u32, first: Lsn) -> Self {
-        let id = u64::from(salt);
-        Self { id, first }
+        Self {
+            format: FORMAT,
+            id: u64::from(salt),
+            first,
+        }
     }
 
     /// What is mixed into the CRC of every frame's header. For headers of one length this equals
@@ -360,6 +363,7 @@ mod tests {
     use super::*;
 
     const HEADER: SegmentHeader = SegmentHeader {
+        format: FORMAT,
         id: 0x0123_4567_89ab_cdef,
         first: 7,
     };
@@ -492,11 +496,17 @@ mod tests {
     #[test]
     fn a_header_is_whole_or_newer_or_damaged() {
         let bytes = HEADER.encode();
-        assert_eq!(SegmentHeader::decode(&bytes), Ok(HEADER));
-        assert_eq!(
-            SegmentHeader::decode(&HEADER.encode_as(9)),
-            Err(HeaderFault::Newer(9))
-        );
+        let of = |format| SegmentHeader { format, ..HEADER };
+        for format in 1..=FORMAT {
+            let header = of(format);
+            assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+        }
+        for newer in [FORMAT + 1, 9, u32::MAX] {
+            let refused = SegmentHeader::decode(&of(newer).encode());
+            assert_eq!(refused, Err(HeaderFault::Newer(newer)));
+        }
+        let none = SegmentHeader::decode(&of(0).encode());
+        assert_eq!(none, Err(HeaderFault::Damaged));
         for bit in 0..SEGMENT_HEADER * 8 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -212,6 +212,14 @@ impl Journal {
         self.inner.queue.low_space.load(Ordering::Relaxed)
     }
 
+    /// Whether the next segment could not be reserved, or records wait for room: the room that is
+    /// left is for the ends of what runs. Never without [`low_space`](Self::low_space). One atomic
+    /// load.
+    #[must_use]
+    pub fn no_space(&self) -> bool {
+        self.inner.queue.no_space.load(Ordering::Relaxed)
+    }
+
     /// Where its segments begin, as of the writer's last step; none without a disk.
     #[must_use]
     pub fn segments(&self) -> Segments {

@@ -12,7 +12,7 @@ use crate::runtime::chance;
 use super::Lsn;
 use super::disk::{Disk, DiskFile};
 use super::error::JournalError;
-use super::frame::{self, FRAME_HEADER, SEGMENT_HEADER, SegmentHeader};
+use super::frame::{self, FORMAT, FRAME_HEADER, SEGMENT_HEADER, SegmentHeader};
 use super::queue::Segments;
 use super::recover::{recover, replay_full};
 
@@ -50,6 +50,8 @@ pub(super) struct Log {
 pub(super) struct Active {
     pub(super) file: Box<dyn DiskFile>,
     pub(super) name: String,
+    /// Format of its header.
+    pub(super) format: u32,
     pub(super) salt: u32,
     /// Offset of the next batch.
     pub(super) end: u64,
@@ -131,9 +133,11 @@ impl Log {
         self.cut.as_ref()
     }
 
-    /// Whether the active segment has room for a batch of so many bytes, and its mark.
+    /// Whether the active segment takes a batch of so many bytes, and its mark. One of an earlier
+    /// format takes none: an earlier version would read it to its end, and not know what it reads.
     pub(super) fn fits(&self, batch: usize) -> bool {
-        self.active.end + (batch + FRAME_HEADER) as u64 <= self.active.capacity
+        self.active.format == FORMAT
+            && self.active.end + (batch + FRAME_HEADER) as u64 <= self.active.capacity
     }
 
     /// Reserves what a batch of so many bytes needs in the next segment. An error does no harm yet.
@@ -254,6 +258,7 @@ impl Active {
             bytes: capacity,
         } = spare;
         let header = SegmentHeader {
+            format: FORMAT,
             id: chance::number(),
             first,
         };
@@ -269,6 +274,7 @@ impl Active {
         Ok(Self {
             file,
             name,
+            format: header.format,
             salt: header.salt(),
             end,
             written: end,

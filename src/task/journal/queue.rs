@@ -80,6 +80,8 @@ pub(super) struct Queue {
     pub(super) driven: tokio::sync::Notify,
     /// See [`JournalStats::low_space`].
     pub(super) low_space: AtomicBool,
+    /// See [`Journal::no_space`](super::Journal::no_space).
+    pub(super) no_space: AtomicBool,
     pub(super) synced: watch::Sender<Synced>,
     pub(super) timing: Timing,
 }
@@ -156,6 +158,7 @@ impl Queue {
             #[cfg(test)]
             driven: tokio::sync::Notify::new(),
             low_space: AtomicBool::new(false),
+            no_space: AtomicBool::new(false),
             synced,
             timing: Timing {
                 syncs: Histogram::syncs(),

@@ -149,6 +149,7 @@ pub(super) fn recover(
         Active {
             file,
             name,
+            format: header.format,
             salt,
             end,
             written: end,

@@ -169,6 +169,7 @@ impl Segment {
         let Some((header, whole)) = found else {
             return segment.lost_whole(buffer, following, each);
         };
+        segment.format = header.format;
         if !whole {
             segment.damage.push(Damage {
                 offset: 0,

@@ -106,7 +106,7 @@ impl Writer {
         }
         // What waits for a sync goes first.
         let tidied = !wrote && !released && self.store.tidy()?;
-        let reserved = self.reserve(now);
+        let reserved = self.reserve(now)?;
         self.look(now);
         self.tell();
         Ok(match wrote || released || tidied || reserved {
@@ -215,16 +215,18 @@ impl Writer {
     }
 
     /// Whether the next segment was reserved. A full disk is no failure while the active segment
-    /// has room.
-    fn reserve(&mut self, now: Instant) -> bool {
+    /// has room; any other error is one, though nothing is lost yet: called full, a broken disk
+    /// would have its home wait for room for ever.
+    fn reserve(&mut self, now: Instant) -> Result<bool, JournalError> {
         if self.log.reserved() || self.reserve_at.is_some_and(|at| now < at) {
-            return false;
+            return Ok(false);
         }
         match self.log.reserve() {
             Ok(()) => self.reserve_at = None,
-            Err(error) => self.full(&error, now),
+            Err(error) if error.no_room() => self.full(&error, now),
+            Err(error) => return Err(error),
         }
-        self.log.reserved()
+        Ok(self.log.reserved())
     }
 
     fn full(&mut self, error: &JournalError, now: Instant) {
@@ -244,7 +246,9 @@ impl Writer {
     /// Says how the disk is.
     fn tell(&self) {
         let below = self.free.is_some_and(|free| free < self.reserve);
-        let low = below || !self.log.reserved() || self.records > 0;
+        let full = !self.log.reserved() || self.records > 0;
+        let low = below || full;
+        self.queue.no_space.store(full, Ordering::Relaxed);
         let was = self.queue.low_space.swap(low, Ordering::Relaxed);
         if low && !was {
             let (free, reserve) = (self.free, self.reserve);

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::Core;
-use crate::h2::{exchange::Policy, slab::Key};
+use crate::h2::{exchange::Policy, frame, slab::Key};
 
 /// A buffer for writing is kept up to this size.
 const WRITE_KEEP: usize = 1 << 20;
@@ -101,6 +101,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
         if let Ok(Err(error)) = timeout(LISTENED, parting).await {
             tracing::trace!(%error, "the peer went away first");
         }
+    }
+
+    /// The rule that the peer has broken, for which the connection was ended.
+    pub(in crate::transport) fn failed(&self) -> Option<frame::Error> {
+        self.core.exchange.lock().failed(self.line)
     }
 
     /// Takes no new calls, or gives it none; it is over with the last one.

@@ -36,6 +36,7 @@ use crate::{
     h2::{
         connection::Config,
         exchange::{self, Destination, Dial, Policy},
+        frame,
         slab::Key,
     },
     identity::Connection,
@@ -87,6 +88,8 @@ pub(super) trait Line: Send {
     async fn part(&mut self);
     /// Takes no new calls.
     fn drain(&self);
+    /// The rule that the peer has broken, for which it was ended.
+    fn failed(&self) -> Option<frame::Error>;
 }
 
 #[tonic::async_trait]
@@ -106,6 +109,10 @@ where
 
     fn drain(&self) {
         Driver::drain(self);
+    }
+
+    fn failed(&self) -> Option<frame::Error> {
+        Driver::failed(self)
     }
 }
 

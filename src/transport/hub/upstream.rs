@@ -125,6 +125,9 @@ impl Upstream {
                 }
             }
         };
+        if let Some(rule) = driver.failed() {
+            tracing::info!(%rule, "a connection to a target ended: its peer broke a rule");
+        }
         if let Err(error) = ended {
             alive.ends(cause_of(&error));
             tracing::debug!(%error, "a connection to a target ended");

@@ -39,7 +39,7 @@ impl Beside {
     /// of its own.
     pub async fn start(address: &str, authority: &str, path: &str) -> Self {
         let nursery = Nursery::here();
-        let io = connect(address).await.unwrap();
+        let io = connect(address).await;
         let (sender, connection) = h2::client::handshake(io).await.unwrap();
         nursery.adopt("well-behaved connection", async move {
             // Its calls tell how it ended.

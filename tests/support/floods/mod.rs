@@ -17,7 +17,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, UnixStream},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 
@@ -25,6 +25,7 @@ use self::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, call, frame, hello, hello_with, literal,
 };
+use super::wait::eventually;
 
 /// Frames that are written at once.
 const BATCH: u32 = 200;
@@ -404,7 +405,7 @@ pub fn member(dir: &Path) -> TlsConnector {
 }
 
 async fn reach(victim: &Victim<'_>) -> io::Result<Box<dyn Stream>> {
-    let io = connect(victim.address).await?;
+    let io = connect(victim.address).await;
     let Some((name, connector)) = victim.tls else {
         return Ok(io);
     };
@@ -413,9 +414,8 @@ async fn reach(victim: &Victim<'_>) -> io::Result<Box<dyn Stream>> {
 }
 
 /// Connects; a far side that is busy may take a while.
-async fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
-    let mut tries = 50;
-    loop {
+async fn connect(address: &str) -> Box<dyn Stream> {
+    eventually("a connection", || async {
         let connected: io::Result<Box<dyn Stream>> = match address.strip_prefix("unix:") {
             Some(path) => match UnixStream::connect(path).await {
                 Ok(stream) => Ok(Box::new(stream)),
@@ -426,10 +426,7 @@ async fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
                 Err(error) => Err(error),
             },
         };
-        match connected {
-            Err(_) if tries > 0 => tries -= 1,
-            other => return other,
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
+        connected.map_err(|error| format!("{address}: {error}"))
+    })
+    .await
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::pb::journal::Record;
 use crate::pb::journal::record::Kind;
 
-use super::faulty::FaultyDisk;
+use super::faulty::{Fault, FaultyDisk};
 use super::*;
 
 const SMALL: JournalConfig = JournalConfig {
@@ -112,21 +112,66 @@ fn a_missing_segment_is_refused() {
     );
 }
 
+/// Makes a segment one of this format.
+fn turn_into(disk: &FaultyDisk, segment: &str, format: u8) {
+    disk.damage(segment, |bytes| {
+        bytes[8] = format;
+        bytes[12..16].fill(0);
+        let crc = crc32fast::hash(&bytes[..64]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    });
+}
+
+fn format_of(disk: &FaultyDisk, segment: &str) -> u32 {
+    let mut bytes = [0; 4];
+    disk.open(segment).unwrap().read_at(8, &mut bytes).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+#[test]
+fn a_log_of_an_earlier_format_is_read_and_goes_on_in_segments_of_the_present_one() {
+    for count in [0, 1, 100] {
+        let disk = FaultyDisk::default();
+        let (journal, mut writer, _) = open(&disk).unwrap();
+        fill(&journal, &mut writer, count);
+        drop(writer);
+        let old = segments(&disk);
+        for segment in &old {
+            assert_eq!(format_of(&disk, segment), 2);
+            turn_into(&disk, segment, 1);
+        }
+        let (journal, mut writer, seen) = open(&disk).unwrap();
+        assert_eq!(seen.len() as u64, count);
+        assert!(old.iter().all(|segment| format_of(&disk, segment) == 1));
+        fill(&journal, &mut writer, 3);
+        drop(writer);
+        let formats: Vec<_> = segments(&disk)
+            .iter()
+            .map(|segment| format_of(&disk, segment))
+            .collect();
+        // One without records is replaced.
+        let mut expected = vec![1; if count == 0 { 0 } else { old.len() }];
+        expected.push(2);
+        assert_eq!(formats, expected);
+        let survey = Survey::on(&disk, &mut |_| Ok(())).unwrap();
+        let told: Vec<_> = survey.segments.iter().map(|one| one.format).collect();
+        assert_eq!(told, formats);
+        let (_, _, seen) = open(&disk).unwrap();
+        let numbers: Vec<_> = seen.iter().map(|(lsn, _)| *lsn).collect();
+        assert_eq!(numbers, (1..=count + 3).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_newer_format_is_refused_by_name() {
     let disk = FaultyDisk::default();
     let (journal, mut writer, _) = open(&disk).unwrap();
     fill(&journal, &mut writer, 1);
-    disk.damage(&segments(&disk)[0], |bytes| {
-        bytes[8] = 2;
-        bytes[12..16].fill(0);
-        let crc = crc32fast::hash(&bytes[..64]);
-        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    });
+    turn_into(&disk, &segments(&disk)[0], 3);
     let refused = open(&disk).unwrap_err().to_string();
     assert!(refused.contains("00000000000000000001.log"), "{refused}");
     assert!(
-        refused.contains("journal format 2, this version reads up to 1"),
+        refused.contains("journal format 3, this version reads up to 2"),
         "{refused}"
     );
 }
@@ -169,7 +214,7 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     let Step::Idle { until: Some(retry) } = writer.step(now) else {
         panic!("asks again later")
     };
-    assert!(journal.stats().low_space && !journal.failed());
+    assert!(journal.stats().low_space && journal.no_space() && !journal.failed());
     assert!(!segments(&disk).is_empty() && disk.list().unwrap().len() == 1);
     journal
         .append(&[record("what is in work goes on")])
@@ -178,7 +223,7 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(synced(&journal), 1);
     disk.set_room(None);
     assert_eq!(writer.step(retry), Step::Worked);
-    assert!(!journal.stats().low_space);
+    assert!(!journal.stats().low_space && !journal.no_space());
 
     // What does not fit into the segments that are there waits for room, and is not lost.
     disk.set_room(Some(100));
@@ -187,7 +232,8 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     {
     }
     let (before, taken) = (synced(&journal), journal.append(&[record("late")]).unwrap());
-    assert!(before < taken && !journal.failed() && journal.low_space());
+    assert!(before < taken && !journal.failed());
+    assert!(journal.low_space() && journal.no_space());
     let Step::Idle { until: Some(retry) } = writer.step(now) else {
         panic!("asks again later")
     };
@@ -199,6 +245,32 @@ fn a_full_disk_is_told_before_it_hurts_and_passes() {
     assert_eq!(writer.step(retry), Step::Worked);
     settle(&mut writer);
     assert_eq!((synced(&journal), journal.low_space()), (taken, false));
+}
+
+#[test]
+fn a_disk_that_fails_where_the_next_segment_is_to_be_is_not_taken_for_a_full_one() {
+    // The file is made, then gets its room.
+    for operation in 0..2 {
+        for fault in [Fault::Error, Fault::Crash] {
+            let disk = FaultyDisk::default();
+            let (journal, mut writer, _) = open(&disk).unwrap();
+            disk.plan(operation, fault);
+            assert_eq!(writer.step(Instant::now()), Step::Stopped);
+            assert!(journal.failed() && !journal.low_space());
+            let refused = journal.append(&[record("a")]).unwrap_err();
+            let why = refused.to_string();
+            assert!(why.contains("spare.tmp: the disk gave up"), "{why}");
+        }
+        let disk = FaultyDisk::default();
+        let (journal, mut writer, _) = open(&disk).unwrap();
+        disk.plan(operation, Fault::Full);
+        let Step::Idle { until: Some(retry) } = writer.step(Instant::now()) else {
+            panic!("asks again later")
+        };
+        assert!(journal.low_space() && !journal.failed());
+        assert_eq!(writer.step(retry), Step::Worked);
+        assert!(!journal.low_space());
+    }
 }
 
 #[test]
@@ -231,6 +303,7 @@ fn less_free_space_than_the_reserve_is_told_and_passes() {
         while writer.step(now) == Step::Worked {}
         let stats = journal.stats();
         assert_eq!(stats.low_space, journal.low_space());
+        assert!(!journal.no_space(), "the next segment has its room");
         (stats.low_space, stats.free_bytes)
     };
     assert_eq!(at(None), (false, Some(u64::MAX)));
