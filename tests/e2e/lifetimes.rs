@@ -24,7 +24,7 @@ use crate::support::{
     hand::{ByHand, REGISTRY, page},
     load::Load,
     mesh::{Site, Up, agent},
-    passing::{Passing, TALK, Talk, echo},
+    passing::{ECHO, Passing, TALK, Talk, echo, reached, serving},
     skip::skip,
     wait::{eventually, within},
 };
@@ -47,7 +47,7 @@ fn home_and_workers(head: &str) -> String {
             &["test.hold", "test.echo"],
             "instances = 2\nmax_concurrent_tasks = 16"
         ),
-        echo(1)
+        echo(1) + &serving("quiet", 1)
     )
 }
 
@@ -107,7 +107,12 @@ impl Held {
                 }
             }
         });
-        let talk = Talk::open(&place.local, TALK, 65_535).await;
+        for agent in [ECHO, "default/quiet"] {
+            reached(&place.local, agent).await;
+        }
+        // No call but this one goes there: nothing else renews what it stands on.
+        let quiet = "quiet.default.agent.attache";
+        let talk = Talk::open_to(quiet, &place.local, TALK, 65_535).await;
         Self {
             talk,
             passing: Passing::start(&place.local, 4),
@@ -150,7 +155,7 @@ impl Held {
 }
 
 /// Names of the processes of [`home_and_workers`].
-const SIDECARS: [&str; 4] = ["home-1", "worker-1", "worker-2", "echo-1"];
+const SIDECARS: [&str; 5] = ["home-1", "worker-1", "worker-2", "echo-1", "quiet-1"];
 
 fn generation(site: &Site, sidecar: &str) -> u64 {
     let dir = site.state().join("sidecars").join(sidecar);

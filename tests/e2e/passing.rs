@@ -16,7 +16,7 @@ use crate::support::{
     hand::{ByHand, page},
     memory,
     mesh::{Site, agent},
-    passing::{POUR, Passing, TALK, Talk, echo},
+    passing::{ECHO, POUR, Passing, TALK, Talk, echo, reached},
     wait::{eventually, within},
 };
 
@@ -41,6 +41,7 @@ async fn a_stream_that_is_read_slowly_costs_its_sidecars_little() {
     let site = Site::new(&(agent("home", &["test.home"], "") + &echo(1)));
     let up = site.up(&[]).await;
     let local = &up.instance("default/home", 0).local;
+    reached(local, ECHO).await;
     // Whatever is made once is made by now, and a fast reader has filled all buffers.
     let mut fast = Talk::open(local, POUR, 1 << 20).await;
     let mut bytes = 0;

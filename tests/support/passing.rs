@@ -30,7 +30,9 @@ use super::{
     wait::{eventually, within},
 };
 
-/// The agent, as calls name it by their authority.
+/// The agent, as calls name it in their metadata.
+pub const ECHO: &str = "default/echo";
+/// The same by their authority.
 pub const AUTHORITY: &str = "echo.default.agent.attache";
 /// One answer to one message.
 pub const UNARY: &str = "/grpc.testing.BenchmarkService/UnaryCall";
@@ -43,9 +45,14 @@ pub const ASK: &[u8] = &[0, 0, 0, 0, 3, 0x10, 0xe8, 0x07];
 
 /// The agent's entry in mesh.toml.
 pub fn echo(instances: usize) -> String {
+    serving("echo", instances)
+}
+
+/// The same by another name.
+pub fn serving(name: &str, instances: usize) -> String {
     let serve = format!("exec {} bench --serve $ATTACHE_LISTEN", attache().display());
     format!(
-        "[[agents]]\nname = \"echo\"\ninstances = {instances}\n\
+        "[[agents]]\nname = {name:?}\ninstances = {instances}\n\
          command = [\"sh\", \"-c\", {serve:?}]\n\
          [[agents.skills]]\nname = \"test.none\"\nidempotent = false\n"
     )
@@ -62,6 +69,20 @@ pub fn server(listen: &str) -> Command {
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{listen}");
     }
     command
+}
+
+/// Waits until a call passes: a sidecar is ready before it has heard of all others.
+pub async fn reached(local: &str, agent: &str) {
+    let pool = Pool::plaintext(Nursery::here());
+    let channel = pool.channel(Target {
+        endpoints: vec![local.to_owned()],
+        expect: None,
+    });
+    eventually("a call passes", || async {
+        let called = unary(channel.clone(), agent).await;
+        called.map_err(|status| status.to_string())
+    })
+    .await;
 }
 
 /// Callers that call one after the other, over connections of theirs. Calls that were not sent are
@@ -128,7 +149,7 @@ async fn call(
 ) -> Vec<String> {
     let mut failed = Vec::new();
     while !stop.load(Relaxed) {
-        match unary(channel.clone()).await {
+        match unary(channel.clone(), ECHO).await {
             Ok(()) => drop(done.fetch_add(1, Relaxed)),
             Err(status)
                 if reason_of(&status).as_deref() == Some(Reason::PeerUnreachable.label()) =>
@@ -144,13 +165,13 @@ async fn call(
     failed
 }
 
-async fn unary(channel: Channel) -> Result<(), Status> {
+async fn unary(channel: Channel, agent: &str) -> Result<(), Status> {
     let mut client = Grpc::new(channel);
     let ready = client.ready().await;
     ready.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = tonic::Request::new(());
-    let name = "default/echo".parse().unwrap();
-    request.metadata_mut().insert("attache-agent", name);
+    let agent = agent.parse().unwrap();
+    request.metadata_mut().insert("attache-agent", agent);
     let codec = Protobuf::<(), ()>::default();
     let answer = client.unary(request, UNARY.parse().unwrap(), codec).await?;
     let () = answer.into_inner();
@@ -169,6 +190,11 @@ impl Talk {
     /// Opens a stream of `path` on a connection of its own, with a first message; `window` is what
     /// is taken before it is asked for.
     pub async fn open(local: &str, path: &str, window: u32) -> Self {
+        Self::open_to(AUTHORITY, local, path, window).await
+    }
+
+    /// The same to another agent.
+    pub async fn open_to(authority: &str, local: &str, path: &str, window: u32) -> Self {
         let socket = local.strip_prefix("unix:").unwrap();
         let io = UnixStream::connect(socket).await.unwrap();
         let mut builder = h2::client::Builder::new();
@@ -181,7 +207,7 @@ impl Talk {
             drop(connection.await);
         });
         poll_fn(|cx| sender.poll_ready(cx)).await.unwrap();
-        let request = Request::post(format!("http://{AUTHORITY}{path}"))
+        let request = Request::post(format!("http://{authority}{path}"))
             .header("te", "trailers")
             .header("content-type", "application/grpc")
             .body(());

@@ -139,7 +139,12 @@ impl Connection {
             priority.check(opening.stream)?;
         }
         match whereabouts {
-            Whereabouts::Open(stream) => self.following(stream, opening.end, fit, fields),
+            Whereabouts::Open(stream) => {
+                if self.role() == Role::Client {
+                    self.note_answer(opening.stream, now);
+                }
+                self.following(stream, opening.end, fit, fields)
+            }
             Whereabouts::Ended if self.role() == Role::Server => {
                 let what = "HEADERS on a stream that has ended";
                 Err(broken(ErrorCode::StreamClosed, what))

@@ -6,46 +6,58 @@
 //! ours, below what the peer bears: a stream that cannot be reset yet stays open without a call, what
 //! comes on it is dropped and its window is given no more, and most end by themselves meanwhile.
 //! Bounded by the streams that the peer allows.
+//!
+//! ```text
+//!   given up -> fresh --an answer to it, or to one that was opened later--> known -> reset
+//!                 |  '--after a while--> aged ---------------------------->   |
+//!                 '-> reset            '-> reset
+//! ```
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Connection;
+use super::{Connection, Stream};
 use crate::h2::{budget::Allowance, frame::ErrorCode, slab::Key, stream::Side};
 
-/// A stream without an answer has been looked at after so long: no server leaves it lying, and no
-/// batch of frames is as old.
-const LOOKED_AT: Duration = Duration::from_secs(1);
+/// A stream has been looked at after so long, most likely: no server leaves it lying, but the
+/// machine of one may have other things to do.
+const AGED: Duration = Duration::from_secs(2);
 /// Names of streams that have ended meanwhile are kept up to this number beside those that are open.
 const STALE: usize = 64;
 
 /// How fast streams of ours are reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resets {
-    /// Those that the peer may not have looked at.
+    /// Those that the peer may not have looked at. The burst comes back when it answers anything
+    /// that was opened after the last of them.
     pub fresh: Allowance,
-    /// All others.
+    /// Those of them that are two seconds old.
+    pub aged: Allowance,
+    /// Those that it has looked at: it has answered them, or what was opened after them.
     pub known: Allowance,
 }
 
 impl Resets {
     /// To a sidecar: less than half of what its budget for resets is.
     pub const MESH: Self = Self {
-        fresh: allowance(500, 400),
-        known: allowance(1000, 500),
+        fresh: allowance(300, 200),
+        aged: allowance(300, 200),
+        known: allowance(900, 500),
     };
 
     /// To our own services, which count on those in front of them.
     pub const PIPE: Self = Self {
         fresh: allowance(4096, 4096),
+        aged: allowance(4096, 4096),
         known: allowance(4096, 4096),
     };
 
     /// To an agent's own server. Those made with Rust end a connection with 20 streams that were
-    /// reset before they were looked at; no server minds those that it has begun to answer.
+    /// reset before they were looked at; no server minds those that it has looked at.
     pub const AGENT: Self = Self {
-        fresh: allowance(10, 200),
+        fresh: allowance(6, 1),
+        aged: allowance(4, 40),
         known: allowance(1000, 1000),
     };
 }
@@ -58,15 +70,19 @@ const fn allowance(burst: u32, per_second: u32) -> Allowance {
 #[derive(Debug)]
 pub(super) struct Unwanted {
     fresh: Line,
+    aged: Line,
     known: Line,
+    /// The highest stream that was answered, and the highest that was reset while it was fresh.
+    answered: u32,
+    reset: u32,
 }
 
 #[derive(Debug)]
 struct Waiting {
     stream: Key,
     code: ErrorCode,
-    /// From when on the peer has looked at it.
-    looked_at: Instant,
+    /// From when on it is aged.
+    aged: Instant,
 }
 
 /// Streams that wait for their reset, and its pace (GCRA).
@@ -77,6 +93,15 @@ struct Line {
     burst: Duration,
     /// When the turns that were taken are worked off.
     full: Instant,
+}
+
+/// What becomes of the first in a line.
+enum Next {
+    Gone,
+    Later,
+    Known,
+    Aged,
+    Reset,
 }
 
 impl Line {
@@ -90,16 +115,18 @@ impl Line {
         }
     }
 
-    /// When the next turn is, seen from `now`.
-    fn next(&self, now: Instant) -> Instant {
-        let full = self.full.max(now) + self.every;
-        full.checked_sub(self.burst).unwrap_or(now)
+    /// When there is a turn, where somebody waits for it.
+    fn next(&self) -> Option<Instant> {
+        self.waiting.front()?;
+        let full = self.full + self.every;
+        Some(full.checked_sub(self.burst).unwrap_or(full))
     }
 
     fn turn(&mut self, now: Instant) -> bool {
-        let due = self.next(now) <= now;
+        let full = self.full.max(now) + self.every;
+        let due = full.checked_sub(self.burst).is_none_or(|at| at <= now);
         if due {
-            self.full = self.full.max(now) + self.every;
+            self.full = full;
         }
         due
     }
@@ -109,17 +136,30 @@ impl Unwanted {
     pub(super) fn new(pace: Resets, now: Instant) -> Self {
         Self {
             fresh: Line::new(pace.fresh, now),
+            aged: Line::new(pace.aged, now),
             known: Line::new(pace.known, now),
+            answered: 0,
+            reset: 0,
         }
+    }
+
+    fn waits(&self) -> bool {
+        let lines = [&self.fresh, &self.aged, &self.known];
+        lines.iter().any(|line| !line.waiting.is_empty())
     }
 
     /// When a reset may go that waits.
     pub(super) fn next(&self) -> Option<Instant> {
-        let fresh = self.fresh.waiting.front();
-        let fresh = fresh.map(|first| self.fresh.next(self.fresh.full).min(first.looked_at));
-        let known = self.known.waiting.front();
-        let known = known.map(|_| self.known.next(self.known.full));
-        fresh.into_iter().chain(known).min()
+        let aged = self.fresh.waiting.front().map(|first| first.aged);
+        [aged, self.fresh.next(), self.aged.next(), self.known.next()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether the peer has looked at a stream: servers do so in the order in which they were opened.
+    fn has_seen(&self, stream: &Stream) -> bool {
+        stream.state.received != Side::Head || stream.id < self.answered
     }
 }
 
@@ -132,43 +172,74 @@ impl Connection {
             return;
         };
         stream.call = None;
-        let line = &mut self.unwanted.fresh.waiting;
-        if line.len() >= STALE + open {
+        let aged = stream.opened + AGED;
+        let waiting = &mut self.unwanted.fresh.waiting;
+        if waiting.len() >= STALE + open {
             let streams = &self.streams;
-            line.retain(|waiting| streams.get(waiting.stream).is_some());
+            waiting.retain(|waiting| streams.get(waiting.stream).is_some());
         }
-        let looked_at = self
-            .streams
-            .get(key)
-            .map_or(now, |stream| stream.opened + LOOKED_AT);
-        self.unwanted.fresh.waiting.push_back(Waiting {
+        waiting.push_back(Waiting {
             stream: key,
             code,
-            looked_at,
+            aged,
         });
         self.reset_unwanted(now);
     }
 
     /// Whether streams wait for their reset.
+    #[inline]
     pub fn has_unwanted(&self) -> bool {
-        !self.unwanted.fresh.waiting.is_empty() || !self.unwanted.known.waiting.is_empty()
+        self.unwanted.waits()
+    }
+
+    /// The peer has answered a stream.
+    #[inline]
+    pub(super) fn note_answer(&mut self, id: u32, now: Instant) {
+        self.unwanted.answered = self.unwanted.answered.max(id);
+        if id > self.unwanted.reset && self.unwanted.reset > 0 {
+            self.unwanted.reset = 0;
+            self.unwanted.fresh.full = now;
+        }
+        if self.has_unwanted() {
+            self.reset_unwanted(now);
+        }
     }
 
     /// Resets what may be reset by now.
     pub(super) fn reset_unwanted(&mut self, now: Instant) {
-        while let Some(first) = self.unwanted.fresh.waiting.front() {
-            let (stream, code, looked_at) = (first.stream, first.code, first.looked_at <= now);
-            match self.streams.get(stream).map(|stream| stream.state.received) {
-                None => {}
-                Some(received) if received != Side::Head || looked_at => {
-                    let first = self.unwanted.fresh.waiting.pop_front();
-                    self.unwanted.known.waiting.extend(first);
-                    continue;
+        while let Some((next, stream, code)) = self.next_fresh(now) {
+            let first = match next {
+                Next::Later => break,
+                Next::Gone | Next::Known | Next::Aged | Next::Reset => {
+                    self.unwanted.fresh.waiting.pop_front()
                 }
-                Some(_) if self.unwanted.fresh.turn(now) => self.reset(stream, code),
+            };
+            match next {
+                Next::Known => self.unwanted.known.waiting.extend(first),
+                Next::Aged => self.unwanted.aged.waiting.extend(first),
+                Next::Reset => {
+                    if let Some(stream) = self.streams.get(stream) {
+                        self.unwanted.reset = self.unwanted.reset.max(stream.id);
+                    }
+                    self.reset(stream, code);
+                }
+                Next::Gone | Next::Later => {}
+            }
+        }
+        while let Some(first) = self.unwanted.aged.waiting.front() {
+            let (key, code) = (first.stream, first.code);
+            match self.streams.get(key) {
+                None => drop(self.unwanted.aged.waiting.pop_front()),
+                Some(stream) if self.unwanted.has_seen(stream) => {
+                    let first = self.unwanted.aged.waiting.pop_front();
+                    self.unwanted.known.waiting.extend(first);
+                }
+                Some(_) if self.unwanted.aged.turn(now) => {
+                    self.unwanted.aged.waiting.pop_front();
+                    self.reset(key, code);
+                }
                 Some(_) => break,
             }
-            self.unwanted.fresh.waiting.pop_front();
         }
         while let Some(first) = self.unwanted.known.waiting.front() {
             let (stream, code) = (first.stream, first.code);
@@ -178,5 +249,19 @@ impl Connection {
             self.unwanted.known.waiting.pop_front();
             self.reset(stream, code);
         }
+    }
+
+    /// What is to be done with the first of the fresh ones.
+    fn next_fresh(&mut self, now: Instant) -> Option<(Next, Key, ErrorCode)> {
+        let first = self.unwanted.fresh.waiting.front()?;
+        let (key, code, aged) = (first.stream, first.code, first.aged);
+        let next = match self.streams.get(key) {
+            None => Next::Gone,
+            Some(stream) if self.unwanted.has_seen(stream) => Next::Known,
+            Some(_) if aged <= now => Next::Aged,
+            Some(_) if self.unwanted.fresh.turn(now) => Next::Reset,
+            Some(_) => Next::Later,
+        };
+        Some((next, key, code))
     }
 }

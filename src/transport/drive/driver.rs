@@ -194,8 +194,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
             if done && over {
                 return Ok(true);
             }
+            if more {
+                // Who sends without end does not have the thread for itself.
+                cx.waker().wake_by_ref();
+                return Ok(false);
+            }
             // What was not read because too much was to be written is read now.
-            if !more && (wanted || !self.wanted()) {
+            if wanted || !self.wanted() {
                 return Ok(false);
             }
         }
