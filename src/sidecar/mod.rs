@@ -15,6 +15,7 @@ mod error;
 mod health;
 mod join;
 mod judge;
+mod keep;
 mod metrics;
 mod passage;
 mod pools;

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use super::{
     around::Around,
     balancer::Balancer,
-    carry::{Carrier, Reached},
-    config::{Journaling, Listening, SidecarConfig},
+    carry::Reached,
+    config::{Listening, SidecarConfig},
     drain::Running,
     endpoints::Endpoints,
     error::SidecarError,
@@ -34,12 +34,9 @@ use crate::{
     },
     runtime::{DataThreads, Nursery, Stop, clock},
     task::{
-        Connect, Parents, Route,
-        archive::{Archive, ArchiveConfig},
-        descendants::DESCENDANTS_MAX,
+        Route,
         executor::{Executor, ExecutorConfig, ExecutorService, HandlerLink, Offers, SLOTS},
-        home::{Home, HomeConfig, Keeping, Replay},
-        journal::{Journal, JournalConfig},
+        home::Home,
         service::AgentService,
     },
     telemetry::{metrics::pool::Dials, otlp::Identity},
@@ -117,10 +114,10 @@ pub async fn run(
 /// What every part of a sidecar may need.
 pub(super) struct Parts {
     pub(super) config: SidecarConfig,
-    id: SpiffeId,
-    instance: InstanceId,
+    pub(super) id: SpiffeId,
+    pub(super) instance: InstanceId,
     /// Names this run of the process.
-    boot_id: String,
+    pub(super) boot_id: String,
     pub(super) credentials: Credentials,
     pub(super) progress: Arc<Progress>,
     pub(super) nursery: Nursery,
@@ -363,75 +360,5 @@ impl Parts {
         let own = &self.config.card;
         let promises = Promises::start(own, source.clone(), balancer.clone(), &self.nursery);
         (balancer, promises)
-    }
-
-    fn home(
-        &self,
-        threads: &DataThreads,
-        (balancer, route): (Arc<Balancer>, Arc<dyn Route>),
-        pools: &Pools,
-        executor: &Executor,
-    ) -> Result<Home, SidecarError> {
-        let keeping = self.keeping()?;
-        let mut replay = Replay::keeping(&self.instance, threads.count(), keeping);
-        let config = JournalConfig {
-            segment_bytes: self.config.journal_segment,
-            disk_reserve: self.config.disk_reserve,
-            ..Default::default()
-        };
-        let dir = self.config.state.join("journal");
-        let journal = match self.config.journal {
-            Journaling::Disk => {
-                Journal::open(&dir, config, |lsn, record| replay.record(lsn, &record))?
-            }
-            Journaling::Memory => {
-                tracing::warn!("tasks are kept in memory only: a restart loses them");
-                Journal::memory()
-            }
-        };
-        self.progress.journals(journal.clone());
-        let connect: Arc<dyn Connect> = Arc::new(Carrier {
-            own: self.id.clone(),
-            instance: self.instance.clone(),
-            executor: executor.clone(),
-            balancer,
-            pools: pools.clone(),
-            calls: self.progress.calls(),
-        });
-        let parents: Arc<dyn Parents> = Arc::new(executor.clone());
-        let config = HomeConfig {
-            instance: self.instance.clone(),
-            own: self.id.clone(),
-            lost_after: self.config.agent_lost_after,
-            descendants: DESCENDANTS_MAX,
-        };
-        Home::start(
-            config,
-            (journal, replay),
-            &route,
-            &connect,
-            parents,
-            threads,
-        )
-        .map_err(|error| SidecarError::Records(error.to_string()))
-    }
-
-    /// What is kept of finished tasks: with a journal on disk they go to an archive beside it.
-    fn keeping(&self) -> Result<Keeping, SidecarError> {
-        let retention = self.config.retention;
-        let archive = if self.config.journal.is_disk() {
-            let config = ArchiveConfig::new(self.config.state.join("archive.redb"), retention);
-            let archive = Archive::start(config, self.instance.as_str())
-                .map_err(|error| SidecarError::Records(error.to_string()))?;
-            self.progress.archives(archive.clone());
-            Some(archive)
-        } else {
-            None
-        };
-        Ok(Keeping {
-            retention,
-            archive,
-            in_memory: self.config.finished_in_memory,
-        })
     }
 }
