@@ -2,7 +2,14 @@
 //!
 //! `ATTACHE_DIFFERENTIAL_CALLS` says how many go through ours: `tests/soak/differential`.
 
-use std::{env, time::Instant};
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
+use std::env;
+
+use tokio::time::Instant;
 
 use crate::support::{
     differential::{
@@ -119,5 +126,5 @@ async fn our_pair_changes_nothing_of_random_calls() {
         );
         first += many;
     }
-    println!("{calls} calls were the same, in {:?}", began.elapsed());
+    eprintln!("{calls} calls were the same, in {:?}", began.elapsed());
 }

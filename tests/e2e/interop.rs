@@ -3,6 +3,11 @@
 //!
 //! `tests/soak/interop` runs the official cases that take long through ours, or through any pair.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
 use std::{env, net::SocketAddr};
 
 use attache::{
@@ -109,7 +114,7 @@ async fn the_local_listener_fails_nothing_of_h2spec() {
     let Some(verdict) = h2spec(relay.address, METHOD, site.temp.path(), test).await else {
         return;
     };
-    println!("h2spec: {} failures", verdict.failed.len());
+    eprintln!("h2spec: {} failures", verdict.failed.len());
     assert_eq!(verdict.failed, Vec::<String>::new());
     assert!(verdict.passed >= H2SPEC_CASES, "{verdict:?}");
 }
