@@ -114,9 +114,6 @@ pub fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// The most memory that a process ever had, in KiB.
-///
-
 /// A file's text; empty when it is not there.
 pub fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
