@@ -16,6 +16,7 @@ use crate::{
         up::mesh::Mesh,
     },
     config,
+    h2::{call::ATTEMPTS, connection::Config, exchange::STALL},
     registry::rules::{Overrides, Rule, Rules},
     resilience::Settings,
 };
@@ -334,10 +335,15 @@ fn source(dir: &Path) -> String {
 }
 
 #[test]
-fn every_promise_about_tasks_names_a_test() {
+fn every_promise_names_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(root.join("docs/tasks.md")).unwrap();
     let code = source(&root.join("src")) + &source(&root.join("tests"));
+    for document in ["docs/tasks.md", "docs/passing.md"] {
+        promises(&fs::read_to_string(root.join(document)).unwrap(), &code);
+    }
+}
+
+fn promises(text: &str, code: &str) {
     let is_name = |word: &&str| {
         let snake = word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         snake && word.matches('_').count() > 2
@@ -346,5 +352,37 @@ fn every_promise_about_tasks_names_a_test() {
     assert!(names.len() > 20, "{names:?}");
     for name in names {
         assert!(code.contains(&format!("fn {name}()")), "{name}");
+    }
+}
+
+#[test]
+fn the_limits_of_passing_calls_are_those_that_are_said() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/passing.md")).unwrap();
+    let (caller, mesh) = (Config::caller(), Config::mesh());
+    let kib = |bytes: u32| format!("{} KiB", bytes / 1024);
+    for (what, much) in [
+        (
+            "calls at once on one connection of a local program",
+            caller.max_streams.to_string(),
+        ),
+        (
+            "calls at once on one connection of a sidecar",
+            mesh.max_streams.to_string(),
+        ),
+        ("metadata of a request", kib(caller.header_list)),
+        (
+            "bytes under way in one direction of a call",
+            format!("{} MiB", mesh.stream_window >> 20),
+        ),
+        (
+            "bytes that wait without one of them moving",
+            format!("{} s", STALL.as_secs()),
+        ),
+        ("tries of one call", ATTEMPTS.to_string()),
+    ] {
+        let row = text.lines().find(|line| line.contains(what));
+        let cell = row.and_then(|row| row.split(" | ").nth(1));
+        assert_eq!(cell, Some(&*much), "{what}");
     }
 }

@@ -170,7 +170,6 @@ impl Parts {
         let passage = Passage::new(&self.id, &self.instance, reached.address(), route.clone());
         let passage = passage.ok_or_else(|| SidecarError::NoInstance(self.id.to_string()))?;
         self.progress.metrics().add(passage.calls.clone());
-        self.progress.metrics().add(passage.calls.clone());
         let hubs = passage.start(threads, &self.ways(&passed), &balancer, &self.nursery);
         let home = self.home(threads, (balancer, route), &pools, &executor)?;
         let around = Arc::new(Around {

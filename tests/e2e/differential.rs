@@ -1,5 +1,8 @@
-//! The same random calls directly and through a pair; here through pairs that are known, ours when
-//! it is there: `differences` takes an address.
+//! The same random calls directly and through a pair: ours, one that is known, and some that lie.
+//!
+//! `ATTACHE_DIFFERENTIAL_CALLS` says how many go through ours: `tests/soak/differential`.
+
+use std::{env, time::Instant};
 
 use crate::support::{
     differential::{
@@ -8,6 +11,7 @@ use crate::support::{
     },
     peers::{Kind, Pair},
     relay::Relay,
+    through::{self, Through},
     tools::fetched,
 };
 
@@ -50,6 +54,7 @@ const ENVOYS: Forgiven = Forgiven {
     keys: &["x-forwarded-proto", "x-request-id", "server", "date"],
     joined: &["authorization", "user-agent"],
     reset_codes: true,
+    shortened: false,
     server_resets: true,
 };
 
@@ -72,4 +77,47 @@ async fn a_pair_of_envoys_differs_only_in_what_is_known() {
         found.len(),
         &found[..found.len().min(12)]
     );
+}
+
+/// What our sidecars do: they take off who is meant, write their own authority, and pass on what is
+/// left of the time. Who calls and the correlation id come out as they were said, since they are true.
+const OURS: Forgiven = Forgiven {
+    keys: &[through::KEY, ":authority"],
+    joined: &[],
+    reset_codes: false,
+    shortened: true,
+    server_resets: false,
+};
+/// What comes back from the agent is cut in its larger blocks only, and what the caller sends on a
+/// connection of its own for few calls: more pieces than that are a flood, and end the connection.
+const CUT_BEHIND: usize = 2000;
+/// So many calls are cut, and then so many are not, each on one connection.
+const ROUND: [u64; 2] = [50, 450];
+
+#[tokio::test]
+async fn our_pair_changes_nothing_of_random_calls() {
+    let calls = env::var("ATTACHE_DIFFERENTIAL_CALLS").ok();
+    let calls: u64 = calls.map_or(1000, |calls| calls.parse().expect("a number"));
+    let server = Server::start(None, None).await;
+    let through = Through::start(server.address, Some(CUT_BEHIND)).await;
+    // Statuses are drawn at random, and half of them are what breakers are for.
+    through.breaker_off().await;
+    let cutting = Relay::start(&through.local(), Some(CUT)).await;
+    let entries = [cutting.address, through.two.address];
+    let (began, mut first) = (Instant::now(), 0);
+    for (many, entry) in ROUND.into_iter().zip(entries).cycle() {
+        let seeds = first..calls.min(first + many);
+        if seeds.is_empty() {
+            break;
+        }
+        let found = differences(seeds, server.address, entry, &server, &OURS).await;
+        assert!(
+            found.is_empty(),
+            "{} of {many} from {first} on: {:#?}",
+            found.len(),
+            &found[..found.len().min(8)]
+        );
+        first += many;
+    }
+    println!("{calls} calls were the same, in {:?}", began.elapsed());
 }

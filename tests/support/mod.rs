@@ -24,6 +24,7 @@ pub mod receiver;
 pub mod relay;
 pub mod scrape;
 pub mod skip;
+pub mod through;
 pub mod tools;
 pub mod traffic;
 pub mod wait;

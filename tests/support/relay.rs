@@ -1,14 +1,16 @@
-//! A byte relay on loopback: TCP in front of a Unix socket or another port, for programs that can
-//! only do TCP; and, where it is told to, a cutter that takes each HEADERS frame that passes apart
+//! A byte relay on this machine: TCP in front of a Unix socket or another port, for programs that can
+//! only do TCP; a Unix socket in front of a port, for agents that are such programs; and, where it is told to, a cutter that takes each HEADERS frame that passes apart
 //! into CONTINUATION frames, which libraries only send for headers of more than 16 KiB.
 
-use std::{io, net::SocketAddr};
+use std::{fs, io, net::SocketAddr, sync::Arc};
 
 use attache::runtime::Nursery;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
+use tokio_rustls::TlsConnector;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -22,50 +24,120 @@ const PIECES: usize = 4;
 /// A relay; ends when dropped.
 pub struct Relay {
     pub address: SocketAddr,
-    nursery: Nursery,
+    _running: Running,
 }
+
+/// A relay from a Unix socket; ends when dropped.
+pub struct Behind {
+    _running: Running,
+}
+
+/// What relays; cut at its next await when dropped, and nobody waits for it.
+struct Running(Nursery);
 
 impl Relay {
     /// Starts one to `to`, a `host:port` or `unix:/path`. With `cut`, headers pass in frames of about
     /// that many bytes, both ways; in [`PIECES`] if that would be more.
     pub async fn start(to: &str, cut: Option<usize>) -> Self {
-        let nursery = Nursery::here();
+        let running = Running(Nursery::here());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (to, connections) = (to.to_owned(), nursery.clone());
-        nursery.adopt("relay", async move {
+        let (to, connections) = (to.to_owned(), running.0.clone());
+        running.0.adopt("relay", async move {
             while let Ok((near, _)) = listener.accept().await {
-                let to = to.clone();
-                connections.adopt("relayed", async move {
-                    // Whoever leaves, leaves: the other side sees the end of its connection.
-                    drop(relay(near, &to, cut).await);
-                });
+                // One that has left already is relayed to its end.
+                drop(near.set_nodelay(true));
+                relayed(&connections, near.into_split(), &to, cut);
             }
         });
-        Self { address, nursery }
+        Self {
+            address,
+            _running: running,
+        }
     }
 }
 
-impl Drop for Relay {
+impl Relay {
+    /// Starts one to `to`, `host:port`, by TLS as `tls` has it: for programs without certificates.
+    pub async fn by_tls(to: &str, tls: Arc<ClientConfig>) -> Self {
+        let running = Running(Nursery::here());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (to, connections) = (to.to_owned(), running.0.clone());
+        running.0.adopt("relay", async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (to, tls) = (to.clone(), TlsConnector::from(Arc::clone(&tls)));
+                connections.adopt("relayed", async move {
+                    let far = TcpStream::connect(to).await.unwrap();
+                    // Whoever is there is verified by its SPIFFE id.
+                    let name = ServerName::try_from("localhost").unwrap();
+                    let far = tls.connect(name, far).await.unwrap();
+                    drop(both(near.into_split(), tokio::io::split(far), None).await);
+                });
+            }
+        });
+        Self {
+            address,
+            _running: running,
+        }
+    }
+}
+
+impl Behind {
+    /// Starts one from `unix:/path` to `to`, cutting as [`Relay::start`] says.
+    pub fn start(socket: &str, to: &str, cut: Option<usize>) -> Self {
+        let running = Running(Nursery::here());
+        let path = socket.strip_prefix("unix:").expect("a Unix socket");
+        // Left behind by whoever listened before.
+        drop(fs::remove_file(path));
+        let listener = UnixListener::bind(path).unwrap();
+        let (to, connections) = (to.to_owned(), running.0.clone());
+        running.0.adopt("relay", async move {
+            while let Ok((near, _)) = listener.accept().await {
+                relayed(&connections, near.into_split(), &to, cut);
+            }
+        });
+        Self { _running: running }
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        // Cut at their next await; nobody waits for them.
-        let nursery = self.nursery.clone();
-        self.nursery.adopt("end", async move {
+        let nursery = self.0.clone();
+        self.0.adopt("end", async move {
             nursery.stop_token().cancel();
         });
     }
 }
 
-async fn relay(near: TcpStream, to: &str, cut: Option<usize>) -> io::Result<()> {
-    near.set_nodelay(true)?;
-    let (near_read, near_write) = near.into_split();
+fn relayed(
+    nursery: &Nursery,
+    near: (
+        impl AsyncRead + Unpin + Send + 'static,
+        impl AsyncWrite + Unpin + Send + 'static,
+    ),
+    to: &str,
+    cut: Option<usize>,
+) {
+    let to = to.to_owned();
+    nursery.adopt("relayed", async move {
+        // Whoever leaves, leaves: the other side sees the end of its connection.
+        drop(relay(near, &to, cut).await);
+    });
+}
+
+async fn relay(
+    near: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    to: &str,
+    cut: Option<usize>,
+) -> io::Result<()> {
     if let Some(path) = to.strip_prefix("unix:") {
-        let (read, write) = UnixStream::connect(path).await?.into_split();
-        return both((near_read, near_write), (read, write), cut).await;
+        let far = UnixStream::connect(path).await?.into_split();
+        return both(near, far, cut).await;
     }
     let far = TcpStream::connect(to).await?;
     far.set_nodelay(true)?;
-    both((near_read, near_write), far.into_split(), cut).await
+    both(near, far.into_split(), cut).await
 }
 
 async fn both(

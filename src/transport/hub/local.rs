@@ -12,7 +12,7 @@ use tokio::{io::DuplexStream, time::timeout};
 use tonic::{body::Body, service::Routes};
 use tower::ServiceExt;
 
-use super::Arrival;
+use super::{Arrival, foreign};
 use crate::{
     domain::{Fault, Reason},
     h2::grpc,
@@ -71,7 +71,13 @@ impl Calls {
         extensions.insert(Arc::clone(&self.connection));
         extensions.insert(call.notes());
         let request = request.map(|body| Body::new(Received::new(body, call.notes())));
-        let answer = self.routes.clone().oneshot(request);
+        let routes = self.routes.clone();
+        let answer = async move {
+            match foreign::is_grpc(request.headers()) {
+                true => routes.oneshot(request).await,
+                false => Ok(foreign::answer(request.into_body()).await),
+            }
+        };
         Box::pin(async move {
             let answered = match limit {
                 None => answer.await?,

@@ -9,6 +9,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `foreign` | what is not gRPC is told so |
 //! | `inside` | the policy where nothing is passed on |
 //! | `local` | our own services, behind a pipe per caller |
 //! | `upstream` | connections to targets: made, retired, cut |
@@ -16,6 +17,7 @@
 //! Owns which connections there are. Refuses to know who calls (`accept` proves it) and where calls go
 //! (the policy decides, and names targets by numbers that [`Lookup`] explains).
 
+mod foreign;
 mod inside;
 mod local;
 mod upstream;

@@ -11,8 +11,9 @@ use h2::{
 use http::{HeaderValue, Method, Request, Version};
 use tokio::{net::TcpStream, time::timeout};
 
+use super::super::through;
 use super::{
-    Seen,
+    Seen, TIMEOUT,
     plan::{Cut, Plan},
     server::{ended, fields, read, send},
 };
@@ -65,7 +66,16 @@ impl Line {
             .unwrap();
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = plan.request.clone();
-        let fixed = [("te", "trailers"), ("content-type", "application/grpc")];
+        // The last four are the mesh's: whom the call is for, who calls (as it will be told), which
+        // work it belongs to, and how long it may take. To others they are metadata like any.
+        let fixed = [
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            (through::KEY, through::NAME),
+            ("attache-caller", through::CALLER),
+            ("attache-correlation-id", "work-1"),
+            ("grpc-timeout", TIMEOUT),
+        ];
         for (key, value) in fixed {
             request
                 .headers_mut()

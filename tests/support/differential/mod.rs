@@ -19,6 +19,11 @@ use self::{plan::Plan, server::Server};
 /// Calls at once.
 const TOGETHER: usize = 16;
 
+/// `grpc-timeout` of all calls: far above what any takes.
+pub const TIMEOUT: &str = "100S";
+/// What is left of it at the far end, at least.
+const LEFT: Duration = Duration::from_secs(60);
+
 /// How long what a client has seen may take to be seen by the server, too.
 const LATE: Duration = Duration::from_secs(5);
 /// The same, where it may not be seen at all.
@@ -60,6 +65,8 @@ pub struct Forgiven {
     pub joined: &'static [&'static str],
     /// Codes of resets that may become any other.
     pub reset_codes: bool,
+    /// Whether `grpc-timeout` may have become less, by the time that a call has taken.
+    pub shortened: bool,
     /// Whether a call that the server resets may have any other end that is no OK.
     pub server_resets: bool,
 }
@@ -123,6 +130,13 @@ impl Both {
                     *values = vec![values.join(&b","[..])];
                 }
             }
+            if forgiven.shortened
+                && let Some(left) = seen.headers.get_mut("grpc-timeout")
+                && let [left] = &mut left[..]
+                && is_shorter(left)
+            {
+                *left = TIMEOUT.into();
+            }
             if forgiven.reset_codes && seen.end.starts_with("reset") {
                 seen.end = "reset".to_owned();
             }
@@ -142,6 +156,24 @@ impl Both {
         }
         self
     }
+}
+
+/// Whether it is what may be left of [`TIMEOUT`].
+fn is_shorter(left: &[u8]) -> bool {
+    let text = std::str::from_utf8(left).unwrap_or_default();
+    let Some((digits, unit)) = text.split_at_checked(text.len().saturating_sub(1)) else {
+        return false;
+    };
+    let micros: u64 = match unit {
+        "S" => 1_000_000,
+        "m" => 1000,
+        "u" => 1,
+        _ => return false,
+    };
+    let most = Duration::from_secs(100);
+    let left = digits.parse::<u64>().unwrap_or(0).checked_mul(micros);
+    let left = left.map_or(Duration::ZERO, Duration::from_micros);
+    digits.len() <= 8 && (LEFT..=most).contains(&left)
 }
 
 /// What is not the same, in words.

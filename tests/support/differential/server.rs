@@ -144,7 +144,13 @@ async fn call(
         .get("x-plan")
         .and_then(|seed| seed.to_str().ok());
     let Some(seed) = seed.and_then(|seed| seed.parse().ok()) else {
-        respond.send_reset(Reason::PROTOCOL_ERROR);
+        // A sidecar that asks its agent about itself.
+        let mut unknown = Response::new(());
+        let fields = unknown.headers_mut();
+        fields.insert("content-type", HeaderValue::from_static("application/grpc"));
+        fields.insert("grpc-status", HeaderValue::from_static("12"));
+        // Whoever has gone needs no answer.
+        drop(respond.send_response(unknown, true));
         return;
     };
     let uri = &parts.uri;
