@@ -35,8 +35,8 @@ const LET_GO: Duration = Duration::from_secs(90);
 const IN_FLIGHT: &str = "attache_calls_in_flight";
 /// Not before: who is slow is no reason to be closed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Chunks that are more than all buffers hold on the way to a reader.
-const UNREAD: usize = 500;
+/// Chunks that are more than all buffers hold on the way to a reader, whose own window is 2 MiB.
+const UNREAD: usize = 1000;
 
 #[tokio::test]
 async fn a_gibibyte_of_artifact_is_refused_at_the_limit_and_costs_no_memory() {

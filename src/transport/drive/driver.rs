@@ -23,6 +23,11 @@ const WRITE_KEEP: usize = 1 << 20;
 /// How long closing may take: for us to say our last word, and for the peer to close its side then.
 /// It reads a GOAWAY and has nothing else to do; on a machine that is busy it waits for its turn.
 pub(super) const LISTENED: Duration = Duration::from_secs(3);
+/// How long a connection may have its thread for itself. Hundreds of KiB of DATA pass in it; of frames
+/// that are small and ask for much, a piece.
+const TURN: Duration = Duration::from_millis(1);
+/// What is handed over between two looks at the clock: two frames of the largest size and more.
+const PIECE: usize = 48 << 10;
 /// Bytes that are read meanwhile: a peer that keeps to its windows has no more on the way.
 const LISTENED_BYTES: u64 = 8 << 20;
 
@@ -31,8 +36,10 @@ pub(in crate::transport) struct Driver<IO, P: Policy> {
     core: Arc<Core<P>>,
     line: Key,
     io: IO,
-    /// The beginning of a frame that is not whole.
+    /// The beginning of a frame that is not whole; frames that are, where it is behind.
     left: Vec<u8>,
+    /// Frames were left for its next turn.
+    behind: bool,
     out: Vec<u8>,
     written: usize,
     ended: bool,
@@ -45,6 +52,7 @@ impl<IO, P: Policy> Driver<IO, P> {
             line,
             io,
             left: Vec::new(),
+            behind: false,
             out: Vec::new(),
             written: 0,
             ended: false,
@@ -117,7 +125,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
 
     /// Reads all there is. Answers whether there may be more at once.
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.ended || !self.wanted() {
+        if (self.ended && !self.behind) || !self.wanted() {
             return Ok(false);
         }
         let mut scratch = self.core.scratch.lock();
@@ -126,7 +134,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
         let mut buffer = ReadBuf::new(&mut scratch);
         buffer.set_filled(kept);
         let mut more = true;
-        while more && buffer.remaining() > 0 {
+        while more && !self.behind && buffer.remaining() > 0 {
             let before = buffer.filled().len();
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
                 Poll::Pending => more = false,
@@ -138,13 +146,35 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
             }
         }
         let bytes = buffer.filled();
-        if bytes.len() > kept {
-            let mut exchange = self.core.exchange.lock();
-            let used = exchange.receive(self.line, bytes, Instant::now());
+        if bytes.len() > kept || self.behind {
+            let (used, behind) = self.hand_over(bytes);
+            self.behind = behind;
             self.left.clear();
             self.left.extend_from_slice(&bytes[used..]);
         }
-        Ok(more)
+        Ok(more || self.behind)
+    }
+
+    /// Hands frames to the exchange for as long as a turn may take. Answers how many bytes they were,
+    /// and whether more of them wait.
+    fn hand_over(&self, bytes: &[u8]) -> (usize, bool) {
+        let began = Instant::now();
+        let (mut now, mut at) = (began, 0);
+        let mut exchange = self.core.exchange.lock();
+        loop {
+            let end = bytes.len().min(at + PIECE);
+            at += exchange.receive(self.line, &bytes[at..end], now);
+            if end == bytes.len() {
+                return (at, false);
+            }
+            if exchange.over(self.line) {
+                return (bytes.len(), false);
+            }
+            now = Instant::now();
+            if now > began + TURN {
+                return (at, true);
+            }
+        }
     }
 
     /// Writes all there is. Answers whether all of it is on its way.
@@ -190,7 +220,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
             let more = self.read(cx)?;
             let done = self.write(cx)?;
             self.core.spread();
-            let over = self.ended || self.core.exchange.lock().over(self.line);
+            let over = (self.ended && !self.behind) || self.core.exchange.lock().over(self.line);
             if done && over {
                 return Ok(true);
             }

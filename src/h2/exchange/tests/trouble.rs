@@ -625,7 +625,7 @@ fn resets_have_a_pace_however_many_callers_ask_for_them() {
         // There is room again for others once the time has come, and once one of them is answered
         // all that was opened before is known to have been looked at.
         let fresh = world.client(other).start(&request("/t/1/fresh"), true);
-        let mut later = |world: &mut World, steps: u32| {
+        let later = |world: &mut World, steps: u32| {
             for _ in 0..steps {
                 world.now += Duration::from_millis(10);
                 world.exchange.on_time(world.now);
