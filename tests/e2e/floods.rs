@@ -195,9 +195,10 @@ async fn who_is_slow_is_let_go_and_a_good_client_is_served_meanwhile() {
     let all = all.map(|attack| attack.run(passing(&address), FRAMES, UNREAD));
     for outcome in join_all(all).await {
         eprintln!("{outcome:?}");
-        let bound = match outcome.attack {
-            Attack::ZeroWindow => UNREAD,
-            _ => SLOW,
+        let bound = if outcome.attack == Attack::ZeroWindow {
+            UNREAD
+        } else {
+            SLOW
         };
         let ended = outcome.closed.as_ref().is_some_and(|(at, _)| *at < bound);
         assert!(ended, "{outcome:?}");
