@@ -125,14 +125,21 @@ async fn look_back(world: &Arc<World>, life: &Life, (node, id): (usize, &str), h
         Ended::Read | Ended::Dead => Duration::ZERO,
     };
     sleep(pause).await;
-    let here = world.nodes[node].up().await;
     let (own, task): (_, TaskId) = (world.nodes[node].own.clone(), id.parse().unwrap());
-    let got = tokio::select! {
-        biased;
-        () = here.dead.cancelled() => return,
-        got = here.home.get(&task, &own, false) => got,
+    let (here, got) = loop {
+        let here = world.nodes[node].up().await;
+        let got = tokio::select! {
+            biased;
+            () = here.dead.cancelled() => return,
+            got = here.home.get(&task, &own, false) => got,
+        };
+        let Err(Reason::StorageFailed) = got.as_ref().map_err(|fault| fault.reason) else {
+            break (here.number, got);
+        };
+        // It stops, or its log has failed: the next life knows.
+        here.dead.cancelled().await;
     };
-    let same = here.number == life.number;
+    let same = here == life.number;
     let wrong = match (got, how) {
         (Ok((task, _)), _) if !same => format!("{id} lives on: {task:?}"),
         (Ok((task, _)), Ended::Read) if ended(task.state()) => {
