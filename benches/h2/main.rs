@@ -207,7 +207,7 @@ impl Bench {
             request.push_known(Name::GrpcTimeout, timeout.as_bytes());
         }
         for _ in 0..at_once {
-            let stream = self.client.connection.open(key(), &request, false);
+            let stream = self.client.connection.open(key(), &request, false, now);
             send(&mut self.client.connection, stream, body, true, now);
         }
         self.round(now);
