@@ -89,9 +89,14 @@ fn serve(address: &str, threads: &DataThreads, limits: Limits, seen: &Seen) -> (
     (server, target)
 }
 
+/// What is not gRPC is told so, and goes no further.
+fn asked(path: &str) -> http::request::Builder {
+    Request::post(path).header("content-type", "application/grpc")
+}
+
 fn request(path: &str, body: &'static [u8]) -> Request<Body> {
     let body = Full::new(Bytes::from_static(body)).map_err(|never| match never {});
-    Request::post(path).body(Body::new(body)).unwrap()
+    asked(path).body(Body::new(body)).unwrap()
 }
 
 async fn call(channel: &Channel, path: &str, body: &'static [u8]) -> Result<Bytes, Status> {
@@ -109,7 +114,7 @@ async fn whole(response: Response<Answer>) -> Result<Bytes, Status> {
 fn flow() -> (mpsc::Sender<Result<Frame<Bytes>, Status>>, Request<Body>) {
     let (feed, fed) = mpsc::channel(4);
     let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(fed));
-    let request = Request::post("/flow").body(Body::new(body)).unwrap();
+    let request = asked("/flow").body(Body::new(body)).unwrap();
     (feed, request)
 }
 

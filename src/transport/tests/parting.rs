@@ -120,6 +120,9 @@ fn headers(stream: u32, path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
     block.extend(path.as_bytes());
     block.extend([0x01, 1, b'x']);
+    // The content type's name by the static table.
+    block.extend([0x0f, 0x10, 16]);
+    block.extend(b"application/grpc");
     frame(HEADERS, 4, stream, &block)
 }
 
