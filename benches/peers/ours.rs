@@ -9,6 +9,9 @@ use crate::{Outcome, machine, under::ATTACHE};
 /// The agent behind the far sidecar.
 const AGENT: &str = "default/echo";
 
+/// Times that it is asked, for 200 ms each, until the far agent is known.
+const HEARD: usize = 40;
+
 /// The pair; ended when dropped.
 pub(crate) struct Ours {
     dir: PathBuf,
@@ -56,6 +59,12 @@ impl Ours {
         let sidecars = machine::children(pid).into_iter();
         let sidecars = sidecars.filter(|one| one.verb == "sidecar");
         ours.pids = sidecars.map(|one| one.pid).collect();
+        // The caller's sidecar hears of the agent a moment after its own start.
+        for _ in 0..HEARD {
+            if ours.refusal()?.is_none() {
+                return Ok(Ok(ours));
+            }
+        }
         Ok(match ours.refusal()? {
             Some(why) => Err(why),
             None => Ok(ours),
@@ -86,7 +95,7 @@ impl Ours {
             return Ok(None);
         }
         Ok(Some(format!(
-            "its sidecars do not pass on calls to services of agents yet: {} {}{}",
+            "its sidecars do not pass on calls: {} {}{}",
             first["status"].as_str().unwrap_or_default(),
             first["first"].as_str().unwrap_or_default(),
             String::from_utf8_lossy(&output.stderr),
