@@ -11,7 +11,7 @@ use std::{process::ExitCode, time::Duration};
 
 use attache::h2::{
     connection::{Config, Connection, Event},
-    exchange::{Exchange, GivenBack, Onward, Outcome, Policy, Request, Target, Verdict},
+    exchange::{Exchange, GivenBack, Outcome, Policy, Request, Target, Verdict},
     hpack::{Fields, Name},
     slab::{Key, Slab},
 };
@@ -41,12 +41,6 @@ impl Policy for Straight {
     fn on_again(&mut self, (): &mut (), _: &mut Request<'_>, _: GivenBack) -> Verdict {
         Verdict::Forward(Target(1))
     }
-
-    fn on_response(&mut self, (): &mut (), _: &mut Fields, _: bool) -> Onward {
-        Onward::Pass
-    }
-
-    fn on_trailers(&mut self, (): &mut (), _: &mut Fields) {}
 
     fn on_end(&mut self, (): (), outcome: &Outcome) {
         self.ended += u64::from(outcome.code.is_some_and(|code| code.0 == 0));

@@ -85,6 +85,19 @@ impl<T> Wheel<T> {
         Timer { node: index, turn }
     }
 
+    /// Has `item` due at `at` at the latest: what is `set` for earlier stays.
+    #[inline]
+    pub fn sooner(&mut self, set: &mut Option<(Instant, Timer)>, at: Instant, item: T) {
+        match *set {
+            Some((before, _)) if before <= at => return,
+            Some((_, timer)) => {
+                self.clear(timer);
+            }
+            None => {}
+        }
+        *set = Some((at, self.set(at, item)));
+    }
+
     /// Clears a timer; one that was due already is no fault.
     pub fn clear(&mut self, timer: Timer) -> Option<T> {
         let node = self.nodes.get(timer.node as usize)?;

@@ -37,6 +37,14 @@ use crate::{
     transport::{Channel, Target},
 };
 
+/// Where the own agent listens.
+pub(super) fn own_agent(address: String) -> Target {
+    Target {
+        endpoints: vec![address],
+        expect: None,
+    }
+}
+
 /// Opens `Executor.Execute` where an attempt goes.
 pub(super) struct Carrier {
     pub(super) own: SpiffeId,
@@ -258,11 +266,7 @@ pub(super) struct AgentLink(Option<(Pools, Target)>);
 impl AgentLink {
     /// A link to the `Handler` at an address.
     pub(super) fn new(pools: Pools, address: String) -> Self {
-        let target = Target {
-            endpoints: vec![address],
-            expect: None,
-        };
-        Self(Some((pools, target)))
+        Self(Some((pools, own_agent(address))))
     }
 
     fn handler(&self) -> Result<GrpcHandler<Channel>, HandlerError> {

@@ -67,8 +67,9 @@ pub struct Work {
     told: AtomicBool,
 }
 
-macro_rules! span {
-    ($name:literal, $kind:literal, $service:literal, $method:expr, $subject:expr, $($more:tt)*) => {
+/// A span of gRPC work.
+macro_rules! rpc_span {
+    ($name:literal, $kind:literal, $service:expr, $method:expr, $($more:tt)*) => {
         tracing::info_span!(
             target: TARGET,
             parent: None,
@@ -79,6 +80,18 @@ macro_rules! span {
             rpc.system = "grpc",
             rpc.service = $service,
             rpc.method = $method,
+            $($more)*
+        )
+    };
+}
+
+macro_rules! span {
+    ($name:literal, $kind:literal, $service:literal, $method:expr, $subject:expr, $($more:tt)*) => {
+        rpc_span!(
+            $name,
+            $kind,
+            $service,
+            $method,
             attache.task_id = $subject.task_id,
             attache.skill = $subject.skill,
             attache.attempt = $subject.attempt,
@@ -90,16 +103,11 @@ macro_rules! span {
 
 macro_rules! passing_span {
     ($name:literal, $kind:literal, $passing:expr) => {
-        tracing::info_span!(
-            target: TARGET,
-            parent: None,
+        rpc_span!(
             $name,
-            otel.kind = $kind,
-            otel.status_description = Empty,
-            error.type = Empty,
-            rpc.system = "grpc",
-            rpc.service = $passing.service,
-            rpc.method = $passing.method,
+            $kind,
+            $passing.service,
+            $passing.method,
             rpc.grpc.status_code = Empty,
             attache.agent = $passing.agent,
             attache.caller = $passing.caller,

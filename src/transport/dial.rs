@@ -34,7 +34,7 @@ use crate::telemetry::metrics::pool::Close;
 use crate::transport::alive::{Alive, cause_of, tune};
 use crate::transport::error::DialError;
 use crate::transport::lifetime::Sightings;
-use crate::transport::opening::{FRAME_HEAD, Opening};
+use crate::transport::opening::Opening;
 use crate::transport::pool::Target;
 use crate::transport::replay::Replay;
 use crate::transport::serve::{
@@ -216,7 +216,7 @@ pub(super) fn listen(
     owner: Owner,
 ) -> Speaking<Opening<Box<dyn Io>>> {
     Box::pin(async move {
-        let (mut io, _) = Opening::watch(io, FRAME_HEAD, Some(owner.alive));
+        let (mut io, _) = Opening::watch(io, Some(owner.alive));
         if peer.is_some() {
             io.listen_first().await?;
         }
@@ -238,7 +238,7 @@ async fn converse(
     peer: Option<Peer>,
     owner: &Owner,
 ) -> io::Result<SendRequest<Replay>> {
-    let (mut io, opened) = Opening::watch(io, FRAME_HEAD, Some(Arc::clone(&owner.alive)));
+    let (mut io, opened) = Opening::watch(io, Some(Arc::clone(&owner.alive)));
     let mesh = peer.is_some();
     if mesh {
         io.listen_first().await?;
@@ -359,6 +359,7 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::pool::Dials;
     use crate::transport::alive::Fate;
+    use crate::transport::opening::FRAME_HEAD;
     use crate::transport::replay::Recording;
 
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];

@@ -21,6 +21,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::domain::Fault;
 use crate::domain::Reason;
+use crate::identity::Peer;
 use crate::runtime::clock::wall;
 use crate::telemetry::metrics::pool::{Close, Dial};
 use crate::transport::alive::{Alive, Fate, is_bad, mark};
@@ -258,11 +259,7 @@ impl Entry {
         alive.opened();
         self.state.lock().alive.push(watched);
         let now = Instant::now();
-        let mut life = around(pool.age, rand::random());
-        if let Some(peer) = &dialed.peer {
-            let left = peer.not_after.duration_since(wall()).unwrap_or_default();
-            life = life.min(usable(left));
-        }
+        let life = lasting(pool.age, dialed.peer.as_ref());
         let secure = self.target.expect.is_some();
         let made = Made {
             retire: now + life,
@@ -348,8 +345,16 @@ pub(super) fn outcome_of(tried: &[DialError]) -> Dial {
     }
 }
 
+/// How long a connection that was just made is used: to its age, or for as long as the certificate
+/// that its peer has shown allows.
+pub(super) fn lasting(age: Duration, peer: Option<&Peer>) -> Duration {
+    let life = around(age, rand::random());
+    let left = peer.map(|peer| peer.not_after.duration_since(wall()).unwrap_or_default());
+    left.map_or(life, |left| life.min(usable(left)))
+}
+
 /// How long a connection is used whose server's certificate has so much left.
-pub(super) fn usable(left: Duration) -> Duration {
+fn usable(left: Duration) -> Duration {
     left.saturating_sub(EXPIRY).max(left / 2).max(REPLACE_LEAST)
 }
 

@@ -1,7 +1,6 @@
-//! Watches a byte stream until the other end has said its first words of HTTP/2.
+//! Watches a byte stream until the server at its other end has said its first words of HTTP/2.
 //!
-//! TLS 1.3 clients learn only here that their certificate was refused, and a listener that waits
-//! for these words without a limit can be held open for nothing.
+//! TLS 1.3 clients learn only here that their certificate was refused.
 
 use std::{
     io::{self, IoSlice},
@@ -38,19 +37,14 @@ pub(super) struct Opening<I> {
 #[derive(Debug)]
 struct Wait {
     seen: usize,
-    need: usize,
     tell: oneshot::Sender<io::Result<()>>,
 }
 
 impl<I> Opening<I> {
-    /// Tells when `need` bytes were read, or why they were not. Holds `alive` as long as it lives.
-    pub(super) fn watch(io: I, need: usize, alive: Option<Arc<Alive>>) -> (Self, Opened) {
+    /// Tells when a frame's head was read, or why it was not. Holds `alive` as long as it lives.
+    pub(super) fn watch(io: I, alive: Option<Arc<Alive>>) -> (Self, Opened) {
         let (tell, told) = oneshot::channel();
-        let wait = Wait {
-            seen: 0,
-            need,
-            tell,
-        };
+        let wait = Wait { seen: 0, tell };
         let opening = Self {
             io,
             wait: Some(wait),
@@ -81,12 +75,13 @@ impl<I> Opening<I> {
         let verdict = match read {
             Err(error) => Err(twin(error)),
             Ok(()) if new.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(()) if wait.need == FRAME_HEAD && no_settings(wait.seen, new) => Err(
-                io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP/2"),
-            ),
+            Ok(()) if no_settings(wait.seen, new) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the answer is not HTTP/2",
+            )),
             Ok(()) => {
                 wait.seen += new.len();
-                if wait.seen < wait.need {
+                if wait.seen < FRAME_HEAD {
                     self.wait = Some(wait);
                     return;
                 }
@@ -174,13 +169,12 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Opening<I> {
 mod tests {
     use super::*;
 
-    async fn heard(parts: &'static [&'static [u8]], need: usize) -> io::Result<()> {
+    async fn heard(parts: &'static [&'static [u8]]) -> io::Result<()> {
         let source = parts.iter().fold(
             Box::new(tokio::io::empty()) as Box<dyn AsyncRead + Unpin + Send>,
             |before, part| Box::new(AsyncReadExt::chain(before, *part)),
         );
-        let (mut opening, told) =
-            Opening::watch(tokio::io::join(source, tokio::io::sink()), need, None);
+        let (mut opening, told) = Opening::watch(tokio::io::join(source, tokio::io::sink()), None);
         let mut all = Vec::new();
         opening.read_to_end(&mut all).await.unwrap();
         told.await.unwrap()
@@ -188,16 +182,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_words_are_settings_or_the_peer_speaks_something_else() {
-        heard(&[&[0, 0], &[0, 4, 0, 0, 0], &[0, 0, 9]], FRAME_HEAD)
+        heard(&[&[0, 0], &[0, 4, 0, 0, 0], &[0, 0, 9]])
             .await
             .unwrap();
         let others: [&'static [&'static [u8]]; 2] =
             [&[b"HTTP/1.1 400 Bad Request"], &[b"HT", b"TP/1.1"]];
         for other in others {
-            let error = heard(other, FRAME_HEAD).await.unwrap_err();
+            let error = heard(other).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
-        let cut = heard(&[&[0, 0, 0, 4]], FRAME_HEAD).await.unwrap_err();
+        let cut = heard(&[&[0, 0, 0, 4]]).await.unwrap_err();
         assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -14,7 +14,7 @@ use attache::{
 use tonic::{Code, Status, Streaming, body::Body, transport::Endpoint};
 use tower::{BoxError, ServiceExt, util::BoxCloneSyncService};
 
-use super::wait::within;
+use super::wait::{eventually, within};
 
 pub type Local = AgentClient<Way>;
 /// Whatever carries an agent's calls.
@@ -54,6 +54,34 @@ pub fn pool(identity: &Path) -> Pool {
         Credentials::new(Svid::load(identity).unwrap()),
         Nursery::here(),
     )
+}
+
+/// Puts a traffic rule as the operator whose certificate a directory has, and waits until the sidecars
+/// with these local listeners have it.
+pub async fn rule(operator: &Path, registry_at: &str, rule: pb::TrafficRule, locals: &[String]) {
+    let name = rule.name.clone();
+    let pool = pool(operator);
+    let request = pb::PutRuleRequest {
+        rule: Some(rule),
+        expected_revision: None,
+    };
+    let mut registry = registry(&pool, registry_at);
+    within("a rule is taken", registry.put_rule(request))
+        .await
+        .unwrap();
+    for local in locals {
+        let endpoint = Endpoint::from_shared(local.clone()).unwrap();
+        let sidecar = RegistryClient::new(endpoint.connect_lazy());
+        eventually("a sidecar has the rule", || async {
+            let mut sidecar = sidecar.clone();
+            let listed = sidecar.list_rules(pb::ListRulesRequest::default()).await;
+            let listed = listed.map_err(|status| status.to_string())?;
+            let rules = listed.into_inner().rules;
+            let there = rules.iter().any(|rule| rule.name == name);
+            there.then_some(()).ok_or_else(|| format!("{rules:?}"))
+        })
+        .await;
+    }
 }
 
 /// The catalog of a registry at `host:port`.

@@ -39,41 +39,39 @@ impl Relay {
     /// Starts one to `to`, a `host:port` or `unix:/path`. With `cut`, headers pass in frames of about
     /// that many bytes, both ways; in [`PIECES`] if that would be more.
     pub async fn start(to: &str, cut: Option<usize>) -> Self {
-        let running = Running(Nursery::here());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (to, connections) = (to.to_owned(), running.0.clone());
-        running.0.adopt("relay", async move {
-            while let Ok((near, _)) = listener.accept().await {
-                // One that has left already is relayed to its end.
-                drop(near.set_nodelay(true));
-                relayed(&connections, near.into_split(), &to, cut);
-            }
-        });
-        Self {
-            address,
-            _running: running,
-        }
+        let to = to.to_owned();
+        Self::listening(move |connections, near| {
+            // One that has left already is relayed to its end.
+            drop(near.set_nodelay(true));
+            relayed(connections, near.into_split(), &to, cut);
+        })
+        .await
     }
-}
 
-impl Relay {
     /// Starts one to `to`, `host:port`, by TLS as `tls` has it: for programs without certificates.
     pub async fn by_tls(to: &str, tls: Arc<ClientConfig>) -> Self {
+        let to = to.to_owned();
+        Self::listening(move |connections, near| {
+            let (to, tls) = (to.clone(), TlsConnector::from(Arc::clone(&tls)));
+            connections.adopt("relayed", async move {
+                let far = TcpStream::connect(to).await.unwrap();
+                // Whoever is there is verified by its SPIFFE id.
+                let name = ServerName::try_from("localhost").unwrap();
+                let far = tls.connect(name, far).await.unwrap();
+                drop(both(near.into_split(), tokio::io::split(far), None).await);
+            });
+        })
+        .await
+    }
+
+    async fn listening(relay: impl Fn(&Nursery, TcpStream) + Send + 'static) -> Self {
         let running = Running(Nursery::here());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (to, connections) = (to.to_owned(), running.0.clone());
+        let connections = running.0.clone();
         running.0.adopt("relay", async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (to, tls) = (to.clone(), TlsConnector::from(Arc::clone(&tls)));
-                connections.adopt("relayed", async move {
-                    let far = TcpStream::connect(to).await.unwrap();
-                    // Whoever is there is verified by its SPIFFE id.
-                    let name = ServerName::try_from("localhost").unwrap();
-                    let far = tls.connect(name, far).await.unwrap();
-                    drop(both(near.into_split(), tokio::io::split(far), None).await);
-                });
+                relay(&connections, near);
             }
         });
         Self {

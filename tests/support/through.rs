@@ -10,7 +10,7 @@ use super::{
     client,
     mesh::{Site, Up},
     relay::{Behind, Relay},
-    wait::{eventually, within},
+    wait::eventually,
 };
 
 /// What the agent behind is called.
@@ -96,29 +96,9 @@ impl Through {
             breaker: Some(breaker),
             ..Default::default()
         };
-        let pool = client::pool(&self.site.state().join("operator"));
-        let mut registry = client::registry(&pool, &self.up.endpoints.registry.mtls);
-        let request = pb::PutRuleRequest {
-            rule: Some(rule),
-            expected_revision: None,
-        };
-        within("a rule is taken", registry.put_rule(request))
-            .await
-            .unwrap();
-        for at in [local(&self.up, "caller"), local(&self.up, NAME)] {
-            let channel = Endpoint::from_shared(at).unwrap().connect_lazy();
-            eventually("a sidecar has the rule", || {
-                let mut home = RegistryClient::new(channel.clone());
-                async move {
-                    let listed = home.list_rules(pb::ListRulesRequest::default()).await;
-                    let listed = listed.map_err(|status| status.to_string())?;
-                    let rules = &listed.get_ref().rules;
-                    let there = rules.iter().any(|rule| rule.name == "breaker-off");
-                    there.then_some(()).ok_or_else(|| format!("{rules:?}"))
-                }
-            })
-            .await;
-        }
+        let locals = [local(&self.up, "caller"), local(&self.up, NAME)];
+        let operator = self.site.state().join("operator");
+        client::rule(&operator, &self.up.endpoints.registry.mtls, rule, &locals).await;
     }
 }
 

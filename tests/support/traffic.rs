@@ -3,8 +3,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use attache::pb::{self, registry_client::RegistryClient};
-use tonic::transport::Endpoint;
+use attache::pb;
 
 use super::{
     callers::{Callers, Plan},
@@ -13,7 +12,7 @@ use super::{
     hand::ByHand,
     mesh::agent,
     process::text,
-    wait::{eventually, within},
+    wait::eventually,
 };
 
 /// Instances of the agent.
@@ -262,27 +261,9 @@ impl Scene {
 
     /// Puts a rule, and waits until the home has it.
     pub async fn rule(&self, rule: pb::TrafficRule) {
-        let name = rule.name.clone();
-        let pool = client::pool(&self.mesh.site.state().join("operator"));
-        let mut registry = client::registry(&pool, &self.mesh.endpoints.registry.mtls);
-        let request = pb::PutRuleRequest {
-            rule: Some(rule),
-            expected_revision: None,
-        };
-        within("a rule is taken", registry.put_rule(request))
-            .await
-            .unwrap();
-        let channel = Endpoint::from_shared(self.mesh.local_address(HOME)).unwrap();
-        let home = RegistryClient::new(channel.connect_lazy());
-        eventually("the home has the rule", || async {
-            let mut home = home.clone();
-            let listed = home.list_rules(pb::ListRulesRequest::default()).await;
-            let listed = listed.map_err(|status| status.to_string())?;
-            let rules = listed.into_inner().rules;
-            let there = rules.iter().any(|rule| rule.name == name);
-            there.then_some(()).ok_or_else(|| format!("{rules:?}"))
-        })
-        .await;
+        let operator = self.mesh.site.state().join("operator");
+        let registry = &self.mesh.endpoints.registry.mtls;
+        client::rule(&operator, registry, rule, &[self.mesh.local_address(HOME)]).await;
     }
 
     /// Waits until an instance is given work again.

@@ -224,11 +224,7 @@ impl<P: Policy> Exchange<P> {
             Role::Server => calls.into_iter().for_each(|key| self.caller_gone(key, now)),
             Role::Client => calls.into_iter().for_each(|key| self.answer_lost(key, now)),
         }
-        for key in waiting {
-            if self.waits_on(key, line) {
-                self.again(key, why, now);
-            }
-        }
+        self.wait_elsewhere(waiting, line, why, now);
         if let Some(local) = local {
             self.drain(local, now);
         }

@@ -182,11 +182,7 @@ impl<P: Policy> Exchange<P> {
         if !waiting.is_empty() {
             self.forget(line);
         }
-        for key in waiting {
-            if self.waits_on(key, line) {
-                self.again(key, GivenBack::Unprocessed, now);
-            }
-        }
+        self.wait_elsewhere(waiting, line, GivenBack::Unprocessed, now);
     }
 
     /// Drains the lines of all callers. Lines to those who answer stay: calls that are open, or

@@ -37,17 +37,9 @@ impl<P: Policy> Exchange<P> {
 
     /// Looks at a call by then, at the latest.
     pub(super) fn arm_call(&mut self, key: Key, at: Instant) {
-        let Some(call) = self.calls.get_mut(key) else {
-            return;
-        };
-        match call.due {
-            Some((before, _)) if before <= at => return,
-            Some((_, timer)) => {
-                self.wheel.clear(timer);
-            }
-            None => {}
+        if let Some(call) = self.calls.get_mut(key) {
+            self.wheel.sooner(&mut call.due, at, Due::Call(key));
         }
-        call.due = Some((at, self.wheel.set(at, Due::Call(key))));
     }
 
     /// Looks at a line when it wants to be looked at. One that is set for earlier is left so: it
@@ -57,17 +49,9 @@ impl<P: Policy> Exchange<P> {
         let Some(line) = self.lines.get_mut(key).filter(|line| line.connected) else {
             return;
         };
-        let Some(at) = line.connection.next_deadline() else {
-            return;
-        };
-        match line.due {
-            Some((before, _)) if before <= at => return,
-            Some((_, timer)) => {
-                self.wheel.clear(timer);
-            }
-            None => {}
+        if let Some(at) = line.connection.next_deadline() {
+            self.wheel.sooner(&mut line.due, at, Due::Line(key));
         }
-        line.due = Some((at, self.wheel.set(at, Due::Line(key))));
     }
 
     fn line_due(&mut self, key: Key, now: Instant) {

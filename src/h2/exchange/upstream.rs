@@ -1,5 +1,7 @@
 //! The line to whoever answers: one for each target, and one to our own services for each caller.
 
+use std::collections::VecDeque;
+
 use tokio::time::Instant;
 
 use super::{
@@ -107,12 +109,23 @@ impl<P: Policy> Exchange<P> {
                 self.again(key, GivenBack::Unprocessed, now);
             }
         }
+        self.wait_elsewhere(waiting, line, GivenBack::Unprocessed, now);
+        self.touch(line);
+    }
+
+    /// Calls that waited for a stream on this line go again: it opens none any more.
+    pub(super) fn wait_elsewhere(
+        &mut self,
+        waiting: VecDeque<Key>,
+        line: Key,
+        why: GivenBack,
+        now: Instant,
+    ) {
         for key in waiting {
             if self.waits_on(key, line) {
-                self.again(key, GivenBack::Unprocessed, now);
+                self.again(key, why, now);
             }
         }
-        self.touch(line);
     }
 
     /// Whether a call is in this line's list with reason: it may have gone elsewhere since.

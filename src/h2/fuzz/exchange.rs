@@ -45,8 +45,6 @@ impl Policy for Count {
         }
     }
 
-    fn on_trailers(&mut self, (): &mut (), _: &mut Fields) {}
-
     fn on_end(&mut self, (): (), _: &Outcome) {
         self.ended += 1;
     }

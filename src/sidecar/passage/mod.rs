@@ -42,7 +42,7 @@ use crate::{
     runtime::{DataThreads, Nursery},
     task::{Candidate, Route},
     telemetry::metrics::passing::PassingCalls,
-    transport::{self, Arrival, Hubs, Lookup, Ways},
+    transport::{Arrival, Hubs, Lookup, Ways},
 };
 
 use self::{
@@ -148,8 +148,8 @@ impl Policy for Desk {
     }
 
     fn on_response(&mut self, call: &mut Passing, fields: &mut Fields, end: bool) -> Onward {
-        let wanted = |name: &[u8]| fields.iter().any(|field| field.name == name);
-        if end && call.to.is_some() && wanted(NOT_PROCESSED) {
+        let unprocessed = || fields.iter().any(|field| field.name == NOT_PROCESSED);
+        if end && call.to.is_some() && unprocessed() {
             return Onward::Again;
         }
         if end {
@@ -297,7 +297,7 @@ impl Passage {
         let lookup: Lookup = Arc::new(move |target| {
             if target == OWN_AGENT {
                 let (_, address) = named.agent.as_ref()?;
-                return Some(own_agent(address.clone()));
+                return Some(carry::own_agent(address.clone()));
             }
             let instance = named.targets.instance(target)?;
             let entry = catalog.mirror().catalog().entry(&instance).cloned();
@@ -320,13 +320,6 @@ impl Passage {
             passage: Arc::clone(&passage),
             aims: Aims::default(),
         })
-    }
-}
-
-fn own_agent(address: String) -> transport::Target {
-    transport::Target {
-        endpoints: vec![address],
-        expect: None,
     }
 }
 

@@ -14,8 +14,7 @@ use tokio::{
 use super::{Core, driver::LISTENED};
 use crate::h2::{
     connection::Config,
-    exchange::{GivenBack, Onward, Outcome, Policy, Request as Asked, Target, Verdict},
-    hpack::Fields,
+    exchange::{GivenBack, Outcome, Policy, Request as Asked, Target, Verdict},
 };
 
 #[derive(Debug, Default)]
@@ -36,12 +35,6 @@ impl Policy for Straight {
     fn on_again(&mut self, (): &mut (), _: &mut Asked<'_>, _: GivenBack) -> Verdict {
         Verdict::Forward(Target(1))
     }
-
-    fn on_response(&mut self, (): &mut (), _: &mut Fields, _: bool) -> Onward {
-        Onward::Pass
-    }
-
-    fn on_trailers(&mut self, (): &mut (), _: &mut Fields) {}
 
     fn on_end(&mut self, (): (), outcome: &Outcome) {
         self.outcomes.push(*outcome);

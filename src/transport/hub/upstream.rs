@@ -14,15 +14,15 @@ use crate::{
         slab::Key,
     },
     identity::{Credentials, Peer},
-    runtime::{Nursery, Stop, clock::wall},
+    runtime::{Nursery, Stop},
     telemetry::metrics::pool::{Close, Dial},
     transport::{
         alive::{Alive, UNHEARD},
         dial::{Dialed, Owner, Wrap, dial, listen},
         drive::{Core, Driver},
-        entry::{outcome_of, usable},
+        entry::{lasting, outcome_of},
         error::fault_of,
-        lifetime::{Sightings, around},
+        lifetime::Sightings,
         pool::{MOVE_AT, Ways},
     },
 };
@@ -165,8 +165,7 @@ impl Upstream {
             // The own agent: nothing of it grows old.
             return std::future::pending().await;
         };
-        let left = peer.not_after.duration_since(wall()).unwrap_or_default();
-        let age = around(self.ways.connection_age.mul_f64(MOVE_AT), rand::random());
+        let age = self.ways.connection_age.mul_f64(MOVE_AT);
         let replaced = async {
             match renewed {
                 None => std::future::pending().await,
@@ -175,7 +174,7 @@ impl Upstream {
             }
         };
         tokio::select! {
-            () = sleep(age.min(usable(left))) => {}
+            () = sleep(lasting(age, Some(peer))) => {}
             () = replaced => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::h2::{
     connection::{Config, Connection, Event},
-    exchange::{Exchange, GivenBack, Onward, Outcome, Policy, Request, Target, Verdict},
+    exchange::{Exchange, GivenBack, Outcome, Policy, Request, Target, Verdict},
     hpack::Fields,
     slab::{Key, Slab},
     tests::{list, request},
@@ -23,12 +23,6 @@ impl Policy for Straight {
     fn on_again(&mut self, (): &mut (), _: &mut Request<'_>, _: GivenBack) -> Verdict {
         Verdict::Forward(Target(1))
     }
-
-    fn on_response(&mut self, (): &mut (), _: &mut Fields, _: bool) -> Onward {
-        Onward::Pass
-    }
-
-    fn on_trailers(&mut self, (): &mut (), _: &mut Fields) {}
 
     fn on_end(&mut self, (): (), _: &Outcome) {}
 }

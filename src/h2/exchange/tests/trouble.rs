@@ -12,6 +12,18 @@ use crate::h2::{
     tests::{World, list, request},
 };
 
+/// A call whose caller reads nothing of the 1,600,000 bytes that it is answered.
+fn unread() -> (World, usize, usize) {
+    let (mut world, caller, call) = under_way(b"x", true);
+    world.client(caller).reads = false;
+    world.server(0).fields(0, &[(":status", "200")], false);
+    for _ in 0..4 {
+        world.server(0).send(0, &vec![1; 400_000], false);
+        world.run();
+    }
+    (world, caller, call)
+}
+
 /// A caller with a call under way whose request has come to whoever answers.
 fn under_way(body: &[u8], end: bool) -> (World, usize, usize) {
     let mut world = World::new();
@@ -287,13 +299,7 @@ fn a_lost_connection_is_told_and_what_came_before_is_delivered() {
     world.run();
     assert_eq!(status(&mut world, caller, call), "14");
 
-    let (mut world, caller, call) = under_way(b"x", true);
-    world.client(caller).reads = false;
-    world.server(0).fields(0, &[(":status", "200")], false);
-    for _ in 0..4 {
-        world.server(0).send(0, &vec![1; 400_000], false);
-        world.run();
-    }
+    let (mut world, caller, call) = unread();
     assert!(world.exchange.parked() > 0);
     let sent = 1_600_000;
     world.cut(0);
@@ -421,13 +427,7 @@ fn waiting_and_not_reading_have_an_end() {
     world.run();
     assert_eq!(status(&mut world, caller, call), "14");
 
-    let (mut world, caller, call) = under_way(b"x", true);
-    world.client(caller).reads = false;
-    world.server(0).fields(0, &[(":status", "200")], false);
-    for _ in 0..4 {
-        world.server(0).send(0, &vec![1; 400_000], false);
-        world.run();
-    }
+    let (mut world, caller, call) = unread();
     world.now += STALL - Duration::from_secs(1);
     world.exchange.on_time(world.now);
     world.run();
