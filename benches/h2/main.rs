@@ -10,7 +10,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use attache::h2::{
-    connection::{Config, Connection, Event},
+    connection::{Config, Connection, Event, Share},
     exchange::{Exchange, GivenBack, Outcome, Policy, Request, Target, Verdict},
     hpack::{Fields, Name},
     slab::{Key, Slab},
@@ -201,7 +201,10 @@ impl Bench {
             request.push_known(Name::GrpcTimeout, timeout.as_bytes());
         }
         for _ in 0..at_once {
-            let stream = self.client.connection.open(key(), &request, false, now);
+            let stream = self
+                .client
+                .connection
+                .open((key(), Share::ONLY), &request, false, now);
             send(&mut self.client.connection, stream, body, true, now);
         }
         self.round(now);

@@ -106,7 +106,7 @@ impl Limits {
     /// at its own door, and up to 1,024 streams run at once.
     pub const MESH: Self = Self {
         allowances: [
-            allowance(4000, 2000),
+            allowance(4000, 1000),
             allowance(200, 20),
             allowance(20, 1),
             allowance(200, 20),

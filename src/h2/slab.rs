@@ -11,6 +11,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// How often the place was filled before.
+    pub fn turn(self) -> u32 {
+        self.turn
+    }
+
     /// The place: small, dense, and used again after removal.
     pub fn index(self) -> usize {
         self.index as usize

@@ -27,7 +27,7 @@ pub use self::{
     kept::Kept,
     lane::{Ending, Lane, Parked},
 };
-use super::{grpc::Code, slab::Key, wheel::Timer};
+use super::{connection::Share, grpc::Code, slab::Key, wheel::Timer};
 
 /// A call is sent so many times at the most.
 pub const ATTEMPTS: u8 = 3;
@@ -59,6 +59,8 @@ pub struct Call<C> {
     pub down: Leg,
     /// The answering side; `None` until somebody was chosen.
     pub up: Option<Leg>,
+    /// Whose it is, among those who share the answering side's connection.
+    pub share: Share,
     /// What the caller sends.
     pub request: Lane,
     /// What the caller is sent.

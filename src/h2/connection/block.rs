@@ -6,7 +6,8 @@
 use tokio::time::Instant;
 
 use super::{
-    BLOCK_MAX, Connection, Event, Role, Stream, broken, lifetime::Leaving, streams::Whereabouts,
+    BLOCK_MAX, Connection, Event, Role, Share, Stream, broken, lifetime::Leaving,
+    streams::Whereabouts,
 };
 use crate::h2::{
     budget::Cost,
@@ -207,6 +208,7 @@ impl Connection {
             },
             opened: now,
             call: None,
+            share: Share::ONLY,
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.config.stream_window),
             length: about.length,

@@ -16,6 +16,7 @@
 //! | `block` | field blocks: HEADERS and CONTINUATION put together, decoded, judged |
 //! | `control` | SETTINGS, PING, GOAWAY, WINDOW_UPDATE |
 //! | `send` | HEADERS, DATA, RST_STREAM out |
+//! | `share` | who has how many of the streams |
 //! | `streams` | which streams there are, and which there were |
 //! | `unwanted` | streams given up: resets at a pace that the peer bears |
 //! | `lifetime` | deadlines, keepalive, drain |
@@ -25,6 +26,7 @@ mod control;
 mod lifetime;
 mod receive;
 mod send;
+mod share;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -40,7 +42,7 @@ use self::{
     streams::Streams,
     unwanted::Unwanted,
 };
-pub use self::{receive::Event, send::Room, streams::Stream, unwanted::Resets};
+pub use self::{receive::Event, send::Room, share::Share, streams::Stream, unwanted::Resets};
 use super::{
     budget::{Budget, Limits},
     frame::{self, DEFAULT_WINDOW, ErrorCode, PREFACE, Setting, write},

@@ -1,6 +1,8 @@
 //! Frames out: into the output buffer, never beyond the peer's windows.
 
-use super::{Connection, OUTPUT_FULL, Role, Stream, broken, lifetime::Leaving};
+use super::{
+    Connection, OUTPUT_FULL, Role, Share, Stream, broken, lifetime::Leaving, share::most_of,
+};
 use crate::h2::{
     budget::{Cost, Earning},
     frame::{ErrorCode, MIN_MAX_FRAME_SIZE, write},
@@ -40,8 +42,35 @@ impl Connection {
         Room::Yes
     }
 
+    /// The same for one of those who share it: nobody has all of its streams.
+    #[inline]
+    pub fn room_for(&self, share: Share) -> Room {
+        match self.room() {
+            Room::Yes if self.held(share) >= self.most() => Room::Later,
+            room @ (Room::Yes | Room::Later | Room::Never) => room,
+        }
+    }
+
+    /// How many streams one has of those who share it, given up or not.
+    #[inline]
+    pub fn held(&self, share: Share) -> usize {
+        self.streams.held(share)
+    }
+
+    /// How many streams one may have of those who share it.
+    #[inline]
+    pub fn most(&self) -> usize {
+        most_of(self.peer.max_streams)
+    }
+
     /// Opens a stream of ours with a request. There is [`Room`].
-    pub fn open(&mut self, call: Key, request: &Fields, end: bool, now: Instant) -> Key {
+    pub fn open(
+        &mut self,
+        (call, share): (Key, Share),
+        request: &Fields,
+        end: bool,
+        now: Instant,
+    ) -> Key {
         debug_assert_eq!(self.room(), Room::Yes);
         let id = self.streams.next();
         self.write_fields(id, request, end);
@@ -53,6 +82,7 @@ impl Connection {
             },
             opened: now,
             call: Some(call),
+            share,
             send: SendWindow::new(self.peer.initial_window),
             receive: ReceiveWindow::new(self.config.stream_window),
             length: None,

@@ -10,7 +10,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Role;
+use super::{
+    Role,
+    share::{Held, Share},
+};
 use crate::h2::{
     frame::MAX_STREAM,
     slab::{Key, Slab},
@@ -32,6 +35,8 @@ pub struct Stream {
     pub opened: Instant,
     /// What its owner calls it; `None` too where nobody wants it any longer.
     pub call: Option<Key>,
+    /// Whose it is.
+    pub(super) share: Share,
     /// What we may send.
     pub send: SendWindow,
     /// What the peer may send.
@@ -61,6 +66,7 @@ pub(super) struct Streams {
     role: Role,
     open: Slab<Stream>,
     ids: HashMap<u32, Key, BuildHasherDefault<IdHasher>>,
+    held: Held,
     /// The last that the peer has opened.
     last: u32,
     /// The next that we open.
@@ -74,6 +80,7 @@ impl Streams {
             role,
             open: Slab::default(),
             ids: HashMap::default(),
+            held: Held::default(),
             last: 0,
             next: 1,
             resets: VecDeque::new(),
@@ -82,6 +89,12 @@ impl Streams {
 
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// How many are open of this one's.
+    #[inline]
+    pub(super) fn held(&self, share: Share) -> usize {
+        self.held.of(share)
     }
 
     #[inline]
@@ -150,6 +163,7 @@ impl Streams {
 
     pub(super) fn insert(&mut self, stream: Stream) -> Key {
         let id = stream.id;
+        self.held.add(stream.share);
         let key = self.open.insert(stream);
         self.ids.insert(id, key);
         key
@@ -159,6 +173,7 @@ impl Streams {
     pub(super) fn remove(&mut self, key: Key) -> Option<Stream> {
         let stream = self.open.remove(key)?;
         self.ids.remove(&stream.id);
+        self.held.remove(stream.share);
         Some(stream)
     }
 

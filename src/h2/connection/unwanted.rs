@@ -39,11 +39,12 @@ pub struct Resets {
 }
 
 impl Resets {
-    /// To a sidecar: less than half of what its budget for resets is.
+    /// To a sidecar: together less than half of what it bears at once, and less than three quarters of
+    /// what it bears for ever.
     pub const MESH: Self = Self {
-        fresh: allowance(300, 200),
-        aged: allowance(300, 200),
-        known: allowance(900, 500),
+        fresh: allowance(300, 150),
+        aged: allowance(300, 150),
+        known: allowance(900, 400),
     };
 
     /// To our own services, which count on those in front of them.

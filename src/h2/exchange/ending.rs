@@ -145,6 +145,11 @@ impl<P: Policy> Exchange<P> {
             if call.response.owed > 0 {
                 self.release(up.line, None, call.response.owed, 0);
             }
+            if call.waiting.is_some()
+                && let Some(place) = self.lines.get_mut(up.line)
+            {
+                place.waiting.remove(call.share, key);
+            }
             self.hang_up(up.line, up.stream, ErrorCode::Cancel, now);
             self.stir(up.line);
         }

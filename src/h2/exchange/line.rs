@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Exchange, GivenBack, Policy, Target};
+use super::{Exchange, GivenBack, Policy, Target, queue::Queue};
 use crate::h2::{
-    connection::{Config, Connection, Role},
+    connection::{Config, Connection, Role, Share},
     frame,
     slab::Key,
     wheel::Timer,
@@ -51,6 +51,8 @@ pub struct Dial {
 pub(super) struct Line<Peer> {
     pub(super) connection: Connection,
     pub(super) far: Far<Peer>,
+    /// Whose share the calls from here have of other lines.
+    pub(super) share: Share,
     /// There is a connection: only then do its deadlines run.
     pub(super) connected: bool,
     /// It came to life: whatever fails from then on is not a failure to connect.
@@ -58,7 +60,7 @@ pub(super) struct Line<Peer> {
     /// Calls with something parked for it, in turn.
     pub(super) ready: VecDeque<Key>,
     /// Calls that wait for a stream on it.
-    pub(super) waiting: VecDeque<Key>,
+    pub(super) waiting: Queue,
     pub(super) due: Option<(Instant, Timer)>,
     pub(super) dirty: bool,
 }
@@ -68,10 +70,11 @@ impl<Peer> Line<Peer> {
         Self {
             connection,
             far,
+            share: Share::ONLY,
             connected,
             greeted: false,
             ready: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: Queue::default(),
             due: None,
             dirty: false,
         }
@@ -81,9 +84,13 @@ impl<Peer> Line<Peer> {
 impl<P: Policy> Exchange<P> {
     /// Somebody who calls has connected. What it is sent first is in its output.
     pub fn accept(&mut self, peer: P::Peer, config: Config, now: Instant) -> Key {
+        let caller = self.policy.caller(&peer);
         let far = Far::Caller { peer, local: None };
         let line = Line::new(Connection::new(config, now), far, true);
         let key = self.lines.insert(line);
+        if let Some(place) = self.lines.get_mut(key) {
+            place.share = caller.map_or_else(|| Share::of_line(key), Share::of_name);
+        }
         self.arm_line(key);
         key
     }
@@ -175,7 +182,7 @@ impl<P: Policy> Exchange<P> {
         let waiting = match place.connection.role() {
             // No stream will be opened for them here any more.
             Role::Client => std::mem::take(&mut place.waiting),
-            Role::Server => VecDeque::new(),
+            Role::Server => Queue::default(),
         };
         self.touch(line);
         self.arm_line(line);

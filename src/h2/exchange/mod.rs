@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `policy` | the seam: what is asked and told |
 //! | `line` | a connection's place here, and what the driver does with it |
+//! | `queue` | calls that wait for a stream: callers take turns |
 //! | `request` | a request: judged, given to a line, given again |
 //! | `answer` | an answer's fields |
 //! | `transit` | DATA: passed on, parked, sent on when windows open |
@@ -24,6 +25,7 @@ mod answer;
 mod ending;
 mod line;
 mod policy;
+mod queue;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -166,8 +168,8 @@ impl<P: Policy> Exchange<P> {
             }
         }
         let place = self.lines.get(line);
-        if place.is_some_and(|place| place.connection.has_unwanted()) {
-            // They end without a word to anybody, and others may wait for their places.
+        if place.is_some_and(|place| !place.waiting.is_empty()) {
+            // Streams that were given up end without a word to anybody.
             self.stir(line);
         }
         self.settle(now);

@@ -100,6 +100,13 @@ pub trait Policy {
     /// What is remembered of one call from its request to its end.
     type Call: fmt::Debug;
 
+    /// The number of a caller that may have several connections, the same on all of them; calls that
+    /// wait take turns by it. `None`: each connection is a caller.
+    fn caller(&self, peer: &Self::Peer) -> Option<u64> {
+        let _ = peer;
+        None
+    }
+
     /// A request came. For every one of them [`Self::on_end`] is called, once.
     fn on_request(&mut self, peer: &Self::Peer, request: &mut Request<'_>)
     -> (Verdict, Self::Call);

@@ -9,14 +9,11 @@ use super::{
 };
 use crate::h2::{
     call::{Call, Ending, Failure, Kept, Lane, Leg, write_answer},
-    connection::Room,
+    connection::{Room, Share},
     grpc::{self, Code, TimeoutText},
     hpack::{Fields, Name},
     slab::Key,
 };
-
-/// Calls that wait for a stream of one connection: as many as it has streams, once more.
-pub(super) const WAITING_MAX: usize = 1024;
 
 impl<P: Policy> Exchange<P> {
     pub(super) fn request(&mut self, line: Key, stream: Key, end: bool, now: Instant) {
@@ -51,6 +48,7 @@ impl<P: Policy> Exchange<P> {
                 stream: Some(stream),
             },
             up: None,
+            share: place.share,
             request: lane,
             response: Lane::new(now),
             kept,
@@ -122,13 +120,6 @@ impl<P: Policy> Exchange<P> {
                 now,
             );
         };
-        if let Some(line) = self.lines.get_mut(up)
-            && line.waiting.len() >= WAITING_MAX
-        {
-            // Those that have ended meanwhile still stand there.
-            let calls = &self.calls;
-            line.waiting.retain(|call| calls.get(*call).is_some());
-        }
         let (Some(call), Some(line)) = (self.calls.get_mut(key), self.lines.get_mut(up)) else {
             return;
         };
@@ -137,16 +128,20 @@ impl<P: Policy> Exchange<P> {
             stream: None,
         });
         call.attempts += 1;
-        if line.waiting.is_empty() && line.connection.room() == Room::Yes {
+        if line.waiting.is_empty() && line.connection.room_for(call.share) == Room::Yes {
             return self.open(key, now);
         }
-        if line.waiting.len() >= WAITING_MAX {
-            let why = "too many calls wait for whoever answers; slow down";
-            return self.fail(key, Failure::Unavailable(why), now);
-        }
-        line.waiting.push_back(key);
         let since = *call.waiting.get_or_insert(now);
+        let left = line.waiting.push(call.share, key);
+        if line.connection.room() == Room::Yes {
+            // For this one, if others have had their share.
+            self.stir(up);
+        }
         self.arm_call(key, since + PATIENCE);
+        if let Some(left) = left {
+            let why = "too many calls wait for whoever answers; slow down";
+            self.fail(left, Failure::Unavailable(why), now);
+        }
     }
 
     /// Opens a stream upstream for a call; its line has room.
@@ -170,7 +165,12 @@ impl<P: Policy> Exchange<P> {
         let lane = &mut call.request;
         let end = lane.parked.is_empty() && matches!(lane.ending, Ending::End);
         let up_line = up.line;
-        up.stream = Some(line.connection.open(key, &call.kept.head, end, now));
+        let share = match line.far {
+            Far::Answering(Destination::Local { .. }) => Share::ONLY,
+            Far::Answering(Destination::Target(_)) | Far::Caller { .. } => call.share,
+        };
+        let whose = (key, share);
+        up.stream = Some(line.connection.open(whose, &call.kept.head, end, now));
         lane.sent = end;
         if lane.waits() {
             self.queue(up_line, key);

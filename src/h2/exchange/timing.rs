@@ -64,8 +64,11 @@ impl<P: Policy> Exchange<P> {
             self.abandon(key, now);
             return self.touch(key);
         }
+        let waits = !line.waiting.is_empty();
         if line.connection.has_output() || line.connection.over() {
             self.touch(key);
+            self.stir(key);
+        } else if waits {
             self.stir(key);
         }
         self.arm_line(key);

@@ -1,12 +1,11 @@
 //! The line to whoever answers: one for each target, and one to our own services for each caller.
 
-use std::collections::VecDeque;
-
 use tokio::time::Instant;
 
 use super::{
     Destination, Dial, Exchange, GivenBack, Policy, Target,
     line::{Far, Line},
+    queue::Queue,
 };
 use crate::h2::{
     connection::{Connection, Room},
@@ -86,7 +85,10 @@ impl<P: Policy> Exchange<P> {
     pub(super) fn open_waiting(&mut self, line: Key, now: Instant) {
         while let Some(place) = self.lines.get_mut(line)
             && place.connection.room() == Room::Yes
-            && let Some(key) = place.waiting.pop_front()
+            && let most = place.connection.most()
+            && let Some(key) = place
+                .waiting
+                .next(|share| place.connection.held(share), most)
         {
             if self.waits_on(key, line) {
                 self.open(key, now);
@@ -116,12 +118,12 @@ impl<P: Policy> Exchange<P> {
     /// Calls that waited for a stream on this line go again: it opens none any more.
     pub(super) fn wait_elsewhere(
         &mut self,
-        waiting: VecDeque<Key>,
+        waiting: Queue,
         line: Key,
         why: GivenBack,
         now: Instant,
     ) {
-        for key in waiting {
+        for key in waiting.into_calls() {
             if self.waits_on(key, line) {
                 self.again(key, why, now);
             }

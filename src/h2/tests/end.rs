@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::list;
 use crate::h2::{
-    connection::{Config, Connection, Event},
+    connection::{Config, Connection, Event, Share},
     frame,
     hpack::{Fields, Name},
     slab::{Key, Slab},
@@ -64,7 +64,10 @@ impl End {
     pub(in crate::h2) fn start(&mut self, request: &Fields, end: bool) -> usize {
         let number = self.calls.len();
         let key = self.keys.insert(number);
-        let stream = Some(self.connection.open(key, request, end, self.now));
+        let stream = Some(
+            self.connection
+                .open((key, Share::ONLY), request, end, self.now),
+        );
         self.calls.push(Seen {
             stream,
             ..Seen::default()

@@ -23,11 +23,17 @@ pub(in crate::h2) struct Recorder {
     pub(in crate::h2) again: Vec<GivenBack>,
     pub(in crate::h2) outcomes: Vec<Outcome>,
     pub(in crate::h2) upstream: Option<Config>,
+    /// Of those who connect from now on.
+    pub(in crate::h2) name: Option<u64>,
 }
 
 impl Policy for Recorder {
     type Peer = ();
     type Call = String;
+
+    fn caller(&self, (): &()) -> Option<u64> {
+        self.name
+    }
 
     fn on_request(&mut self, (): &(), request: &mut Request<'_>) -> (Verdict, String) {
         self.begun += 1;
@@ -115,7 +121,12 @@ impl World {
 
     /// Somebody connects; answers the number.
     pub(in crate::h2) fn caller(&mut self) -> usize {
-        let line = self.exchange.accept((), Config::caller(), self.now);
+        self.caller_at(Config::caller())
+    }
+
+    /// The same at a door of this kind.
+    pub(in crate::h2) fn caller_at(&mut self, door: Config) -> usize {
+        let line = self.exchange.accept((), door, self.now);
         self.callers
             .push((line, End::new(Config::agent(), self.now)));
         self.run();

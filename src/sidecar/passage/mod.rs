@@ -23,7 +23,11 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 use tonic::Code;
@@ -84,6 +88,8 @@ impl fmt::Debug for Passage {
 pub(super) struct Desk {
     passage: Arc<Passage>,
     aims: Aims,
+    /// Members by number.
+    numbers: RandomState,
 }
 
 /// What is remembered of a call while it passes.
@@ -117,9 +123,23 @@ impl Passing {
     }
 }
 
+impl Desk {
+    /// A member's, whose sidecars have several connections each, and may come again.
+    fn number(&self, caller: &Caller) -> Option<u64> {
+        match caller {
+            Caller::Member(member) => Some(self.numbers.hash_one(&member.id)),
+            Caller::Local | Caller::Anonymous => None,
+        }
+    }
+}
+
 impl Policy for Desk {
     type Peer = Arrival;
     type Call = Passing;
+
+    fn caller(&self, peer: &Arrival) -> Option<u64> {
+        self.number(&peer.connection.caller)
+    }
 
     fn on_request(&mut self, peer: &Arrival, request: &mut Request<'_>) -> (Verdict, Passing) {
         self.passage.take(&peer.connection, request, &mut self.aims)
@@ -319,6 +339,7 @@ impl Passage {
         Hubs::start(threads, ways, &lookup, move || Desk {
             passage: Arc::clone(&passage),
             aims: Aims::default(),
+            numbers: RandomState::new(),
         })
     }
 }

@@ -70,6 +70,7 @@ impl Bench {
             desk: Desk {
                 passage: Arc::new(passage),
                 aims: Aims::default(),
+                numbers: RandomState::new(),
             },
             fields: Fields::new(),
         }
@@ -100,7 +101,7 @@ impl Bench {
             now: Instant::now(),
             attempts: 0,
         };
-        let Desk { passage, aims } = &mut self.desk;
+        let Desk { passage, aims, .. } = &mut self.desk;
         passage.take(&Arc::new(connection), &mut request, aims)
     }
 
@@ -138,6 +139,23 @@ fn code(verdict: &Verdict) -> Option<u8> {
         Verdict::Reply(code, _) => Some(code.0),
         Verdict::Forward(_) | Verdict::Local | Verdict::Later(_) => None,
     }
+}
+
+#[tokio::test]
+async fn a_member_is_one_caller_on_all_its_connections() {
+    let desk = Bench::new(Vec::new()).desk;
+    let of = |name: &str| desk.number(&member(name));
+    let (one, other) = (
+        "spiffe://a/ns/default/agent/b",
+        "spiffe://a/ns/default/agent/c",
+    );
+    assert!(of(one).is_some() && of(one) == of(one));
+    assert_ne!(of(one), of(other));
+    assert_eq!(
+        desk.number(&Caller::Local),
+        None,
+        "programs are told apart by connection"
+    );
 }
 
 #[tokio::test]

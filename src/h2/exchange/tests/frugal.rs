@@ -1,7 +1,7 @@
 //! What a call costs in memory: nothing, once the buffers have grown.
 
 use crate::h2::{
-    connection::{Config, Connection, Event},
+    connection::{Config, Connection, Event, Share},
     exchange::{Exchange, GivenBack, Outcome, Policy, Request, Target, Verdict},
     hpack::Fields,
     slab::{Key, Slab},
@@ -76,7 +76,7 @@ fn a_forwarded_call_allocates_nothing() {
         if round > 1 {
             let mut request = request("/s/m");
             request.push(b"grpc-timeout", format!("{}m", 1000 + round).as_bytes());
-            let stream = client.open(key(), &request, false, now);
+            let stream = client.open((key(), Share::ONLY), &request, false, now);
             assert_eq!(client.send_data(stream, &[7; 128], true, now), Some(128));
         }
         let mut bytes = 0;
@@ -91,7 +91,7 @@ fn a_forwarded_call_allocates_nothing() {
             );
             give(&mut client, &out, &mut fields, &mut open, &mut bytes);
             if round == 0 && target.is_none() {
-                let first = client.open(key(), &request("/s/m"), true, now);
+                let first = client.open((key(), Share::ONLY), &request("/s/m"), true, now);
                 client.send_data(first, b"", true, now);
                 target = Some(());
                 continue;

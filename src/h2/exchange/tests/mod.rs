@@ -2,6 +2,7 @@
 
 mod calls;
 mod chaos;
+mod fair;
 mod floods;
 mod frugal;
 mod trouble;
