@@ -163,16 +163,7 @@ async fn floods_of_a_member_gone_bad_are_ended_and_calls_of_others_pass() {
         ..Victim::of(&place.mtls, METHOD)
     };
     let before = sidecars(&site);
-    // Two thousand resets in a second are its right, since a sidecar carries the calls of many: without
-    // optimization hardly any machine takes more.
-    let resets = [
-        Attack::RapidResetKnown,
-        Attack::RapidResetUnknown,
-        Attack::MadeYouReset,
-    ];
-    let mut floods_of = Attack::FLOODS.to_vec();
-    floods_of.retain(|attack| !resets.contains(attack));
-    let wrong = floods(victim, &beside, &floods_of).await;
+    let wrong = floods(victim, &beside, &Attack::FLOODS).await;
     assert_eq!(wrong, Vec::<String>::new());
     grew_little(&before, FLOODED);
 }
