@@ -208,7 +208,7 @@ mod tests {
         let (mut queue, mut names) = (Queue::default(), Names::default());
         let mut waiting: Vec<Key> = Vec::new();
         let mut passed: HashMap<u64, HashMap<u64, usize>> = HashMap::new();
-        for _ in 0..200_000 {
+        for _ in 0..20_000 {
             let caller = random(10) * random(2);
             match random(5) {
                 0..=2 => {
