@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{Fault, Reason};
+use crate::pb;
 use crate::pb::journal::record::Kind as Recorded;
 use crate::task::key::IdempotencyKey;
 use crate::task::spec::{Moment, NewTask};
@@ -47,15 +48,19 @@ impl Tasks {
         let Recorded::Submitted(submitted) = recorded else {
             unreachable!("nothing but its contents was taken out")
         };
-        let kept = Kept::submitted(&submitted, &id)
+        let written = match self.in_memory {
+            true => pb::journal::Submitted::default(),
+            false => submitted.clone(),
+        };
+        let kept = Kept::submitted(submitted, &id)
             .map_err(|wrong| Fault::new(Reason::Internal, wrong.to_string()))?;
         let task = kept.id.uuid;
-        if self.tasks.contains_key(&task) {
+        if self.tasks.contains_key(&task) || self.resting.get(task).is_some() {
             // Two keys with the same 62 bits, in the same millisecond.
             let text = "the id of the new task is taken: submit it again";
             return Err(Fault::new(Reason::QueueFull, text).retry_after(FULL_RETRY));
         }
-        self.log_with(id, Recorded::Submitted(submitted), 0, blobs);
+        self.log_with(id, Recorded::Submitted(written), 0, blobs);
         self.enter(kept, new.due);
         self.made_by(task, new.maker.clone());
         if let Some(token) = new.maker.filter(|_| new.ends_with_maker) {
@@ -72,7 +77,7 @@ impl Tasks {
     /// # Errors
     /// IDEMPOTENCY_KEY_REUSED.
     pub(super) fn known(
-        &self,
+        &mut self,
         key: &IdempotencyKey,
         looked: Option<Instant>,
         at: Moment,
@@ -86,6 +91,7 @@ impl Tasks {
         let Known::Here(task) = found else {
             return Ok(found);
         };
+        self.wake(task);
         let entry = self.tasks.get(&task);
         let known = entry.and_then(|entry| entry.kept.key);
         let same = known.map(|known| key.same(&known)).transpose()?;

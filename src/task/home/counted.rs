@@ -63,7 +63,7 @@ impl Tasks {
     fn standing(&self) -> Standing {
         let (ended, untold) = (self.ended.len(), self.rooms.untold());
         Standing {
-            live: self.tasks.len().saturating_sub(ended + untold),
+            live: self.here().saturating_sub(ended + untold),
             working: self.working,
             asking: self.asking,
             waiting: self.lanes.waiting(),

@@ -615,7 +615,7 @@ fn a_zero_is_told_from_what_was_not_said() {
             descendants,
             ..submitted(task, new.spec.clone(), None, None)
         };
-        let kept = Kept::submitted(&submitted, &new.task.id).unwrap();
+        let kept = Kept::submitted(submitted, &new.task.id).unwrap();
         let again = |left| pb::journal::Snapshot {
             descendants_left: left,
             ..kept.snapshot()

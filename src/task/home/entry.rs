@@ -137,6 +137,11 @@ impl Entry {
         Arc::make_mut(&mut self.kept).apply(record)
     }
 
+    /// The same of a record that nobody else needs.
+    pub(super) fn take(&mut self, record: Record) -> Result<(), RecordError> {
+        Arc::make_mut(&mut self.kept).take(record)
+    }
+
     /// Whether it ended longer ago than `retention`: by the steady clock, as the other one may be set.
     /// What ended in an earlier life has only the other one.
     pub(super) fn outlived(&self, retention: Duration, at: Moment) -> bool {

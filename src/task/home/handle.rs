@@ -297,7 +297,9 @@ fn fleeting(config: &HomeConfig, durable: usize) -> impl Iterator<Item = Tasks> 
     let instance = config.instance.clone();
     (0..durable).map(move |_| {
         let limits = ephemeral::limits(durable);
-        Tasks::new(instance.clone(), limits, Instant::now())
+        let mut tasks = Tasks::new(instance.clone(), limits, Instant::now());
+        tasks.in_memory = true;
+        tasks
     })
 }
 

@@ -45,7 +45,8 @@ impl Hold {
     }
 }
 
-fn is_acceptance(record: &Record) -> bool {
+/// Whether it says that an executor took an attempt.
+pub(super) fn is_acceptance(record: &Record) -> bool {
     match &record.kind {
         Some(Recorded::Event(event)) => {
             event.state() == pb::TaskState::Working

@@ -137,15 +137,15 @@ pub(super) struct Kept {
 impl Kept {
     /// The task of a submission's record.
     pub(super) fn submitted(
-        record: &pb::journal::Submitted,
+        mut record: pb::journal::Submitted,
         id: &str,
     ) -> Result<Self, RecordError> {
-        let task = record.task.clone().unwrap_or_default();
+        let task = record.task.take().unwrap_or_default();
         let wrong = || RecordError::Name(id.to_owned());
         let parties = Parties::of(&task)?;
         let descendants = record.descendants;
         let descendants = descendants.unwrap_or_else(|| unsaid(task.chain.len()));
-        let spec = record.spec.clone().unwrap_or_default();
+        let spec = record.spec.take().unwrap_or_default();
         Ok(Self {
             id: id.parse().map_err(|_| wrong())?,
             bytes: ENTRY_BYTES
@@ -156,7 +156,7 @@ impl Kept {
             task,
             spec,
             trace: TraceContext::parse(&record.traceparent, &record.tracestate),
-            key: IdempotencyKey::written(record),
+            key: IdempotencyKey::written(&record),
             parties,
             running: None,
             tried: Vec::new(),
@@ -176,7 +176,7 @@ impl Kept {
             events_bytes: 0,
             said: 0,
             working_since: None,
-            callback_url: record.callback_url.clone(),
+            callback_url: record.callback_url,
             owed: VecDeque::new(),
             tells: tells_of(record.tells.as_ref(), id)?,
         })
@@ -186,7 +186,7 @@ impl Kept {
     pub(super) fn apply(&mut self, record: &Record) -> Result<(), RecordError> {
         match &record.kind {
             Some(Recorded::Dispatched(sent)) => self.dispatched(sent)?,
-            Some(Recorded::Event(event)) => self.event(event)?,
+            Some(Recorded::Event(event)) => self.event(Arc::new(event.clone()))?,
             Some(Recorded::Checkpoint(saved)) => {
                 self.bytes = self.bytes - self.checkpoint.len() + saved.data.len();
                 self.said += saved.data.len();
@@ -215,10 +215,24 @@ impl Kept {
                 return Err(RecordError::Empty(record.task_id.clone()));
             }
         }
-        if let Some(running) = &mut self.running {
-            running.after_update = running.after_update.max(record.after_update);
-        }
+        self.follows_update(record.after_update);
         Ok(())
+    }
+
+    /// The same of a record that nobody else needs.
+    pub(super) fn take(&mut self, record: Record) -> Result<(), RecordError> {
+        let Some(Recorded::Event(event)) = record.kind else {
+            return self.apply(&record);
+        };
+        self.event(Arc::new(event))?;
+        self.follows_update(record.after_update);
+        Ok(())
+    }
+
+    fn follows_update(&mut self, update: u64) {
+        if let Some(running) = &mut self.running {
+            running.after_update = running.after_update.max(update);
+        }
     }
 
     /// The state, as the type that it is.
@@ -335,12 +349,11 @@ impl Kept {
         }
     }
 
-    fn event(&mut self, event: &pb::TaskEvent) -> Result<(), RecordError> {
+    fn event(&mut self, event: Arc<pb::TaskEvent>) -> Result<(), RecordError> {
         if event.seq != self.task.last_seq + 1 {
             let (id, last) = (self.task.id.clone(), self.task.last_seq);
             return Err(RecordError::Gap(id, event.seq, last));
         }
-        let event = Arc::new(event.clone());
         self.task.last_seq = event.seq;
         self.task.updated_at = event.at;
         let size = event_bytes(&event);

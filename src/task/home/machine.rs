@@ -35,11 +35,13 @@ pub(super) use super::entry::Entry;
 use super::gate::Gates;
 use super::give::Round;
 use super::granted::Slots;
+use super::hold;
 use super::kept::{Kept, UNCONFIRMED};
 use super::keys::Keys;
 use super::lanes::{Lane, Lanes};
 use super::large::Waiting;
 use super::places::Places;
+use super::resting::Resting;
 use super::room::Rooms;
 use super::update::failure;
 
@@ -100,6 +102,10 @@ pub(super) struct Tasks {
     pub(super) stored_full: bool,
     /// An archive takes what has ended: it leaves memory that way, and never before it is there.
     pub(super) archived: bool,
+    /// Its log keeps nothing: what its records say need not be kept for it.
+    pub(super) in_memory: bool,
+    /// Those of its finished tasks that are folded.
+    pub(super) resting: Resting,
     /// What answers have to fit, compiled.
     pub(super) answers: contract::Known,
     /// Tasks that were submitted with a key.
@@ -147,6 +153,8 @@ impl Tasks {
             no_space: false,
             stored_full: false,
             archived: false,
+            in_memory: false,
+            resting: Resting::default(),
             answers: contract::Known::of(ANSWER_SCHEMAS),
             keys: Keys::default(),
             children: Children::default(),
@@ -281,8 +289,13 @@ impl Tasks {
 
     /// Takes the record that was just added into the task.
     pub(super) fn follow(&mut self, task: Uuid) {
-        if let (Some(entry), Some(record)) = (self.tasks.get_mut(&task), self.records.last()) {
-            let applied = entry.apply(record);
+        if let (Some(entry), Some(record)) = (self.tasks.get_mut(&task), self.records.last_mut()) {
+            // An acceptance still tells what may wait for what follows it.
+            let applied = if self.in_memory && !hold::is_acceptance(record) {
+                entry.take(std::mem::take(record))
+            } else {
+                entry.apply(record)
+            };
             debug_assert_eq!(applied, Ok(()), "a record of our own making follows");
         }
     }
@@ -356,6 +369,7 @@ impl Tasks {
             self.live_bytes -= was;
             self.ended_bytes += counted;
             self.ended.push_back(task);
+            self.will_rest(task);
         } else {
             self.live_bytes = self.live_bytes + counted - was;
         }

@@ -60,6 +60,7 @@ mod refused;
 mod released;
 mod replay;
 mod request;
+mod resting;
 mod room;
 mod serve;
 mod shard;

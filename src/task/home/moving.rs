@@ -76,17 +76,25 @@ impl Tasks {
     /// Forgets finished tasks that are too old, and those that are too many or too large for memory
     /// where no archive takes them.
     pub(super) fn forget_old(&mut self, at: Moment) {
+        self.fold();
         while let Some(task) = self.ended.front().copied() {
-            let Some(entry) = self.tasks.get(&task) else {
-                self.ended.pop_front();
-                continue;
-            };
             let full =
                 self.ended.len() > self.limits.ended || self.ended_bytes > self.limits.ended_bytes;
-            let old = entry.outlived(self.limits.retention, at);
+            let retention = self.limits.retention;
+            let (old, seen) = match (self.tasks.get(&task), self.folded_since(task)) {
+                (Some(entry), _) => (
+                    entry.outlived(retention, at),
+                    entry.shown() == entry.kept.task.last_seq,
+                ),
+                (None, Some(since)) => (at.now.saturating_duration_since(since) > retention, true),
+                (None, None) => {
+                    self.ended.pop_front();
+                    continue;
+                }
+            };
             let due = (full && !self.archived) || old;
             // Nobody may have seen its end yet where that is not on disk.
-            if !due || entry.shown() != entry.kept.task.last_seq {
+            if !due || !seen {
                 return;
             }
             self.moved(&[task], None);
@@ -99,7 +107,10 @@ impl Tasks {
         task: Uuid,
         archived: Option<Instant>,
     ) -> Option<Box<Entry>> {
-        let entry = self.tasks.remove(&task)?;
+        let entry = self.tasks.remove(&task);
+        if entry.is_none() && !self.forget_folded(task) {
+            return None;
+        }
         self.keys.leave(task, archived);
         // They go in the order in which they ended, so the front is nearly always the one.
         if self.ended.front() == Some(&task) {
@@ -107,6 +118,7 @@ impl Tasks {
         } else {
             self.ended.retain(|ended| *ended != task);
         }
+        let entry = entry?;
         if entry.filed {
             self.ended_bytes -= entry.counted;
         }

@@ -10,6 +10,7 @@ use crate::pb;
 use crate::task::journal::blobs::Hash;
 
 use super::dialogue::withheld_from;
+use super::kept::Kept;
 use super::machine::{Entry, Tasks, not_found};
 use super::view::{ANSWER_MAX, ListPage, ListQuery, Whole, full as full_view, sees};
 
@@ -20,6 +21,9 @@ pub(super) const BATCH_BYTES: usize = 1 << 20;
 /// Tasks that one look at a list walks over: some milliseconds of the shard's thread.
 const SCAN: usize = 10_000;
 
+/// A folded task takes as long as so many others.
+const UNFOLDING: usize = 10;
+
 /// Events after a cursor.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -29,7 +33,7 @@ pub(super) struct Batch {
 /// A part of a page, newest first: one shard's, or the archive's.
 #[derive(Debug)]
 pub(super) struct Page {
-    tasks: Vec<(Uuid, pb::Task)>,
+    pub(super) tasks: Vec<(Uuid, pb::Task)>,
     /// What is older than this was not looked at.
     pub(super) floor: Option<Uuid>,
     /// Bytes that an answer still has room for.
@@ -117,14 +121,27 @@ pub(super) fn naming(
 pub(super) fn list(tasks: &Tasks, query: &ListQuery) -> Page {
     let mut page = Page::default();
     let upto = query.before.map_or(Bound::Unbounded, Bound::Excluded);
-    let older = tasks.tasks.range((Bound::Unbounded, upto)).rev();
-    for (place, (id, entry)) in older.enumerate() {
-        let kept = &entry.kept;
-        let wanted = query.wants(&kept.task) && sees(&query.viewer, &kept.parties);
-        if wanted && !page.take(*id, entry.basic(), query.limit) {
+    let mut unfolded = tasks.tasks.range((Bound::Unbounded, upto)).rev().peekable();
+    let mut folded = tasks.resting.iter_before(query.before).rev().peekable();
+    let wants = |kept: &Kept| query.wants(&kept.task) && sees(&query.viewer, &kept.parties);
+    let mut looked = 0;
+    loop {
+        let next = (unfolded.peek().map(|(id, _)| *id)).max(folded.peek().map(|(id, _)| *id));
+        let Some(id) = next else { break };
+        let task = if let Some((_, entry)) = unfolded.next_if(|(one, _)| *one == id) {
+            looked += 1;
+            wants(&entry.kept).then(|| entry.basic())
+        } else {
+            looked += UNFOLDING;
+            let kept = folded.next().and_then(|(_, folded)| folded.kept());
+            kept.filter(wants).map(|kept| kept.basic())
+        };
+        if let Some(task) = task
+            && !page.take(*id, task, query.limit)
+        {
             break;
         }
-        if place + 1 >= SCAN {
+        if looked >= SCAN {
             page.floor = Some(*id);
             break;
         }

@@ -27,7 +27,7 @@ impl Tasks {
     ) -> Result<(), RecordError> {
         match &record.kind {
             Some(Recorded::Submitted(submitted)) => {
-                let kept = Kept::submitted(submitted, &record.task_id)?;
+                let kept = Kept::submitted(submitted.clone(), &record.task_id)?;
                 self.insert(Entry::new(kept, lsn, self.base));
             }
             Some(Recorded::Forgotten(_)) => {

@@ -105,6 +105,32 @@ pub(super) enum Request {
     },
 }
 
+impl Request {
+    /// The task that it is about, where that may have ended long ago.
+    pub(super) fn asks_for(&self) -> Option<Uuid> {
+        match self {
+            Self::Cancel { task, .. }
+            | Self::Respond { task, .. }
+            | Self::Get { task, .. }
+            | Self::Naming { task, .. }
+            | Self::Watch { task, .. }
+            | Self::Next { task, .. }
+            | Self::Pieces { task, .. }
+            | Self::Supply(task, _) => Some(*task),
+            // An attempt of a task that has ended is told so, whatever else is known of it.
+            Self::Submit { .. }
+            | Self::Run { .. }
+            | Self::Heard { .. }
+            | Self::List { .. }
+            | Self::Slots(_)
+            | Self::Courier(_)
+            | Self::Settle { .. }
+            | Self::Moved { .. }
+            | Self::Drain { .. } => None,
+        }
+    }
+}
+
 /// What is said about tasks that may be made below one.
 pub(super) enum SupplyWord {
     /// What came of asking whoever made it, for this attempt of it.

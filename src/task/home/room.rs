@@ -120,7 +120,7 @@ impl Tasks {
                 return Err(Fault::new(Reason::QueueFull, text).retry_after(UNTOLD_RETRY));
             }
         } else {
-            let live = self.tasks.len() - self.ended.len() - tells.tasks;
+            let live = self.here() - self.ended.len() - tells.tasks;
             let bytes = self.live_bytes.saturating_sub(tells.bytes);
             if live >= self.limits.live || bytes >= self.limits.live_bytes {
                 let text = format!("{live} tasks are under way on this thread: try again later");

@@ -26,6 +26,7 @@ const TRANSIENTS: usize = 32;
 
 impl Running {
     pub(super) fn handle(&mut self, request: Request) {
+        self.shard.tasks.wake_for(&request);
         match request {
             Request::Heard {
                 task,

@@ -127,7 +127,7 @@ impl Journal {
         ))
     }
 
-    /// A journal without a disk: it encodes, numbers, and acknowledges at once.
+    /// A journal without a disk: it numbers what it gets, keeps nothing, and acknowledges at once.
     #[must_use]
     pub fn memory() -> Self {
         let pending_bytes = JournalConfig::default().pending_bytes;

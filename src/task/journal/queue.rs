@@ -198,9 +198,14 @@ impl Queue {
         if pending.is_empty() {
             *batch = *next;
         }
-        for record in records {
-            frame::push(pending, *next, *batch, record);
-            *next += 1;
+        match self.kind {
+            Kind::Disk => {
+                for record in records {
+                    frame::push(pending, *next, *batch, record);
+                    *next += 1;
+                }
+            }
+            Kind::Memory => *next += records.len() as u64,
         }
         let last = state.next - 1;
         match self.kind {
@@ -209,7 +214,6 @@ impl Queue {
                 self.wake();
             }
             Kind::Memory => {
-                state.pending.clear();
                 state
                     .totals
                     .count(records.len() as u64, bytes, Duration::ZERO);
