@@ -38,11 +38,11 @@ mod history;
 mod load;
 mod network;
 mod node;
-mod slots;
 mod tests;
 mod told;
 mod trees;
 mod watcher;
+mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
