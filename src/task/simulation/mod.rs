@@ -254,6 +254,7 @@ impl World {
                 self.history.lock().breach(how);
             }
         }
+        wire::count(self).await;
         for node in &self.nodes {
             // What was planned for a write must not come to whoever reads now; and a process whose
             // disk a read has found dead, and that had nothing to write since, ends now.

@@ -66,6 +66,8 @@ pub(super) struct Life {
     pub(super) journal: Journal,
     /// Where others reach it.
     pub(super) door: Arc<Door>,
+    /// How it reaches others.
+    pub(super) way: Arc<Way>,
     /// Told when it ends.
     pub(super) dead: Stop,
     nursery: Nursery,
@@ -231,8 +233,8 @@ impl Node {
             descendants: world.size.descendants,
         };
         let route: Arc<dyn Route> = Arc::new(Sight(Arc::downgrade(world)));
-        let way = Way::new(world, self.index, number, nursery.clone());
-        let connect: Arc<dyn Connect> = Arc::new(way);
+        let way = Arc::new(Way::new(world, self.index, number, nursery.clone()));
+        let connect: Arc<dyn Connect> = way.clone();
         let door = Door::new(world, self.index, executor.clone(), nursery.clone());
         let parents = Arc::new(executor.clone());
         let nurseries = vec![nursery.clone()];
@@ -256,6 +258,7 @@ impl Node {
             executor,
             journal,
             door,
+            way,
             dead: Stop::new(),
             nursery,
             io,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::stream;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::io::duplex;
 use tokio::time::{Instant, sleep};
@@ -46,6 +47,8 @@ pub(in crate::task::simulation) struct Door {
     world: Weak<World>,
     index: usize,
     left: AtomicBool,
+    /// The services' ends of the pipes.
+    pipes: Mutex<Vec<Weak<End>>>,
 }
 
 /// Every call is for the services here. Who calls is known by its number.
@@ -88,6 +91,7 @@ impl Door {
             world: world.this.clone(),
             index,
             left: AtomicBool::new(false),
+            pipes: Mutex::default(),
         });
         let clock = Arc::clone(&door.core);
         door.nursery
@@ -128,6 +132,14 @@ impl Door {
             .with(|exchange| exchange.drain_all(Instant::now()));
     }
 
+    /// Calls of others: in the exchange, and at the services.
+    pub(in crate::task::simulation) fn calls(&self) -> (usize, usize) {
+        let pipes = self.pipes.lock();
+        let pipes = pipes.iter().filter_map(Weak::upgrade);
+        let inside = pipes.map(|end| end.calls()).sum();
+        (self.core.with(|exchange| exchange.calls()), inside)
+    }
+
     /// Makes the pipe from a caller's line to the services.
     fn dial(self: &Arc<Self>, Dial { line, to }: Dial) {
         let Destination::Local { caller } = to else {
@@ -151,6 +163,10 @@ impl Door {
             ..Config::caller()
         };
         let end = End::new(config, &world);
+        let mut pipes = self.pipes.lock();
+        pipes.retain(|pipe| pipe.strong_count() > 0);
+        pipes.push(Arc::downgrade(&end));
+        drop(pipes);
         self.nursery.adopt("services", Arc::clone(&end).drive(far));
         let door = Arc::clone(self);
         self.nursery.adopt("calls", async move {
@@ -167,10 +183,12 @@ impl Door {
         };
         let (path, number) = words::asked(&head);
         let said = number.and_then(|number| world.network.said(number));
-        writing.noted(said.clone());
-        reading.noted(said);
+        said.iter().for_each(|said| said.takes());
         let slow = world.network.stalls(&world, (from, self.index));
+        writing.noted(said.clone());
+        reading.noted(said.clone());
         if let Some((message, long)) = slow {
+            said.inspect(|said| said.slows());
             world.note(format_args!(
                 "message {message} of stream {number:?} from {from} to {} is not read for {long:?}",
                 self.index

@@ -145,6 +145,17 @@ impl End {
         }
     }
 
+    /// How much to put on top of a message.
+    pub(super) fn ballast(&self, odds: f64, most: usize) -> usize {
+        let world = self.world.upgrade().filter(|world| world.chance(odds));
+        world.map_or(0, |world| world.roll(1..most))
+    }
+
+    /// How many calls there are here.
+    pub(in crate::task::simulation) fn calls(&self) -> usize {
+        self.state.lock().talks.len()
+    }
+
     /// Something has happened that may not.
     pub(super) fn breach(&self, how: String) {
         if let Some(world) = self.world.upgrade() {
@@ -329,7 +340,9 @@ impl State {
             } => {
                 self.connection.release_connection(flow);
                 if let Some(talk) = self.talks.get_mut(call) {
-                    talk.take(data, flow, end);
+                    let back = talk.take(data, flow, end);
+                    let stream = talk.stream.filter(|_| back > 0);
+                    stream.inspect(|stream| self.connection.release_stream(*stream, back));
                 }
             }
             Event::Reset { call, code, ours } => {

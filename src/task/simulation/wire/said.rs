@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -12,6 +13,8 @@ use crate::h2::connection::Role;
 pub(in crate::task::simulation) struct Said {
     forth: Mutex<VecDeque<u64>>,
     back: Mutex<VecDeque<u64>>,
+    slow: AtomicBool,
+    taken: AtomicBool,
 }
 
 impl Said {
@@ -21,6 +24,24 @@ impl Said {
             Role::Client => &self.forth,
             Role::Server => &self.back,
         }
+    }
+
+    /// One of its messages is read late.
+    pub(super) fn slows(&self) {
+        self.slow.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    /// The services have the call.
+    pub(super) fn takes(&self) {
+        self.taken.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// A message goes.

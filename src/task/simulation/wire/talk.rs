@@ -5,9 +5,10 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use prost::Message;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::h2::connection::Role;
 use crate::h2::frame::ErrorCode;
@@ -19,6 +20,15 @@ use super::said::Said;
 
 /// A message's prefix: whether it is compressed, and its length.
 const PREFIX: usize = 5;
+/// No stream stands still for so long whose connection lives and whose other end reads: a connection
+/// that nothing passes on is given up in half of that.
+const STARVED: Duration = Duration::from_secs(60);
+/// Of messages, those with ballast: they go beyond windows, of streams and in the end of connections.
+const LADEN: f64 = 0.1;
+/// Most bytes of it: several windows.
+const BALLAST: usize = 16 << 10;
+/// In a field that no message of ours has: its number 2047, and that bytes follow.
+const BALLAST_FIELD: [u8; 2] = [0xfa, 0x7f];
 
 /// What has come on a stream, and who waits for it.
 #[derive(Default)]
@@ -35,6 +45,8 @@ pub(super) struct Talk {
     over: Option<Over>,
     reader: Option<Waker>,
     sender: Option<Waker>,
+    /// Nobody reads it any more: what comes is dropped.
+    unread: bool,
     /// Of its halves, those that are dropped.
     dropped: u8,
 }
@@ -60,11 +72,16 @@ impl Talk {
         self.rouse_reader();
     }
 
-    pub(super) fn take(&mut self, data: &[u8], flow: u32, end: bool) {
+    /// What has come; answers what of it goes back to the window at once.
+    pub(super) fn take(&mut self, data: &[u8], flow: u32, end: bool) -> u32 {
+        self.ended |= end;
+        if self.unread {
+            return flow;
+        }
         self.bytes.extend_from_slice(data);
         self.owed += flow;
-        self.ended |= end;
         self.rouse_reader();
+        0
     }
 
     pub(super) fn reset(&mut self, code: ErrorCode, ours: bool) {
@@ -151,6 +168,12 @@ impl Writing {
         message
             .encode(&mut bytes)
             .expect("a vector takes everything");
+        let ballast = self.end.ballast(LADEN, BALLAST);
+        if ballast > 0 {
+            bytes.extend(BALLAST_FIELD);
+            prost::encoding::encode_varint(ballast as u64, &mut bytes);
+            bytes.resize(bytes.len() + ballast, 0);
+        }
         let length = u32::try_from(bytes.len() - PREFIX).expect("messages here are small");
         bytes[1..PREFIX].copy_from_slice(&length.to_be_bytes());
         if let Some(said) = &self.said {
@@ -167,24 +190,43 @@ impl Writing {
 
     async fn send(&mut self, bytes: &[u8], last: bool) -> bool {
         let mut at = 0;
-        poll_fn(|cx| {
-            let state = &mut *self.end.state.lock();
-            let (call, now) = (self.call, Instant::now());
-            let talk = state.talk(call);
-            let Some(stream) = talk.stream.filter(|_| talk.over.is_none()) else {
-                return Poll::Ready(false);
-            };
-            while let Some(sent) = state.connection.send_data(stream, &bytes[at..], last, now) {
-                at += sent;
-                self.end.wake();
-                if at == bytes.len() {
-                    return Poll::Ready(true);
+        loop {
+            match timeout(STARVED, self.some(&bytes[at..], last)).await {
+                Ok(Some(sent)) => at += sent,
+                Ok(None) => return false,
+                Err(_) => {
+                    let slow = self.said.as_ref().is_none_or(|said| said.is_slow());
+                    if !slow {
+                        let how = "E3: a stream moves no more, and nobody has ended it";
+                        self.end.breach(how.into());
+                    }
                 }
             }
-            if state.connection.stream(stream).is_none() {
-                return Poll::Ready(false);
+            if at == bytes.len() {
+                return true;
             }
-            state.talk(call).sender = Some(cx.waker().clone());
+        }
+    }
+
+    /// Sends as much as goes, once any does; `None`: the call is over.
+    async fn some(&mut self, bytes: &[u8], last: bool) -> Option<usize> {
+        poll_fn(|cx| {
+            let state = &mut *self.end.state.lock();
+            let talk = state.talk(self.call);
+            let Some(stream) = talk.stream.filter(|_| talk.over.is_none()) else {
+                return Poll::Ready(None);
+            };
+            let sent = state
+                .connection
+                .send_data(stream, bytes, last, Instant::now());
+            if sent.is_some() {
+                self.end.wake();
+                return Poll::Ready(sent);
+            }
+            if state.connection.stream(stream).is_none() {
+                return Poll::Ready(None);
+            }
+            state.talk(self.call).sender = Some(cx.waker().clone());
             Poll::Pending
         })
         .await
@@ -269,6 +311,7 @@ impl Reading {
                 return Poll::Ready(Ok(head));
             }
             if let Some(over) = talk.over {
+                self.check_over(over);
                 return Poll::Ready(Err(over));
             }
             talk.reader = Some(cx.waker().clone());
@@ -301,6 +344,7 @@ impl Reading {
                 return Poll::Ready(Read::Whole(trailers));
             }
             if let Some(over) = talk.over {
+                self.check_over(over);
                 return Poll::Ready(Read::Over(over));
             }
             talk.reader = Some(cx.waker().clone());
@@ -318,6 +362,15 @@ impl Reading {
         if let Some(stream) = stream.filter(|_| owed > 0) {
             state.connection.release_stream(stream, owed);
             self.end.wake();
+        }
+    }
+
+    /// Nobody has looked at it, says the peer: then nobody may have.
+    fn check_over(&self, over: Over) {
+        let refused = matches!(over, Over::Reset(ErrorCode::RefusedStream, _));
+        if refused && self.said.as_ref().is_some_and(|said| said.is_taken()) {
+            let how = "E5: a call was taken, and given back as if it was not";
+            self.end.breach(how.into());
         }
     }
 
@@ -362,10 +415,12 @@ impl Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
+        self.fill();
         let state = &mut *self.end.state.lock();
         if self.role == Role::Client {
             state.hang_up(self.call, ErrorCode::Cancel);
         }
+        state.talk(self.call).unread = true;
         state.drop_half(self.call);
         self.end.wake();
     }

@@ -52,6 +52,11 @@ impl Way {
         }
     }
 
+    /// Calls to others.
+    pub(in crate::task::simulation) fn calls(&self) -> usize {
+        self.links.lock().values().map(|end| end.calls()).sum()
+    }
+
     fn world(&self) -> Result<Arc<World>, Status> {
         let world = self.world.upgrade();
         world.ok_or_else(|| words::unreachable("the run is over"))
