@@ -4,7 +4,7 @@
 //! take all whole frames, writes all there is to write in one go, and wakes each other driver that
 //! got something to send at most once. Refuses to accept, to dial, to spawn and to decide: whoever
 //! runs a [`Core`] gives it byte streams, makes the connections that [`Core::next_dial`] asks for,
-//! and lets [`Core::keep_time`] run beside them.
+//! and lets [`Core::keep_time`] run beside them. `hub` does, and the task engine's simulation.
 
 mod driver;
 

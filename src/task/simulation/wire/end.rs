@@ -198,11 +198,14 @@ impl End {
             let Ok(written) = self.write(io, turn, now, cx) else {
                 return Poll::Ready(());
             };
-            let over = ended || self.state.lock().connection.over();
-            if written && over {
+            let state = self.state.lock();
+            let over = ended || state.connection.over();
+            // Who takes nothing any more is not waited for with the last word.
+            if over && (written || state.connection.failed().is_some()) {
                 return Poll::Ready(());
             }
-            let next = self.state.lock().connection.next_deadline();
+            let next = state.connection.next_deadline();
+            drop(state);
             let Some(at) = next else { return Poll::Pending };
             if turn.timer.deadline() != at {
                 turn.timer.as_mut().reset(at);
