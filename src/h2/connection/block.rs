@@ -22,6 +22,10 @@ use crate::h2::{
 const FIELDS_MAX: usize = 256;
 /// A block may unfold to this many times the list that is taken, to be refused politely.
 const UNFOLDED: usize = 4;
+/// Streams of a peer that has not acknowledged our SETTINGS: until then it knows no limit (RFC 9113,
+/// section 6.5.2), and all that a program has to ask when it starts comes at once. Ours, for memory;
+/// it lasts no longer than the greeting may.
+const EARLY_STREAMS: usize = 1024;
 
 /// A block of which pieces are missing.
 #[derive(Debug, Default)]
@@ -177,7 +181,7 @@ impl Connection {
             self.write_reset(id, ErrorCode::RefusedStream);
             return Ok(Event::Quiet);
         }
-        if self.streams.len() >= self.config.max_streams as usize {
+        if self.streams.len() >= self.most_streams() {
             // Before it has seen our SETTINGS, the peer cannot know.
             if self.times.acknowledged {
                 self.spend(Cost::Reset, now)?;
@@ -216,6 +220,16 @@ impl Connection {
             Fit::Whole => Event::Request { stream, end },
             Fit::Cut => Event::Oversized { stream },
         })
+    }
+
+    /// How many streams the peer may have open by now.
+    fn most_streams(&self) -> usize {
+        let most = self.config.max_streams as usize;
+        if self.times.acknowledged {
+            most
+        } else {
+            most.max(EARLY_STREAMS)
+        }
     }
 
     /// A block on an open stream: an answer's, or trailers.

@@ -125,6 +125,34 @@ fn the_most_streams_are_kept_by_both() {
     assert_eq!(server.connection.active(), 100);
 }
 
+/// Requests without an end on streams `from..`, so many.
+fn requests(from: u32, number: u32) -> Vec<u8> {
+    let block = block(&request("/"));
+    let streams = (from..).step_by(2).take(number as usize);
+    let frames = streams.map(|stream| raw(Kind::Headers, flag::END_HEADERS, stream, &block));
+    frames.collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn who_has_not_acknowledged_the_most_streams_cannot_keep_to_it() {
+    let mut server = End::new(Config::caller(), Instant::now());
+    let mut early = PREFACE.to_vec();
+    write::settings(&mut early, &[]);
+    early.extend(requests(1, 1024));
+    server.give(&early).unwrap();
+    assert_eq!(server.connection.active(), 1024);
+    server.take();
+    server.give(&requests(2049, 1)).unwrap();
+    assert_eq!(server.connection.active(), 1024, "and no more");
+
+    let mut acknowledged = Vec::new();
+    write::settings_ack(&mut acknowledged);
+    acknowledged.extend(raw(Kind::Reset, 0, 1, &[0, 0, 0, 8]));
+    acknowledged.extend(requests(2051, 1));
+    server.give(&acknowledged).unwrap();
+    assert_eq!(server.connection.active(), 1023, "now it knows");
+}
+
 #[test]
 fn a_drain_takes_what_was_under_way_and_ends_with_the_last_stream() {
     let (mut client, mut server) = pair();

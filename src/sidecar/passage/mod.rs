@@ -260,6 +260,11 @@ impl Passage {
                 INVALID_ARGUMENT,
                 "attache-agent is no agent's name; write `name` or `namespace/name`",
             ),
+            (_, Named::Misspelt) => reply(
+                grpc::Code::UNIMPLEMENTED,
+                "no path of a gRPC method: write `/package.Service/Method`, without `%`, `?`, `#`, \
+                 `;`, `\\`, empty or dotted parts",
+            ),
             (Caller::Local, named) => self.outward(&mut passing, request, named),
             (Caller::Member(member), named) => self.inward(request, &member.id, &named),
         };

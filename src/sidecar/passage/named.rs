@@ -28,6 +28,8 @@ pub(super) enum Named {
     Nobody,
     /// Something that is no agent's name.
     Unreadable,
+    /// No method: servers differ in what they make of such a path.
+    Misspelt,
 }
 
 /// Reads a request; a bare name is one of `namespace`.
@@ -35,6 +37,9 @@ pub(super) fn named(fields: &Fields, namespace: &Label, aims: &mut Aims) -> Name
     let path = text(fields.get(Name::Path)).unwrap_or_default();
     if path.starts_with(MESH) {
         return Named::Sidecar;
+    }
+    if !is_plain(path) {
+        return Named::Misspelt;
     }
     let said = fields.iter().find(|field| field.name == AGENT);
     if let Some(said) = said {
@@ -49,6 +54,17 @@ pub(super) fn named(fields: &Fields, namespace: &Label, aims: &mut Aims) -> Name
         return Named::Agent(Arc::new(agent.into()));
     }
     Named::Nobody
+}
+
+/// Whether every server reads this path as we do. Some decode `%61`, drop what follows `?`, and
+/// merge `//` and `/../`: to them another path may be one that ends here.
+fn is_plain(path: &str) -> bool {
+    let Some(segments) = path.strip_prefix('/') else {
+        return false;
+    };
+    let dubious = |octet: u8| !octet.is_ascii_graphic() || b"%?#\\;".contains(&octet);
+    let hollow = |segment: &str| matches!(segment, "" | "." | "..");
+    !path.contains(MESH) && !path.bytes().any(dubious) && !segments.split('/').any(hollow)
 }
 
 /// `<name>.<namespace>.agent.attache`, with or without a port.
@@ -100,7 +116,7 @@ mod tests {
             ("/a.B/C", None, "x.y.agent.attache:443", agent("y/x")),
             ("/a.B/C", None, "i1.x.y.agent.attache", Named::Nobody),
             ("/a.B/C", None, "x.y.service.attache", Named::Nobody),
-            ("", None, "", Named::Nobody),
+            ("/a/b-c.D/E_f", Some("x"), "", agent("home/x")),
         ] {
             let mut fields = Fields::new();
             fields.push(b":path", path.as_bytes());
@@ -111,6 +127,29 @@ mod tests {
             let namespace = "home".parse().unwrap();
             let found = named(&fields, &namespace, &mut Aims::default());
             assert_eq!(found, expected, "{path} {said:?} {authority}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_servers_read_differently_is_no_method() {
+        for path in [
+            "",
+            "/",
+            "a.B/C",
+            "/%61ttache.v1.Handler/Handle",
+            "//attache.v1.Handler/Handle",
+            "/a/../attache.v1.Handler/Handle",
+            "/a/./B/C",
+            "/a.B/C?x",
+            "/a.B;v=1/C",
+            "/a.B\\C",
+            "/a/b/attache.v1.Handler/Handle",
+        ] {
+            let mut fields = Fields::new();
+            fields.push(b":path", path.as_bytes());
+            fields.push(AGENT, b"x");
+            let found = named(&fields, &"home".parse().unwrap(), &mut Aims::default());
+            assert_eq!(found, Named::Misspelt, "{path}");
         }
     }
 }
