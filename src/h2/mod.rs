@@ -3,7 +3,8 @@
 //! What passes a sidecar is not taken apart into requests and put together again: frames are read,
 //! stream ids and headers rewritten, DATA passed on. Everything here is a pure machine, so that it
 //! can be simulated, fuzzed and replayed as it is. Time is an argument; a driver outside owns
-//! sockets, wake-ups and one timer.
+//! sockets, wake-ups and one timer. The task engine's simulation (`task::simulation`) has all its streams
+//! on this engine, over a network on which everything goes wrong.
 //!
 //! | room | what it owns |
 //! |---|---|

@@ -55,7 +55,13 @@ fn one(world: &Arc<World>) {
             world.fault("reset", format_args!("{index} {other}"));
             world.network.reset(index, other);
         }
-        11..14 => {
+        11 => {
+            let other = world.roll(0..world.nodes.len());
+            let long = world.within(5000, 70_000);
+            world.fault("freeze", format_args!("{index} to {other} for {long:?}"));
+            world.network.freeze(index, other, Instant::now() + long);
+        }
+        12 | 13 => {
             let long = world.within(1000, 10_000);
             world.fault("stall", format_args!("to {index} for {long:?}"));
             for from in 0..world.nodes.len() {
@@ -181,6 +187,7 @@ fn stop(world: &Arc<World>, index: usize) {
     world.crew.adopt("stop", async move {
         let ended = async {
             tokio::join!(life.executor.drain(grace), life.home.settle());
+            life.door.leave();
             life.home.drain().await;
             life.home.close(Duration::from_secs(1)).await;
         };

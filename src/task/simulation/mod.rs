@@ -3,19 +3,33 @@
 //!
 //! - `node`: a sidecar over a simulated disk, life after life. `agent`: the process beside it;
 //!   `attached`: one that has no port.
-//! - `network`: streams between sidecars. `catalog`: who is believed to live.
+//! - `network`: who reaches whom. `wire`: what flows there: HTTP/2 by our own engine, over bytes that
+//!   are made up. `catalog`: who is believed to live.
 //! - `load`: who wants work done; `fleeting`: in memory only. `callbacks`: who is told of it. `faults`:
 //!   what goes wrong.
 //! - `history`: what happened. `checker`: whether it may have; `contents`: what the disks
 //!   say.
 //!
-//! # Why no simulated TCP
-//! Home and executor meet at [`Connect`](super::doors::Connect), far above sockets: a stream of
-//! messages either way. So one runtime of one thread with a paused clock is enough, and a network
-//! of channels that delays, holds back, cuts off and breaks such streams as TCP and HTTP/2 would.
-//! It makes no use of a host's sockets, polls no simulated stack, and is as fast as the code under
-//! test. What gRPC itself does with a broken connection is not seen here; the end-to-end tests over
-//! the fault proxy see that.
+//! # Where the simulation ends: below HTTP/2
+//! Home and executor meet at [`Connect`](super::doors::Connect). What is behind it is real down to the
+//! bytes: gRPC's frames of the real messages, on streams of [`h2`](crate::h2), with its windows, PINGs,
+//! resets and goodbyes, driven at the executor by what drives them in a sidecar
+//! ([`drive`](crate::transport::drive)). Only what TCP would do is made up: each connection is a pipe of
+//! bytes each way that are late, cut into pieces, frozen, held back by a partition, or lost with the
+//! machine that had them; then the engine's own PING finds out, or nobody does. So one runtime of one
+//! thread with a paused clock is enough. A home makes its calls by a bare connection of the engine's,
+//! where a sidecar has hyper and a pool; TLS and the real sockets are for the end-to-end tests over the
+//! fault proxy.
+//!
+//! The engine is held to its promises while the task engine uses it:
+//!
+//! | | |
+//! |---|---|
+//! | E1 | neither end of a connection finds that the other, which is the engine too, broke a rule |
+//! | E2 | of what was sent on a stream, what comes is the beginning, in order; all, where it ends well |
+//! | E3 | no stream stands still whose connection lives and whose other end reads |
+//! | E4 | in the end as many calls are made as are passed on, and as are taken |
+//! | E5 | a call that is given back as not looked at was not looked at |
 //!
 //! # Why a seed is enough
 //! All of it runs on one thread; time is the runtime's paused clock, the wall clock is set
@@ -38,11 +52,11 @@ mod history;
 mod load;
 mod network;
 mod node;
-mod slots;
 mod tests;
 mod told;
 mod trees;
 mod watcher;
+mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -254,6 +268,7 @@ impl World {
                 self.history.lock().breach(how);
             }
         }
+        wire::count(self).await;
         for node in &self.nodes {
             // What was planned for a write must not come to whoever reads now; and a process whose
             // disk a read has found dead, and that had nothing to write since, ends now.

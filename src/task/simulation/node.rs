@@ -23,7 +23,7 @@ use super::agent::{Agent, SKILLS};
 use super::attached;
 use super::callbacks::Receiver;
 use super::catalog::Sight;
-use super::network::Way;
+use super::wire::{Door, Way};
 
 /// Content of more bytes stands beside the log: most of what is said does, and some does not.
 pub(super) const LARGE: usize = 12;
@@ -64,6 +64,10 @@ pub(super) struct Life {
     pub(super) home: Home,
     pub(super) executor: Executor,
     pub(super) journal: Journal,
+    /// Where others reach it.
+    pub(super) door: Arc<Door>,
+    /// How it reaches others.
+    pub(super) way: Arc<Way>,
     /// Told when it ends.
     pub(super) dead: Stop,
     nursery: Nursery,
@@ -128,7 +132,9 @@ impl Node {
             "life {} of {} ends, {how:?}, for {away:?}",
             life.number, self.index
         ));
-        world.network.cut(self.index, how == Ending::PowerLoss);
+        world
+            .network
+            .cut(world, self.index, how == Ending::PowerLoss);
         self.disk.kill();
         *life.end.lock() = (how, away);
         self.lives.send_replace(0);
@@ -227,10 +233,9 @@ impl Node {
             descendants: world.size.descendants,
         };
         let route: Arc<dyn Route> = Arc::new(Sight(Arc::downgrade(world)));
-        let connect: Arc<dyn Connect> = Arc::new(Way {
-            world: Arc::downgrade(world),
-            from: self.index,
-        });
+        let way = Arc::new(Way::new(world, self.index, number, nursery.clone()));
+        let connect: Arc<dyn Connect> = way.clone();
+        let door = Door::new(world, self.index, executor.clone(), nursery.clone());
         let parents = Arc::new(executor.clone());
         let nurseries = vec![nursery.clone()];
         let records = (journal.clone(), replay);
@@ -252,6 +257,8 @@ impl Node {
             home,
             executor,
             journal,
+            door,
+            way,
             dead: Stop::new(),
             nursery,
             io,

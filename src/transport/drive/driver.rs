@@ -32,7 +32,7 @@ const PIECE: usize = 48 << 10;
 const LISTENED_BYTES: u64 = 8 << 20;
 
 /// Drives one connection. Dropping it ends the connection's calls.
-pub(in crate::transport) struct Driver<IO, P: Policy> {
+pub(crate) struct Driver<IO, P: Policy> {
     core: Arc<Core<P>>,
     line: Key,
     io: IO,
@@ -85,7 +85,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
     ///
     /// # Errors
     /// The stream's own, where it broke.
-    pub(in crate::transport) async fn run(&mut self) -> io::Result<()> {
+    pub(crate) async fn run(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
             self.core.register(self.line, cx.waker());
             match self.turn(cx) {
@@ -100,7 +100,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
     /// Closes a connection that has ended: only our side of it, and then reads what still comes until
     /// the peer closes too. Closing with bytes unread would reset the connection, and the peer's next
     /// write would fail before it has read our last GOAWAY: nobody may send those calls again.
-    pub(in crate::transport) async fn part(&mut self) {
+    pub(crate) async fn part(&mut self) {
         let parting = async {
             self.io.shutdown().await?;
             let rest = (&mut self.io).take(LISTENED_BYTES);
@@ -112,12 +112,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, P: Policy> Driver<IO, P> {
     }
 
     /// The rule that the peer has broken, for which the connection was ended.
-    pub(in crate::transport) fn failed(&self) -> Option<frame::Error> {
+    pub(crate) fn failed(&self) -> Option<frame::Error> {
         self.core.exchange.lock().failed(self.line)
     }
 
     /// Takes no new calls, or gives it none; it is over with the last one.
-    pub(in crate::transport) fn drain(&self) {
+    pub(crate) fn drain(&self) {
         let line = self.line;
         self.core
             .with(|exchange| exchange.drain(line, Instant::now()));

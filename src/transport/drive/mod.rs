@@ -4,7 +4,7 @@
 //! take all whole frames, writes all there is to write in one go, and wakes each other driver that
 //! got something to send at most once. Refuses to accept, to dial, to spawn and to decide: whoever
 //! runs a [`Core`] gives it byte streams, makes the connections that [`Core::next_dial`] asks for,
-//! and lets [`Core::keep_time`] run beside them.
+//! and lets [`Core::keep_time`] run beside them. `hub` does, and the task engine's simulation.
 
 mod driver;
 
@@ -16,7 +16,7 @@ use std::{fmt, sync::Arc, task::Waker};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-pub(super) use self::driver::Driver;
+pub(crate) use self::driver::Driver;
 use crate::h2::{
     connection::Config,
     exchange::{Dial, Exchange, Policy},
@@ -70,7 +70,7 @@ impl<P: Policy> Core<P> {
     }
 
     /// A connection that somebody has made.
-    pub(super) fn accept<IO>(
+    pub(crate) fn accept<IO>(
         self: &Arc<Self>,
         io: IO,
         peer: P::Peer,
@@ -82,13 +82,13 @@ impl<P: Policy> Core<P> {
 
     /// A connection that was dialed. Where none could be made, say [`Exchange::closed`] for its line
     /// instead.
-    pub(super) fn dialed<IO>(self: &Arc<Self>, io: IO, line: Key) -> Driver<IO, P> {
+    pub(crate) fn dialed<IO>(self: &Arc<Self>, io: IO, line: Key) -> Driver<IO, P> {
         self.with(|exchange| exchange.connected(line, Instant::now()));
         Driver::new(Arc::clone(self), line, io)
     }
 
     /// A connection that was to be dialed and cannot be made.
-    pub(super) fn gone(&self, line: Key) {
+    pub(crate) fn gone(&self, line: Key) {
         self.with(|exchange| exchange.closed(line, Instant::now()));
     }
 
@@ -112,6 +112,7 @@ impl<P: Policy> Core<P> {
                 None => self.sooner.notified().await,
                 Some(at) => {
                     tokio::select! {
+                        biased;
                         () = self.sooner.notified() => continue,
                         () = tokio::time::sleep_until(at) => {}
                     }
