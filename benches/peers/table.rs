@@ -17,6 +17,8 @@ pub(crate) struct Table {
     cells: Vec<Vec<Vec<Figures>>>,
     /// Resident memory of each system: idle and loaded, in MiB.
     memory: Vec<(Option<f64>, Option<f64>)>,
+    /// Measurements that failed, and why: a system, and what was wrong.
+    failed: Vec<(&'static str, String)>,
 }
 
 impl Table {
@@ -26,11 +28,22 @@ impl Table {
             systems: systems.iter().map(|under| under.name).collect(),
             cells: vec![vec![Vec::new(); systems.len()]; cases.len()],
             memory: Vec::new(),
+            failed: Vec::new(),
         }
     }
 
     pub(crate) fn add(&mut self, case: usize, system: usize, figures: Figures) {
         self.cells[case][system].push(figures);
+    }
+
+    /// A measurement gave no figures: the others of its case count.
+    pub(crate) fn failed(&mut self, system: usize, why: &str) {
+        self.failed.push((self.systems[system], why.to_owned()));
+    }
+
+    /// How many measurements of a system failed.
+    pub(crate) fn failures_of(&self, system: &str) -> usize {
+        self.failed.iter().filter(|(of, _)| *of == system).count()
     }
 
     /// Notes the memory that systems have after all calls.
@@ -84,6 +97,9 @@ impl fmt::Display for Table {
                     "{system}: {idle:.0} MiB idle, {loaded:.0} MiB after load (the larger of the two)"
                 )?;
             }
+        }
+        for (_, why) in &self.failed {
+            writeln!(f, "FAILED {why}")?;
         }
         Ok(())
     }
