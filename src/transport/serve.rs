@@ -151,8 +151,14 @@ fn config(caller: &Caller, limits: &Limits) -> Config {
         Caller::Local => (Config::caller(), limits.other_streams, None),
     };
     let answer = ping.map_or(config.answer, |ping| ping.wait);
+    let early_streams = match caller {
+        Caller::Local => config.early_streams,
+        // Strangers get no more for being in a hurry.
+        Caller::Member(_) | Caller::Anonymous => streams,
+    };
     Config {
         max_streams: streams,
+        early_streams,
         stream_window: STREAM_WINDOW,
         connection_window: CONNECTION_WINDOW,
         header_list: HEADER_LIST,

@@ -6,7 +6,7 @@
 use tokio::time::Instant;
 
 use super::{
-    BLOCK_MAX, Connection, Event, Role, Share, Stream, broken, lifetime::Leaving,
+    BLOCK_MAX, Config, Connection, Event, Role, Share, Stream, broken, lifetime::Leaving,
     streams::Whereabouts,
 };
 use crate::h2::{
@@ -23,10 +23,6 @@ use crate::h2::{
 const FIELDS_MAX: usize = 256;
 /// A block may unfold to this many times the list that is taken, to be refused politely.
 const UNFOLDED: usize = 4;
-/// Streams of a peer that has not acknowledged our SETTINGS: until then it knows no limit (RFC 9113,
-/// section 6.5.2), and all that a program has to ask when it starts comes at once. Ours, for memory;
-/// it lasts no longer than the greeting may.
-const EARLY_STREAMS: usize = 1024;
 
 /// A block of which pieces are missing.
 #[derive(Debug, Default)]
@@ -226,11 +222,14 @@ impl Connection {
 
     /// How many streams the peer may have open by now.
     fn most_streams(&self) -> usize {
-        let most = self.config.max_streams as usize;
-        if self.times.acknowledged {
-            most
-        } else {
-            most.max(EARLY_STREAMS)
+        let Config {
+            max_streams,
+            early_streams,
+            ..
+        } = self.config;
+        match self.times.acknowledged {
+            true => max_streams as usize,
+            false => max_streams.max(early_streams) as usize,
         }
     }
 

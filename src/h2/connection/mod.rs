@@ -82,6 +82,10 @@ pub struct Config {
     pub resets: Resets,
     /// Streams that the peer may have open at once.
     pub max_streams: u32,
+    /// The same of a peer that has not acknowledged our SETTINGS, if that is more: until then it knows
+    /// no limit (RFC 9113, section 6.5.2), and some programs ask all they have to ask as they start.
+    /// Those that are open then last as long as their calls.
+    pub early_streams: u32,
     /// How much the peer may send on a stream before any of it has left us.
     pub stream_window: u32,
     /// The same for all streams together; at least 65,535.
@@ -111,6 +115,7 @@ impl Config {
             limits: &Limits::CALLER,
             resets: Resets::MESH,
             max_streams: 100,
+            early_streams: 1024,
             stream_window: 1 << 20,
             connection_window: 4 << 20,
             header_list: 16 << 10,

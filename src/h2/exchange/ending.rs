@@ -148,7 +148,7 @@ impl<P: Policy> Exchange<P> {
             if call.waiting.is_some()
                 && let Some(place) = self.lines.get_mut(up.line)
             {
-                place.waiting.remove(call.share, key);
+                place.waiting.remove(place.share_of(call.share), key);
             }
             self.hang_up(up.line, up.stream, ErrorCode::Cancel, now);
             self.stir(up.line);

@@ -81,6 +81,16 @@ impl<Peer> Line<Peer> {
     }
 }
 
+impl<Peer> Line<Peer> {
+    /// Whose share of its streams a caller's call takes: a pipe to our own services is one caller's.
+    pub(super) fn share_of(&self, caller: Share) -> Share {
+        match self.far {
+            Far::Answering(Destination::Local { .. }) => Share::ONLY,
+            Far::Answering(Destination::Target(_)) | Far::Caller { .. } => caller,
+        }
+    }
+}
+
 impl<P: Policy> Exchange<P> {
     /// Somebody who calls has connected. What it is sent first is in its output.
     pub fn accept(&mut self, peer: P::Peer, config: Config, now: Instant) -> Key {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::h2::{
     call::{Call, Ending, Failure, Kept, Lane, Leg, write_answer},
-    connection::{Room, Share},
+    connection::Room,
     grpc::{self, Code, TimeoutText},
     hpack::{Fields, Name},
     slab::Key,
@@ -128,11 +128,12 @@ impl<P: Policy> Exchange<P> {
             stream: None,
         });
         call.attempts += 1;
-        if line.waiting.is_empty() && line.connection.room_for(call.share) == Room::Yes {
+        let share = line.share_of(call.share);
+        if line.waiting.is_empty() && line.connection.room_for(share) == Room::Yes {
             return self.open(key, now);
         }
         let since = *call.waiting.get_or_insert(now);
-        let left = line.waiting.push(call.share, key);
+        let left = line.waiting.push(share, key);
         if line.connection.room() == Room::Yes {
             // For this one, if others have had their share.
             self.stir(up);
@@ -165,11 +166,7 @@ impl<P: Policy> Exchange<P> {
         let lane = &mut call.request;
         let end = lane.parked.is_empty() && matches!(lane.ending, Ending::End);
         let up_line = up.line;
-        let share = match line.far {
-            Far::Answering(Destination::Local { .. }) => Share::ONLY,
-            Far::Answering(Destination::Target(_)) | Far::Caller { .. } => call.share,
-        };
-        let whose = (key, share);
+        let whose = (key, line.share_of(call.share));
         up.stream = Some(line.connection.open(whose, &call.kept.head, end, now));
         lane.sent = end;
         if lane.waits() {

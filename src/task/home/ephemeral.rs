@@ -1,7 +1,8 @@
 //! Tasks that are in memory only: how their ids tell it, what of them is kept, and what becomes of
 //! one whose caller goes away.
 //!
-//! They have shards of their own, with a log without a disk: all else is the same.
+//! They have shards of their own, with a log without a disk: so their records say no more than has to
+//! be known of them, and what has ended rests folded (`resting`). All else is the same.
 
 use std::{
     pin::Pin,

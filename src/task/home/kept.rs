@@ -1,6 +1,7 @@
 //! One task as its records make it: what is on disk, and what a replay gives back.
 //!
-//! [`Kept::apply`] is the only way to change it, live and in replay alike, so the two cannot differ.
+//! [`Kept::apply`] is the only way to change it, live and in replay alike, so the two cannot differ;
+//! [`Kept::take`] is the same of a record that is in no log.
 
 use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 

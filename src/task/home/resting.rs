@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -32,6 +33,9 @@ pub(super) const AWAKE: usize = 128;
 #[cfg(test)]
 pub(super) const AWAKE: usize = 2;
 
+/// Tasks that are folded at once: somebody waits meanwhile.
+const FOLDS: usize = 64;
+
 /// The folded ones of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Resting {
@@ -43,33 +47,44 @@ pub(super) struct Resting {
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Folded {
-    /// A snapshot and then the task's events, each behind its length.
+    /// The task, for lists; all else in a snapshot without it; its events. Each behind its length.
     bytes: Box<[u8]>,
-    ended_at: Option<Instant>,
+    ended_at: Instant,
 }
 
 impl Folded {
-    fn of(entry: &Entry) -> Self {
-        let snapshot = entry.kept.snapshot();
-        let events: Vec<_> = entry.kept.all_events().collect();
+    fn of(kept: &Kept, ended_at: Instant) -> Self {
+        let mut snapshot = kept.snapshot();
+        let task = snapshot.submitted.as_mut().and_then(|one| one.task.take());
+        let task = task.unwrap_or_default();
+        let events: Vec<_> = kept.all_events().collect();
         let lengths = events.iter().map(|event| framed(event.as_ref()));
-        let mut bytes = Vec::with_capacity(framed(&snapshot) + lengths.sum::<usize>());
+        let size = framed(&task) + framed(&snapshot) + lengths.sum::<usize>();
+        let mut bytes = Vec::with_capacity(size);
         let room = "a vector has room for whatever is encoded into it";
+        task.encode_length_delimited(&mut bytes).expect(room);
         snapshot.encode_length_delimited(&mut bytes).expect(room);
         for event in events {
             event.encode_length_delimited(&mut bytes).expect(room);
         }
         Self {
             bytes: bytes.into_boxed_slice(),
-            ended_at: entry.ended_at,
+            ended_at,
         }
+    }
+
+    /// Who submitted what, as far as a list looks at it.
+    pub(super) fn task(&self) -> Option<pb::Task> {
+        pb::Task::decode_length_delimited(&self.bytes[..]).ok()
     }
 
     /// The task as it was.
     pub(super) fn kept(&self) -> Option<Kept> {
         let read = || -> Result<_, DecodeError> {
             let mut rest = &self.bytes[..];
-            let snapshot = Snapshot::decode_length_delimited(&mut rest)?;
+            let task = pb::Task::decode_length_delimited(&mut rest)?;
+            let mut snapshot = Snapshot::decode_length_delimited(&mut rest)?;
+            snapshot.submitted.get_or_insert_default().task = Some(task);
             let mut events = Numbered::new();
             while !rest.is_empty() {
                 let event = pb::TaskEvent::decode_length_delimited(&mut rest)?;
@@ -107,8 +122,8 @@ impl Resting {
         &self,
         before: Option<Uuid>,
     ) -> impl DoubleEndedIterator<Item = (&Uuid, &Folded)> {
-        let upto = before.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.folded.range((std::ops::Bound::Unbounded, upto))
+        let upto = before.map_or(Bound::Unbounded, Bound::Excluded);
+        self.folded.range((Bound::Unbounded, upto))
     }
 }
 
@@ -127,14 +142,18 @@ impl Tasks {
 
     /// Folds those that ended a while ago, where their ends have been shown.
     pub(super) fn fold(&mut self) {
-        while self.resting.next.len() > AWAKE
-            && let Some(task) = self.resting.next.front().copied()
-        {
-            if let Some(entry) = self.tasks.get(&task) {
-                if entry.shown() != entry.kept.task.last_seq {
-                    return;
-                }
-                let folded = Folded::of(entry);
+        for _ in 0..FOLDS.min(self.resting.next.len().saturating_sub(AWAKE)) {
+            let Some(task) = self.resting.next.front().copied() else {
+                return;
+            };
+            let entry = self.tasks.get(&task);
+            if entry.is_some_and(|entry| entry.shown() != entry.kept.task.last_seq) {
+                return;
+            }
+            if let Some(entry) = entry
+                && let Some(ended_at) = entry.ended_at
+            {
+                let folded = Folded::of(&entry.kept, ended_at);
                 self.ended_bytes = self.ended_bytes - entry.counted + folded.size();
                 self.tasks.remove(&task);
                 self.resting.folded.insert(task, folded);
@@ -158,7 +177,7 @@ impl Tasks {
         let mut entry = Entry::new(kept, 0, self.base);
         entry.shown = entry.kept.task.last_seq;
         entry.counted = entry.kept.bytes;
-        entry.ended_at = ended_at;
+        entry.ended_at = Some(ended_at);
         (entry.filed, entry.start_counted, entry.left_maker) = (true, true, true);
         self.ended_bytes += entry.counted;
         self.tasks.insert(task, Box::new(entry));
@@ -181,7 +200,7 @@ impl Tasks {
 
     /// When a folded task ended.
     pub(super) fn folded_since(&self, task: Uuid) -> Option<Instant> {
-        self.resting.get(task)?.ended_at
+        Some(self.resting.get(task)?.ended_at)
     }
 }
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::h2::connection::{Config, Connection, Event, Role, Room};
+use crate::h2::connection::{Config, Connection, Event, Role, Room, Share};
 use crate::h2::frame::{self, ErrorCode};
 use crate::h2::hpack::Fields;
 use crate::h2::slab::{Key, Slab};
@@ -102,7 +102,9 @@ impl End {
                 Room::Yes => {
                     let now = Instant::now();
                     let call = state.talks.insert(Talk::default());
-                    let stream = state.connection.open(call, request, false, now);
+                    let stream = state
+                        .connection
+                        .open((call, Share::ONLY), request, false, now);
                     let talk = state.talks.get_mut(call);
                     talk.expect("it was just made").stream = Some(stream);
                     Poll::Ready(Some(call))
