@@ -286,22 +286,6 @@ impl Kept {
         !self.task.parent_task_id.is_empty() && !detached
     }
 
-    /// Whether the attempt that runs may be made once more.
-    pub(super) fn may_run_again(&self) -> bool {
-        let running = self.running.as_ref();
-        self.may_run_twice(running.is_some_and(|running| running.idempotent))
-    }
-
-    /// Whether an attempt may be made once more where the skill says this about it.
-    pub(super) fn may_run_twice(&self, idempotent: bool) -> bool {
-        let options = self.task.options.as_ref();
-        match options.map_or_else(Default::default, pb::TaskOptions::on_agent_loss) {
-            pb::OnAgentLoss::Fail => false,
-            pb::OnAgentLoss::Restart => true,
-            pb::OnAgentLoss::Unspecified => idempotent,
-        }
-    }
-
     /// Whether its caller would rather know now that nobody can take it.
     pub(super) fn fails_fast(&self) -> bool {
         let options = self.task.options.as_ref();

@@ -8,7 +8,7 @@ use crate::pb::task_event::Kind;
 use crate::task::spec::Moment;
 
 use super::entry::Entry;
-use super::kept::UNCONFIRMED;
+use super::kept::{Kept, UNCONFIRMED};
 use super::machine::{ATTEMPTS_MAX, Tasks, World};
 
 impl Tasks {
@@ -100,5 +100,23 @@ impl Entry {
         let kept = &self.kept;
         let wanted = !kept.task.cancel_requested;
         wanted && kept.may_run_again() && kept.tries() < ATTEMPTS_MAX
+    }
+}
+
+impl Kept {
+    /// Whether the attempt that runs may be made once more.
+    pub(super) fn may_run_again(&self) -> bool {
+        let running = self.running.as_ref();
+        self.may_run_twice(running.is_some_and(|running| running.idempotent))
+    }
+
+    /// Whether an attempt may be made once more where the skill says this about it.
+    pub(super) fn may_run_twice(&self, idempotent: bool) -> bool {
+        let options = self.task.options.as_ref();
+        match options.map_or_else(Default::default, pb::TaskOptions::on_agent_loss) {
+            pb::OnAgentLoss::Fail => false,
+            pb::OnAgentLoss::Restart => true,
+            pb::OnAgentLoss::Unspecified => idempotent,
+        }
     }
 }
