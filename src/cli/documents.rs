@@ -370,6 +370,10 @@ fn the_limits_of_passing_calls_are_those_that_are_said() {
             "calls at once on one connection of a sidecar",
             mesh.max_streams.to_string(),
         ),
+        (
+            "of a program that has not read that limit yet",
+            caller.early_streams.to_string(),
+        ),
         ("metadata of a request", kib(caller.header_list)),
         (
             "bytes under way in one direction of a call",
