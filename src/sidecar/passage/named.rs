@@ -59,8 +59,11 @@ pub(super) fn named(fields: &Fields, namespace: &Label, aims: &mut Aims) -> Name
 /// Whether every server reads this path as we do. Some decode `%61`, drop what follows `?`, and
 /// merge `//` and `/../`: to them another path may be one that ends here.
 fn is_plain(path: &str) -> bool {
-    let Some(segments) = path.strip_prefix('/') else {
-        return false;
+    let segments = match path.strip_prefix('/') {
+        // Nothing in it to be read differently.
+        Some("") => return true,
+        Some(segments) => segments,
+        None => return false,
     };
     let dubious = |octet: u8| !octet.is_ascii_graphic() || b"%?#\\;".contains(&octet);
     let hollow = |segment: &str| matches!(segment, "" | "." | "..");
@@ -117,6 +120,7 @@ mod tests {
             ("/a.B/C", None, "i1.x.y.agent.attache", Named::Nobody),
             ("/a.B/C", None, "x.y.service.attache", Named::Nobody),
             ("/a/b-c.D/E_f", Some("x"), "", agent("home/x")),
+            ("/", Some("x"), "", agent("home/x")),
         ] {
             let mut fields = Fields::new();
             fields.push(b":path", path.as_bytes());
@@ -134,7 +138,6 @@ mod tests {
     fn a_path_that_servers_read_differently_is_no_method() {
         for path in [
             "",
-            "/",
             "a.B/C",
             "/%61ttache.v1.Handler/Handle",
             "//attache.v1.Handler/Handle",
