@@ -177,13 +177,15 @@ async fn every_run_finds_the_same_mesh() {
     assert_eq!(same(&up), first, "after a clean end");
     site.mark.kill_all();
 
-    let up = site.up(&[]).await;
+    let mut up = site.up(&[]).await;
     works(&up).await;
     assert_eq!(same(&up), first, "after kill -9 of everything");
 
     // Only `up` is killed: its children see it or are ended by the next run.
     let before: Vec<u32> = site.mark.processes().iter().map(|one| one.pid).collect();
     signal(up.pid, Signal::KILL);
+    // It has its lock until it is gone.
+    up.ended().await;
     drop(up);
     let up = site.up(&[]).await;
     works(&up).await;
