@@ -150,12 +150,12 @@ fn config(caller: &Caller, limits: &Limits) -> Config {
         // On this machine nobody goes without a word.
         Caller::Local => (Config::caller(), limits.other_streams, None),
     };
-    let answer = ping.map_or(config.answer, |ping| ping.wait);
+    // Strangers get no more for being in a hurry.
     let early_streams = match caller {
         Caller::Local => config.early_streams,
-        // Strangers get no more for being in a hurry.
         Caller::Member(_) | Caller::Anonymous => streams,
     };
+    let answer = ping.map_or(config.answer, |ping| ping.wait);
     Config {
         max_streams: streams,
         early_streams,

@@ -79,9 +79,7 @@ impl<Peer> Line<Peer> {
             dirty: false,
         }
     }
-}
 
-impl<Peer> Line<Peer> {
     /// Whose share of its streams a caller's call takes: a pipe to our own services is one caller's.
     pub(super) fn share_of(&self, caller: Share) -> Share {
         match self.far {

@@ -66,8 +66,11 @@ fn is_plain(path: &str) -> bool {
         None => return false,
     };
     let dubious = |octet: u8| !octet.is_ascii_graphic() || b"%?#\\;".contains(&octet);
-    let hollow = |segment: &str| matches!(segment, "" | "." | "..");
-    !path.contains(MESH) && !path.bytes().any(dubious) && !segments.split('/').any(hollow)
+    // Further behind, a service of the mesh's is one of those that may be merged to the front.
+    let moves = |segment: &str| {
+        matches!(segment, "" | "." | "..") || segment.starts_with(MESH.trim_start_matches('/'))
+    };
+    !path.bytes().any(dubious) && !segments.split('/').any(moves)
 }
 
 /// `<name>.<namespace>.agent.attache`, with or without a port.

@@ -111,7 +111,7 @@ impl Home {
             tasks.lost_after = config.lost_after;
             let (sender, inbox) = mpsc::channel(INBOX);
             inboxes.push(sender.clone());
-            let in_memory = place >= durable;
+            let in_memory = tasks.in_memory;
             let shard = Shard {
                 tasks,
                 inbox,

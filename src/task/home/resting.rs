@@ -73,7 +73,7 @@ impl Folded {
         }
     }
 
-    /// Who submitted what, as far as a list looks at it.
+    /// Only what lists filter by: far less than all of it.
     pub(super) fn task(&self) -> Option<pb::Task> {
         pb::Task::decode_length_delimited(&self.bytes[..]).ok()
     }

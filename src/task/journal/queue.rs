@@ -198,22 +198,18 @@ impl Queue {
         if pending.is_empty() {
             *batch = *next;
         }
+        let last = *next + records.len() as u64 - 1;
         match self.kind {
             Kind::Disk => {
-                for record in records {
-                    frame::push(pending, *next, *batch, record);
-                    *next += 1;
+                for (lsn, record) in (*next..).zip(records) {
+                    frame::push(pending, lsn, *batch, record);
                 }
-            }
-            Kind::Memory => *next += records.len() as u64,
-        }
-        let last = state.next - 1;
-        match self.kind {
-            Kind::Disk => {
+                *next = last + 1;
                 drop(state);
                 self.wake();
             }
             Kind::Memory => {
+                *next = last + 1;
                 state
                     .totals
                     .count(records.len() as u64, bytes, Duration::ZERO);

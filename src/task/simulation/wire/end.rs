@@ -19,6 +19,7 @@ use crate::h2::connection::{Config, Connection, Event, Role, Room, Share};
 use crate::h2::frame::{self, ErrorCode};
 use crate::h2::hpack::Fields;
 use crate::h2::slab::{Key, Slab};
+use crate::h2::stream::Part;
 use crate::task::simulation::World;
 
 use super::door::is_blame;
@@ -29,6 +30,7 @@ const READ: usize = 4 << 10;
 
 /// See the module.
 pub(in crate::task::simulation) struct End {
+    pub(super) role: Role,
     pub(super) state: Mutex<State>,
     driver: Mutex<Option<Waker>>,
     world: Weak<World>,
@@ -60,6 +62,7 @@ struct Turn {
 impl End {
     pub(in crate::task::simulation) fn new(config: Config, world: &World) -> Arc<Self> {
         Arc::new(Self {
+            role: config.role,
             state: Mutex::new(State {
                 connection: Connection::new(config, Instant::now()),
                 talks: Slab::default(),
@@ -73,10 +76,6 @@ impl End {
             driver: Mutex::default(),
             world: world.this.clone(),
         })
-    }
-
-    pub(super) fn role(&self) -> Role {
-        self.state.lock().connection.role()
     }
 
     /// Whether calls can be made here, now or soon.
@@ -334,7 +333,7 @@ impl State {
             Event::Oversized { stream } => self.connection.reset(stream, ErrorCode::Internal),
             Event::Fields { call, part, end } => {
                 if let Some(talk) = self.talks.get_mut(call) {
-                    talk.hear(&self.fields, part == crate::h2::stream::Part::Trailers, end);
+                    talk.hear(&self.fields, part == Part::Trailers, end);
                 }
             }
             Event::Data {

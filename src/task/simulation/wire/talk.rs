@@ -140,18 +140,15 @@ impl State {
 pub(in crate::task::simulation) struct Writing {
     end: Arc<End>,
     call: Key,
-    role: Role,
     said: Option<Arc<Said>>,
     sent_end: bool,
 }
 
 impl Writing {
     pub(super) fn new(end: Arc<End>, call: Key) -> Self {
-        let role = end.role();
         Self {
             end,
             call,
-            role,
             said: None,
             sent_end: false,
         }
@@ -177,7 +174,7 @@ impl Writing {
         let length = u32::try_from(bytes.len() - PREFIX).expect("messages here are small");
         bytes[1..PREFIX].copy_from_slice(&length.to_be_bytes());
         if let Some(said) = &self.said {
-            said.says(self.role, &bytes);
+            said.says(self.end.role, &bytes);
         }
         self.send(&bytes, false).await
     }
@@ -272,7 +269,6 @@ impl Drop for Writing {
 pub(in crate::task::simulation) struct Reading {
     end: Arc<End>,
     call: Key,
-    role: Role,
     said: Option<Arc<Said>>,
     bytes: Vec<u8>,
 }
@@ -287,11 +283,9 @@ pub(super) enum Read<M> {
 
 impl Reading {
     pub(super) fn new(end: Arc<End>, call: Key) -> Self {
-        let role = end.role();
         Self {
             end,
             call,
-            role,
             said: None,
             bytes: Vec::new(),
         }
@@ -377,10 +371,10 @@ impl Reading {
     /// All of it came, says the stream: then all of it has to be here.
     fn check_end(&self, trailers: Option<&Fields>) {
         // Whoever passes the call on may have ended it, and says so.
-        let good = self.role == Role::Server
+        let good = self.end.role == Role::Server
             || trailers.is_some_and(|fields| fields.get(Name::GrpcStatus) == Some(b"0"));
         let said = self.said.as_ref();
-        let missing = said.is_some_and(|said| !said.all_heard(self.role));
+        let missing = said.is_some_and(|said| !said.all_heard(self.end.role));
         if good && (missing || !self.bytes.is_empty()) {
             let how = "E2: a stream ended well, and not all of it has come";
             self.end.breach(how.into());
@@ -398,7 +392,7 @@ impl Reading {
         }
         let message = self.bytes.get(..whole)?;
         let said = self.said.as_ref();
-        if said.is_some_and(|said| !said.hears(self.role, message)) {
+        if said.is_some_and(|said| !said.hears(self.end.role, message)) {
             let how = "E2: a message came that was not sent, or not then";
             self.end.breach(how.into());
         }
@@ -417,7 +411,7 @@ impl Drop for Reading {
     fn drop(&mut self) {
         self.fill();
         let state = &mut *self.end.state.lock();
-        if self.role == Role::Client {
+        if self.end.role == Role::Client {
             state.hang_up(self.call, ErrorCode::Cancel);
         }
         state.talk(self.call).unread = true;

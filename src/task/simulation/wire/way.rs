@@ -15,6 +15,7 @@ use crate::h2::connection::Config;
 use crate::h2::hpack::Fields;
 use crate::runtime::Nursery;
 use crate::task::doors::{Call, Claims, Connect, Grants, Steps, Updates};
+use crate::task::executor::{Executor, HomePeer};
 use crate::task::simulation::World;
 use crate::telemetry::TraceContext;
 
@@ -32,6 +33,14 @@ pub(in crate::task::simulation) struct Way {
     life: u32,
     nursery: Nursery,
     links: Mutex<BTreeMap<usize, Arc<End>>>,
+}
+
+/// Where an instance is.
+enum Place {
+    /// On this sidecar: its executor, and who asks it.
+    Here(Executor, HomePeer),
+    /// On another.
+    There(usize),
 }
 
 type Said<M> = Pin<Box<dyn Stream<Item = M> + Send>>;
@@ -60,6 +69,19 @@ impl Way {
     fn world(&self) -> Result<Arc<World>, Status> {
         let world = self.world.upgrade();
         world.ok_or_else(|| words::unreachable("the run is over"))
+    }
+
+    /// Where an instance is.
+    fn place(&self, instance: &InstanceId) -> Result<Place, Status> {
+        let world = self.world()?;
+        let to = world.node_of(instance);
+        let to = to.ok_or_else(|| words::unreachable("no such instance"))?;
+        if to != self.from {
+            return Ok(Place::There(to));
+        }
+        let here = world.nodes[to].life();
+        let here = here.ok_or_else(|| words::unreachable("this sidecar ends"))?;
+        Ok(Place::Here(here.executor.clone(), world.nodes[to].peer()))
     }
 
     fn link(&self, to: usize) -> Option<Arc<End>> {
@@ -166,29 +188,16 @@ impl Connect for Way {
         _: Option<Box<Call>>,
         _: Option<&TraceContext>,
     ) -> Result<Updates, Status> {
-        let world = self.world()?;
-        let to = world.node_of(instance);
-        let to = to.ok_or_else(|| words::unreachable("no such instance"))?;
-        if to == self.from {
-            let here = world.nodes[to].life();
-            let here = here.ok_or_else(|| words::unreachable("this sidecar ends"))?;
-            let peer = world.nodes[to].peer();
-            return Ok(here.executor.execute(peer, steps, None));
+        match self.place(instance)? {
+            Place::Here(executor, peer) => Ok(executor.execute(peer, steps, None)),
+            Place::There(to) => self.call((words::EXECUTE, to), steps).await,
         }
-        drop(world);
-        self.call((words::EXECUTE, to), steps).await
     }
 
     async fn slots(&self, instance: &InstanceId, claims: Claims) -> Result<Grants, Status> {
-        let world = self.world()?;
-        let to = world.node_of(instance);
-        let to = to.ok_or_else(|| words::unreachable("no such instance"))?;
-        if to == self.from {
-            let here = world.nodes[to].life();
-            let here = here.ok_or_else(|| words::unreachable("this sidecar ends"))?;
-            return Ok(here.executor.slots(&world.nodes[to].peer(), claims)?);
+        match self.place(instance)? {
+            Place::Here(executor, peer) => Ok(executor.slots(&peer, claims)?),
+            Place::There(to) => self.call((words::SLOTS, to), claims).await,
         }
-        drop(world);
-        self.call((words::SLOTS, to), claims).await
     }
 }
