@@ -1,5 +1,7 @@
 //! A list of header fields as it passes from one connection to another.
 
+use std::{fmt, io::Write as _};
+
 use super::{
     Name,
     facts::{Facts, Row},
@@ -95,6 +97,14 @@ impl Fields {
             self.octets.extend_from_slice(name);
         }
         self.finish(start, known, value);
+    }
+
+    /// Appends a field of a known name, its value as it is shown.
+    pub fn push_shown(&mut self, name: Name, value: impl fmt::Display) {
+        let start = self.octets.len();
+        write!(self.octets, "{value}").expect("a vector takes everything");
+        let facts = self.last(start, 0, name).facts;
+        self.keep(start, 0, facts);
     }
 
     /// Appends a field of a known name.

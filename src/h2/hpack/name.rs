@@ -5,7 +5,7 @@ use super::statics;
 /// The name of a field.
 macro_rules! names {
     ($($name:ident = $text:literal,)*) => {
-        /// A name that is in the static table, or that HTTP/2 or gRPC gives a meaning.
+        /// A name that is in the static table, or that HTTP/2, gRPC or the mesh gives a meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Name {
@@ -97,6 +97,10 @@ names! {
     RequestId = "x-request-id",
     // A secret that is no standard's, but many people's.
     ApiKey = "x-api-key",
+    // The mesh's own.
+    AttacheAgent = "attache-agent",
+    AttacheCaller = "attache-caller",
+    AttacheCorrelationId = "attache-correlation-id",
 }
 
 /// How a field may be written.
@@ -163,6 +167,7 @@ impl Name {
             | Self::Tracestate
             | Self::Baggage
             | Self::RequestId
+            | Self::AttacheCorrelationId
             | Self::GrpcTimeout
             | Self::GrpcMessage
             | Self::GrpcStatusDetails

@@ -95,8 +95,29 @@ pub(super) struct Choice {
 
 impl Target {
     fn is_for(&self, namespace: &Label, selector: &pb::Selector) -> bool {
-        self.selector == *selector && self.namespace == *namespace
+        let pb::Selector {
+            skill,
+            agent,
+            tags,
+            labels,
+            version,
+            agent_version,
+        } = &self.selector;
+        same(agent, &selector.agent)
+            && same(skill, &selector.skill)
+            && same(version, &selector.version)
+            && same(agent_version, &selector.agent_version)
+            && *tags == selector.tags
+            && *labels == selector.labels
+            && self.namespace == *namespace
     }
+}
+
+/// Whether texts are the same. Most of these are empty, and an empty one points nowhere: where the C
+/// library compares by masked vectors, being asked to look there, for no octets, takes the processor
+/// a tenth of a microsecond.
+fn same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && (one.is_empty() || one == other)
 }
 
 impl Balancer {

@@ -8,8 +8,6 @@ use crate::{
     h2::hpack::{Fields, Name},
 };
 
-/// Metadata that names the agent a call is for.
-pub(super) const AGENT: &[u8] = b"attache-agent";
 /// What follows an agent's name and namespace in the name of its certificate.
 const SUFFIX: &str = ".agent.attache";
 /// Services of the mesh itself: they always end at the sidecar that they reach.
@@ -41,9 +39,8 @@ pub(super) fn named(fields: &Fields, namespace: &Label, aims: &mut Aims) -> Name
     if !is_plain(path) {
         return Named::Misspelt;
     }
-    let said = fields.iter().find(|field| field.name == AGENT);
-    if let Some(said) = said {
-        let aim = aims.of(said.value, namespace);
+    if let Some(said) = fields.get(Name::AttacheAgent) {
+        let aim = aims.of(said, namespace);
         return aim.map_or(Named::Unreadable, Named::Agent);
     }
     // Whoever calls the sidecar by TLS verifies this name, and so has it as authority.
@@ -129,7 +126,7 @@ mod tests {
             fields.push(b":path", path.as_bytes());
             fields.push(b":authority", authority.as_bytes());
             if let Some(said) = said {
-                fields.push(AGENT, said.as_bytes());
+                fields.push_known(Name::AttacheAgent, said.as_bytes());
             }
             let namespace = "home".parse().unwrap();
             let found = named(&fields, &namespace, &mut Aims::default());
@@ -153,7 +150,7 @@ mod tests {
         ] {
             let mut fields = Fields::new();
             fields.push(b":path", path.as_bytes());
-            fields.push(AGENT, b"x");
+            fields.push_known(Name::AttacheAgent, b"x");
             let found = named(&fields, &"home".parse().unwrap(), &mut Aims::default());
             assert_eq!(found, Named::Misspelt, "{path}");
         }
