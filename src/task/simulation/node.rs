@@ -150,9 +150,9 @@ impl Node {
             number += 1;
             let life = match node.boot(&world, number) {
                 Ok(life) => Arc::new(life),
-                // Only so many faults are made before it starts.
+                // Of those that were made before it was calm, one may be left.
                 Err(JournalError::Io { .. }) if !world.is_calm() || failed < 2 => {
-                    failed += 1;
+                    failed += u32::from(world.is_calm());
                     node.fall();
                     sleep(world.within(10, 2000)).await;
                     continue;
