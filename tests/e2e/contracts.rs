@@ -10,7 +10,7 @@ use attache::{
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::support::{
@@ -52,6 +52,16 @@ fn sum_of(parts: &[pb::Part]) -> Value {
     }
 }
 
+/// What a home says of it, once it has the schema: before the catalog is there, the task waits.
+async fn refused_by(home: &client::Local, wrong: &pb::TaskSpec) -> Status {
+    eventually("the home has the schema", || async {
+        let mut home = home.clone();
+        let refused = client::submit(&mut home, wrong.clone()).await;
+        refused.err().ok_or_else(|| "it is accepted".to_owned())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_call_that_breaks_its_schema_is_refused_with_what_repairs_it() {
     let site = Site::new(&mesh());
@@ -59,15 +69,7 @@ async fn a_call_that_breaks_its_schema_is_refused_with_what_repairs_it() {
     let mut home = client::local(&up.instance("default/home", 0).local);
 
     let wrong = spec(json!({ "numbers": [1, "2", 3] }));
-    let refused = eventually("the home has the schema", || {
-        let (mut home, wrong) = (home.clone(), wrong.clone());
-        async move {
-            // Before the catalog is there, the task waits instead.
-            let refused = client::submit(&mut home, wrong).await;
-            refused.err().ok_or_else(|| "it is accepted".to_owned())
-        }
-    })
-    .await;
+    let refused = refused_by(&home, &wrong).await;
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(reason_of(&refused).as_deref(), Some("INPUT_INVALID"));
     let facts = refused.get_details_error_info().unwrap().metadata;
@@ -87,7 +89,9 @@ async fn a_call_that_breaks_its_schema_is_refused_with_what_repairs_it() {
     let ran: Vec<_> = site.runs().into_iter().map(|(_, task, _)| task).collect();
     assert_eq!(ran, [seen.id], "the agent saw only what fits");
 
-    // The same for a person.
+    // The same for a person, whose tasks go to the adder's own sidecar.
+    let adder = client::local(&up.instance("default/adder", 0).local);
+    refused_by(&adder, &wrong).await;
     let run = ["task", "run", "test.sum", "--data", r#"{"numbers":[]}"#];
     let mut command = site.attache(&run);
     command.env("ATTACHE_MESH", site.state());
