@@ -128,10 +128,10 @@ fn measure(options: &Options, systems: &[Under]) -> Outcome<Table> {
                     Ok(figures) => table.add(row, column, figures),
                     Err(why) => table.failed(column, &why.to_string()),
                 }
+                table.after(row, column, under);
             }
         }
     }
     eprint!("\r\x1b[2K");
-    table.loaded(&systems);
     Ok(table)
 }

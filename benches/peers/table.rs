@@ -9,16 +9,28 @@ use crate::{
 
 /// What others are compared with.
 const LIMIT: &str = "tunnel";
+/// The case whose memory is told: many callers at once.
+const LOAD: &str = "128 B, 256 callers";
 
 /// Measurements by case and system.
 pub(crate) struct Table {
     cases: Vec<&'static str>,
     systems: Vec<&'static str>,
     cells: Vec<Vec<Vec<Figures>>>,
-    /// Resident memory of each system: idle and loaded, in MiB.
-    memory: Vec<(Option<f64>, Option<f64>)>,
+    /// Of each system, in MiB.
+    memory: Vec<Memory>,
     /// Measurements that failed, and why: a system, and what was wrong.
     failed: Vec<(&'static str, String)>,
+}
+
+/// What the larger of two proxies has resident, in MiB.
+#[derive(Clone, Copy, Default)]
+struct Memory {
+    idle: Option<f64>,
+    /// Right after it had [`LOAD`] for the first time.
+    loaded: Option<f64>,
+    /// After all cases.
+    last: Option<f64>,
 }
 
 impl Table {
@@ -27,7 +39,7 @@ impl Table {
             cases: cases.iter().map(|case| case.name).collect(),
             systems: systems.iter().map(|under| under.name).collect(),
             cells: vec![vec![Vec::new(); systems.len()]; cases.len()],
-            memory: Vec::new(),
+            memory: vec![Memory::default(); systems.len()],
             failed: Vec::new(),
         }
     }
@@ -46,10 +58,14 @@ impl Table {
         self.failed.iter().filter(|(of, _)| *of == system).count()
     }
 
-    /// Notes the memory that systems have after all calls.
-    pub(crate) fn loaded(&mut self, systems: &[&Under]) {
-        let both = systems.iter().map(|under| (under.idle, under.resident()));
-        self.memory = both.collect();
+    /// Notes the memory that a system has after a case.
+    pub(crate) fn after(&mut self, case: usize, system: usize, under: &Under) {
+        let memory = &mut self.memory[system];
+        memory.idle = under.idle;
+        memory.last = under.resident();
+        if self.cases[case] == LOAD {
+            memory.loaded = memory.loaded.or(memory.last);
+        }
     }
 }
 
@@ -90,13 +106,15 @@ impl fmt::Display for Table {
             f,
             "CPU: seconds of both proxies per 10,000 calls; of streams, per 10,000,000 messages.\n"
         )?;
-        for (system, (idle, loaded)) in self.systems.iter().zip(&self.memory) {
-            if let (Some(idle), Some(loaded)) = (idle, loaded) {
-                writeln!(
-                    f,
-                    "{system}: {idle:.0} MiB idle, {loaded:.0} MiB after load (the larger of the two)"
-                )?;
-            }
+        for (system, memory) in self.systems.iter().zip(&self.memory) {
+            let Some(idle) = memory.idle else { continue };
+            let [loaded, last] = [memory.loaded, memory.last].map(|value| cell(value, 0));
+            writeln!(
+                f,
+                "{system}: {idle:.0} MiB idle, {} after {LOAD}, {} after all (the larger of the two)",
+                loaded.trim(),
+                last.trim()
+            )?;
         }
         for (_, why) in &self.failed {
             writeln!(f, "FAILED {why}")?;
