@@ -3,7 +3,8 @@
 //! `test-agent` serves `Handler`, or attaches where ATTACHE_LISTEN says so; `test-agent garbage` answers each task with bytes that are no
 //! message. `health=watch` or `health=check` has it serve so much of `grpc.health.v1`, SERVING unless
 //! the file of `sick=FILE` is there; while that of `full=FILE` is, it begins no task and says so; the
-//! file of `ill=FILE` says how its tasks go wrong, see `ill`.
+//! file of `ill=FILE` says how its tasks go wrong, see `ill`. Beside it stands a service that is none
+//! of the mesh's, see `plain`.
 //! Each run of a task is written to the file that TEST_RUNS names, one line per run.
 #![allow(
     missing_docs,
@@ -54,6 +55,8 @@ mod attached;
 mod consult;
 #[path = "agent/ill.rs"]
 mod ill;
+#[path = "agent/plain.rs"]
+mod plain;
 #[path = "agent/plenty.rs"]
 mod plenty;
 #[path = "agent/tree.rs"]
@@ -463,10 +466,12 @@ async fn main() {
         Routes::from(axum::Router::new().route("/attache.v1.Handler/Handle", broken))
     } else {
         let routes = Routes::new(HandlerServer::new(Agent));
-        match argument("health") {
+        let routes = match argument("health") {
             Some(_) => routes.add_service(HealthServer::new(Doctor)),
             None => routes,
-        }
+        };
+        let routes = routes.into_axum_router();
+        Routes::from(routes.route(plain::PATH, plain::route()))
     };
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     tokio::select! {

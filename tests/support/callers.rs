@@ -10,20 +10,25 @@ use std::{
 };
 
 use attache::{
-    pb::{self, TaskState, task_event::Kind, task_update::Update},
+    pb::{self, TaskState, codec::Protobuf, part::Content, task_event::Kind, task_update::Update},
     wire::status::reason_of,
 };
+use http::uri::PathAndQuery;
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
-use tonic::Status;
+use tonic::{Request, Status, client::Grpc, metadata::MetadataValue};
 
 use super::{
-    client::{self, Local},
+    client::{self, Local, Way},
     wait::eventually,
 };
+
+/// Instead of a skill: no task, but a call that passes to the agent [`WORKER`].
+pub const PASSING: &str = "/test.v1.Plain/Work";
+const WORKER: &str = "worker";
 
 /// What the calls ask for.
 #[derive(Clone, Debug)]
@@ -50,7 +55,7 @@ pub struct Call {
     pub took: Duration,
     /// Why it failed; `None`: it did not.
     pub failed: Option<String>,
-    /// How often it was given to an executor.
+    /// How often it was given to an executor; 0 for one that passes, which does not learn it.
     pub attempts: u32,
 }
 
@@ -67,7 +72,7 @@ pub struct Callers {
 }
 
 struct All {
-    homes: Vec<Local>,
+    homes: Vec<Way>,
     plan: Plan,
     /// Calls in a second; 0: none.
     pace: AtomicU32,
@@ -77,7 +82,7 @@ struct All {
 
 impl Callers {
     /// Calls over these connections in turn; each carries 100 calls at a time at most.
-    pub fn start(homes: Vec<Local>, plan: Plan) -> Self {
+    pub fn start(homes: Vec<Way>, plan: Plan) -> Self {
         let all = Arc::new(All {
             homes,
             pace: AtomicU32::new(plan.pace),
@@ -154,10 +159,15 @@ async fn call(all: Arc<All>, number: usize, due: Instant) {
     let plan = &all.plan;
     let skill = plan.skills[number % plan.skills.len()];
     let text = format!("{} {number}", plan.work.as_millis());
-    let mut home = all.homes[number % all.homes.len()].clone();
+    let way = all.homes[number % all.homes.len()].clone();
     let mut attempts = 0;
-    let spec = client::bounded(skill, &text, plan.bound);
-    let failed = run(&mut home, spec, &text, &mut attempts).await.err();
+    let failed = if skill == PASSING {
+        pass(way, &text, plan.bound).await.err()
+    } else {
+        let spec = client::bounded(skill, &text, plan.bound);
+        let mut home = Local::new(way);
+        run(&mut home, spec, &text, &mut attempts).await.err()
+    };
     let took = due.elapsed();
     all.ended.lock().push(Call {
         number,
@@ -167,6 +177,26 @@ async fn call(all: Arc<All>, number: usize, due: Instant) {
         failed,
         attempts,
     });
+}
+
+/// Has a call pass, and checks its answer.
+async fn pass(way: Way, text: &str, bound: i64) -> Result<(), String> {
+    let said = |status: Status| format!("{:?}: {}", status.code(), status.message());
+    let mut client = Grpc::new(way);
+    client.ready().await.map_err(|error| error.to_string())?;
+    let mut request = Request::new(pb::Part {
+        content: Some(Content::Text(text.to_owned())),
+        ..Default::default()
+    });
+    request.set_timeout(Duration::from_secs(bound.unsigned_abs()));
+    let worker = MetadataValue::from_static(WORKER);
+    request.metadata_mut().insert("attache-agent", worker);
+    let codec = Protobuf::<pb::Part, pb::Part>::default();
+    let answer = client.unary(request, PathAndQuery::from_static(PASSING), codec);
+    let answer = answer.await.map_err(said)?.into_inner();
+    let same = answer.content == Some(Content::Text(text.to_owned()));
+    same.then_some(())
+        .ok_or_else(|| "another's answer".to_owned())
 }
 
 /// Has a task run, and checks its result.

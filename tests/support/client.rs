@@ -28,8 +28,13 @@ pub type Member = AgentClient<attache::transport::Channel>;
 
 /// The task API of a local listener, `unix:/path`.
 pub fn local(address: &str) -> Local {
+    AgentClient::new(way(address))
+}
+
+/// A connection to a local listener, `unix:/path`, for calls of any service.
+pub fn way(address: &str) -> Way {
     let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
-    AgentClient::new(Way::new(endpoint.connect_lazy().map_err(broken)))
+    Way::new(endpoint.connect_lazy().map_err(broken))
 }
 
 /// The same by a client that sends a call only over a connection on which the sidecar has spoken, and

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use attache::pb;
 
 use super::{
-    callers::{Callers, Plan},
+    callers::{Callers, PASSING, Plan},
     client,
     fault::{Fault, FaultProxy},
     hand::ByHand,
@@ -19,6 +19,8 @@ use super::{
 pub const WORKERS: usize = 5;
 /// The skill that may run twice, and the one that may not.
 pub const SKILLS: &[&str] = &[AGAIN, ONCE];
+/// Those, and a call that passes.
+pub const ALL: &[&str] = &[AGAIN, ONCE, PASSING];
 pub const AGAIN: &str = "test.echo.brief";
 pub const ONCE: &str = "test.brief";
 /// The sidecar that the callers call.
@@ -75,7 +77,7 @@ const RESETS_LEAST: u64 = 3;
 /// How long it flaps each way.
 const FLAP_MS: u64 = 3000;
 
-/// One call that came to an agent.
+/// One call that came to an agent. One that passes has its path for a skill, and its number for a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     pub skill: String,
@@ -155,7 +157,9 @@ impl Scene {
             bound: 50,
         };
         Callers::start(
-            (0..connections).map(|_| self.mesh.local(HOME)).collect(),
+            (0..connections)
+                .map(|_| client::way(&self.mesh.local_address(HOME)))
+                .collect(),
             plan,
         )
     }

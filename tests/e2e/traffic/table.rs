@@ -9,18 +9,25 @@ use tokio::time::{Instant, sleep};
 
 use super::seconds;
 use crate::support::{
-    callers::Call,
-    traffic::{AGAIN, ONCE, Scene, Trouble, WORKERS},
+    callers::{Call, PASSING},
+    scrape::{OPEN_METRICS, Page},
+    traffic::{AGAIN, ALL, HOME, ONCE, Scene, Trouble, WORKERS},
 };
 
-const PACE: u32 = 60;
+const PACE: u32 = 90;
 const WORK: Duration = Duration::from_millis(30);
 const LOST_AFTER: &str = "6s";
 /// The instance that is in trouble.
 const ILL: usize = 3;
 
+const KINDS: [(&str, &str); 3] = [
+    (AGAIN, "task, may run twice"),
+    (ONCE, "task"),
+    (PASSING, "passing"),
+];
+
 const HEAD: &str = "\
-| one of five is | breaker | may run twice | errors, % | p50, ms | p99, ms | share, % | second tries |
+| one of five is | breaker | call | errors, % | p50, ms | p99, ms | share, % | second tries |
 |---|---|---|---|---|---|---|---|";
 
 /// When the trouble began and ended.
@@ -80,13 +87,19 @@ impl Part {
     }
 }
 
+/// Calls that passed and were given to another instance, or again.
+async fn passed_again(scene: &Scene) -> f64 {
+    let page = Page::of(&scene.mesh.admin(HOME), OPEN_METRICS).await;
+    page.sum("attache_passing_second_tries_total", &[])
+}
+
 /// The three parts, one after the other.
 async fn parts(trouble: Trouble, breaker: bool, part: Duration) -> String {
     let scene = Scene::start(WORK, LOST_AFTER, 16).await;
     if !breaker {
         scene.breaker_off().await;
     }
-    let callers = scene.callers(PACE);
+    let callers = scene.callers_of(ALL, PACE, 4);
     sleep(part).await;
     let from = Instant::now();
     scene.strike(ILL, trouble).await;
@@ -94,16 +107,17 @@ async fn parts(trouble: Trouble, breaker: bool, part: Duration) -> String {
         let all: Vec<usize> = (1..=WORKERS).map(|place| scene.runs(place).len()).collect();
         (all[ILL - 1], all.iter().sum::<usize>())
     };
-    let before = runs(&scene);
+    let before = (runs(&scene), passed_again(&scene).await);
     sleep(part).await;
-    let after = runs(&scene);
+    let after = (runs(&scene), passed_again(&scene).await);
     scene.heal(ILL).await;
     let to = Instant::now();
     sleep(part).await;
     let calls = callers.stop().await;
-    let share = 100.0 * (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
+    let ((ill, all), (ill_before, all_before)) = (after.0, before.0);
+    let share = 100.0 * (ill - ill_before) as f64 / (all - all_before).max(1) as f64;
     let mut table = String::new();
-    for (skill, title) in [(AGAIN, "yes"), (ONCE, "no")] {
+    for (skill, title) in KINDS {
         let three = [0, 1, 2].map(|part| Part::of(&calls, skill, (Trial { from, to }, part)));
         let each = |show: &dyn Fn(&Part) -> String| three.each_ref().map(show).join(" / ");
         let millis = |time: Duration| time.as_millis().to_string();
@@ -115,7 +129,10 @@ async fn parts(trouble: Trouble, breaker: bool, part: Duration) -> String {
             each(&Part::errors),
             each(&|part| millis(part.p50)),
             each(&|part| millis(part.p99)),
-            three[1].again,
+            match skill {
+                PASSING => after.1 - before.1,
+                _ => f64::from(three[1].again),
+            },
         )
         .unwrap();
     }
@@ -133,7 +150,7 @@ async fn one_of_five_in_trouble() {
     for trouble in troubles {
         for breaker in [true, false] {
             let rows = parts(*trouble, breaker, part).await;
-            assert_eq!(rows.lines().count(), 2);
+            assert_eq!(rows.lines().count(), KINDS.len());
             print!("{rows}");
         }
     }
