@@ -798,6 +798,16 @@ impl Bench {
         self.home.counts().iter().map(|shard| shard.ended).sum()
     }
 
+    /// Waits until the archive has so many tasks, and memory none that has ended. What is told of
+    /// memory is as of a shard's last turn: before the first, nothing.
+    pub(super) async fn moved(&self, tasks: u64) {
+        let archive = self.home.archive().expect("the bench has one");
+        until("all that ended is in the archive", || {
+            archive.stats().tasks == tasks && self.in_memory() == 0
+        })
+        .await;
+    }
+
     pub(super) async fn stop(self) {
         self.home.drain().await;
         self.home.close(Duration::from_secs(5)).await;
@@ -821,10 +831,7 @@ async fn what_ended_reads_the_same_from_memory_from_the_archive_and_after_restar
 
     // It replays three finished tasks, and moves them.
     let mut bench = Bench::archived(dir.path(), &["i1"]);
-    until("all are moved", || {
-        bench.in_memory() == 0 && bench.home.archive().unwrap().stats().tasks == 3
-    })
-    .await;
+    bench.moved(3).await;
     for (id, before) in ids.iter().zip(&before) {
         assert_eq!(&bench.read(id).await, before);
     }
@@ -835,7 +842,7 @@ async fn what_ended_reads_the_same_from_memory_from_the_archive_and_after_restar
     let fresh = bench.finish(1).await;
     bench.route.set(&[], false);
     let open = bench.submit(pb::TaskOptions::default()).await;
-    until("the new one is moved", || bench.in_memory() == 0).await;
+    bench.moved(4).await;
     let mut all = vec![open.to_string(), fresh.to_string()];
     all.extend(listed);
     for limit in [1, 2, 10] {
@@ -903,7 +910,7 @@ async fn a_watcher_that_is_behind_sees_no_gap_when_its_task_moves() {
     }
     opened.update(1000, result()).await;
     opened.acked(1000).await;
-    until("it is moved", || bench.in_memory() == 0).await;
+    bench.moved(1).await;
     for seq in 11..=1001 {
         assert_eq!(event(&mut updates).await.seq, seq);
     }
@@ -938,10 +945,7 @@ async fn a_damaged_archive_loses_nothing_that_is_not_in_it() {
     bench.stop().await;
     std::fs::remove_file(dir.path().join("archive.redb")).unwrap();
     let bench = Bench::archived(dir.path(), &[]);
-    until("it is moved", || {
-        bench.in_memory() == 0 && bench.home.archive().unwrap().stats().tasks == 1
-    })
-    .await;
+    bench.moved(1).await;
     assert_eq!(bench.read(&id).await, before);
     bench.stop().await;
 }
@@ -1014,7 +1018,7 @@ async fn after_a_crash_right_after_the_move_a_task_is_in_both_and_shown_once() {
     };
     copy(dir.path(), saved.path());
     let bench = Bench::archived(dir.path(), &[]);
-    until("all are moved", || bench.in_memory() == 0).await;
+    bench.moved(2).await;
     bench.stop().await;
     // The log as it was before it was told.
     for file in std::fs::read_dir(dir.path()).unwrap().flatten() {

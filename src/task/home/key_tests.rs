@@ -74,7 +74,7 @@ async fn a_key_finds_its_task_in_memory_after_a_restart_and_in_the_archive() {
 
     for _ in 0..2 {
         let bench = Bench::archived(dir.path(), &[]);
-        until("all are moved", || bench.in_memory() == 0).await;
+        bench.moved(2).await;
         bench.replays(&id, pb::TaskState::Completed).await;
         // The whole story again, for who runs it again.
         let mut run = bench.home.run(asked("k", "one"), 0).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_key_is_known_after_the_deadline_of_its_task() {
     .await;
     let again = bench.home.submit(soon(), 0).await.unwrap();
     assert!(again.replayed && again.task.id == first.task.id);
-    until("it is moved", || bench.in_memory() == 0).await;
+    bench.moved(1).await;
     let again = bench.home.submit(soon(), 0).await.unwrap();
     assert!(again.replayed && again.task.id == first.task.id);
     bench.stop().await;
@@ -150,8 +150,7 @@ async fn keys_hold_while_their_tasks_move() {
             assert!(again.replayed && again.task.id == first.task.id, "{number}");
         }
     }
-    until("all are moved", || bench.in_memory() == 0).await;
-    assert_eq!(bench.home.archive().unwrap().stats().tasks, 30);
+    bench.moved(30).await;
     tokio::time::timeout(Duration::from_secs(60), bench.stop())
         .await
         .unwrap();

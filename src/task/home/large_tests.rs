@@ -3,7 +3,6 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use tokio::time::{Instant, sleep};
 
 use crate::domain::{Fault, Reason, SpiffeId, TaskId};
 use crate::pb;
@@ -15,10 +14,9 @@ use crate::task::journal::blobs::Hash;
 use crate::task::parts::beyond;
 
 use super::config::Submission;
-use super::drive_tests::Bench;
+use super::drive_tests::{Bench, until};
 use super::tests::{own, spec, text};
 
-const LIMIT: Duration = Duration::from_secs(30);
 /// Above what stands in a record, and what fits into a chunk.
 const LARGE: usize = 100 << 10;
 
@@ -126,14 +124,6 @@ async fn artifact(bench: &Bench, id: &TaskId, offset: u64) -> Vec<u8> {
     pieces.flatten().collect()
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// All that is told of the task, whoever has it now.
 async fn check(bench: &Bench, id: &TaskId, whole: &[pb::TaskEvent]) {
     assert!(events(bench, id).await == whole);
@@ -186,7 +176,7 @@ async fn large_content_is_read_whole_from_memory_after_a_restart_and_from_the_ar
     check(&bench, &id, &whole).await;
     bench.stop().await;
     let bench = Bench::archived(dir.path(), &["i1"]);
-    until("it is in the archive", || bench.in_memory() == 0).await;
+    bench.moved(1).await;
     check(&bench, &id, &whole).await;
     let bytes = bench.home.archive().unwrap().stats().bytes;
     assert!((sum..sum + (16 << 10)).contains(&bytes), "{bytes} of {sum}");

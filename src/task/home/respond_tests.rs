@@ -9,7 +9,7 @@ use crate::pb::handle_response::Update;
 
 use super::config::Submission;
 use super::dialogue::Response;
-use super::drive_tests::{Bench, result, until};
+use super::drive_tests::{Bench, result};
 use super::tests::{own, spec, text};
 
 pub(super) fn question(id: &str) -> Update {
@@ -117,7 +117,7 @@ async fn an_answer_outlives_its_home_and_is_known_in_the_archive() {
         if moved {
             bench.stop().await;
             bench = Bench::archived(dir.path(), &[]);
-            until("it is moved", || bench.in_memory() == 0).await;
+            bench.moved(1).await;
         }
         bench.knows(&id, &agent).await;
     }
