@@ -96,21 +96,21 @@ impl Fields {
         if known == Name::Other {
             self.octets.extend_from_slice(name);
         }
-        self.finish(start, known, value);
+        self.say(start, known, value);
     }
 
     /// Appends a field of a known name, its value as it is shown.
     pub fn push_shown(&mut self, name: Name, value: impl fmt::Display) {
         let start = self.octets.len();
+        debug_assert_ne!(name, Name::Other, "another name has octets to say");
         write!(self.octets, "{value}").expect("a vector takes everything");
-        let facts = self.last(start, 0, name).facts;
-        self.keep(start, 0, facts);
+        self.finish(start, 0, name);
     }
 
     /// Appends a field of a known name.
     pub fn push_known(&mut self, name: Name, value: &[u8]) {
         debug_assert_ne!(name, Name::Other, "another name has octets to say");
-        self.finish(self.octets.len(), name, value);
+        self.say(self.octets.len(), name, value);
     }
 
     /// Appends a field of another list, with what is known of it.
@@ -123,7 +123,7 @@ impl Fields {
         let Some(at) = self.spans.iter().position(|span| span.facts.name == name) else {
             return self.push_known(name, value);
         };
-        self.finish(self.octets.len(), name, value);
+        self.say(self.octets.len(), name, value);
         let mut fresh = self.spans.pop().expect("one was just put in");
         let old = self.spans[at].facts;
         fresh.facts = fresh.facts.keep_secret(old.indexing == Indexing::Forbidden);
@@ -187,9 +187,14 @@ impl Fields {
     }
 
     /// Appends a field whose name, if it is no known one, stands in the arena from `start` on.
-    fn finish(&mut self, start: usize, name: Name, value: &[u8]) {
+    fn say(&mut self, start: usize, name: Name, value: &[u8]) {
         let split = self.octets.len() - start;
         self.octets.extend_from_slice(value);
+        self.finish(start, split, name);
+    }
+
+    /// A field whose octets are there, from `start` on, the name's being `split`.
+    fn finish(&mut self, start: usize, split: usize, name: Name) {
         let facts = self.last(start, split, name).facts;
         self.keep(start, split, facts);
     }

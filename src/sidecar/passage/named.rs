@@ -11,7 +11,7 @@ use crate::{
 /// What follows an agent's name and namespace in the name of its certificate.
 const SUFFIX: &str = ".agent.attache";
 /// Services of the mesh itself: they always end at the sidecar that they reach.
-const MESH: &str = "/attache.v1.";
+const MESH: &str = "attache.v1.";
 /// Services that a sidecar has and agents may have too: the sidecar's unless an agent is named.
 const BOTH: &[&str] = &["/grpc.health.v1.Health/", "/grpc.reflection."];
 
@@ -33,7 +33,8 @@ pub(super) enum Named {
 /// Reads a request; a bare name is one of `namespace`.
 pub(super) fn named(fields: &Fields, namespace: &Label, aims: &mut Aims) -> Named {
     let path = text(fields.get(Name::Path)).unwrap_or_default();
-    if path.starts_with(MESH) {
+    let method = path.strip_prefix('/');
+    if method.is_some_and(|method| method.starts_with(MESH)) {
         return Named::Sidecar;
     }
     if !is_plain(path) {
@@ -64,9 +65,7 @@ fn is_plain(path: &str) -> bool {
     };
     let dubious = |octet: u8| !octet.is_ascii_graphic() || b"%?#\\;".contains(&octet);
     // Further behind, a service of the mesh's is one of those that may be merged to the front.
-    let moves = |segment: &str| {
-        matches!(segment, "" | "." | "..") || segment.starts_with(MESH.trim_start_matches('/'))
-    };
+    let moves = |segment: &str| matches!(segment, "" | "." | "..") || segment.starts_with(MESH);
     !path.bytes().any(dubious) && !segments.split('/').any(moves)
 }
 
