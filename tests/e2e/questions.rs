@@ -91,7 +91,7 @@ async fn a_question_is_answered_and_the_same_task_goes_on() {
     let site = Site::new(&mesh());
     let mut up = site.up(&[]).await;
     let mut home = client::local(&up.instance("default/home", 0).local);
-    let mut worker = client::local(&up.instance("default/worker", 0).local);
+    let worker = client::local(&up.instance("default/worker", 0).local);
 
     // The call that runs it goes on over its questions.
     let spec = client::bounded("test.consult", "2 number -", 120);
@@ -140,9 +140,16 @@ async fn a_question_is_answered_and_the_same_task_goes_on() {
                 refused(other),
                 (Code::NotFound, "QUESTION_NOT_FOUND".into())
             );
-            let itself = respond(&mut worker, &id, &question, text("x")).await;
+            // Its sidecar is ready before it has heard of all others.
+            let itself = eventually("the worker's sidecar knows the home", || async {
+                let answered = respond(&mut worker.clone(), &id, &question, text("x")).await;
+                let (code, reason) = refused(answered);
+                (code != Code::Unavailable)
+                    .then_some((code, reason.clone()))
+                    .ok_or(reason)
+            });
             assert_eq!(
-                refused(itself),
+                itself.await,
                 (Code::PermissionDenied, "PERMISSION_DENIED".into())
             );
         }
