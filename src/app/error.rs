@@ -3,7 +3,7 @@
 use crate::{
     admin::AdminError,
     config::ConfigError,
-    identity::{AuthorityError, SvidError},
+    identity::{AuthorityError, LedgerError, SvidError},
     transport::TransportError,
 };
 
@@ -47,6 +47,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The list of who is shut out cannot be read: nobody is let in without it.
+    #[error("the list of revocations cannot be read: {0}")]
+    Ledger(LedgerError),
     /// The catalog's database cannot be opened.
     #[error(
         "the catalog's database in {dir} cannot be used: {text}; does another registry run on it?"

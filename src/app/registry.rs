@@ -18,7 +18,7 @@ use crate::{
     domain::{Member, SpiffeId},
     identity::{
         Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
-        OwnSigner, keep_renewed,
+        OwnSigner, Shutting, keep_renewed,
     },
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
@@ -93,7 +93,9 @@ pub async fn run(
     let catalog = RegistryService::new(engine.clone(), leave.clone());
     metrics.add(catalog.clone());
     let ledger = Arc::clone(&store) as Arc<dyn Ledger>;
-    let members = IdentityService::new(Arc::clone(&authority), Arc::clone(&ledger), leave.clone());
+    let shutting = shut_out(&nursery, &ledger, &credentials, &engine).await?;
+    let signed = Arc::clone(&authority);
+    let members = IdentityService::new(signed, Arc::clone(&ledger), shutting, leave.clone());
     let members = IdentityServer::new(members);
     let security = Security::MutualTls(credentials.clone());
     // Built once and shared by the threads: the contract with its comments is large.
@@ -173,6 +175,21 @@ fn start_engine(nursery: &Nursery, authority: &Authority, store: &Arc<RedbStore>
     let sweeper = engine.clone();
     nursery.start("sweeper", move |stop| sweeper.sweep(stop));
     engine
+}
+
+/// Puts in force whom the ledger has shut out, and carries out what operators ask for.
+async fn shut_out(
+    nursery: &Nursery,
+    ledger: &Arc<dyn Ledger>,
+    credentials: &Credentials,
+    engine: &Engine,
+) -> Result<Shutting, StartError> {
+    let opened = Shutting::open(Arc::clone(ledger), credentials.clone()).await;
+    let (shutting, keeper) = opened.map_err(StartError::Ledger)?;
+    nursery.start("revocations", |stop| keeper.run(stop));
+    let (engine, told) = (engine.clone(), shutting.watch());
+    nursery.start("shut out", |stop| engine.shut_out(told, stop));
+    Ok(shutting)
 }
 
 fn admin_address(settings: &RegistrySettings) -> Result<SocketAddr, StartError> {

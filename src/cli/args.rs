@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use super::bench::args::BenchArgs;
 pub use super::breakers::BreakersArgs;
+pub use super::ca::args::{CaVerb, IssueKind};
 pub use super::log::LogLevelArgs;
 use super::pairs;
 pub use super::respond::RespondArgs;
@@ -265,74 +266,6 @@ pub struct SidecarArgs {
     /// Drain when standard input closes: for a parent that may die
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
-}
-
-/// `attache ca ...`.
-#[derive(Debug, Subcommand)]
-pub enum CaVerb {
-    /// Make a root and an issuing CA in a directory
-    Init {
-        /// Where
-        #[arg(long, default_value = "attache/ca", value_name = "DIR")]
-        dir: PathBuf,
-        /// Name of the mesh in every SPIFFE id
-        #[arg(long, default_value = "attache.local")]
-        trust_domain: String,
-        /// Put localhost into every certificate, for clients on this machine that verify DNS names
-        #[arg(long)]
-        development: bool,
-    },
-    /// Ask the registry for a single-use join string for one member
-    Token {
-        /// How to find it.
-        #[command(flatten)]
-        mesh: MeshArgs,
-        /// Who may join: namespace/name
-        member: String,
-        /// A service that only calls, instead of an agent
-        #[arg(long)]
-        service: bool,
-        /// How long it may be used: at most 24h
-        #[arg(long, default_value = "10m")]
-        ttl: Span,
-        /// Existing instance to join as again
-        #[arg(long, value_name = "ID")]
-        instance: Option<String>,
-        /// Write it to this file (mode 0600) instead of standard output
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
-    /// Issue a certificate from the CA's directory: for operators and services without a sidecar
-    Issue {
-        /// For whom
-        #[arg(value_enum)]
-        kind: IssueKind,
-        /// Name; of a service: namespace/name
-        name: String,
-        /// The CA's directory
-        #[arg(
-            long,
-            env = "ATTACHE_CA",
-            default_value = "attache/ca",
-            value_name = "DIR"
-        )]
-        dir: PathBuf,
-        /// Where ca.pem, cert.pem and key.pem go
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// How long it lives: at most the issuing CA's life
-        #[arg(long, default_value = "24h")]
-        ttl: Span,
-    },
-}
-
-/// Whom `attache ca issue` makes a certificate for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum IssueKind {
-    /// May call everybody
-    Operator,
-    /// Calls within its namespace
-    Service,
 }
 
 /// How a mesh is found: by the state of `attache up`, or by an operator's certificate.

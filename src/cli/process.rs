@@ -151,6 +151,7 @@ fn failed(error: StartError) -> Failed {
         | StartError::Admin(_)
         | StartError::Store { .. }
         | StartError::System { .. }
+        | StartError::Ledger(_)
         | StartError::Sidecar(_) => Failed::fault(error),
     }
 }

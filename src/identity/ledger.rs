@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::domain::InstanceId;
 use crate::domain::SpiffeId;
+use crate::identity::revocation::{Revocation, Revocations};
 
 /// How long the same nonce, token and key get the same certificate again.
 pub const REPLAY_WINDOW: Duration = Duration::from_mins(1);
@@ -173,6 +174,11 @@ impl TokenRecord {
         Ok((answer, written))
     }
 
+    /// Whether it is a way back for whom a revocation names: nobody has used it yet.
+    pub fn is_undone_by(&self, revocation: &Revocation) -> bool {
+        self.used.is_none() && revocation.names(&self.entry.id, self.entry.instance.as_ref())
+    }
+
     /// Whether nothing is lost when the record is dropped.
     pub fn is_over(&self, now: SystemTime) -> bool {
         let end = match &self.used {
@@ -292,6 +298,18 @@ pub trait Ledger: Send + Sync + 'static {
         from: u64,
         key: [u8; 32],
     ) -> Result<u64, LedgerError>;
+
+    /// Shuts somebody out, in one transaction: the instances that it names are forgotten, so that
+    /// none is renewed or rejoins, with the unused tokens that make them; and the list has it.
+    /// Gives the whole list.
+    async fn revoke(
+        &self,
+        revocation: Revocation,
+        now: SystemTime,
+    ) -> Result<Revocations, LedgerError>;
+
+    /// Who is shut out.
+    async fn revocations(&self) -> Result<Revocations, LedgerError>;
 }
 
 /// A ledger that forgets everything with its process: for tests.
@@ -300,10 +318,21 @@ pub struct MemoryLedger {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     tokens: HashMap<TokenHash, TokenRecord>,
     instances: HashMap<InstanceId, InstanceEntry>,
+    revocations: Revocations,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            tokens: HashMap::new(),
+            instances: HashMap::new(),
+            revocations: Revocations::none(),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -365,20 +394,40 @@ impl Ledger for MemoryLedger {
         *entry = entry.advanced(from, key)?;
         Ok(entry.generation)
     }
+
+    async fn revoke(
+        &self,
+        revocation: Revocation,
+        now: SystemTime,
+    ) -> Result<Revocations, LedgerError> {
+        let state = &mut *self.state.lock();
+        state.revocations.add(revocation.clone(), now)?;
+        state
+            .instances
+            .retain(|instance, entry| !revocation.names(&entry.id, Some(instance)));
+        state
+            .tokens
+            .retain(|_, record| !record.is_undone_by(&revocation));
+        Ok(state.revocations.clone())
+    }
+
+    async fn revocations(&self) -> Result<Revocations, LedgerError> {
+        Ok(self.state.lock().revocations.clone())
+    }
 }
 
 /// A type of ours as its text.
-mod text {
+pub(super) mod text {
     use super::*;
 
-    pub(super) fn serialize<T: fmt::Display, S: Serializer>(
+    pub(in crate::identity) fn serialize<T: fmt::Display, S: Serializer>(
         value: &T,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    pub(in crate::identity) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
     where
         T: FromStr<Err: fmt::Display>,
         D: Deserializer<'de>,
@@ -389,17 +438,17 @@ mod text {
 }
 
 /// The same where it may be missing.
-mod maybe_text {
+pub(super) mod maybe_text {
     use super::*;
 
-    pub(super) fn serialize<T: fmt::Display, S: Serializer>(
+    pub(in crate::identity) fn serialize<T: fmt::Display, S: Serializer>(
         value: &Option<T>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         value.as_ref().map(ToString::to_string).serialize(to)
     }
 
-    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+    pub(in crate::identity) fn deserialize<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
     where
         T: FromStr<Err: fmt::Display>,
         D: Deserializer<'de>,

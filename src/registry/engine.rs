@@ -3,8 +3,9 @@
 //!
 //! Who writes is what the certificate says. A member writes about its own instance only.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::domain::Fault;
@@ -12,10 +13,13 @@ use crate::domain::InstanceId;
 use crate::domain::Reason;
 use crate::domain::SpiffeId;
 use crate::identity::Action;
+use crate::identity::Revocation;
+use crate::identity::Revocations;
 use crate::identity::authorize;
 use crate::pb;
 use crate::registry::card::Door;
 use crate::registry::card::Who;
+use crate::registry::catalog::Entry;
 use crate::registry::lease::LeaseId;
 use crate::registry::lease::Terms;
 use crate::registry::rules::Rule;
@@ -159,6 +163,47 @@ impl Engine {
         Ok(pb::DeleteRuleResponse {
             deleted: Some(deleted.message().clone()),
         })
+    }
+
+    /// Takes out whom new revocations name until `stop`; to be started in a nursery.
+    pub async fn shut_out(self, mut told: watch::Receiver<Arc<Revocations>>, stop: Stop) {
+        let mut known: HashSet<_> = told.borrow_and_update().all.iter().cloned().collect();
+        loop {
+            let list = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = told.changed() => match changed {
+                    Ok(()) => Arc::clone(&told.borrow_and_update()),
+                    Err(_) => return,
+                },
+            };
+            let fresh: Vec<_> = list.all.iter().filter(|one| !known.contains(one)).collect();
+            for instance in self.named_by(&fresh) {
+                self.take_out(&instance).await;
+            }
+            known = list.all.iter().cloned().collect();
+        }
+    }
+
+    fn named_by(&self, revocations: &[&Revocation]) -> Vec<InstanceId> {
+        let named = |entry: &&Arc<Entry>| {
+            let instance = Some(&entry.instance_id);
+            revocations.iter().any(|one| one.names(&entry.id, instance))
+        };
+        self.store.live().read(|catalog| {
+            let entries = catalog.entries_after(None).filter(named);
+            entries.map(|entry| entry.instance_id.clone()).collect()
+        })
+    }
+
+    async fn take_out(&self, instance: &InstanceId) {
+        // Without a lease it has left meanwhile.
+        let Some(lease) = self.store.lease_of(instance) else {
+            return;
+        };
+        match self.store.end(&lease, instance).await {
+            Ok(()) => tracing::info!(%instance, "shut out; taken out"),
+            Err(error) => tracing::warn!(%instance, %error, "shut out, but not taken out"),
+        }
     }
 
     /// Takes out the silent until `stop`; to be started in a nursery.

@@ -191,6 +191,11 @@ impl Leases {
         self.by_instance.get(owner) == Some(id)
     }
 
+    /// The lease that an instance holds.
+    pub fn of(&self, owner: &InstanceId) -> Option<&LeaseId> {
+        self.by_instance.get(owner)
+    }
+
     /// The instances whose leases have run out, each with its lease; they keep them until
     /// [`Self::end`]. To be asked about once a second: who asks seldom stood still meanwhile, could
     /// hear nobody, and gets the grace of a restart.

@@ -6,6 +6,7 @@ use rustls::RootCertStore;
 use tokio::{sync::watch, time::interval};
 
 use super::{
+    bundle::Bundle,
     carry::Reached,
     error::SidecarError,
     health::{Attended, Counts, Describer, Probe, Prober},
@@ -38,6 +39,12 @@ impl Parts {
         self.nursery.start("renewals", |stop| async move {
             keep_renewed(credentials, Some(&dir), &renewals, stop).await;
         });
+    }
+
+    pub(super) fn follow_bundle(&self, control: Pool) {
+        let registry = self.config.registry.clone();
+        let bundle = Bundle::new(self.credentials.clone(), control, registry);
+        self.nursery.start("bundle", |stop| bundle.follow(stop));
     }
 
     pub(super) fn watch_agent(

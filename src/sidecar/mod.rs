@@ -6,6 +6,7 @@
 mod around;
 mod background;
 mod balancer;
+mod bundle;
 mod carry;
 mod config;
 mod counted;

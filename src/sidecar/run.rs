@@ -148,6 +148,7 @@ impl Parts {
             ["registry", "members", "agent", "passed"].map(Dials::new);
         let control = Pool::of(self.ways(&to_registry), self.control.clone());
         self.keep_renewed(joiner, control.clone());
+        self.follow_bundle(control.clone());
         let source = counted(self.source(control), self.progress.calls());
         let described = watch::Sender::new(Arc::new(self.described(Vec::new())));
         let mirror = self.mirror(&source);

@@ -30,7 +30,6 @@ use crate::identity::credentials::ALPN;
 use crate::identity::exporter;
 use crate::runtime::Nursery;
 use crate::runtime::clock::wall;
-use crate::telemetry::metrics::pool::Close;
 use crate::transport::alive::{Alive, cause_of, tune};
 use crate::transport::error::DialError;
 use crate::transport::lifetime::Sightings;
@@ -308,9 +307,9 @@ where
         self.nursery.adopt("connection", async move {
             tokio::select! {
                 _ = task => {}
-                () = sightings.end_of(&peer) => {
-                    alive.ends(Close::Expired);
-                    tracing::info!(peer = %peer.id, "connection cut: the peer's certificate has ended");
+                cut = sightings.end_of(&peer) => {
+                    alive.ends(cut.into());
+                    tracing::info!(peer = %peer.id, why = cut.why(), "connection cut");
                 }
             }
         });
@@ -357,7 +356,7 @@ mod tests {
     use tonic::body::Body;
 
     use super::*;
-    use crate::telemetry::metrics::pool::Dials;
+    use crate::telemetry::metrics::pool::{Close, Dials};
     use crate::transport::alive::Fate;
     use crate::transport::opening::FRAME_HEAD;
     use crate::transport::replay::Recording;

@@ -7,12 +7,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use crate::domain::InstanceId;
 use crate::domain::SpiffeId;
-use crate::identity::Peer;
+use crate::identity::{Credentials, Peer, Revoked};
 use crate::runtime::clock::wall;
+use crate::telemetry::metrics::pool::Close;
 
 /// The wall clock is looked at this often: a laptop that slept must not outlive its certificate.
 const LOOK: Duration = Duration::from_secs(10);
@@ -21,13 +22,52 @@ const MOST: usize = 16_384;
 
 type Who = (SpiffeId, Option<InstanceId>);
 
-/// The end of the newest certificate that each instance has shown on any connection.
+/// Why a connection may not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The life of the peer's certificate is over.
+    Expired,
+    /// The peer is shut out.
+    Revoked,
+}
+
+/// The end of the newest certificate that each instance has shown on any connection, and who is
+/// shut out.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sightings {
     newest: Arc<Mutex<HashMap<Who, SystemTime>>>,
+    /// `None`: nobody ever is.
+    revoked: Option<watch::Receiver<Arc<Revoked>>>,
+}
+
+impl Cut {
+    /// For the log.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::Expired => "the peer's certificate has ended",
+            Self::Revoked => "the peer was shut out",
+        }
+    }
+}
+
+impl From<Cut> for Close {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Expired => Self::Expired,
+            Cut::Revoked => Self::Revoked,
+        }
+    }
 }
 
 impl Sightings {
+    /// Of connections that these credentials verify; `None`: of none.
+    pub(super) fn of(credentials: Option<&Credentials>) -> Self {
+        Self {
+            newest: Arc::default(),
+            revoked: credentials.map(Credentials::revoked),
+        }
+    }
+
     /// Takes note of a certificate that was verified at `now`.
     pub(super) fn saw(&self, peer: &Peer, now: SystemTime) {
         let mut newest = self.newest.lock();
@@ -49,7 +89,14 @@ impl Sightings {
     }
 
     /// Waits until a connection on which `peer` was shown has to end.
-    pub(super) async fn end_of(&self, peer: &Peer) {
+    pub(super) async fn end_of(&self, peer: &Peer) -> Cut {
+        tokio::select! {
+            () = self.over(peer) => Cut::Expired,
+            () = self.shut_out(peer) => Cut::Revoked,
+        }
+    }
+
+    async fn over(&self, peer: &Peer) {
         loop {
             let now = wall();
             if self.ended(peer, now) {
@@ -58,6 +105,16 @@ impl Sightings {
             let left = self.end(peer).duration_since(now).unwrap_or(Duration::ZERO);
             sleep(left.clamp(Duration::from_millis(1), LOOK)).await;
         }
+    }
+
+    async fn shut_out(&self, peer: &Peer) {
+        if let Some(mut revoked) = self.revoked.clone() {
+            // No error: who verified the peer holds the sender, or the process ends.
+            if revoked.wait_for(|all| all.refuses(peer)).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     fn end(&self, peer: &Peer) -> SystemTime {

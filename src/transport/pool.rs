@@ -102,12 +102,12 @@ impl Pool {
     pub fn of(ways: Ways, nursery: Nursery) -> Self {
         let inner = Arc::new(Inner {
             changes: ways.credentials.as_ref().map(Credentials::changes),
+            sightings: Sightings::of(ways.credentials.as_ref()),
             credentials: ways.credentials,
             counts: ways.counts,
             nursery: nursery.clone(),
             age: ways.connection_age.mul_f64(MOVE_AT),
             sooner: Notify::new(),
-            sightings: Sightings::default(),
             entries: Mutex::new(HashMap::new()),
         });
         let swept = Arc::clone(&inner);

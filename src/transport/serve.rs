@@ -17,7 +17,7 @@ use crate::telemetry::call::Origin;
 use crate::telemetry::metrics::calls::Listener;
 use crate::transport::dial::Io;
 use crate::transport::hub::{Arrival, Switch};
-use crate::transport::lifetime::{Sightings, around};
+use crate::transport::lifetime::{Cut, Sightings, around};
 use crate::transport::limits::{Limits, Seats};
 
 /// Window of one stream. 64 KiB cost half as much CPU again for payloads of 16 KiB.
@@ -92,10 +92,11 @@ pub(super) async fn serve(
                 open.ended();
                 break ended;
             }
-            () = cut.as_mut() => {
+            cut = cut.as_mut() => {
                 open.ended();
-                let why = "the peer's certificate has ended";
-                tracing::info!(remote = ?connection.remote, why, "connection cut");
+                let caller = &*origin(&connection, &context).caller;
+                let why = cut.why();
+                tracing::info!(remote = ?connection.remote, caller, why, "connection cut");
                 return;
             }
             why = leave.as_mut(), if !leaving => {
@@ -169,8 +170,8 @@ fn config(caller: &Caller, limits: &Limits) -> Config {
     }
 }
 
-/// Waits for the end of the peer's certificate.
-async fn cut(caller: &Caller, context: &Context) {
+/// Waits until the peer may not go on.
+async fn cut(caller: &Caller, context: &Context) -> Cut {
     match caller {
         Caller::Member(peer) => context.sightings.end_of(peer).await,
         Caller::Local | Caller::Anonymous => pending().await,

@@ -68,7 +68,7 @@ impl Server {
         (hubs, routes): (&Hubs, impl Fn(usize) -> Routes),
     ) -> Self {
         let limits = Arc::new(limits);
-        let sightings = Sightings::default();
+        let sightings = Sightings::of(security.credentials());
         let counts = calls::Listener::new(security.label());
         let staying = TaskTracker::new();
         let contexts: Vec<Context> = threads
@@ -151,6 +151,14 @@ impl Server {
 }
 
 impl Security {
+    /// What proves members to this listener, where it asks for them.
+    fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::MutualTls(credentials) => Some(credentials),
+            Self::Enrollment(_) | Self::Plaintext => None,
+        }
+    }
+
     /// The listener's name in metrics and logs.
     fn label(&self) -> &'static str {
         match self {

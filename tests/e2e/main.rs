@@ -49,6 +49,7 @@ mod passing;
 mod plenty;
 mod questions;
 mod reflection;
+mod revocation;
 mod rolling;
 mod rules;
 mod silence;

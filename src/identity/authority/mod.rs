@@ -40,6 +40,8 @@ pub const ISSUED_LIFE: Duration = Duration::from_hours(24);
 /// Certificates start that much earlier, for clocks that are behind; short ones a tenth of their
 /// life, or they would be half over when they begin.
 pub const BACKDATE: Duration = Duration::from_mins(1);
+/// No certificate is backdated by more than this part of its life.
+pub const BACKDATED_PART: u32 = 10;
 
 /// Why the CA cannot be used, or does not sign.
 #[derive(Debug, thiserror::Error)]
@@ -227,7 +229,7 @@ impl Authority {
     ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let now = clock::wall();
         let life = Validity {
-            not_before: now - BACKDATE.min(ttl / 10),
+            not_before: now - BACKDATE.min(ttl / BACKDATED_PART),
             not_after: now + ttl,
         };
         self.issue_within(key, id, instance, life)

@@ -8,7 +8,8 @@ use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
     client::{
         ResolvesClientCert, Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -28,6 +29,7 @@ use crate::domain::InstanceId;
 use crate::domain::Member;
 use crate::domain::SpiffeId;
 use crate::identity::peer::Peer;
+use crate::identity::revocation::Revoked;
 use crate::identity::svid::Svid;
 use crate::identity::verify::{Mismatch, Pinned, provider, tls13_signatures};
 
@@ -90,6 +92,7 @@ impl Credentials {
         let held = Arc::new(Held {
             svid: ArcSwap::from_pointee(svid),
             changes: watch::Sender::new(0),
+            revoked: watch::Sender::new(Arc::default()),
         });
         let mutual = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -118,6 +121,17 @@ impl Credentials {
     pub fn replace(&self, svid: Svid) {
         self.held.svid.store(Arc::new(svid));
         self.held.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Refuses these certificates from now on, in place of those before: in handshakes, and open
+    /// connections end.
+    pub fn shut_out(&self, revoked: Revoked) {
+        self.held.revoked.send_replace(Arc::new(revoked));
+    }
+
+    /// Whose certificates are refused, now and after each change.
+    pub fn revoked(&self) -> watch::Receiver<Arc<Revoked>> {
+        self.held.revoked.subscribe()
     }
 
     /// The certificate of this moment.
@@ -216,6 +230,17 @@ fn without_resumption(mut config: ClientConfig) -> ClientConfig {
 struct Held {
     svid: ArcSwap<Svid>,
     changes: watch::Sender<u64>,
+    revoked: watch::Sender<Arc<Revoked>>,
+}
+
+impl Held {
+    /// A peer whose chain and dates are good, unless it is shut out.
+    fn admitted(&self, peer: Peer) -> Result<Peer, Error> {
+        if self.revoked.borrow().refuses(&peer) {
+            return Err(Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        Ok(peer)
+    }
 }
 
 /// Shows our certificate of the moment.
@@ -258,6 +283,7 @@ impl ClientCertVerifier for Clients {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let peer = self.0.svid.load().trust().client(leaf, rest, now)?;
+        let peer = self.0.admitted(peer)?;
         tracing::trace!(peer = %peer.id, serial = peer.serial, "client verified");
         Ok(ClientCertVerified::assertion())
     }
@@ -282,6 +308,7 @@ impl ServerCertVerifier for Servers {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let peer = self.held.svid.load().trust().server(leaf, rest, now)?;
+        let peer = self.held.admitted(peer)?;
         self.expect.check(&peer).map_err(Mismatch::into_error)?;
         Ok(ServerCertVerified::assertion())
     }

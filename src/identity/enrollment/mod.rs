@@ -22,6 +22,7 @@ use crate::identity::certificate;
 use crate::identity::csr::PublicKey;
 use crate::identity::ledger::{Ledger, LedgerError, Redeemed, Redemption, TokenRecord};
 use crate::identity::peer::Connection;
+use crate::identity::revocation::Revoked;
 use crate::identity::token::{Guesses, Token};
 use crate::pb;
 use crate::pb::enrollment_server::Enrollment;
@@ -30,6 +31,8 @@ use crate::telemetry::metrics::Outcomes;
 
 /// How long after its end a certificate may be rejoined with.
 pub const REJOIN_WINDOW: Duration = Duration::from_hours(7 * 24);
+/// How long after a revocation nothing is issued to whom it names.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// Longest nonce, in bytes.
 pub const NONCE_MAX: usize = 64;
 /// Most certificates in a chain to rejoin with: leaf, issuing CA, root.
@@ -95,6 +98,7 @@ impl EnrollmentService {
         let record = record.ok_or_else(|| refused_token("unknown"))?;
         let instance = chosen_instance(&record, &request.instance_id)?;
         let redemption = self.redemption(&record, key, instance, &request.nonce)?;
+        self.is_not_refused(&redemption).await?;
         let redeemed = self.ledger.redeem(&token.hash(), redemption).await;
         let redeemed = redeemed.map_err(|error| {
             if error == LedgerError::InstanceUnknown {
@@ -136,6 +140,23 @@ impl EnrollmentService {
                 .map(|der| der.to_vec())
                 .collect(),
         })
+    }
+
+    /// A certificate of the second in which its member was shut out would be refused as well.
+    async fn is_not_refused(&self, redemption: &Redemption) -> Result<(), Fault> {
+        let revocations = self.ledger.revocations().await.map_err(from_ledger)?;
+        let leaf = redemption
+            .chain
+            .first()
+            .map(|der| certificate::peer_of(der));
+        let Some(Ok(peer)) = leaf else {
+            return Ok(());
+        };
+        if Revoked::of(revocations.all).refuses(&peer) {
+            let text = "the member was shut out just now: try again in a second";
+            return Err(Fault::new(Reason::RateLimited, text).retry_after(REFUSED_FOR));
+        }
+        Ok(())
     }
 
     async fn rejoined(

@@ -3,10 +3,12 @@
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::domain::Fault;
 use crate::domain::InstanceId;
+use crate::domain::Member;
 use crate::domain::Reason;
 use crate::domain::SpiffeId;
 use crate::identity::authority::Authority;
@@ -15,25 +17,38 @@ use crate::identity::csr::PublicKey;
 use crate::identity::enrollment::{from_authority, from_ledger, reissue};
 use crate::identity::ledger::Ledger;
 use crate::identity::peer::Connection;
+use crate::identity::revocation::{Revocation, Revocations};
+use crate::identity::shutting::Shutting;
 use crate::identity::token::{TOKEN_LIFE, TokenError, create_join_token};
 use crate::pb;
 use crate::pb::identity_server::Identity;
 use crate::runtime::Stop;
 use crate::runtime::clock;
 
-/// Renews members' certificates, and makes join tokens for operators.
+/// Longest reason of a revocation, in bytes.
+const REASON_MAX: usize = 1024;
+
+/// Renews members' certificates, makes join tokens for operators, and shuts out whom they name.
 pub struct IdentityService {
     authority: Arc<Authority>,
     ledger: Arc<dyn Ledger>,
+    shutting: Shutting,
     stop: Stop,
 }
 
 impl IdentityService {
-    /// Signs with `authority`, remembers in `ledger`; open watches end at `stop`.
-    pub fn new(authority: Arc<Authority>, ledger: Arc<dyn Ledger>, stop: Stop) -> Self {
+    /// Signs with `authority`, remembers in `ledger`, whose revocations are `shutting`'s; open
+    /// watches end at `stop`.
+    pub fn new(
+        authority: Arc<Authority>,
+        ledger: Arc<dyn Ledger>,
+        shutting: Shutting,
+        stop: Stop,
+    ) -> Self {
         Self {
             authority,
             ledger,
+            shutting,
             stop,
         }
     }
@@ -79,22 +94,13 @@ impl IdentityService {
     ) -> Result<pb::CreateJoinTokenResponse, Fault> {
         let operator = &connection.member()?.id;
         authorize(operator, Action::Admin, None)?;
-        let id: SpiffeId = request
-            .spiffe_id
-            .parse()
-            .map_err(|error| Fault::field("spiffe_id", format!("{error}")))?;
+        let id = id_of(&request.spiffe_id)?;
         let life = match request.ttl {
             None => TOKEN_LIFE,
             // A negative life is none at all; both are refused by their bounds.
             Some(ttl) => Duration::try_from(ttl).unwrap_or_default(),
         };
-        let instance = match request.instance_id.as_str() {
-            "" => None,
-            text => Some(
-                text.parse::<InstanceId>()
-                    .map_err(|error| Fault::field("instance_id", error.to_string()))?,
-            ),
-        };
+        let instance = instance_of(&request.instance_id)?;
         let now = clock::wall();
         let ledger = &*self.ledger;
         let made = create_join_token(&self.authority, ledger, id.clone(), instance, life, now);
@@ -105,6 +111,77 @@ impl IdentityService {
             expires_at: Some(expires_at.into()),
         })
     }
+}
+
+impl IdentityService {
+    async fn revoked(
+        &self,
+        connection: &Connection,
+        request: &pb::RevokeRequest,
+    ) -> Result<u64, Fault> {
+        let operator = &connection.member()?.id;
+        authorize(operator, Action::Admin, None)?;
+        let id = id_of(&request.spiffe_id)?;
+        if id.trust_domain != *self.authority.trust_domain() {
+            return Err(Fault::field("spiffe_id", "not a member of this mesh"));
+        }
+        let instance = instance_of(&request.instance_id)?;
+        match id.member {
+            // Every member would take us for an impostor, and this registry holds the CA itself.
+            Member::Registry(_) => {
+                let text = "a registry is not shut out by its certificate: take its CA out of use";
+                return Err(Fault::field("spiffe_id", text));
+            }
+            Member::Agent(_) | Member::Service(_) | Member::Operator(_) => {}
+        }
+        if request.reason.len() > REASON_MAX {
+            return Err(Fault::field("reason", "a reason has at most 1024 bytes"));
+        }
+        let revocation = Revocation::at(clock::wall(), id.clone(), instance.clone());
+        let revision = self.shutting.revoke(revocation).await;
+        let revision = revision.map_err(from_ledger)?;
+        let reason = &*request.reason;
+        tracing::warn!(%operator, %id, ?instance, ?reason, revision, "shut out");
+        Ok(revision)
+    }
+}
+
+/// The list of each moment; the first at once, unless it is `known`.
+fn lists(
+    told: watch::Receiver<Arc<Revocations>>,
+    known: bool,
+) -> impl Stream<Item = Arc<Revocations>> {
+    stream::unfold((told, known), |(mut told, known)| async move {
+        if known {
+            // Its sender goes with the registry.
+            told.changed().await.ok()?;
+        }
+        let list = Arc::clone(&told.borrow_and_update());
+        Some((list, (told, true)))
+    })
+}
+
+fn message(list: &Revocations, authority: &Authority) -> pb::WatchBundleResponse {
+    pb::WatchBundleResponse {
+        revision: list.revision,
+        bundle: authority.bundle().iter().map(|der| der.to_vec()).collect(),
+        revocations: list.all.iter().map(Revocation::message).collect(),
+        generation: list.generation.clone(),
+    }
+}
+
+fn id_of(text: &str) -> Result<SpiffeId, Fault> {
+    let id = text.parse::<SpiffeId>();
+    id.map_err(|error| Fault::field("spiffe_id", error.to_string()))
+}
+
+fn instance_of(text: &str) -> Result<Option<InstanceId>, Fault> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let instance = text.parse::<InstanceId>();
+    let instance = instance.map_err(|error| Fault::field("instance_id", error.to_string()));
+    instance.map(Some)
 }
 
 #[tonic::async_trait]
@@ -121,24 +198,20 @@ impl Identity for IdentityService {
         Ok(Response::new(pb::RenewResponse { svid }))
     }
 
-    /// The bundle once; the stream then stays open for changes, of which this version has none.
+    /// All in force first, unless the caller has it; then each change.
     async fn watch_bundle(
         &self,
         request: Request<pb::WatchBundleRequest>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
         Connection::of(&request)?.member()?;
-        let first = pb::WatchBundleResponse {
-            revision: 1,
-            bundle: self
-                .authority
-                .bundle()
-                .iter()
-                .map(|der| der.to_vec())
-                .collect(),
-            revocations: Vec::new(),
-            generation: String::new(),
+        let request = request.get_ref();
+        let told = self.shutting.watch();
+        let known = {
+            let list = told.borrow();
+            (request.after_revision, &request.generation) == (list.revision, &list.generation)
         };
-        let open = stream::once(async { Ok(first) }).chain(stream::pending());
+        let authority = Arc::clone(&self.authority);
+        let open = lists(told, known).map(move |list| Ok(message(&list, &authority)));
         let stopped = self.stop.clone().cancelled_owned();
         Ok(Response::new(Box::pin(open.take_until(stopped))))
     }
@@ -157,8 +230,8 @@ impl Identity for IdentityService {
         request: Request<pb::RevokeRequest>,
     ) -> Result<Response<pb::RevokeResponse>, Status> {
         let connection = Connection::of(&request)?;
-        authorize(&connection.member()?.id, Action::Admin, None)?;
-        Err(not_yet("Revoke"))
+        let revision = self.revoked(&connection, request.get_ref()).await?;
+        Ok(Response::new(pb::RevokeResponse { revision }))
     }
 
     async fn issue_token(

@@ -17,6 +17,7 @@ use super::Store;
 use super::StoreError;
 use crate::domain::InstanceId;
 use crate::identity::LedgerError;
+use crate::identity::Revocation;
 use crate::identity::ledger::Redemption;
 use crate::identity::ledger::TokenEntry;
 use crate::pb;
@@ -212,6 +213,54 @@ async fn a_retry_gets_the_same_answer_and_generations_only_grow() {
         let stranger = "i2".parse().unwrap();
         let unknown = store.advance_generation(&stranger, 1, [3; 32]).await;
         assert_eq!(unknown, Err(LedgerError::InstanceUnknown));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_revocation_names_is_forgotten_and_its_unused_tokens_with_it() {
+    on_each(|store, _| async move {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        for (number, instance) in [(1, "i1"), (2, "i2"), (3, "i3")] {
+            store
+                .put_token([number; 32], token(now), now)
+                .await
+                .unwrap();
+            let redeemed = redemption(now, number, instance);
+            store.redeem(&[number; 32], redeemed).await.unwrap();
+        }
+        store.put_token([4; 32], token(now), now).await.unwrap();
+        let bound = TokenEntry {
+            instance: Some("i1".parse().unwrap()),
+            ..token(now)
+        };
+        store.put_token([5; 32], bound, now).await.unwrap();
+        let known = async || {
+            let mut all = Vec::new();
+            for instance in ["i1", "i2", "i3"] {
+                let entry = store.instance(&instance.parse().unwrap()).await.unwrap();
+                all.push(entry.is_some());
+            }
+            for number in [4, 5] {
+                all.push(store.token(&[number; 32]).await.unwrap().is_some());
+            }
+            all
+        };
+        assert_eq!(known().await, [true; 5]);
+        let before = store.revocations().await.unwrap();
+        assert_eq!((before.revision, before.all.len()), (1, 0));
+
+        let one = Revocation::at(now, token(now).id, Some("i1".parse().unwrap()));
+        let list = store.revoke(one.clone(), now).await.unwrap();
+        assert_eq!((list.revision, &*list.all), (2, &[one.clone()][..]));
+        assert_eq!(list.generation, before.generation);
+        assert_eq!(known().await, [false, true, true, true, false]);
+
+        let all = Revocation::at(now, token(now).id, None);
+        let list = store.revoke(all.clone(), now).await.unwrap();
+        assert_eq!((list.revision, &*list.all), (3, &[one, all][..]));
+        assert_eq!(known().await, [false; 5]);
+        assert_eq!(store.revocations().await.unwrap(), list);
     })
     .await;
 }

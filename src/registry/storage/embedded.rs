@@ -183,6 +183,10 @@ impl Store for RedbStore {
             .await?
     }
 
+    fn lease_of(&self, instance: &InstanceId) -> Option<LeaseId> {
+        self.shelf.lease_of(instance)
+    }
+
     async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError> {
         let silent = self.shelf.expired(now);
         if silent.is_empty() {

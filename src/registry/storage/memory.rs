@@ -16,6 +16,8 @@ use crate::domain::SpiffeId;
 use crate::identity::Ledger;
 use crate::identity::LedgerError;
 use crate::identity::MemoryLedger;
+use crate::identity::Revocation;
+use crate::identity::Revocations;
 use crate::identity::ledger::InstanceEntry;
 use crate::identity::ledger::Redeemed;
 use crate::identity::ledger::Redemption;
@@ -97,6 +99,10 @@ impl Store for MemoryStore {
         self.shelf.end(lease, owner)
     }
 
+    fn lease_of(&self, instance: &InstanceId) -> Option<LeaseId> {
+        self.shelf.lease_of(instance)
+    }
+
     async fn expire(&self, now: Instant) -> Result<Vec<InstanceId>, StoreError> {
         let mut gone = Vec::new();
         for (lease, owner) in self.shelf.expired(now) {
@@ -165,5 +171,17 @@ impl Ledger for MemoryStore {
         key: [u8; 32],
     ) -> Result<u64, LedgerError> {
         self.ledger.advance_generation(id, from, key).await
+    }
+
+    async fn revoke(
+        &self,
+        revocation: Revocation,
+        now: SystemTime,
+    ) -> Result<Revocations, LedgerError> {
+        self.ledger.revoke(revocation, now).await
+    }
+
+    async fn revocations(&self) -> Result<Revocations, LedgerError> {
+        self.ledger.revocations().await
     }
 }

@@ -151,6 +151,9 @@ pub trait Store: Ledger + fmt::Debug {
     /// `LeaseUnknown` when it is not `owner`'s; or the store fails.
     async fn end(&self, lease: &LeaseId, owner: &InstanceId) -> Result<(), StoreError>;
 
+    /// The lease that an instance holds.
+    fn lease_of(&self, instance: &InstanceId) -> Option<LeaseId>;
+
     /// Takes out whoever was not heard from in time; to be called once a second.
     ///
     /// # Errors

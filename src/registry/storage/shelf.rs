@@ -81,6 +81,10 @@ impl Shelf {
         self.leases.lock().holds(lease, owner)
     }
 
+    pub(super) fn lease_of(&self, instance: &InstanceId) -> Option<LeaseId> {
+        self.leases.lock().of(instance).cloned()
+    }
+
     pub(super) fn end(&self, lease: &LeaseId, owner: &InstanceId) -> Result<(), StoreError> {
         let mut leases = self.leases.lock();
         leases.end(lease, owner)?;

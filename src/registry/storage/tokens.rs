@@ -16,6 +16,8 @@ use super::embedded::failed;
 use crate::domain::InstanceId;
 use crate::identity::Ledger;
 use crate::identity::LedgerError;
+use crate::identity::Revocation;
+use crate::identity::Revocations;
 use crate::identity::ledger::INSTANCES_MAX;
 use crate::identity::ledger::InstanceEntry;
 use crate::identity::ledger::Redeemed;
@@ -33,10 +35,20 @@ const TOKENS: Tokens = TableDefinition::new("tokens");
 /// Instance id to its record, as JSON.
 const INSTANCES: Instances = TableDefinition::new("instances");
 
+type Lists = TableDefinition<'static, &'static str, &'static [u8]>;
+
+/// The list of revocations, as JSON, under [`REVOKED`].
+const REVOCATIONS: Lists = TableDefinition::new("revocations");
+const REVOKED: &str = "all";
+
 /// Makes the tables where they are missing.
 pub(super) fn prepare(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(TOKENS)?;
     tx.open_table(INSTANCES)?;
+    let mut lists = tx.open_table(REVOCATIONS)?;
+    if lists.get(REVOKED)?.is_none() {
+        lists.insert(REVOKED, &*written(&Revocations::none())?)?;
+    }
     Ok(())
 }
 
@@ -92,6 +104,23 @@ impl Ledger for RedbStore {
     ) -> Result<u64, LedgerError> {
         let id = id.clone();
         self.decide(move |tx| advance(tx, &id, from, key)).await
+    }
+
+    async fn revoke(
+        &self,
+        revocation: Revocation,
+        now: SystemTime,
+    ) -> Result<Revocations, LedgerError> {
+        self.decide(move |tx| revoke(tx, revocation, now)).await
+    }
+
+    async fn revocations(&self) -> Result<Revocations, LedgerError> {
+        let read = || -> Result<_, StoreError> {
+            let table = self.database.begin_read()?.open_table(REVOCATIONS)?;
+            let row = table.get(REVOKED)?.map(|row| read(row.value()));
+            row.unwrap_or_else(|| Err(StoreError::Failed("no list of revocations".into())))
+        };
+        read().map_err(store)
     }
 }
 
@@ -170,6 +199,29 @@ fn advance(tx: &WriteTransaction, id: &InstanceId, from: u64, key: [u8; 32]) -> 
     };
     instances.insert(id.as_str(), &*written(&entry)?)?;
     Ok(Ok(entry.generation))
+}
+
+fn revoke(tx: &WriteTransaction, revocation: Revocation, now: SystemTime) -> Decided<Revocations> {
+    let mut lists = tx.open_table(REVOCATIONS)?;
+    let list = lists.get(REVOKED)?.map(|row| read(row.value()));
+    let mut list: Revocations =
+        list.unwrap_or_else(|| Err(StoreError::Failed("no list of revocations".into())))?;
+    if let Err(refused) = list.add(revocation.clone(), now) {
+        return Ok(Err(refused));
+    }
+    lists.insert(REVOKED, &*written(&list)?)?;
+    // What cannot be read stays, and is told by whoever asks for it.
+    tx.open_table(INSTANCES)?.retain(|instance, row| {
+        let entry = read::<InstanceEntry>(row);
+        let instance = instance.parse().ok();
+        entry.map_or(true, |entry| {
+            !revocation.names(&entry.id, instance.as_ref())
+        })
+    })?;
+    tx.open_table(TOKENS)?.retain(|_, row| {
+        read::<TokenRecord>(row).map_or(true, |record| !record.is_undone_by(&revocation))
+    })?;
+    Ok(Ok(list))
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {

@@ -37,6 +37,8 @@ pub enum Close {
     Broken,
     /// The peer's certificate ended.
     Expired,
+    /// The peer was shut out.
+    Revoked,
     /// This process stops.
     Stopped,
 }
@@ -55,7 +57,7 @@ impl Dial {
 }
 
 impl Close {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Idle,
         Self::Replaced,
         Self::Evicted,
@@ -63,6 +65,7 @@ impl Close {
         Self::Silent,
         Self::Broken,
         Self::Expired,
+        Self::Revoked,
         Self::Stopped,
     ];
 
@@ -75,6 +78,7 @@ impl Close {
             Self::Silent => "silent",
             Self::Broken => "broken",
             Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::Stopped => "stopped",
         }
     }

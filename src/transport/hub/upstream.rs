@@ -22,7 +22,7 @@ use crate::{
         drive::{Core, Driver},
         entry::{lasting, outcome_of},
         error::fault_of,
-        lifetime::Sightings,
+        lifetime::{Cut, Sightings},
         pool::{MOVE_AT, Ways},
     },
 };
@@ -69,11 +69,12 @@ impl<P: Policy> Drop for Pending<'_, P> {
 
 impl Upstream {
     pub(super) fn new(ways: Ways, lookup: Lookup, nursery: Nursery) -> Self {
+        let sightings = Sightings::of(ways.credentials.as_ref());
         Self {
             ways,
             lookup,
             nursery,
-            sightings: Sightings::default(),
+            sightings,
         }
     }
 
@@ -109,8 +110,8 @@ impl Upstream {
             tokio::select! {
                 ended = driver.run() => break ended,
                 () = heir.as_mut(), if leaving && !stop.is_cancelled() => {}
-                () = cut.as_mut() => {
-                    alive.ends(Close::Expired);
+                cut = cut.as_mut() => {
+                    alive.ends(cut.into());
                     return;
                 }
                 () = ending.as_mut(), if !leaving => {
@@ -179,7 +180,7 @@ impl Upstream {
         }
     }
 
-    async fn cut(&self, peer: Option<&Peer>) {
+    async fn cut(&self, peer: Option<&Peer>) -> Cut {
         match peer {
             Some(peer) => self.sightings.end_of(peer).await,
             None => std::future::pending().await,

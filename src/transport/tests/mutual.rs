@@ -14,7 +14,9 @@ use tokio::{
 use super::*;
 use crate::domain::SpiffeId;
 use crate::identity::authority::Validity;
-use crate::identity::{Authority, Credentials, Draft, Expect, Names, Svid, joining_config};
+use crate::identity::{
+    Authority, Credentials, Draft, Expect, Names, Revocation, Revoked, Svid, joining_config,
+};
 use crate::runtime::clock::wall;
 use crate::transport::dial_enrollment;
 use crate::wire::status::reason_of;
@@ -393,6 +395,66 @@ async fn a_slow_handshake_is_closed() {
     silent.read_to_end(&mut heard).await.unwrap();
     assert!(heard.is_empty());
     until("it is forgotten", || server.connections() == 0).await;
+    server.drain(GRACE).await;
+}
+
+#[tokio::test]
+async fn who_is_shut_out_is_cut_and_refused_on_either_side_and_nobody_else() {
+    let (mesh, seen) = (Mesh::new(), Seen::new());
+    let threads = DataThreads::start(1).unwrap();
+    let own = mesh.agent("server", HOUR);
+    let (server, target) = serve_as(&own, &threads, &seen);
+    let [stolen, honest] = ["stolen", "honest"].map(|name| {
+        let credentials = mesh.agent(name, HOUR);
+        let channel = Pool::new(credentials.clone(), Nursery::here()).channel(target.clone());
+        (credentials, channel)
+    });
+    let open = async |channel: &Channel| {
+        let (feed, request) = flow();
+        let response = channel.clone().oneshot(request).await.unwrap();
+        (feed, response)
+    };
+    let ended = async |response| {
+        let ended = tokio::time::timeout(Duration::from_secs(5), whole(response)).await;
+        ended.expect("the stream was not cut").is_err()
+    };
+    // A connection that broke at once is dialled again after a moment only.
+    let refused = async |channel: &Channel| {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let fault = call(channel, "/echo", b"x").await.unwrap_err();
+            assert_eq!(reason_of(&fault).as_deref(), Some("PEER_UNREACHABLE"));
+            if fault.message().contains("Revoked") {
+                return;
+            }
+            assert!(Instant::now() < end, "{fault}");
+            tokio::task::yield_now().await;
+        }
+    };
+    let of = |name: &str| Revoked::of([Revocation::at(wall(), id(name), None)]);
+
+    let (_feed, cut) = open(&stolen.1).await;
+    let (fed, stays) = open(&honest.1).await;
+    own.shut_out(of("stolen"));
+    assert!(ended(cut).await);
+    refused(&stolen.1).await;
+    drop(fed);
+    whole(stays).await.unwrap();
+    call(&honest.1, "/echo", b"x").await.unwrap();
+
+    // A client cuts and refuses a server as well.
+    let (_feed, cut) = open(&honest.1).await;
+    honest.0.shut_out(of("server"));
+    assert!(ended(cut).await);
+    refused(&honest.1).await;
+
+    // Who is on the list no more is let in again.
+    own.shut_out(Revoked::default());
+    let end = Instant::now() + Duration::from_secs(30);
+    while call(&stolen.1, "/echo", b"x").await.is_err() {
+        assert!(Instant::now() < end);
+        tokio::task::yield_now().await;
+    }
     server.drain(GRACE).await;
 }
 

@@ -1,5 +1,7 @@
 //! `attache ca`: make the CA, invite members, issue certificates.
 
+pub(super) mod args;
+
 use std::{path::Path, time::Duration};
 
 use serde_json::json;
@@ -40,20 +42,28 @@ pub(super) async fn run(verb: CaVerb, output: &Output, nursery: &Nursery) -> Res
             out,
         } => {
             let mesh = Mesh::find(&mesh, nursery)?;
-            let kind = if service { "service" } else { "agent" };
-            let name: AgentName = qualified(&member).parse().map_err(Failed::usage)?;
-            let id = format!(
-                "spiffe://{}/ns/{}/{kind}/{}",
-                mesh.trust_domain(),
-                name.namespace,
-                name.name
-            );
+            let id = id_of(&mesh, &member, service)?;
             let asked = Asked {
                 id,
                 ttl: ttl.0,
                 instance: instance.unwrap_or_default(),
             };
             token(&mesh, asked, out.as_deref(), output).await
+        }
+        CaVerb::Revoke {
+            mesh,
+            member,
+            service,
+            instance,
+            reason,
+        } => {
+            let mesh = Mesh::find(&mesh, nursery)?;
+            let request = pb::RevokeRequest {
+                spiffe_id: id_of(&mesh, &member, service)?,
+                instance_id: instance.unwrap_or_default(),
+                reason,
+            };
+            revoke(&mesh, request, output).await
         }
         CaVerb::Issue {
             kind,
@@ -89,6 +99,41 @@ fn init(dir: &Path, domain: &str, development: bool, output: &Output) -> Result<
     output
         .note("keep root.key.pem offline if you can: only the issuing CA is used from day to day");
     output.note(&format!("next: attache registry --ca {}", dir.display()));
+    Ok(Exit::Done)
+}
+
+/// The SPIFFE id of whom a command names: a whole one, or `namespace/name`.
+fn id_of(mesh: &Mesh, member: &str, service: bool) -> Result<String, Failed> {
+    if member.starts_with("spiffe://") {
+        return Ok(member.to_owned());
+    }
+    let kind = if service { "service" } else { "agent" };
+    let name: AgentName = qualified(member).parse().map_err(Failed::usage)?;
+    let domain = mesh.trust_domain();
+    Ok(format!(
+        "spiffe://{domain}/ns/{}/{kind}/{}",
+        name.namespace, name.name
+    ))
+}
+
+async fn revoke(mesh: &Mesh, request: pb::RevokeRequest, output: &Output) -> Result<Exit, Failed> {
+    let (id, instance) = (request.spiffe_id.clone(), request.instance_id.clone());
+    let answer = mesh.identity().revoke(request).await?.into_inner();
+    if output.is_json() {
+        output.json(&json!({
+            "spiffe_id": id,
+            "instance_id": instance,
+            "revision": answer.revision,
+        }));
+        return Ok(Exit::Done);
+    }
+    let whom = match instance.as_str() {
+        "" => id,
+        instance => format!("instance {instance} of {id}"),
+    };
+    output.line(&format!("{whom} is shut out"));
+    output.note("connected sidecars refuse it within 5 s, all others when they reach a registry");
+    output.note("to let it in again: attache ca token, and join with a new state directory");
     Ok(Exit::Done)
 }
 
