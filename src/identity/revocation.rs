@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::InstanceId;
 use crate::domain::SpiffeId;
-use crate::identity::authority::{BACKDATE, BACKDATED_PART, ISSUED_LIFE};
+use crate::identity::authority::{BACKDATE, BACKDATED_PART, ISSUING_LIFE};
 use crate::identity::enrollment::REJOIN_WINDOW;
 use crate::identity::ledger::{LedgerError, maybe_text, text};
 use crate::identity::peer::Peer;
@@ -80,9 +80,10 @@ impl Revocation {
         self.names(&peer.id, peer.instance.as_ref()) && issued(peer) < self.before
     }
 
-    /// Whether nothing that it refuses is valid any more, or may be rejoined with.
+    /// Whether nothing that it refuses is valid any more, or may be rejoined with: a certificate
+    /// that an operator issued by hand may live as long as the CA that signed it.
     pub fn is_over(&self, now: SystemTime) -> bool {
-        now >= self.before + ISSUED_LIFE + REJOIN_WINDOW
+        now >= self.before + ISSUING_LIFE + REJOIN_WINDOW
     }
 }
 
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(list, full);
         // The same name needs no room, and what is over gives its own.
         list.add(of(None, later), later).unwrap();
-        let over = now + ISSUED_LIFE + REJOIN_WINDOW + Duration::from_secs(1);
+        let over = now + ISSUING_LIFE + REJOIN_WINDOW + Duration::from_secs(1);
         assert!(list.all[0].is_over(over) && !list.all[0].is_over(later));
         list.add(of(Some("more"), over), over).unwrap();
         assert_eq!(list.all, [of(None, later), of(Some("more"), over)]);
