@@ -21,6 +21,7 @@ pub mod service;
 pub mod shutting;
 pub mod svid;
 pub mod token;
+mod told;
 mod verify;
 
 pub use authority::{Authority, AuthorityError, Names};

@@ -42,8 +42,8 @@ impl Parts {
     }
 
     pub(super) fn follow_bundle(&self, control: Pool) {
-        let registry = self.config.registry.clone();
-        let bundle = Bundle::new(self.credentials.clone(), control, registry);
+        let places = (self.config.registry.clone(), self.config.state.clone());
+        let bundle = Bundle::new(self.credentials.clone(), control, places);
         self.nursery.start("bundle", |stop| bundle.follow(stop));
     }
 
