@@ -60,6 +60,10 @@ pub enum Earning {
     /// A header block or a DATA frame went to the peer: it may be answered by a PING (measuring
     /// bandwidth) and by two WINDOW_UPDATEs (stream, connection).
     Sent,
+    /// A call was answered in full before its request had ended: what was under way by then is no
+    /// fault. Two late frames, a message and its end: a caller whose calls are all refused at once
+    /// must not lose the others on its connection.
+    AnsweredEarly,
 }
 
 /// A burst, and what comes back per second.
@@ -183,6 +187,7 @@ impl Budget {
                 self.add(Cost::Ping, 2);
                 self.add(Cost::WindowUpdate, 4);
             }
+            Earning::AnsweredEarly => self.add(Cost::Late, 4),
         }
     }
 

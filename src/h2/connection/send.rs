@@ -157,6 +157,9 @@ impl Connection {
     /// Resets a stream at once: one that the peer opened. Late frames of it are forgiven for a while.
     pub fn reset(&mut self, key: Key, code: ErrorCode) {
         if let Some(stream) = self.streams.remove(key) {
+            if code == ErrorCode::NoError && !stream.state.received.ended() {
+                self.budget.earn(Earning::AnsweredEarly);
+            }
             self.write_reset(stream.id, code);
         }
     }

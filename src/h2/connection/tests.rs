@@ -115,6 +115,21 @@ fn a_reset_is_told_and_late_frames_are_forgiven() {
 }
 
 #[test]
+fn who_is_answered_early_is_forgiven_what_was_under_way() {
+    let (mut client, mut server) = pair();
+    for round in 0..2000 {
+        let call = client.start(&request("/"), false);
+        pump(&mut client, &mut server, 4096);
+        server.reset(round, ErrorCode::NoError);
+        // The client does not know yet: its message, and its end.
+        assert_eq!(client.send(call, b"late", false), 4);
+        client.send(call, b"", true);
+        pump(&mut client, &mut server, 4096);
+        assert_eq!(server.told(), ["request / false"], "{round}");
+    }
+}
+
+#[test]
 fn the_most_streams_are_kept_by_both() {
     let (mut client, mut server) = pair();
     for _ in 0..100 {
