@@ -301,12 +301,12 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Shuts somebody out, in one transaction: the instances that it names are forgotten, so that
     /// none is renewed or rejoins, with the unused tokens that make them; and the list has it.
-    /// Gives the whole list.
+    /// Gives the whole list, and how many instances were forgotten.
     async fn revoke(
         &self,
         revocation: Revocation,
         now: SystemTime,
-    ) -> Result<Revocations, LedgerError>;
+    ) -> Result<(Revocations, usize), LedgerError>;
 
     /// Who is shut out.
     async fn revocations(&self) -> Result<Revocations, LedgerError>;
@@ -399,16 +399,18 @@ impl Ledger for MemoryLedger {
         &self,
         revocation: Revocation,
         now: SystemTime,
-    ) -> Result<Revocations, LedgerError> {
+    ) -> Result<(Revocations, usize), LedgerError> {
         let state = &mut *self.state.lock();
         state.revocations.add(revocation.clone(), now)?;
+        let known = state.instances.len();
         state
             .instances
             .retain(|instance, entry| !revocation.names(&entry.id, Some(instance)));
         state
             .tokens
             .retain(|_, record| !record.is_undone_by(&revocation));
-        Ok(state.revocations.clone())
+        let forgotten = known - state.instances.len();
+        Ok((state.revocations.clone(), forgotten))
     }
 
     async fn revocations(&self) -> Result<Revocations, LedgerError> {

@@ -19,7 +19,16 @@ use crate::runtime::{Stop, clock};
 /// Revocations that wait to be written. More wait at their callers.
 const WAITING: usize = 16;
 
-type Asked = (Revocation, oneshot::Sender<Result<u64, LedgerError>>);
+/// A revocation that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Of the list that has it.
+    pub revision: u64,
+    /// Instances that were known, and are no more.
+    pub forgotten: usize,
+}
+
+type Asked = (Revocation, oneshot::Sender<Result<Done, LedgerError>>);
 
 /// Where revocations are asked for and heard of. Clones share it.
 #[derive(Clone, Debug)]
@@ -63,12 +72,12 @@ impl Shutting {
         Ok((shutting, keeper))
     }
 
-    /// Shuts somebody out; gives the revision of the list that has it. It is durable and in force
+    /// Shuts somebody out. It is durable and in force
     /// here then, whether the caller still waits or not.
     ///
     /// # Errors
     /// As [`Ledger::revoke`]; also when this registry stops.
-    pub async fn revoke(&self, revocation: Revocation) -> Result<u64, LedgerError> {
+    pub async fn revoke(&self, revocation: Revocation) -> Result<Done, LedgerError> {
         let stopping = || LedgerError::Store("this registry is stopping".into());
         let (done, outcome) = oneshot::channel();
         let asked = self.asked.send((revocation, done)).await;
@@ -99,13 +108,16 @@ impl Keeper {
         }
     }
 
-    async fn carry_out(&self, revocation: Revocation) -> Result<u64, LedgerError> {
-        let list = self.ledger.revoke(revocation, clock::wall()).await?;
+    async fn carry_out(&self, revocation: Revocation) -> Result<Done, LedgerError> {
+        let (list, forgotten) = self.ledger.revoke(revocation, clock::wall()).await?;
         let revision = list.revision;
         self.credentials
             .shut_out(Revoked::of(list.all.iter().cloned()));
         self.told.send_replace(Arc::new(list));
-        Ok(revision)
+        Ok(Done {
+            revision,
+            forgotten,
+        })
     }
 }
 

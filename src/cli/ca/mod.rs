@@ -124,6 +124,7 @@ async fn revoke(mesh: &Mesh, request: pb::RevokeRequest, output: &Output) -> Res
             "spiffe_id": id,
             "instance_id": instance,
             "revision": answer.revision,
+            "instances": answer.instances,
         }));
         return Ok(Exit::Done);
     }
@@ -132,6 +133,11 @@ async fn revoke(mesh: &Mesh, request: pb::RevokeRequest, output: &Output) -> Res
         instance => format!("instance {instance} of {id}"),
     };
     output.line(&format!("{whom} is shut out"));
+    match answer.instances {
+        0 => output.note("no instance of that name was known: is it right? `attache agents list`"),
+        1 => output.note("1 instance of it was known"),
+        more => output.note(&format!("{more} instances of it were known")),
+    }
     output.note("connected sidecars refuse it within 5 s, all others when they reach a registry");
     output.note("to let it in again: attache ca token, and join with a new state directory");
     Ok(Exit::Done)

@@ -18,7 +18,7 @@ use crate::identity::enrollment::{from_authority, from_ledger, reissue};
 use crate::identity::ledger::Ledger;
 use crate::identity::peer::Connection;
 use crate::identity::revocation::{Revocation, Revocations};
-use crate::identity::shutting::Shutting;
+use crate::identity::shutting::{Done, Shutting};
 use crate::identity::token::{TOKEN_LIFE, TokenError, create_join_token};
 use crate::pb;
 use crate::pb::identity_server::Identity;
@@ -118,7 +118,7 @@ impl IdentityService {
         &self,
         connection: &Connection,
         request: &pb::RevokeRequest,
-    ) -> Result<u64, Fault> {
+    ) -> Result<Done, Fault> {
         let operator = &connection.member()?.id;
         authorize(operator, Action::Admin, None)?;
         let id = id_of(&request.spiffe_id)?;
@@ -138,11 +138,12 @@ impl IdentityService {
             return Err(Fault::field("reason", "a reason has at most 1024 bytes"));
         }
         let revocation = Revocation::at(clock::wall(), id.clone(), instance.clone());
-        let revision = self.shutting.revoke(revocation).await;
-        let revision = revision.map_err(from_ledger)?;
+        let done = self.shutting.revoke(revocation).await;
+        let done = done.map_err(from_ledger)?;
+        let (revision, instances) = (done.revision, done.forgotten);
         let reason = &*request.reason;
-        tracing::warn!(%operator, %id, ?instance, ?reason, revision, "shut out");
-        Ok(revision)
+        tracing::warn!(%operator, %id, ?instance, ?reason, revision, instances, "shut out");
+        Ok(done)
     }
 }
 
@@ -230,8 +231,11 @@ impl Identity for IdentityService {
         request: Request<pb::RevokeRequest>,
     ) -> Result<Response<pb::RevokeResponse>, Status> {
         let connection = Connection::of(&request)?;
-        let revision = self.revoked(&connection, request.get_ref()).await?;
-        Ok(Response::new(pb::RevokeResponse { revision }))
+        let done = self.revoked(&connection, request.get_ref()).await?;
+        Ok(Response::new(pb::RevokeResponse {
+            revision: done.revision,
+            instances: u32::try_from(done.forgotten).unwrap_or(u32::MAX),
+        }))
     }
 
     async fn issue_token(

@@ -251,13 +251,15 @@ async fn whom_a_revocation_names_is_forgotten_and_its_unused_tokens_with_it() {
         assert_eq!((before.revision, before.all.len()), (1, 0));
 
         let one = Revocation::at(now, token(now).id, Some("i1".parse().unwrap()));
-        let list = store.revoke(one.clone(), now).await.unwrap();
+        let (list, forgotten) = store.revoke(one.clone(), now).await.unwrap();
+        assert_eq!(forgotten, 1);
         assert_eq!((list.revision, &*list.all), (2, &[one.clone()][..]));
         assert_eq!(list.generation, before.generation);
         assert_eq!(known().await, [false, true, true, true, false]);
 
         let all = Revocation::at(now, token(now).id, None);
-        let list = store.revoke(all.clone(), now).await.unwrap();
+        let (list, forgotten) = store.revoke(all.clone(), now).await.unwrap();
+        assert_eq!(forgotten, 2);
         assert_eq!((list.revision, &*list.all), (3, &[one, all][..]));
         assert_eq!(known().await, [false; 5]);
         assert_eq!(store.revocations().await.unwrap(), list);

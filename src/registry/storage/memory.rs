@@ -177,7 +177,7 @@ impl Ledger for MemoryStore {
         &self,
         revocation: Revocation,
         now: SystemTime,
-    ) -> Result<Revocations, LedgerError> {
+    ) -> Result<(Revocations, usize), LedgerError> {
         self.ledger.revoke(revocation, now).await
     }
 

@@ -110,7 +110,7 @@ impl Ledger for RedbStore {
         &self,
         revocation: Revocation,
         now: SystemTime,
-    ) -> Result<Revocations, LedgerError> {
+    ) -> Result<(Revocations, usize), LedgerError> {
         self.decide(move |tx| revoke(tx, revocation, now)).await
     }
 
@@ -201,7 +201,11 @@ fn advance(tx: &WriteTransaction, id: &InstanceId, from: u64, key: [u8; 32]) -> 
     Ok(Ok(entry.generation))
 }
 
-fn revoke(tx: &WriteTransaction, revocation: Revocation, now: SystemTime) -> Decided<Revocations> {
+fn revoke(
+    tx: &WriteTransaction,
+    revocation: Revocation,
+    now: SystemTime,
+) -> Decided<(Revocations, usize)> {
     let mut lists = tx.open_table(REVOCATIONS)?;
     let list = lists.get(REVOKED)?.map(|row| read(row.value()));
     let mut list: Revocations =
@@ -210,18 +214,19 @@ fn revoke(tx: &WriteTransaction, revocation: Revocation, now: SystemTime) -> Dec
         return Ok(Err(refused));
     }
     lists.insert(REVOKED, &*written(&list)?)?;
+    let mut forgotten = 0;
     // What cannot be read stays, and is told by whoever asks for it.
     tx.open_table(INSTANCES)?.retain(|instance, row| {
         let entry = read::<InstanceEntry>(row);
         let instance = instance.parse().ok();
-        entry.map_or(true, |entry| {
-            !revocation.names(&entry.id, instance.as_ref())
-        })
+        let named = entry.is_ok_and(|entry| revocation.names(&entry.id, instance.as_ref()));
+        forgotten += usize::from(named);
+        !named
     })?;
     tx.open_table(TOKENS)?.retain(|_, row| {
         read::<TokenRecord>(row).map_or(true, |record| !record.is_undone_by(&revocation))
     })?;
-    Ok(Ok(list))
+    Ok(Ok((list, forgotten)))
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
