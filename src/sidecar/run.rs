@@ -154,7 +154,7 @@ impl Parts {
         let mirror = self.mirror(&source);
         // Neither tasks that wait in the journal nor callers who waited for this start should be told
         // that nobody is there.
-        mirror.loaded().await;
+        mirror.settled().await;
 
         let (agent, instance) = (self.config.agent.as_ref(), &self.instance);
         let reached = Reached::new(agent, instance, threads, &to_agent);

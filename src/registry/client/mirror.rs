@@ -8,7 +8,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use futures_util::{FutureExt, StreamExt};
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tonic::Status;
 
@@ -42,6 +42,10 @@ const RELIST_SMALL: usize = 128;
 const HEALTHY: Duration = Duration::from_secs(10);
 /// Least time between two copies on disk: a burst of changes is one write.
 const COPY_EVERY: Duration = Duration::from_secs(1);
+/// How long who starts waits for the registry's own word: its copy may be as old as [`COPY_EVERY`]
+/// even when nothing was lost. A registry at hand answers in milliseconds; one that is away must
+/// not keep a sidecar from what it knows.
+const WORD_WAIT: Duration = COPY_EVERY;
 /// Messages taken before readers see them, if so many wait already.
 const BATCH: usize = 256;
 
@@ -92,12 +96,14 @@ impl Mirror {
         }
     }
 
-    /// Waits until the copy on disk was read, where there is one. Before that the catalog is empty,
-    /// and who is told so takes it for the truth.
-    pub async fn loaded(&self) {
-        let mut loaded = self.loaded.clone();
-        // An error: it was told to stop first, and nobody needs the copy any more.
+    /// Waits until the catalog is the registry's, or the copy on disk if that does not answer
+    /// within 1 s. Before that the catalog is empty or behind, and who is told that a peer is not
+    /// there takes it for the truth.
+    pub async fn settled(&self) {
+        let (mut loaded, mut fresh) = (self.loaded.clone(), self.fresh.clone());
+        // An error: it was told to stop first, and nobody needs the catalog any more.
         drop(loaded.wait_for(|loaded| *loaded).await);
+        drop(timeout(WORD_WAIT, fresh.wait_for(|fresh| *fresh)).await);
     }
 
     /// The catalog as it is known now.
@@ -471,10 +477,27 @@ mod tests {
         fake.away(true);
         let nursery = Nursery::here();
         let mirror = Mirror::start(&nursery, fake.source(), config);
-        mirror.loaded().await;
+        mirror.settled().await;
         assert_eq!(mirror.catalog().len(), 1, "at once");
         assert!(!*mirror.fresh().borrow());
         nursery.close(RELIST).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_starts_waits_for_the_registrys_word_but_not_for_ever() {
+        let fake = Fake::new();
+        fake.live().apply([put("a", "s")]);
+        for (away, known, waits) in [(false, 1, Duration::ZERO), (true, 0, WORD_WAIT)] {
+            fake.away(away);
+            let nursery = Nursery::here();
+            let began = Instant::now();
+            let mirror = Mirror::start(&nursery, fake.source(), MirrorConfig::default());
+            mirror.settled().await;
+            assert_eq!(mirror.catalog().len(), known);
+            let took = began.elapsed();
+            assert!(took >= waits && took < waits + COPY_EVERY / 10, "{took:?}");
+            nursery.close(RELIST).await;
+        }
     }
 
     async fn put_rule(fake: &Fake, name: &str) {
