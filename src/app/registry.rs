@@ -18,7 +18,7 @@ use crate::{
     domain::{Member, SpiffeId},
     identity::{
         Authority, Counted, Credentials, EnrollmentService, IdentityService, Ledger, Names,
-        OwnSigner, Shutting, keep_renewed,
+        OwnSigner, Shutting, authority, keep_renewed,
     },
     pb::{
         enrollment_server::EnrollmentServer, identity_server::IdentityServer,
@@ -107,7 +107,7 @@ pub async fn run(
             .add_service(members.clone())
             .add_service(health_service.clone())
     });
-    let newcomers = newcomers(&metrics, authority, ledger);
+    let newcomers = newcomers(&metrics, Arc::clone(&authority), ledger);
     let security = Security::Enrollment(credentials);
     let enrollment = Server::start(enrollment, security, &threads, limits, |_| {
         tonic::service::Routes::new(newcomers.clone())
@@ -117,6 +117,7 @@ pub async fn run(
         metrics,
         id: id.clone(),
         telemetry,
+        authority,
         engine,
         store,
         stop: stop.clone(),
@@ -257,16 +258,19 @@ pub(super) fn data_threads(count: usize) -> Result<DataThreads, StartError> {
     DataThreads::start(count).map_err(StartError::system("cannot start the data threads"))
 }
 
-/// Signs a new certificate at half of the present one's life, and a new issuing CA when it is due.
+/// Signs a new certificate at half of the present one's life, and follows the CA's directory: a new
+/// issuing CA when it is due, other roots when an operator rotates them.
 fn keep_own_certificate(
     nursery: &Nursery,
-    authority: &Arc<Authority>,
+    ca: &Arc<Authority>,
     credentials: &Credentials,
     metrics: &Metrics,
 ) {
-    let signer = Counted::new(OwnSigner(Arc::clone(authority)));
-    certificates(metrics, (authority, credentials), signer.outcomes());
+    let signer = Counted::new(OwnSigner(Arc::clone(ca)));
+    certificates(metrics, (ca, credentials), signer.outcomes());
     let credentials = credentials.clone();
+    let (kept, follows) = (Arc::clone(ca), credentials.clone());
+    nursery.start("authority", |stop| authority::keep(kept, follows, stop));
     nursery.start("own certificate", |stop| async move {
         keep_renewed(credentials, None, &signer, stop).await;
     });
@@ -296,7 +300,7 @@ fn certificates(
     metrics.add(move |sheet: &mut Sheet<'_>| {
         let now = clock::wall();
         let own = remaining(credentials.current().peer().not_after, now);
-        let issuing = remaining(authority.issuing_until(), now);
+        let issuing = remaining(authority.issuing_life().not_after, now);
         let rows = [(["own"], own), (["issuing"], issuing)];
         sheet.gauge(&family::CERTIFICATE_LEFT, rows);
         sheet.counter(&family::RENEWALS, renewals.rows());
@@ -307,6 +311,7 @@ struct Inspected {
     metrics: Metrics,
     id: SpiffeId,
     telemetry: Telemetry,
+    authority: Arc<Authority>,
     engine: Engine,
     store: Arc<RedbStore>,
     stop: Stop,
@@ -322,6 +327,7 @@ impl Inspect for Inspected {
             let text = "the store failed: nobody can join or register; is its disk broken or full?";
             missing.push(text.to_owned());
         }
+        missing.extend(self.authority.concern());
         if missing.is_empty() {
             Ok(())
         } else {

@@ -24,7 +24,7 @@ pub mod token;
 mod told;
 mod verify;
 
-pub use authority::{Authority, AuthorityError, Names};
+pub use authority::{Authority, AuthorityError, Names, Overlap};
 pub use authorize::{Action, authorize, may_see_task};
 pub use credentials::{Credentials, Expect, joining_config};
 pub use csr::{Draft, PublicKey};

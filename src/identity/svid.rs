@@ -28,7 +28,8 @@ const KEY_FILE: &str = "key.pem";
 /// Roots for other clients.
 const BUNDLE_FILE: &str = "ca.pem";
 
-/// Most certificates in a chain or bundle: leaf, issuing CA and roots of two rotations.
+/// Most certificates in a chain or bundle: leaf, issuing CA and roots of all rotations that a CA
+/// knows.
 const CERTIFICATES_MAX: usize = 16;
 
 /// Why these parts make no usable certificate.
@@ -56,6 +57,9 @@ pub struct Svid {
     chain: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
     bundle: Vec<CertificateDer<'static>>,
+    /// Trusted no more, shown to who has only their pin.
+    former: Vec<CertificateDer<'static>>,
+    is_under_signing_root: bool,
     generation: u64,
     peer: Arc<Peer>,
     trust: Trust,
@@ -75,6 +79,31 @@ impl Svid {
         bundle: Vec<CertificateDer<'static>>,
         generation: u64,
     ) -> Result<Self, SvidError> {
+        let svid = Self::assembled((chain, key), (bundle, Vec::new()), generation)?;
+        let (leaf, rest) = (&svid.chain[0], &svid.chain[1..]);
+        svid.trust.client(leaf, rest, unix(svid.peer.not_before))?;
+        Ok(svid)
+    }
+
+    /// The same certificate with other roots, be its own among them or not; `former` are shown to who
+    /// has only a pin.
+    ///
+    /// # Errors
+    /// When there is no root, or one is none.
+    pub(super) fn trusting(
+        &self,
+        bundle: Vec<CertificateDer<'static>>,
+        former: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        let own = (self.chain.clone(), self.key.clone_key());
+        Self::assembled(own, (bundle, former), self.generation)
+    }
+
+    fn assembled(
+        (chain, key): (Vec<CertificateDer<'static>>, PrivatePkcs8KeyDer<'static>),
+        (bundle, former): (Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>),
+        generation: u64,
+    ) -> Result<Self, SvidError> {
         for count in [chain.len(), bundle.len()] {
             if !(1..=CERTIFICATES_MAX).contains(&count) {
                 return Err(SvidError::Count(count));
@@ -82,17 +111,20 @@ impl Svid {
         }
         let peer = certificate::peer_of(&chain[0])?;
         let trust = Trust::new(peer.id.trust_domain.clone(), &bundle)?;
-        trust.client(&chain[0], &chain[1..], unix(peer.not_before))?;
         let certified = |chain: Vec<_>| {
             let key = PrivateKeyDer::Pkcs8(key.clone_key());
             CertifiedKey::from_der(chain, key, &provider()).map(Arc::new)
         };
+        let signing = Trust::new(peer.id.trust_domain.clone(), &bundle[..1])?;
+        let under = signing.client(&chain[0], &chain[1..], unix(peer.not_before));
         Ok(Self {
             shown: certified(chain.clone())?,
-            shown_with_root: certified([&chain[..], &bundle[..]].concat())?,
+            shown_with_root: certified([&chain[..], &bundle[..], &former[..]].concat())?,
+            is_under_signing_root: under.is_ok(),
             chain,
             key,
             bundle,
+            former,
             generation,
             peer: Arc::new(peer),
             trust,
@@ -157,9 +189,20 @@ impl Svid {
         &self.chain
     }
 
-    /// The roots to trust.
+    /// The roots to trust, the one that signs now first.
     pub fn bundle(&self) -> &[CertificateDer<'static>] {
         &self.bundle
+    }
+
+    /// Roots that are trusted no more, and shown to who has only their pin: a registry's.
+    pub(super) fn former(&self) -> &[CertificateDer<'static>] {
+        &self.former
+    }
+
+    /// Whether the first root of the bundle, the one that signs now, vouches for it; else it should
+    /// be renewed before the others are trusted no more.
+    pub fn is_under_signing_root(&self) -> bool {
+        self.is_under_signing_root
     }
 
     /// What the next renewal has to state; 0 for members without an instance.

@@ -1,9 +1,11 @@
-//! Follows the registry's bundle: who is shut out is refused here within moments, too.
+//! Follows the registry's bundle: who is shut out is refused here within moments, too, and roots
+//! that are rotated are trusted before they sign.
 //!
 //! What is known stays in force while no registry can be reached, and over a restart.
 
 use std::{path::PathBuf, time::Duration};
 
+use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -29,6 +31,9 @@ pub(super) struct Bundle {
     state: PathBuf,
     /// What was taken in last.
     known: Revocations,
+    /// The roots are kept beside the certificate, by who renews it: all is told anew once, lest a
+    /// crash between the two lost them.
+    told: bool,
 }
 
 impl Bundle {
@@ -49,6 +54,7 @@ impl Bundle {
             registry,
             state,
             known,
+            told: false,
         }
     }
 
@@ -84,10 +90,7 @@ impl Bundle {
             expect: Some(Expect::AnyRegistry),
         });
         let mut client = IdentityClient::new(channel);
-        let asked = client.watch_bundle(pb::WatchBundleRequest {
-            after_revision: self.known.revision,
-            generation: self.known.generation.clone(),
-        });
+        let asked = client.watch_bundle(self.ask());
         // Boxed: generated client futures are large.
         let opened = timeout(ANSWER_WITHIN, Box::pin(asked)).await;
         let late = || {
@@ -103,7 +106,23 @@ impl Bundle {
         Ok(())
     }
 
-    fn take(&mut self, list: pb::WatchBundleResponse) {
+    fn ask(&self) -> pb::WatchBundleRequest {
+        if !self.told {
+            return pb::WatchBundleRequest::default();
+        }
+        pb::WatchBundleRequest {
+            after_revision: self.known.revision,
+            generation: self.known.generation.clone(),
+        }
+    }
+
+    fn take(&mut self, mut list: pb::WatchBundleResponse) {
+        let roots = std::mem::take(&mut list.bundle);
+        let roots = roots.into_iter().map(CertificateDer::from).collect();
+        // A registry tells at least one; those before stay where none of them can be used.
+        if let Err(error) = self.credentials.trust(roots, Vec::new()) {
+            tracing::error!(%error, "the roots that the registry tells cannot be used");
+        }
         let (told, unread) = Revocations::told(list);
         if unread > 0 {
             tracing::error!(
@@ -112,13 +131,20 @@ impl Bundle {
             );
         }
         let (revision, shut_out) = (told.revision, told.all.len());
-        tracing::info!(revision, shut_out, "list of who is shut out");
+        let roots = self.credentials.current().bundle().len();
+        tracing::info!(
+            revision,
+            shut_out,
+            roots,
+            "list of who is shut out and whom to trust"
+        );
         self.credentials
             .shut_out(Revoked::of(told.all.iter().cloned()));
         if let Err(error) = told.keep_in(&self.state) {
             tracing::error!(%error, "the list of who is shut out is not kept: a restart without a registry forgets it");
         }
         self.known = told;
+        self.told = true;
     }
 }
 
@@ -165,8 +191,10 @@ mod tests {
         assert!(refused.borrow().refuses(stolen.peer()));
         let (refused, mut second) = bundle();
         assert!(refused.borrow().refuses(stolen.peer()));
-        assert_eq!(second.known.revision, 2, "asks for what came after it");
+        // Its roots may not have been kept: all is told anew, and from then on what came after it.
+        assert_eq!(second.ask().after_revision, 0);
         second.take(list(Vec::new()));
+        assert_eq!(second.ask().after_revision, 2);
         assert!(!refused.borrow().refuses(stolen.peer()));
     }
 }

@@ -8,12 +8,13 @@ use std::{
 };
 
 use attache::{
-    identity::Svid,
+    identity::{Credentials, Svid},
     pb::{self, WatchRequest, watch_response::Change},
-    runtime::clock::wall,
+    runtime::{Nursery, clock::wall},
     transport::Pool,
     wire::status::reason_of,
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{
     task::JoinHandle,
     time::{Duration, Instant, sleep},
@@ -55,6 +56,7 @@ fn home_and_workers(head: &str) -> String {
 struct Held {
     gate: PathBuf,
     id: String,
+    operator: Credentials,
     pool: Pool,
     watches: Vec<JoinHandle<Seen>>,
     talk: Talk,
@@ -77,7 +79,8 @@ impl Held {
         let held = gate.display().to_string();
         let submitted = client::submit(&mut home, client::spec("test.hold", &held));
         let id = submitted.await.unwrap().id;
-        let pool = client::pool(&site.operator(""));
+        let operator = Credentials::new(Svid::load(&site.operator("")).unwrap());
+        let pool = Pool::new(operator.clone(), Nursery::here());
         let mut member = client::member(&pool, &place.mtls, "ns/default/agent/home");
         let streams = [
             client::watch(&mut home, &id, 0).await.unwrap(),
@@ -118,6 +121,7 @@ impl Held {
             passing: Passing::start(&place.local, 4),
             gate,
             id,
+            operator,
             pool,
             watches: watches.into(),
             catalog,
@@ -196,6 +200,108 @@ async fn certificates_of_ten_seconds_are_not_noticed() {
             .await;
         }
     }
+    finished(&site, load, held).await;
+}
+
+/// The PEM text of a file of the CA.
+fn of_ca(site: &Site, file: &str) -> String {
+    fs::read_to_string(site.state().join("ca").join(file)).unwrap()
+}
+
+/// Runs `attache ca` on the mesh's CA, and says what it printed.
+async fn ca(site: &Site, verb: &[&str]) -> String {
+    let dir = site.state().join("ca");
+    let said = site.attache(&[&["ca"], verb, &["--dir"]].concat());
+    let said = { said }.arg(&dir).output().await.unwrap();
+    assert!(said.status.success(), "{said:?}{}", site.logs());
+    String::from_utf8(said.stdout).unwrap()
+}
+
+/// Waits until every sidecar has saved a certificate and roots for which `fits` holds.
+async fn all_have(site: &Site, what: &str, fits: impl Fn(&Svid) -> bool) {
+    for sidecar in SIDECARS {
+        let dir = site.state().join("sidecars").join(sidecar);
+        eventually(&format!("{sidecar} has {what}"), || async {
+            // Its files are replaced one by one: the next look finds them whole.
+            let svid = Svid::load(&dir).map_err(|error| error.to_string())?;
+            let found = || format!("{:?}\n{}", svid.peer(), site.logs());
+            fits(&svid).then_some(()).ok_or_else(found)
+        })
+        .await;
+    }
+}
+
+/// Leaf, issuing CA and root, each by another one while calls and streams go on.
+#[tokio::test]
+async fn all_that_a_certificate_stands_on_is_rotated_and_not_noticed() {
+    let site = Site::new(&home_and_workers("[registry]\ncertificate_life = \"10s\""));
+    let up = site.up(&[]).await;
+    let held = Held::open(&site, &up).await;
+    let load = Load::start(client::local(&up.instance("default/home", 0).local), 6);
+    all_have(&site, "another leaf", |svid| svid.generation() > 1).await;
+
+    let issuing = |text: &str| {
+        let end = text.find("-----END CERTIFICATE-----").unwrap();
+        CertificateDer::from_pem_slice(
+            format!("{}-----END CERTIFICATE-----\n", &text[..end]).as_bytes(),
+        )
+        .unwrap()
+    };
+    let first = issuing(&of_ca(&site, "issuing.pem"));
+    ca(&site, &["rotate", "issuing"]).await;
+    let second = issuing(&of_ca(&site, "issuing.pem"));
+    assert_ne!(first, second);
+    let by = |svid: &Svid| svid.chain()[1] == second;
+    all_have(&site, "a leaf of the new issuing CA", by).await;
+
+    let root = |file: &str| CertificateDer::from_pem_slice(of_ca(&site, file).as_bytes()).unwrap();
+    let said = ca(
+        &site,
+        &["rotate", "root", "--prepare", "4s", "--keep", "8s"],
+    )
+    .await;
+    assert!(said.contains("root-2.pem"), "{said}");
+    let (old, new) = (root("root.pem"), root("root-2.pem"));
+    let both = [old.clone(), new.clone()];
+    all_have(&site, "both roots", |svid| svid.bundle() == both).await;
+    // Renewed for it, long before half of its life.
+    let both = [new.clone(), old];
+    let signs = |svid: &Svid| svid.bundle() == both && svid.is_under_signing_root();
+    all_have(&site, "a leaf of the new root", signs).await;
+    // `up` signs its operator another one, which who acts for it takes in.
+    eventually("the operator has one too", || async {
+        let svid = Svid::load(&site.operator("")).map_err(|error| error.to_string())?;
+        let stands = signs(&svid);
+        held.operator.replace(svid);
+        stands
+            .then_some(())
+            .ok_or_else(|| "of the old root".to_owned())
+    })
+    .await;
+    all_have(&site, "the new root alone", |svid| {
+        svid.bundle() == [new.clone()]
+    })
+    .await;
+    // From here on all that is valid stands on it, and the operator's stands on it too.
+    let again = generation(&site, "quiet-1") + 2;
+    eventually("renewed on it", || async {
+        let now = generation(&site, "quiet-1");
+        (now >= again).then_some(()).ok_or_else(|| now.to_string())
+    })
+    .await;
+    let state = site.state();
+    let said = site
+        .attache(&["agents", "list", "--mesh"])
+        .arg(&state)
+        .output()
+        .await;
+    let said = said.unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let status = ca(&site, &["status"]).await;
+    assert!(
+        status.contains("former") && status.contains("signs"),
+        "{status}"
+    );
     finished(&site, load, held).await;
 }
 

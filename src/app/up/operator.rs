@@ -49,7 +49,6 @@ impl Operator {
                 wanted: domain.to_string(),
             });
         }
-        authority.roll_over(clock::wall())?;
         let name = "local".parse().expect("a plain word is a label");
         let id = SpiffeId {
             trust_domain: domain.clone(),
@@ -66,16 +65,18 @@ impl Operator {
         })
     }
 
-    /// Signs a new certificate when half of the present one's life is over, or when it is not valid
-    /// by this clock.
+    /// Signs a new certificate when half of the present one's life is over, when it is not valid by
+    /// this clock, or when other roots are trusted.
     ///
     /// # Errors
     /// When it cannot be signed or written.
     pub fn refresh(&self, now: SystemTime) -> Result<(), UpError> {
-        if let Due::In(_) = renewal_due(self.credentials.current().peer(), now, 0.5) {
+        self.authority.refresh(now)?;
+        let present = self.credentials.current();
+        let same_roots = present.bundle() == self.authority.bundle();
+        if same_roots && matches!(renewal_due(present.peer(), now, 0.5), Due::In(_)) {
             return Ok(());
         }
-        self.authority.roll_over(now)?;
         let svid = self.authority.svid(&self.id, None, OPERATOR_LIFE)?;
         svid.save(&self.dir)?;
         self.credentials.replace(svid);

@@ -63,6 +63,42 @@ pub enum CaVerb {
         #[arg(long, default_value = "", value_name = "TEXT")]
         reason: String,
     },
+    /// Put another root, or another issuing CA, in the place of the present one, without an outage
+    ///
+    /// Works on the CA's directory, and a running registry follows it within a second. A root: the
+    /// next one is told to every member and trusted at once, signs after --prepare, has every sidecar
+    /// renew its certificate then, and the present one is trusted no more after --keep. Certificates
+    /// made by `attache ca issue`, and ca.pem of foreign clients, are to be made anew in between.
+    Rotate {
+        /// What
+        #[arg(value_enum)]
+        what: Rotated,
+        /// The CA's directory
+        #[arg(
+            long,
+            env = "ATTACHE_CA",
+            default_value = "attache/ca",
+            value_name = "DIR"
+        )]
+        dir: PathBuf,
+        /// How long the next root is trusted before it signs
+        #[arg(long, default_value = "2h", value_name = "TIME")]
+        prepare: Span,
+        /// How long the present root is trusted after that
+        #[arg(long, default_value = "25h", value_name = "TIME")]
+        keep: Span,
+    },
+    /// Show the CA's roots, which of them signs, and when what ends
+    Status {
+        /// The CA's directory
+        #[arg(
+            long,
+            env = "ATTACHE_CA",
+            default_value = "attache/ca",
+            value_name = "DIR"
+        )]
+        dir: PathBuf,
+    },
     /// Issue a certificate from the CA's directory: for operators and services without a sidecar
     Issue {
         /// For whom
@@ -94,4 +130,13 @@ pub enum IssueKind {
     Operator,
     /// Calls within its namespace
     Service,
+}
+
+/// What `attache ca rotate` replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rotated {
+    /// What every member trusts: in steps, over a day
+    Root,
+    /// What signs members' certificates: at once
+    Issuing,
 }

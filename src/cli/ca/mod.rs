@@ -1,13 +1,13 @@
 //! `attache ca`: make the CA, invite members, issue certificates.
 
 pub(super) mod args;
+mod rotation;
 
 use std::{path::Path, time::Duration};
 
 use serde_json::json;
 
 use crate::{
-    app::StartError,
     cli::{
         agents::qualified,
         args::{CaVerb, IssueKind},
@@ -65,6 +65,13 @@ pub(super) async fn run(verb: CaVerb, output: &Output, nursery: &Nursery) -> Res
             };
             revoke(&mesh, request, output).await
         }
+        CaVerb::Rotate {
+            what,
+            dir,
+            prepare,
+            keep,
+        } => rotation::rotate(what, &dir, (prepare, keep), output),
+        CaVerb::Status { dir } => rotation::status(&dir, output),
         CaVerb::Issue {
             kind,
             name,
@@ -194,12 +201,7 @@ fn issue(
     ttl: Duration,
     output: &Output,
 ) -> Result<Exit, Failed> {
-    if !Authority::exists(ca) {
-        return Err(Failed::usage(StartError::NoAuthority {
-            dir: ca.display().to_string(),
-        }));
-    }
-    let authority = Authority::open(ca).map_err(Failed::fault)?;
+    let authority = rotation::open(ca)?;
     let member = match kind {
         IssueKind::Operator => Member::Operator(name.parse().map_err(Failed::usage)?),
         IssueKind::Service => Member::Service(name.parse().map_err(Failed::usage)?),

@@ -29,8 +29,9 @@ use crate::{
     runtime::{Nursery, clock},
 };
 
-/// How often the operator's certificate is looked at.
-const REFRESH: Duration = Duration::from_secs(60);
+/// How often the operator's certificate and the CA's directory are looked at: other roots are trusted
+/// for seconds at least before they sign.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// `attache up`.
 ///
@@ -117,15 +118,19 @@ impl Running<'_> {
             let work = self.work();
             tokio::pin!(work);
             let mut refresh = tokio::time::interval(REFRESH);
+            let mut said = String::new();
             loop {
                 tokio::select! {
                     done = &mut work => break done,
                     event = local.next_event(state) => tell(event, output),
                     () = stops.next() => break Ok(interrupted(self.args)),
                     _ = refresh.tick() => {
-                        if let Err(error) = local.operator().refresh(clock::wall()) {
-                            output.error(&error.to_string());
+                        let refreshed = local.operator().refresh(clock::wall());
+                        let wrong = refreshed.map_or_else(|error| error.to_string(), |()| String::new());
+                        if wrong != said && !wrong.is_empty() {
+                            output.error(&wrong);
                         }
+                        said = wrong;
                     }
                 }
             }

@@ -4,6 +4,9 @@
 //! the enrolment and identity services do.
 
 mod directory;
+mod keeper;
+mod roots;
+mod rotation;
 mod shape;
 
 use std::{
@@ -16,6 +19,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rcgen::{Issuer, KeyPair};
 use rustls::{RootCertStore, pki_types::CertificateDer};
+use tokio::sync::watch;
 
 use crate::domain::InstanceId;
 use crate::domain::SpiffeId;
@@ -28,6 +32,9 @@ use crate::identity::verify::member_signed;
 use crate::runtime::clock;
 
 pub use directory::Names;
+pub use keeper::keep;
+pub use roots::{ROOTS_MAX, Root, Roots};
+pub use rotation::Overlap;
 
 /// Life of a root: 10 years.
 pub const ROOT_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
@@ -59,13 +66,23 @@ pub enum AuthorityError {
     #[error("the CA could not sign: {0}")]
     Sign(#[from] rcgen::Error),
     /// The issuing CA's life is over, and the root's key is not here to make another.
-    #[error("the issuing CA has expired: bring root.key.pem back to {0} and start again")]
+    #[error("the issuing CA has expired: bring {0} back")]
     Expired(PathBuf),
     /// The issuing CA was made by a clock that was ahead, and the root's key is not here.
-    #[error(
-        "the issuing CA is not valid yet: is this machine's clock behind? else bring root.key.pem back to {0} and start again"
-    )]
+    #[error("the issuing CA is not valid yet: is this machine's clock behind? else bring {0} back")]
     NotYet(PathBuf),
+    /// The root's key is not here to sign.
+    #[error("{0} is not here: bring it back for this, and take it away again after")]
+    KeyAway(PathBuf),
+    /// The next root is made already, and does not sign yet.
+    #[error("root {0} is prepared and does not sign yet: `attache ca status` says when it does")]
+    Prepared(u32),
+    /// Every chain would become longer and longer.
+    #[error("{ROOTS_MAX} roots are known already: rotate again a week after the oldest has ended")]
+    Roots,
+    /// An overlap that no member could follow.
+    #[error("{0}")]
+    Overlap(&'static str),
     /// The id is of another trust domain.
     #[error("{id} is not of this CA's trust domain, {domain}")]
     Foreign {
@@ -102,9 +119,9 @@ pub struct Authority {
     dir: PathBuf,
     domain: TrustDomain,
     names: Names,
-    root: CertificateDer<'static>,
-    roots: RootCertStore,
-    issuing: ArcSwap<Issuing>,
+    state: ArcSwap<State>,
+    /// The roots that members trust, signing one first.
+    bundle: watch::Sender<Arc<[CertificateDer<'static>]>>,
     leaf_life: Duration,
 }
 
@@ -113,6 +130,42 @@ pub(super) struct Issuing {
     certificate: CertificateDer<'static>,
     life: Validity,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// What the directory says, as it is at one moment.
+struct State {
+    roots: Roots,
+    issuing: Arc<Issuing>,
+    /// Trusted by members, signing one first.
+    bundle: Vec<CertificateDer<'static>>,
+    /// No more trusted, and known still.
+    former: Vec<CertificateDer<'static>>,
+    crosses: Vec<CertificateDer<'static>>,
+    /// Those whose members may rejoin.
+    known: RootCertStore,
+}
+
+impl State {
+    fn at(
+        dir: &Path,
+        now: SystemTime,
+        roots: Roots,
+        issuing: Arc<Issuing>,
+    ) -> Result<Self, AuthorityError> {
+        let mut known = RootCertStore::empty();
+        for root in roots.known(now) {
+            let added = known.add(root.certificate.clone());
+            added.map_err(|_| AuthorityError::Malformed(directory::root_path(dir, root.number)))?;
+        }
+        Ok(Self {
+            bundle: roots.trusted(now),
+            former: roots.former(now),
+            crosses: roots.crosses(now),
+            roots,
+            issuing,
+            known,
+        })
+    }
 }
 
 impl Authority {
@@ -131,20 +184,18 @@ impl Authority {
     /// # Errors
     /// When a file is missing or broken, others may read a key, or the issuing CA has expired.
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
-        let opened = directory::open(dir)?;
-        let mut roots = RootCertStore::empty();
-        let added = roots.add(opened.root.clone());
-        added.map_err(|_| AuthorityError::Malformed(directory::root_path(dir)))?;
+        let now = clock::wall();
+        let opened = directory::open(dir, now)?;
+        let state = State::at(dir, now, opened.roots, Arc::new(opened.issuing))?;
         let authority = Self {
             dir: dir.to_path_buf(),
             domain: opened.domain,
             names: opened.names,
-            root: opened.root,
-            roots,
-            issuing: ArcSwap::from_pointee(opened.issuing),
+            bundle: watch::Sender::new(state.bundle.clone().into()),
+            state: ArcSwap::from_pointee(state),
             leaf_life: LEAF_LIFE,
         };
-        authority.roll_over(clock::wall())?;
+        authority.roll_over(now)?;
         Ok(authority)
     }
 
@@ -165,31 +216,72 @@ impl Authority {
         directory::exists(dir)
     }
 
+    /// Takes in what the directory says and what is due at `now`: another root, other times, another
+    /// issuing CA. What was known stays where it cannot be read.
+    ///
+    /// # Errors
+    /// When a file is missing or broken, or as [`Self::roll_over`].
+    pub fn refresh(&self, now: SystemTime) -> Result<(), AuthorityError> {
+        let opened = directory::open(&self.dir, now)?;
+        let present = self.state.load();
+        let same_issuing = opened.issuing.certificate == present.issuing.certificate;
+        let issuing = if same_issuing {
+            Arc::clone(&present.issuing)
+        } else {
+            Arc::new(opened.issuing)
+        };
+        let fresh = State::at(&self.dir, now, opened.roots, issuing)?;
+        if !same_issuing {
+            tracing::info!(trust_domain = %self.domain, "another issuing CA signs from now on");
+        }
+        let bundle: Arc<[_]> = fresh.bundle.clone().into();
+        self.state.store(Arc::new(fresh));
+        self.bundle.send_if_modified(|told| {
+            let changed = *told != bundle;
+            if changed {
+                tracing::info!(roots = bundle.len(), "the trust bundle has changed");
+                *told = bundle;
+            }
+            changed
+        });
+        self.roll_over(now).map(drop)
+    }
+
     /// Makes a new issuing CA if less than half of the present one's life is left, or none of it has
-    /// begun (the clock was ahead when it was made), and the root's key is at hand; says whether it did. Members need no new bundle: the root stays.
+    /// begun (the clock was ahead when it was made), and the root's key is at hand; says whether it
+    /// did. Members need no new bundle: the root stays.
     ///
     /// # Errors
     /// When the present one is not valid at `now` and the root's key is away, or files cannot be used.
     pub fn roll_over(&self, now: SystemTime) -> Result<bool, AuthorityError> {
-        let life = self.issuing.load().life;
+        let state = self.state.load();
+        let life = state.issuing.life;
         if (life.not_before..life.not_after - ISSUING_LIFE / 2).contains(&now) {
             return Ok(false);
         }
-        match directory::roll_over(&self.dir, &self.domain, &self.root, now)? {
+        let root = state.roots.signing(now);
+        match directory::roll_over(&self.dir, &self.domain, root, now)? {
             Some(fresh) => {
-                self.issuing.store(Arc::new(fresh));
+                let roots = state.roots.clone();
+                let fresh = State::at(&self.dir, now, roots, Arc::new(fresh))?;
+                self.state.store(Arc::new(fresh));
                 tracing::info!(trust_domain = %self.domain, "a new issuing CA signs from now on");
                 Ok(true)
             }
-            None if now < life.not_before => Err(AuthorityError::NotYet(self.dir.clone())),
-            None if now >= life.not_after => Err(AuthorityError::Expired(self.dir.clone())),
+            None if now < life.not_before => Err(AuthorityError::NotYet(self.key_path(root))),
+            None if now >= life.not_after => Err(AuthorityError::Expired(self.key_path(root))),
             None => Ok(false),
         }
     }
 
-    /// End of the issuing CA's life.
-    pub fn issuing_until(&self) -> SystemTime {
-        self.issuing.load().life.not_after
+    /// Where the key of a root is, or would be.
+    fn key_path(&self, root: &Root) -> PathBuf {
+        directory::root_key_path(&self.dir, root.number)
+    }
+
+    /// Life of the issuing CA.
+    pub fn issuing_life(&self) -> Validity {
+        self.state.load().issuing.life
     }
 
     /// Whom this CA vouches for.
@@ -202,21 +294,32 @@ impl Authority {
         self.names
     }
 
-    /// The roots that members trust.
+    /// The roots that members trust, the signing one first.
     pub fn bundle(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.root.clone()]
+        self.state.load().bundle.clone()
     }
 
-    /// SHA-256 of the root's public key: what join strings carry.
+    /// The same, now and after each change.
+    pub fn bundles(&self) -> watch::Receiver<Arc<[CertificateDer<'static>]>> {
+        self.bundle.subscribe()
+    }
+
+    /// Roots that are trusted no more, and shown still to who has only their pin.
+    pub fn former(&self) -> Vec<CertificateDer<'static>> {
+        self.state.load().former.clone()
+    }
+
+    /// SHA-256 of the signing root's public key: what join strings carry.
     ///
     /// # Errors
     /// When the root cannot be read; `open` has read it before.
     pub fn root_key_pin(&self) -> Result<[u8; 32], AuthorityError> {
-        Ok(certificate::key_pin(&self.root)?)
+        Ok(certificate::key_pin(&self.state.load().bundle[0])?)
     }
 
     /// Signs a member's key for `ttl` from now, backdated by a tenth of it and 60 s at most, within
-    /// the issuing CA's life. Returns leaf and issuing CA.
+    /// the issuing CA's life. Returns leaf and issuing CA,
+    /// and after a rotation what leads to the roots before.
     ///
     /// # Errors
     /// When the id is of another trust domain, has no instances, or the CA has expired.
@@ -255,21 +358,24 @@ impl Authority {
         if instance.is_some() && !id.member.has_instances() {
             return Err(AuthorityError::NoInstances(Box::new(id.clone())));
         }
-        let issuing = self.issuing.load();
+        let state = self.state.load();
+        let issuing = &state.issuing;
         let life = Validity {
             not_before: life.not_before.max(issuing.life.not_before),
             not_after: life.not_after.min(issuing.life.not_after),
         };
         if life.not_before >= life.not_after {
+            let key = self.key_path(state.roots.signing(clock::wall()));
             return Err(if life.not_after <= issuing.life.not_before {
-                AuthorityError::NotYet(self.dir.clone())
+                AuthorityError::NotYet(key)
             } else {
-                AuthorityError::Expired(self.dir.clone())
+                AuthorityError::Expired(key)
             });
         }
         let params = shape::leaf(id, instance, life, self.names)?;
         let leaf = params.signed_by(&key.to_rcgen()?, &issuing.issuer)?;
-        Ok(vec![leaf.der().clone(), issuing.certificate.clone()])
+        let chain = [leaf.der().clone(), issuing.certificate.clone()];
+        Ok(chain.into_iter().chain(state.crosses.clone()).collect())
     }
 
     /// A certificate with a key made here: for the registry itself, and for operators and
@@ -287,7 +393,22 @@ impl Authority {
         let chain = self.issue(&draft.public_key()?, id, instance, ttl)?;
         // A first generation where there is an instance, as enrolment gives it.
         let generation = u64::from(instance.is_some());
-        Ok(draft.certified(chain, self.bundle(), generation)?)
+        self.certified(&draft, chain, generation)
+    }
+
+    /// Puts a chain of this CA and its key together, with the roots of this moment.
+    ///
+    /// # Errors
+    /// When they do not fit.
+    pub fn certified(
+        &self,
+        draft: &Draft,
+        chain: Vec<CertificateDer<'static>>,
+        generation: u64,
+    ) -> Result<Svid, AuthorityError> {
+        let state = self.state.load();
+        let svid = draft.certified(chain, state.bundle.clone(), generation)?;
+        Ok(svid.trusting(state.bundle.clone(), state.former.clone())?)
     }
 
     /// Whether this CA signed the chain, whatever its dates.
@@ -295,7 +416,7 @@ impl Authority {
         let Some((leaf, rest)) = chain.split_first() else {
             return false;
         };
-        member_signed(leaf, &self.roots, rest, not_before).is_ok()
+        member_signed(leaf, &self.state.load().known, rest, not_before).is_ok()
     }
 }
 

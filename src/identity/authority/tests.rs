@@ -6,6 +6,9 @@ use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use super::*;
+use crate::identity::enrollment::REJOIN_WINDOW;
+use crate::identity::verify::{Pinned, Trust, unix};
+use rustls::client::danger::ServerCertVerifier;
 
 fn id(path: &str) -> SpiffeId {
     format!("spiffe://attache.local/{path}").parse().unwrap()
@@ -189,23 +192,171 @@ fn an_ageing_issuing_ca_is_replaced_if_the_root_key_is_here() {
     let now = clock::wall();
     assert!(!authority.roll_over(now + ISSUING_LIFE * 4 / 10).unwrap());
     assert!(authority.roll_over(now + ISSUING_LIFE / 2).unwrap());
-    let ahead = authority.issuing.load().certificate.clone();
+    let ahead = authority.state.load().issuing.certificate.clone();
     assert_ne!(ahead, first);
     // The clock was ahead and is set back: with the root's key a CA is made that is valid now.
     assert!(authority.roll_over(now).unwrap());
-    assert_ne!(authority.issuing.load().certificate, ahead);
+    assert_ne!(authority.state.load().issuing.certificate, ahead);
     assert!(!authority.roll_over(now).unwrap());
     signer(&authority);
 
     fs::remove_file(authority.dir.join("root.key.pem")).unwrap();
     let offline = Authority::open(&authority.dir).unwrap();
     assert_eq!(
-        offline.issuing.load().certificate,
-        authority.issuing.load().certificate
+        offline.state.load().issuing.certificate,
+        authority.state.load().issuing.certificate
     );
     assert!(!offline.roll_over(now + ISSUING_LIFE * 8 / 10).unwrap());
     let error = offline.roll_over(now + ISSUING_LIFE * 2).unwrap_err();
     assert!(matches!(error, AuthorityError::Expired(_)));
     let error = offline.roll_over(now - ISSUING_LIFE).unwrap_err();
     assert!(matches!(error, AuthorityError::NotYet(_)), "{error}");
+}
+
+/// Whether those who trust only these roots let a certificate in.
+fn passes(svid: &Svid, roots: &[CertificateDer<'static>]) -> bool {
+    let trust = Trust::new("attache.local".parse().unwrap(), roots).unwrap();
+    let now = unix(svid.peer().not_before);
+    let passed = trust.client(&svid.chain()[0], &svid.chain()[1..], now);
+    passed.is_ok()
+}
+
+/// Whether who has only the pin of a root takes this for a registry.
+fn is_found_by(svid: &Svid, pin: [u8; 32]) -> bool {
+    let shown = &svid.shown(true).cert;
+    let name = "attache".try_into().unwrap();
+    let now = unix(svid.peer().not_before);
+    let pinned = Pinned { root_key: pin };
+    let found = pinned.verify_server_cert(&shown[0], &shown[1..], &name, &[], now);
+    found.is_ok()
+}
+
+const STEP: Duration = Duration::from_secs(100);
+const OVERLAP: Overlap = Overlap {
+    prepare: STEP,
+    keep: STEP,
+};
+
+#[test]
+fn a_root_is_trusted_before_it_signs_and_the_last_one_goes_when_nothing_stands_on_it() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let registry = || authority.svid(&id("registry/r"), None, LEAF_LIFE).unwrap();
+    let now = clock::wall();
+    let (first, old) = (authority.bundle(), registry());
+    let pin = authority.root_key_pin().unwrap();
+    let mut told = authority.bundles();
+    authority.rotate_root(OVERLAP, now).unwrap();
+    assert!(told.has_changed().unwrap());
+    let both = authority.bundle();
+    assert_eq!((both.len(), &both[0]), (2, &first[0]));
+    assert_eq!(told.borrow_and_update()[..], both[..]);
+    let second = [both[1].clone()];
+    assert!(passes(&registry(), &first) && !passes(&registry(), &second));
+    assert_eq!(authority.root_key_pin().unwrap(), pin);
+    // Whoever opens the directory sees the same, and one rotation is enough.
+    let other = Authority::open(&authority.dir).unwrap();
+    assert_eq!(other.bundle(), both);
+    let again = other.rotate_root(OVERLAP, now).unwrap_err();
+    assert!(matches!(again, AuthorityError::Prepared(2)), "{again}");
+
+    let signs = now + STEP + Duration::from_secs(2);
+    authority.refresh(signs).unwrap();
+    assert_eq!(authority.bundle(), [second[0].clone(), first[0].clone()]);
+    let new = registry();
+    assert!(
+        new.is_under_signing_root()
+            && !old
+                .trusting(new.bundle().to_vec(), Vec::new())
+                .unwrap()
+                .is_under_signing_root()
+    );
+    // Those who have not heard of it are led to it, as are those who have only a pin.
+    assert!(passes(&new, &second) && passes(&new, &first));
+    assert!(is_found_by(&new, pin) && is_found_by(&new, authority.root_key_pin().unwrap()));
+    assert_ne!(authority.root_key_pin().unwrap(), pin);
+
+    authority.refresh(signs + STEP).unwrap();
+    assert_eq!(authority.bundle(), second);
+    let new = registry();
+    assert!(is_found_by(&new, pin), "who slept over it");
+    assert!(!passes(&old, &authority.bundle()));
+    assert!(authority.has_signed(old.chain(), old.peer().not_before));
+    let forgotten = signs + STEP + REJOIN_WINDOW;
+    authority.refresh(forgotten).unwrap();
+    assert!(!authority.has_signed(old.chain(), old.peer().not_before));
+    assert_eq!(registry().chain().len(), 2);
+}
+
+#[test]
+fn a_root_whose_key_is_lost_is_rotated_all_the_same_but_leads_nobody() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let now = clock::wall();
+    fs::remove_file(authority.dir.join("root.key.pem")).unwrap();
+    let away = authority.rotate_issuing(now).unwrap_err();
+    assert!(
+        away.to_string().contains("root.key.pem is not here"),
+        "{away}"
+    );
+    authority.rotate_root(OVERLAP, now).unwrap();
+    let first = vec![authority.bundle()[0].clone()];
+    // Its key is not needed any more either: the issuing CA is made already.
+    fs::remove_file(authority.dir.join("root-2.key.pem")).unwrap();
+    authority.refresh(now + STEP * 2).unwrap();
+    let new = authority.svid(&id("registry/r"), None, LEAF_LIFE).unwrap();
+    assert!(passes(&new, &authority.bundle()[..1]) && !passes(&new, &first));
+}
+
+#[test]
+fn rotations_are_bounded_and_what_is_forgotten_is_removed() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let mut now = clock::wall();
+    for wrong in [(Duration::ZERO, STEP), (STEP, ISSUING_LIFE * 2)] {
+        let (prepare, keep) = wrong;
+        let error = authority.rotate_root(Overlap { prepare, keep }, now);
+        assert!(matches!(error, Err(AuthorityError::Overlap(_))));
+    }
+    for number in 2..=4 {
+        authority.rotate_root(OVERLAP, now).unwrap();
+        now += STEP * 2;
+        clock::set::to(Some(now));
+        authority.refresh(now).unwrap();
+        assert_eq!(authority.roots().signing(now).number, number);
+    }
+    let error = authority.rotate_root(OVERLAP, now).unwrap_err();
+    assert!(matches!(error, AuthorityError::Roots), "{error}");
+    let new = authority.svid(&id("operator/o"), None, LEAF_LIFE).unwrap();
+    assert_eq!(new.chain().len(), 5);
+    assert!(passes(
+        &new,
+        &[authority.roots().all()[0].certificate.clone()]
+    ));
+    clock::set::to(None);
+    now += STEP * 2 + REJOIN_WINDOW;
+    authority.rotate_root(OVERLAP, now).unwrap();
+    let left: Vec<_> = fs::read_dir(&authority.dir).unwrap().collect();
+    let mut left: Vec<_> = left
+        .into_iter()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("root") && !name.contains("-4"))
+        .collect();
+    left.sort();
+    assert_eq!(left, ["root-5.cross.pem", "root-5.key.pem", "root-5.pem"]);
+}
+
+#[test]
+fn another_issuing_ca_signs_at_once_in_every_process() {
+    let (_dir, authority) = fresh(Names::Mesh);
+    let other = Authority::open(&authority.dir).unwrap();
+    let now = clock::wall();
+    let first = authority.svid(&id("operator/o"), None, LEAF_LIFE).unwrap();
+    other.rotate_issuing(now).unwrap();
+    authority.refresh(now).unwrap();
+    let second = authority.svid(&id("operator/o"), None, LEAF_LIFE).unwrap();
+    assert_ne!(first.chain()[1], second.chain()[1]);
+    assert_eq!(first.bundle(), second.bundle());
+    assert_eq!(authority.concern(), None);
+    // Nothing of the directory can be read: what was known stays.
+    fs::write(authority.dir.join("ca.json"), "{").unwrap();
+    authority.refresh(now).unwrap_err();
+    authority.svid(&id("operator/o"), None, LEAF_LIFE).unwrap();
 }

@@ -7,6 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
@@ -30,7 +31,7 @@ use crate::domain::Member;
 use crate::domain::SpiffeId;
 use crate::identity::peer::Peer;
 use crate::identity::revocation::Revoked;
-use crate::identity::svid::Svid;
+use crate::identity::svid::{Svid, SvidError};
 use crate::identity::verify::{Mismatch, Pinned, provider, tls13_signatures};
 
 /// The one protocol that is spoken inside TLS.
@@ -78,6 +79,9 @@ impl Expect {
     }
 }
 
+/// Certificates of roots.
+type Roots = Vec<CertificateDer<'static>>;
+
 /// A member's hot-swappable certificate, key and bundle. Clones share them.
 #[derive(Clone)]
 pub struct Credentials {
@@ -93,6 +97,7 @@ impl Credentials {
             svid: ArcSwap::from_pointee(svid),
             changes: watch::Sender::new(0),
             revoked: watch::Sender::new(Arc::default()),
+            told: Mutex::default(),
         });
         let mutual = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -118,9 +123,32 @@ impl Credentials {
     }
 
     /// Takes a new certificate of the same member. New handshakes use it; open connections go on.
+    /// The roots are those of [`Self::trust`] as soon as there are any: an answer that was under way
+    /// may be older.
     pub fn replace(&self, svid: Svid) {
-        self.held.svid.store(Arc::new(svid));
-        self.held.changes.send_modify(|count| *count += 1);
+        let told = self.held.told.lock();
+        let fitted = told.as_ref().filter(|told| told.0 != svid.bundle());
+        let fitted = fitted.and_then(|(bundle, former)| {
+            let fitted = svid.trusting(bundle.clone(), former.clone());
+            fitted.ok()
+        });
+        self.held.put(fitted.unwrap_or(svid));
+    }
+
+    /// Trusts these roots from now on, the one that signs first, in place of those before; shows
+    /// `former` to who has only a pin.
+    ///
+    /// # Errors
+    /// When there is none, or one is no root; those before stay.
+    pub fn trust(&self, bundle: Roots, former: Roots) -> Result<(), SvidError> {
+        let mut told = self.held.told.lock();
+        let present = self.held.svid.load();
+        if present.bundle() != bundle || present.former() != former {
+            let fitted = present.trusting(bundle.clone(), former.clone())?;
+            self.held.put(fitted);
+        }
+        *told = Some((bundle, former));
+        Ok(())
     }
 
     /// Refuses these certificates from now on, in place of those before: in handshakes, and open
@@ -149,7 +177,7 @@ impl Credentials {
         self.current().peer().instance.clone()
     }
 
-    /// How often the certificate was replaced; changes each time.
+    /// How often the certificate or its roots were replaced; changes each time.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.held.changes.subscribe()
     }
@@ -231,9 +259,16 @@ struct Held {
     svid: ArcSwap<Svid>,
     changes: watch::Sender<u64>,
     revoked: watch::Sender<Arc<Revoked>>,
+    /// Roots that were told by themselves, and former ones. Also keeps one change from another.
+    told: Mutex<Option<(Roots, Roots)>>,
 }
 
 impl Held {
+    fn put(&self, svid: Svid) {
+        self.svid.store(Arc::new(svid));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
     /// A peer whose chain and dates are good, unless it is shut out.
     fn admitted(&self, peer: Peer) -> Result<Peer, Error> {
         if self.revoked.borrow().refuses(&peer) {

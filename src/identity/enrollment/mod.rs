@@ -17,7 +17,7 @@ use crate::domain::Fault;
 use crate::domain::InstanceId;
 use crate::domain::Reason;
 use crate::domain::SpiffeId;
-use crate::identity::authority::{Authority, AuthorityError, ISSUED_LIFE};
+use crate::identity::authority::{Authority, AuthorityError, ISSUED_LIFE, ROOTS_MAX};
 use crate::identity::certificate;
 use crate::identity::csr::PublicKey;
 use crate::identity::ledger::{Ledger, LedgerError, Redeemed, Redemption, TokenRecord};
@@ -35,8 +35,8 @@ pub const REJOIN_WINDOW: Duration = Duration::from_hours(7 * 24);
 const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// Longest nonce, in bytes.
 pub const NONCE_MAX: usize = 64;
-/// Most certificates in a chain to rejoin with: leaf, issuing CA, root.
-const CHAIN_MAX: usize = 3;
+/// Most certificates in a chain to rejoin with: leaf, issuing CA, what leads to former roots, root.
+const CHAIN_MAX: usize = 2 + ROOTS_MAX;
 /// Keeps a rejoin's signature apart from all else that a member's key signs.
 const REJOIN_CONTEXT: &[u8] = b"attache rejoin v1\0";
 
@@ -166,7 +166,7 @@ impl EnrollmentService {
     ) -> Result<pb::Svid, Fault> {
         let new = PublicKey::of_request(&request.csr)?;
         if request.chain.len() > CHAIN_MAX {
-            return Err(Fault::field("chain", "a chain has at most 3 certificates"));
+            return Err(Fault::field("chain", "a chain has at most 6 certificates"));
         }
         let chain: Vec<_> = request
             .chain

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{sleep, timeout};
+use rustls::pki_types::CertificateDer;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::identity::credentials::Credentials;
 use crate::identity::csr::{Draft, DraftError};
@@ -70,6 +71,27 @@ pub fn renewal_due(peer: &Peer, now: SystemTime, chance: f64) -> Due {
     }
 }
 
+/// What is due of a certificate whose root is to go, `noticed` as long ago: a tenth of its life is
+/// time for all members to be served, and none should use it to its end.
+pub fn rotation_due(life: Duration, noticed: Duration, chance: f64) -> Due {
+    let moment = life.mul_f64(SPREAD * chance.clamp(0.0, 1.0));
+    match moment.checked_sub(noticed) {
+        None | Some(Duration::ZERO) => Due::Renew,
+        Some(left) => Due::In(left),
+    }
+}
+
+impl Due {
+    /// Whichever comes first; what is not valid now can only rejoin.
+    fn or_sooner(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Rejoin, _) | (_, Self::Rejoin) => Self::Rejoin,
+            (Self::Renew, _) | (_, Self::Renew) => Self::Renew,
+            (Self::In(one), Self::In(two)) => Self::In(one.min(two)),
+        }
+    }
+}
+
 /// Dials the registry and asks: what the loop needs from the layers above.
 #[tonic::async_trait]
 pub trait Renewer: Send + Sync {
@@ -80,23 +102,39 @@ pub trait Renewer: Send + Sync {
     async fn rejoin(&self, present: &Svid, draft: &Draft) -> Result<Svid, JoinError>;
 }
 
-/// Renews until `stop`. Each new certificate is saved in `dir`, where one is given, and then used.
+/// Renews until `stop`. Each new certificate is saved in `dir`, where one is given, and then used;
+/// so are other roots. Where another root signs now, what the one before signed is renewed early.
 pub async fn keep_renewed(
     credentials: Credentials,
     dir: Option<&Path>,
     renewer: &dyn Renewer,
     stop: Stop,
 ) {
+    let mut changes = credentials.changes();
+    let saved = dir.and_then(|dir| Svid::load(dir).ok());
+    let mut kept = saved.map_or_else(Vec::new, |svid| svid.bundle().to_vec());
     let mut failures: u32 = 0;
     let mut chance = rand::random();
     let mut draft = None;
+    // Since when another root signs than the one behind our certificate.
+    let mut noticed: Option<Instant> = None;
     loop {
+        changes.mark_unchanged();
         let present = credentials.current();
-        let wait = match renewal_due(present.peer(), clock::wall(), chance) {
+        keep_roots(&present, dir, &mut kept);
+        let life = life_of(present.peer());
+        let mut due = renewal_due(present.peer(), clock::wall(), chance);
+        if present.is_under_signing_root() {
+            noticed = None;
+        } else {
+            let since = noticed.get_or_insert_with(Instant::now).elapsed();
+            due = due.or_sooner(rotation_due(life, since, chance));
+        }
+        let wait = match due {
             Due::In(left) => left.min(LOOK_EVERY),
             due @ (Due::Renew | Due::Rejoin) => {
                 let attempt = attempt(&credentials, &present, dir, renewer, due, &mut draft);
-                let limit = attempt_limit(life_of(present.peer()));
+                let limit = attempt_limit(life);
                 let done = tokio::select! {
                     () = stop.cancelled() => return,
                     done = timeout(limit, attempt) => {
@@ -106,6 +144,7 @@ pub async fn keep_renewed(
                 match done {
                     Ok(()) => {
                         draft = None;
+                        noticed = None;
                         chance = rand::random();
                         // Still due: this machine's clock is off. No faster than after failures.
                         let due = renewal_due(credentials.current().peer(), clock::wall(), chance);
@@ -120,13 +159,27 @@ pub async fn keep_renewed(
                         tracing::warn!(%error, failures, "no new certificate; the old one stays");
                     }
                 }
-                let most = retry_most(life_of(present.peer()));
-                retry_wait(failures, most, rand::random())
+                retry_wait(failures, retry_most(life), rand::random())
             }
         };
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(wait) => {}
+            // Other roots are told: they are to be kept, and one of them may sign now.
+            Ok(()) = changes.changed(), if failures == 0 => {}
+        }
+    }
+}
+
+/// Keeps roots that were told since the certificate was saved: after a restart they are trusted.
+fn keep_roots(present: &Svid, dir: Option<&Path>, kept: &mut Vec<CertificateDer<'static>>) {
+    let Some(dir) = dir.filter(|_| present.bundle() != *kept) else {
+        return;
+    };
+    match present.save(dir) {
+        Ok(()) => *kept = present.bundle().to_vec(),
+        Err(error) => {
+            tracing::error!(%error, "the new roots are not kept: a restart may trust old ones");
         }
     }
 }

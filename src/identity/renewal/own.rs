@@ -17,14 +17,14 @@ impl OwnSigner {
     fn sign(&self, present: &Svid, draft: &Draft) -> Result<Svid, AuthorityError> {
         let Self(authority) = self;
         // A CA that cannot be replaced yet may still sign.
-        if let Err(error) = authority.roll_over(clock::wall()) {
-            tracing::error!(%error, "the issuing CA cannot be rolled over");
+        if let Err(error) = authority.refresh(clock::wall()) {
+            tracing::error!(%error, "the CA cannot be read, or its issuing CA cannot be rolled over");
         }
         let peer = present.peer();
         let life = authority.leaf_life();
         let chain =
             authority.issue(&draft.public_key()?, &peer.id, peer.instance.as_ref(), life)?;
-        Ok(draft.certified(chain, authority.bundle(), present.generation())?)
+        authority.certified(draft, chain, present.generation())
     }
 }
 

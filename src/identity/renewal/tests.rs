@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::*;
-use crate::identity::authority::{Authority, Validity};
+use crate::identity::authority::{Authority, Overlap, Validity};
 use crate::identity::fixture::{BILLING, Mesh};
 use crate::runtime::Nursery;
 
@@ -236,4 +236,84 @@ async fn a_key_that_is_in_use_already_is_not_taken_for_the_next_one() {
     let crashed = under_way.certified(chain.unwrap(), mesh.authority.bundle(), 2);
     let next = kept_draft(&dir, &crashed.unwrap()).unwrap();
     assert_ne!(hash(&next), hash(&under_way));
+}
+
+#[test]
+fn what_another_root_signed_is_renewed_within_a_tenth_of_its_life() {
+    let life = Duration::from_secs(1_000);
+    for (noticed, chance, expected) in [
+        (0, 0.0, Due::Renew),
+        (0, 0.5, Due::In(Duration::from_secs(50))),
+        (49, 0.5, Due::In(Duration::from_secs(1))),
+        (50, 0.5, Due::Renew),
+        (0, 7.0, Due::In(Duration::from_secs(100))),
+        (100, 1.0, Due::Renew),
+    ] {
+        let due = rotation_due(life, Duration::from_secs(noticed), chance);
+        assert_eq!(due, expected, "{noticed} {chance}");
+    }
+    let soon = Due::In(Duration::from_secs(1));
+    for (one, two, expected) in [
+        (Due::In(Duration::from_secs(2)), soon, soon),
+        (soon, Due::Renew, Due::Renew),
+        (Due::Renew, soon, Due::Renew),
+        (Due::Rejoin, Due::Renew, Due::Rejoin),
+    ] {
+        assert_eq!(one.or_sooner(two), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn told_roots_are_kept_and_the_certificate_follows_the_one_that_signs() {
+    let mesh = Mesh::new();
+    let credentials = Credentials::new(ending(&mesh, clock::wall() + Duration::from_hours(1)));
+    let first = mesh.authority.bundle();
+    let flaky = Arc::new(Flaky {
+        authority: Arc::clone(&mesh.authority),
+        failures: 0,
+        calls: AtomicUsize::new(0),
+        seen: Mutex::default(),
+    });
+    let dir = mesh.dir.path().join("svid");
+    let nursery = Nursery::here();
+    let (own, renewer, place) = (credentials.clone(), Arc::clone(&flaky), dir.clone());
+    nursery.start("renewal", |stop| async move {
+        keep_renewed(own, Some(&place), &*renewer, stop).await;
+    });
+    let overlap = Duration::from_secs(10);
+    let overlap = Overlap {
+        prepare: overlap,
+        keep: overlap,
+    };
+    let now = clock::wall();
+    mesh.authority.rotate_root(overlap, now).unwrap();
+    let both = mesh.authority.bundle();
+    credentials.trust(both.clone(), Vec::new()).unwrap();
+    // It is prepared only: kept, and nothing else.
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(Svid::load(&dir).unwrap().bundle(), both);
+    assert_eq!(flaky.calls.load(Ordering::SeqCst), 0);
+    mesh.authority.refresh(now + overlap.prepare * 2).unwrap();
+    let began = Instant::now();
+    credentials
+        .trust(mesh.authority.bundle(), Vec::new())
+        .unwrap();
+    let mut changes = credentials.changes();
+    while !credentials.current().is_under_signing_root() {
+        changes.changed().await.unwrap();
+    }
+    let took = began.elapsed();
+    assert!(took <= Duration::from_secs(361 + 5), "{took:?}");
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(flaky.calls.load(Ordering::SeqCst), 1, "once is enough");
+    nursery.close(Duration::from_secs(1)).await;
+    let kept = Svid::load(&dir).unwrap();
+    assert!(kept.is_under_signing_root());
+    assert_eq!(kept.bundle(), [both[1].clone(), first[0].clone()]);
+    // An answer from before the last word does not take its roots away.
+    let late = mesh.svid(BILLING, Some("i1")).trusting(first, Vec::new());
+    credentials.replace(late.unwrap());
+    assert_eq!(credentials.current().bundle(), kept.bundle());
+    assert!(credentials.trust(Vec::new(), Vec::new()).is_err());
+    assert_eq!(credentials.current().bundle(), kept.bundle());
 }

@@ -3,6 +3,7 @@
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -13,6 +14,7 @@ use crate::domain::Reason;
 use crate::domain::SpiffeId;
 use crate::identity::authority::Authority;
 use crate::identity::authorize::{Action, authorize};
+use crate::identity::certificate::sha256;
 use crate::identity::csr::PublicKey;
 use crate::identity::enrollment::{from_authority, from_ledger, reissue};
 use crate::identity::ledger::Ledger;
@@ -147,28 +149,46 @@ impl IdentityService {
     }
 }
 
-/// The list of each moment; the first at once, unless it is `known`.
-fn lists(
-    told: watch::Receiver<Arc<Revocations>>,
-    known: bool,
-) -> impl Stream<Item = Arc<Revocations>> {
-    stream::unfold((told, known), |(mut told, known)| async move {
-        if known {
-            // Its sender goes with the registry.
-            told.changed().await.ok()?;
-        }
-        let list = Arc::clone(&told.borrow_and_update());
-        Some((list, (told, true)))
-    })
+/// What a watch tells of: who is shut out, and whom to trust.
+struct Told {
+    shut_out: watch::Receiver<Arc<Revocations>>,
+    roots: watch::Receiver<Arc<[CertificateDer<'static>]>>,
 }
 
-fn message(list: &Revocations, authority: &Authority) -> pb::WatchBundleResponse {
-    pb::WatchBundleResponse {
-        revision: list.revision,
-        bundle: authority.bundle().iter().map(|der| der.to_vec()).collect(),
-        revocations: list.all.iter().map(Revocation::message).collect(),
-        generation: list.generation.clone(),
+impl Told {
+    fn message(&mut self) -> pb::WatchBundleResponse {
+        let list = Arc::clone(&self.shut_out.borrow_and_update());
+        let roots = Arc::clone(&self.roots.borrow_and_update());
+        pb::WatchBundleResponse {
+            revision: list.revision,
+            generation: generation(&list.generation, &roots),
+            revocations: list.all.iter().map(Revocation::message).collect(),
+            bundle: roots.iter().map(|der| der.to_vec()).collect(),
+        }
     }
+
+    /// What is in force now, unless it is `known`, and after each change.
+    fn messages(self, known: bool) -> impl Stream<Item = pb::WatchBundleResponse> {
+        stream::unfold((self, known), |(mut told, known)| async move {
+            if known {
+                // Their senders go with the registry.
+                tokio::select! {
+                    changed = told.shut_out.changed() => changed.ok()?,
+                    changed = told.roots.changed() => changed.ok()?,
+                }
+            }
+            let message = told.message();
+            Some((message, (told, true)))
+        })
+    }
+}
+
+/// Names the store that revisions count in, and the roots, which no revision counts.
+fn generation(store: &str, roots: &[CertificateDer<'_>]) -> String {
+    let all: Vec<_> = roots.iter().flat_map(|der| der.iter().copied()).collect();
+    let sum = sha256(&all);
+    let short: String = sum[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{store}/{short}")
 }
 
 fn id_of(text: &str) -> Result<SpiffeId, Fault> {
@@ -206,13 +226,14 @@ impl Identity for IdentityService {
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
         Connection::of(&request)?.member()?;
         let request = request.get_ref();
-        let told = self.shutting.watch();
-        let known = {
-            let list = told.borrow();
-            (request.after_revision, &request.generation) == (list.revision, &list.generation)
+        let mut told = Told {
+            shut_out: self.shutting.watch(),
+            roots: self.authority.bundles(),
         };
-        let authority = Arc::clone(&self.authority);
-        let open = lists(told, known).map(move |list| Ok(message(&list, &authority)));
+        let now = told.message();
+        let known =
+            (request.after_revision, &request.generation) == (now.revision, &now.generation);
+        let open = told.messages(known).map(Ok);
         let stopped = self.stop.clone().cancelled_owned();
         Ok(Response::new(Box::pin(open.take_until(stopped))))
     }

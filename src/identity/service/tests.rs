@@ -3,6 +3,7 @@
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
+use crate::identity::authority::Overlap;
 use crate::identity::credentials::Credentials;
 use crate::identity::csr::Draft;
 use crate::identity::fixture::{BILLING, Mesh, anonymous, from_peer};
@@ -196,6 +197,28 @@ async fn the_bundle_comes_once_and_the_watch_stays_until_the_stop() {
     let first = watch.next().await.unwrap().unwrap();
     assert_eq!(first.bundle, [mesh.authority.bundle()[0].to_vec()]);
     assert!(futures_util::poll!(watch.next()).is_pending());
+    // Other roots are another generation: who knows the one before is told.
+    let span = Duration::from_secs(10);
+    let overlap = Overlap {
+        prepare: span,
+        keep: span,
+    };
+    mesh.authority.rotate_root(overlap, clock::wall()).unwrap();
+    let second = watch.next().await.unwrap().unwrap();
+    assert_eq!(
+        (second.bundle.len(), &second.bundle[0]),
+        (2, &first.bundle[0])
+    );
+    assert_eq!(second.revision, first.revision);
+    for (known, told) in [(&first, true), (&second, false)] {
+        let request = pb::WatchBundleRequest {
+            after_revision: known.revision,
+            generation: known.generation.clone(),
+        };
+        let sent = from_peer(request, svid.peer());
+        let mut watch = service.watch_bundle(sent).await.unwrap().into_inner();
+        assert_eq!(futures_util::poll!(watch.next()).is_ready(), told);
+    }
     service.stop.cancel();
     assert!(watch.next().await.is_none());
 }

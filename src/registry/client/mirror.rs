@@ -522,7 +522,7 @@ mod tests {
                 bell.changed().await.unwrap();
             }
         };
-        let came = tokio::time::timeout(RELIST * 5, waiting).await;
+        let came = timeout(RELIST * 5, waiting).await;
         assert!(came.is_ok(), "{:?} instead of {expected:?}", known(mirror));
     }
 
